@@ -1,0 +1,144 @@
+"""FaceSet: images, labels, votes and splits of one dataset, and its cache on disk."""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_lib.files import InputError, read_json, replacing, write_json
+from fer_lib.labels import EMOTIONS
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass
+class FaceSet:
+    """Faces with labels; row i of every array is the same face.
+
+    Attributes:
+        name: dataset name, as in `load_faces(name)`.
+        images: (N, C, H, W) uint8, C = 1 (grey) or 3 (RGB).
+        labels: (N,) int64, index into `classes`.
+        split: (N,) str, one of "train", "valid", "test".
+        ids: (N,) str, unique and the same at every reading.
+        classes: class names in the canonical order.
+        votes: (N, 10) float32 counts over `labels.VOTES`, or None.
+        truth: (N,) int64 labels before label noise (drawn faces only), or None.
+        manifest: where the faces came from: `layout`, `source`, `dropped` (reason -> count),
+            `mark` (a caveat that belongs on every table and figure, or ""), `counts`,
+            `fingerprint`, `remarks` (list of sentences).
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    split: np.ndarray
+    ids: np.ndarray
+    classes: tuple[str, ...] = EMOTIONS
+    votes: np.ndarray | None = None
+    truth: np.ndarray | None = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def mark(self) -> str:
+        """Caveat to print on every table and figure made from these faces ("" for none)."""
+        return self.manifest.get("mark", "")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that a result can depend on."""
+        if "fingerprint" not in self.manifest:
+            self.manifest["fingerprint"] = fingerprint(self)
+        return self.manifest["fingerprint"]
+
+    def where(self, split: str) -> np.ndarray:
+        """Row numbers of a split, in order, int64."""
+        return np.flatnonzero(self.split == split)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images of each class in each split: `counts()["train"]["happy"]`."""
+        table = {}
+        for split in SPLITS:
+            number = np.bincount(self.labels[self.where(split)], minlength=len(self.classes))
+            table[split] = dict(zip(self.classes, number.tolist(), strict=True))
+        return table
+
+    def subset(self, rows: np.ndarray) -> "FaceSet":
+        """The faces of `rows` (indices or a mask), with a fingerprint of their own."""
+        pick = lambda array: None if array is None else array[rows]  # noqa: E731
+        manifest = {k: v for k, v in self.manifest.items() if k not in ("fingerprint", "counts")}
+        return FaceSet(
+            self.name,
+            *map(pick, (self.images, self.labels, self.split, self.ids)),
+            self.classes,
+            pick(self.votes),
+            pick(self.truth),
+            manifest,
+        )
+
+    def check(self) -> None:
+        """Raise InputError where the arrays contradict each other."""
+        n = len(self.labels)
+        shapes = [len(a) for a in (self.images, self.split, self.ids)]
+        if shapes != [n] * 3 or self.images.ndim != 4 or self.images.dtype != np.uint8:
+            raise InputError(f"{self.name}: images, labels, split and ids do not belong together")
+        if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            raise InputError(f"{self.name}: a label is outside 0..{len(self.classes) - 1}")
+        if len(np.unique(self.ids)) != n:
+            raise InputError(f"{self.name}: two images share one id")
+        if unknown := set(np.unique(self.split)) - set(SPLITS):
+            raise InputError(f"{self.name}: unknown split {sorted(unknown)}")
+
+
+def fingerprint(faces: FaceSet) -> str:
+    """SHA-256 (hex) of images, labels, splits, ids, classes and votes."""
+    digest = hashlib.sha256("|".join(faces.classes).encode())
+    for array in (faces.images, faces.labels, faces.votes):
+        if array is not None:
+            digest.update(f"{array.shape}{array.dtype}".encode())
+            digest.update(np.ascontiguousarray(array))
+    for array in (faces.split, faces.ids):
+        digest.update("\n".join(array.tolist()).encode())
+    return digest.hexdigest()
+
+
+def save(faces: FaceSet, folder: Path) -> None:
+    """Write `faces.npz` and `manifest.json` into `folder`, each all or nothing."""
+    faces.check()
+    faces.manifest |= {"counts": faces.counts(), "fingerprint": fingerprint(faces)}
+    arrays = {
+        key: getattr(faces, key)
+        for key in ("images", "labels", "split", "ids", "votes", "truth")
+        if getattr(faces, key) is not None
+    }
+    with replacing(folder / "faces.npz") as temporary:
+        np.savez(temporary, classes=np.array(faces.classes), **arrays)
+    write_json(folder / "manifest.json", {"name": faces.name, **faces.manifest})
+
+
+def load(folder: Path) -> FaceSet:
+    """Read what `save` wrote.
+
+    Raises:
+        InputError: a file is missing, cannot be read, or its content is not what the manifest
+            was written for.
+    """
+    path = folder / "faces.npz"
+    manifest = read_json(folder / "manifest.json")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        classes = tuple(arrays.pop("classes").tolist())
+        faces = FaceSet(manifest.pop("name"), classes=classes, manifest=manifest, **arrays)
+        intact = fingerprint(faces) == manifest["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        intact = False
+    if not intact:
+        raise InputError(f"the cache {path} is damaged: delete the folder {folder} and run again")
+    return faces

@@ -1,0 +1,72 @@
+"""Where files live, and how they are written so that nothing is ever half-written."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used: one sentence that names it and the remedy."""
+
+
+def home() -> Path:
+    """Folder that holds `data/` and `runs/`.
+
+    `FER_HOME` where it is set, else the checkout that this package was imported from, else (for an
+    installed package) the current folder.
+    """
+    if "FER_HOME" in os.environ:
+        return Path(os.environ["FER_HOME"]).expanduser().resolve()
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` to write to; rename it to `path` if all went well.
+
+    A reader sees the old file or the new one, never a part of one.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    path = Path(path)
+    # The suffix stays last: numpy and matplotlib choose the format by it.
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{path} could not be written ({reason}): free some space or choose a folder that can "
+            "be written, then run the same command again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, all or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is not valid JSON ({error}): delete it and make it again"
+        ) from None

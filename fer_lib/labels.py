@@ -1,0 +1,70 @@
+"""Class vocabularies of every source, and conversion between them by name, never by index."""
+
+from collections.abc import Sequence
+
+from fer_lib.files import InputError
+
+EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+"""The canonical order: that of fer2013.csv."""
+
+EMOTIONS_8 = (*EMOTIONS, "contempt")
+"""FERPlus adds contempt, last."""
+
+VOTES = (*EMOTIONS_8, "unknown", "not a face")
+"""Columns of a vote matrix, in the canonical order."""
+
+FERPLUS_COLUMNS = (
+    *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
+    *("unknown", "NF"),
+)
+"""Vote columns of fer2013new.csv, in its order."""
+
+RAFDB_CODES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
+"""RAF-DB's labels 1 to 7."""
+
+SYNONYMS = {
+    "angry": ("anger", "ang"),
+    "disgust": ("disgusted", "dis"),
+    "fear": ("fearful", "afraid", "scared", "fea"),
+    "happy": ("happiness", "joy", "hap"),
+    "sad": ("sadness",),
+    "surprise": ("surprised", "sur"),
+    "neutral": ("neutrality", "neu"),
+    "contempt": ("contemptuous",),
+    "not a face": ("nf", "notface", "not-face"),
+}
+CANONICAL = {name: name for name in VOTES} | {
+    synonym: name for name, synonyms in SYNONYMS.items() for synonym in synonyms
+}
+
+EMOJI = dict(zip(EMOTIONS_8, ["😠", "🤢", "😨", "😄", "😢", "😲", "😐", "😏"], strict=True))
+
+
+def canonical(name: str) -> str:
+    """Return the canonical name of a class: `canonical("Happiness") == "happy"`.
+
+    Raises:
+        InputError: the name is none that is known.
+    """
+    try:
+        return CANONICAL[name.strip().lower()]
+    except KeyError:
+        raise InputError(
+            f"class {name!r} is not an expression that is known here: use one of "
+            f"{', '.join(EMOTIONS_8)} (or a usual synonym, as in anger, happiness, fearful)"
+        ) from None
+
+
+def reorder(source: Sequence[str], target: Sequence[str] = EMOTIONS) -> list[int]:
+    """Return for each class of `target` its position in `source`, matched by name.
+
+    `probabilities[:, reorder(source)]` brings the columns of another vocabulary into ours.
+
+    Raises:
+        InputError: `source` has an unknown class or lacks one of `target`.
+    """
+    names = [canonical(name) for name in source]
+    missing = [name for name in target if name not in names]
+    if missing:
+        raise InputError(f"the vocabulary {list(source)} lacks {', '.join(missing)}")
+    return [names.index(name) for name in target]
