@@ -1,0 +1,256 @@
+"""Augmentation of a whole batch on its device, every draw made for each image by itself.
+
+Flip, rotation, shift, scale, crop and the resize to the model's input are one affine map and one
+`grid_sample`; photometric changes, noise and erasing follow. torchvision's v2 transforms draw once
+for a batch; kornia draws for each image, but takes no generator and about twice as long for the
+same operations (`python benchmarks/loop.py --augmentation`). So this is our own.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from fer_lib.files import InputError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What to draw for each training image; the default draws nothing.
+
+    Attributes:
+        flip: probability of a mirrored image.
+        affine: probability of the rotation, shift and scale below.
+        rotate: largest rotation, degrees.
+        translate: largest shift, share of the side.
+        scale: range of the zoom; above 1 enlarges the face.
+        crop: range of the area that a random resized crop keeps; (1, 1) is none.
+        photometric: probability of the brightness and contrast changes.
+        brightness: largest change, share of the full range.
+        contrast: largest relative change about the image's mean.
+        noise: probability of Gaussian noise.
+        noise_std: its standard deviation, share of the full range.
+        dropout: probability of coarse dropout: `holes` squares of `hole` × side set to the mean.
+        erase: probability of random erasing, one rectangle filled with normal noise
+            (https://arxiv.org/abs/1708.04896), drawn after normalisation.
+    """
+
+    flip: float = 0.0
+    affine: float = 0.0
+    rotate: float = 0.0
+    translate: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    crop: tuple[float, float] = (1.0, 1.0)
+    photometric: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    noise: float = 0.0
+    noise_std: float = 0.05
+    dropout: float = 0.0
+    holes: int = 4
+    hole: float = 1 / 8
+    erase: float = 0.0
+
+    def __post_init__(self):
+        for name in ("flip", "affine", "photometric", "noise", "dropout", "erase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"augmentation {name} is a probability: {getattr(self, name)}")
+        for name in ("scale", "crop"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise InputError(f"augmentation {name} is a range above 0, low first: {low, high}")
+
+
+class Draw:
+    """Random numbers for `n` images from one generator, on its device."""
+
+    def __init__(self, n: int, generator: Generator):
+        self.n, self.generator, self.device = n, generator, generator.device
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        size = (self.n, *shape)
+        return low + (high - low) * torch.rand(size, generator=self.generator, device=self.device)
+
+    def normal(self, shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def happens(self, probability: float) -> Tensor:
+        """(n,) bool."""
+        return self.uniform(0, 1) < probability
+
+
+def affine_maps(config: Augmentation, draw: Draw) -> Tensor:
+    """Draw one map from output to input coordinates for each image: (n, 2, 3) float32.
+
+    Coordinates run from -1 to 1 across the image, as `affine_grid` wants them.
+    """
+    on = draw.happens(config.affine)
+    mirror = torch.where(draw.happens(config.flip), -1.0, 1.0)
+    angle = torch.where(on, draw.uniform(-1, 1) * math.radians(config.rotate), 0.0)
+    zoom = torch.where(on, draw.uniform(*config.scale), 1.0)
+    shift = torch.where(on[:, None], 2 * config.translate * draw.uniform(-1, 1, 2), 0.0)
+    # A random resized crop is a zoom by side and a shift that keeps the window inside the image.
+    area = draw.uniform(*config.crop)
+    ratio = torch.exp(draw.uniform(-1, 1) * math.log(4 / 3)) if config.crop[0] < 1 else 1.0
+    width = (area * ratio).sqrt().clamp(max=1.0)
+    height = (area / ratio).sqrt().clamp(max=1.0)
+    shift = shift + draw.uniform(-1, 1, 2) * (1 - torch.stack([width, height], dim=1))
+    cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    rows = [cosine * width * mirror, -sine * height, shift[:, 0]]
+    rows += [sine * width * mirror, cosine * height, shift[:, 1]]
+    return torch.stack(rows, dim=1).view(-1, 2, 3)
+
+
+def warp(images: Tensor, maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Sample (B, C, H, W) through (B, 2, 3) maps to (B, C, *size), bilinear, edges repeated."""
+    grid = F.affine_grid(maps, [len(images), images.shape[1], *size], align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def photometric(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
+    """Change brightness and contrast of (B, C, H, W) images in 0..1."""
+    on = draw.happens(config.photometric)
+    factor = 1 + torch.where(on, draw.uniform(-1, 1) * config.contrast, 0.0)
+    offset = torch.where(on, draw.uniform(-1, 1) * config.brightness, 0.0)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    wide = (-1, 1, 1, 1)
+    return ((images - mean) * factor.view(wide) + mean + offset.view(wide)).clamp_(0, 1)
+
+
+def noise(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
+    """Add Gaussian noise to some of the (B, C, H, W) images in 0..1."""
+    deviation = draw.happens(config.noise) * config.noise_std
+    return (images + draw.normal(images.shape) * deviation.view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def rectangles(
+    top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: torch.Size
+) -> Tensor:
+    """Masks (B, 1, *size) bool of (B, R) rectangles given in shares of the side, united over R."""
+    rows = torch.arange(size[0], device=top.device) / size[0]
+    columns = torch.arange(size[1], device=top.device) / size[1]
+    inside_rows = (rows >= top[..., None]) & (rows < (top + height)[..., None])  # (B, R, H)
+    inside_columns = (columns >= left[..., None]) & (columns < (left + width)[..., None])
+    return (inside_rows[..., :, None] & inside_columns[..., None, :]).any(1, keepdim=True)
+
+
+def coarse_dropout(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
+    """Set squares of some normalised (B, C, H, W) images to 0, the mean of the data."""
+    corner = draw.uniform(0, 1 - config.hole, config.holes, 2)
+    side = torch.full_like(corner[..., 0], config.hole) * draw.happens(config.dropout)[:, None]
+    mask = rectangles(corner[..., 0], corner[..., 1], side, side, images.shape[2:])
+    return images.masked_fill_(mask, 0.0)
+
+
+def erase(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
+    """Fill one rectangle of some normalised (B, C, H, W) images with standard normal noise.
+
+    Area 2 to 33 % of the image and sides in a ratio of 0.3 to 3.3, as in the paper.
+    """
+    area = draw.uniform(0.02, 0.33)
+    ratio = torch.exp(draw.uniform(math.log(0.3), math.log(1 / 0.3)))
+    height = (area * ratio).sqrt().clamp(max=1.0) * draw.happens(config.erase)
+    width = (area / ratio).sqrt().clamp(max=1.0)
+    top, left = draw.uniform(0, 1) * (1 - height), draw.uniform(0, 1) * (1 - width)
+    box = (side[:, None] for side in (top, left, height, width))
+    return torch.where(rectangles(*box, images.shape[2:]), draw.normal(images.shape), images)
+
+
+class Prepare:
+    """From uint8 images to what a model takes: channels, size, augmentation, normalisation.
+
+    Args:
+        pretrained_cfg: of the model: `input_size` (C, H, W), `mean` and `std` (C,), for 0..1.
+        device: where the images are.
+
+    Calling it with (B, c, h, w) uint8 gives (B, C, H, W) float32; without a generator nothing is
+    drawn, as validation and test want it.
+    """
+
+    def __init__(self, pretrained_cfg: dict, device: torch.device | str = "cpu"):
+        self.channels, *size = pretrained_cfg["input_size"]
+        self.size = tuple(size)
+        column = lambda key: torch.tensor(pretrained_cfg[key], device=device).view(-1, 1, 1)  # noqa: E731
+        self.mean, self.std = column("mean"), column("std")
+
+    def __call__(
+        self,
+        images: Tensor,
+        config: Augmentation | None = None,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        x = self.grey(images.float().div_(255))
+        if config is None or generator is None:
+            return (self.resize(x) - self.mean) / self.std
+        draw = Draw(len(x), generator)
+        x = warp(x, affine_maps(config, draw), self.size)
+        if config.photometric:
+            x = photometric(x, config, draw)
+        if config.noise:
+            x = noise(x, config, draw)
+        x = (x - self.mean) / self.std
+        if config.dropout:
+            x = coarse_dropout(x, config, draw)
+        return erase(x, config, draw) if config.erase else x
+
+    def grey(self, x: Tensor) -> Tensor:
+        """RGB to grey, ITU-R 601-2 luma as PIL does, where the model wants one channel.
+
+        The other way needs no code: a grey image minus three means has three channels.
+        """
+        if x.shape[1] <= self.channels:
+            return x
+        luma = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(-1, 1, 1)
+        return (x * luma).sum(1, keepdim=True)
+
+    def resize(self, x: Tensor) -> Tensor:
+        if x.shape[2:] == self.size:
+            return x
+        smaller = self.size[0] < x.shape[2]
+        return F.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=smaller)
+
+
+def mix(
+    images: Tensor, targets: Tensor, generator: Generator, *, mixup: float, cutmix: float
+) -> tuple[Tensor, Tensor]:
+    """Mix each image with another of its batch, and their targets by the same share.
+
+    With both given, each image takes one of the two with equal chance. Shares are drawn for each
+    image from Beta(alpha, alpha). mixup: https://arxiv.org/abs/1710.09412; CutMix:
+    https://arxiv.org/abs/1905.04899 (the share is the exact count of pixels kept).
+
+    Args:
+        images: (B, C, H, W) float.
+        targets: (B, K) float, hard or soft; every row keeps its sum.
+        generator: on the device of the images.
+        mixup, cutmix: alpha of the Beta distribution, 0 for none.
+    """
+    if not mixup and not cutmix:
+        return images, targets
+    n, draw = len(images), Draw(len(images), generator)
+    partner = torch.randperm(n, generator=generator, device=draw.device)
+    cut = draw.happens(0.5 if mixup and cutmix else float(bool(cutmix)))
+    share = torch.where(cut, beta(cutmix, draw), beta(mixup, draw))  # kept of the image itself
+    side = (1 - share).sqrt()
+    centre = draw.uniform(0, 1, 2)
+    low = (centre - side[:, None] / 2).clamp(0, 1)
+    high = (centre + side[:, None] / 2).clamp(0, 1)
+    height, width = (high - low).unbind(1)
+    box = rectangles(*(v[:, None] for v in (low[:, 0], low[:, 1], height, width)), images.shape[2:])
+    kept = torch.where(cut[:, None, None, None], 1.0 - box.float(), share[:, None, None, None])
+    images = images * kept + images[partner] * (1 - kept)
+    kept = kept.mean((1, 2, 3))[:, None]
+    return images, targets * kept + targets[partner] * (1 - kept)
+
+
+def beta(alpha: float, draw: Draw) -> Tensor:
+    """(n,) draws of Beta(alpha, alpha); ones for alpha 0.
+
+    By the kernel under `torch.distributions.Beta`, which itself takes no generator.
+    """
+    if not alpha:
+        return torch.ones(draw.n, device=draw.device)
+    concentration = torch.full((draw.n, 2), alpha, device=draw.device)
+    return torch._sample_dirichlet(concentration, generator=draw.generator)[:, 0]

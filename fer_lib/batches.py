@@ -1,0 +1,110 @@
+"""Faces as one uint8 tensor on the device, and shuffled batches of it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fer_lib.augment import Prepare
+from fer_lib.data.faceset import FaceSet
+from fer_lib.data.ferplus import soft_targets
+from fer_lib.files import InputError
+
+
+def targets(faces: FaceSet, rows: np.ndarray, labels: str = "original") -> np.ndarray:
+    """Training targets of some faces: (len(rows), classes) float32, each row sums to 1.
+
+    Args:
+        labels: "original" (one-hot) or "votes" (share of each emotion among the annotators).
+
+    Raises:
+        InputError: votes are asked for and the data has none, or a face has no emotion vote.
+    """
+    if labels == "original":
+        return np.eye(len(faces.classes), dtype=np.float32)[faces.labels[rows]]
+    if labels != "votes":
+        raise InputError(f"labels {labels!r} are unknown: use original or votes")
+    if faces.votes is None:
+        raise InputError(f"{faces.name} has no votes: put fer2013new.csv beside its data")
+    soft, keep = soft_targets(faces.votes[rows], faces.classes)
+    if not keep.all():
+        raise InputError(
+            f"{(~keep).sum()} training faces of {faces.name} have no emotion vote: load them with "
+            "dataset ferplus, which leaves such faces out"
+        )
+    return soft
+
+
+class Batches:
+    """Shuffled batches of images and targets that lie on one device.
+
+    One permutation an epoch, drawn from (seed, epoch) alone, so that a resumed run sees the same
+    batches. Each process of several takes its share of every batch. The last, incomplete batch is
+    left out: another one in each epoch.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        targets: (N, K) float32.
+        batch_size: images of a batch, over all processes.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+    ):
+        if batch_size % processes:
+            raise InputError(f"batch_size {batch_size} must be a multiple of {processes} processes")
+        self.images, self.targets, self.seed = images, targets, seed
+        self.rank, self.processes = rank, processes
+        largest = len(images) // processes * processes
+        self.batch_size = min(batch_size, largest)
+
+    def __len__(self) -> int:
+        return len(self.images) // self.batch_size
+
+    def permutation(self, epoch: int) -> Tensor:
+        """(N,) int64: the order of the images in an epoch, the same in every process."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.images), generator=generator)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images (B, C, H, W) uint8 and targets (B, K) of this process, in order."""
+        order = self.permutation(number).to(self.images.device)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            rows = order[start : start + self.batch_size][self.rank :: self.processes]
+            yield self.images[rows], self.targets[rows]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a model computes in "bf16" or "fp16"; none for "no"."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@torch.inference_mode()
+def probabilities(
+    model: nn.Module,
+    images: Tensor,
+    prepare: Prepare,
+    *,
+    batch_size: int = 512,
+    precision: str = "no",
+) -> Tensor:
+    """Class probabilities of uint8 images (N, C, H, W): (N, K) float32, on their device.
+
+    Nothing is drawn, and no image has a part in the result of another.
+    """
+    model.eval()
+    parts = []
+    for some in images.split(batch_size):
+        with autocast(images.device, precision):
+            logits = model(prepare(some).contiguous(memory_format=torch.channels_last))
+        parts.append(logits.float().softmax(1))
+    return torch.cat(parts)

@@ -1,0 +1,87 @@
+"""Weights and training states on disk, written whole and checked when read."""
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fer_lib.files import InputError, replacing
+from fer_lib.models import create_model
+from fer_lib.recipes import TrainConfig
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a resumable training state with torch.save, all or nothing."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)  # in memory first: on a full disk torch raises no OSError
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def load_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read what `save_state` wrote; only tensors and plain values, no code is run."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({str(error).splitlines()[0]}): delete the run folder "
+            f"{path.parent.parent} and train again"
+        ) from error
+
+
+def save_weights(path: Path, model: nn.Module, config: TrainConfig, classes: Iterable[str]) -> None:
+    """Write weights as safetensors, with what it takes to build the model in the metadata."""
+    from safetensors.torch import save
+
+    metadata = {
+        "model": config.model,
+        "options": json.dumps(config.options),
+        "classes": json.dumps(list(classes)),
+        "train": json.dumps(config.to_dict()),
+    }
+    state = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(state, metadata))
+
+
+def load_weights(path: str | Path) -> nn.Module:
+    """Build the model that a weights file describes and load it: CPU, evaluation mode.
+
+    Raises:
+        InputError: the file is missing, damaged, not of this project, or of another model.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read as weights ({error})") from error
+    if "model" not in metadata:
+        raise InputError(f"{path} does not say which model it is of: it was not written by fer_lib")
+    classes = json.loads(metadata["classes"])
+    model = create_model(
+        metadata["model"], num_classes=len(classes), **json.loads(metadata["options"])
+    )
+    load_into(model, state, path)
+    return model.eval()
+
+
+def load_into(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
+    """Load a state dict, every tensor of it; InputError where it is of another model."""
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if own != given:
+        differs = sorted(name for name in own | given if own.get(name) != given.get(name))
+        raise InputError(
+            f"{path} is a checkpoint of another model than {type(model).__name__}: "
+            f"{len(differs)} tensors differ, {differs[0]} first"
+        )
+    model.load_state_dict(state)

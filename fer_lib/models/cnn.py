@@ -1,0 +1,139 @@
+"""The two convolutional networks: a plain one and one with channel and spatial attention."""
+
+from typing import Any
+
+import torch
+from timm.layers.cbam import ChannelAttn
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from fer_lib.files import InputError
+
+
+class Head(nn.Sequential):
+    """Dropout, Linear, ReLU, Dropout, Linear: (B, features) -> (B, classes)."""
+
+    def __init__(self, *, features: int, hidden: int, num_classes: int):
+        super().__init__(
+            nn.Dropout(0.5),
+            nn.Linear(features, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.3),
+            nn.Linear(hidden, num_classes),
+        )
+
+
+def conv(inputs: int, outputs: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, 3, padding=1),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    ]
+
+
+class CNN(nn.Module):
+    """Three stages of convolutions, global average pooling, and a head of two layers.
+
+    Args:
+        width: channels of the first stage; the next two have 2 and 4 times as many.
+    """
+
+    def __init__(self, *, num_classes: int = 7, in_chans: int = 1, width: int = 64):
+        super().__init__()
+        self.num_classes = num_classes
+        widths = (width, 2 * width, 4 * width)
+        inputs = (in_chans, *widths[:2])
+        pools = (nn.MaxPool2d(2), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1))
+        self.stages = nn.Sequential(*map(self.stage, inputs, widths, pools))
+        self.head = Head(features=4 * width, hidden=2 * width, num_classes=num_classes)
+
+    def stage(self, inputs: int, outputs: int, pool: nn.Module) -> nn.Module:
+        raise NotImplementedError
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stages(x)  # (B, C, 48, 48) -> (B, 4 width, 1, 1)
+        return self.head(x.flatten(1))
+
+
+class BaselineCNN(CNN):
+    """One 3×3 convolution a stage."""
+
+    def stage(self, inputs: int, outputs: int, pool: nn.Module) -> nn.Module:
+        return nn.Sequential(*conv(inputs, outputs), pool)
+
+
+class SpatialAttention(nn.Module):
+    """Gate of each position from the mean and the maximum over channels, 7×7 (CBAM)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = torch.cat(
+            [x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1
+        )  # (B, 2, H, W)
+        return x * self.conv(pooled).sigmoid()
+
+
+class TwoGateChannelAttn(ChannelAttn):
+    """Channel attention in its published form: a sigmoid inside each branch, the two summed.
+
+    Its gates reach 2, where those of CBAM stay below 1.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        average = self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True))))
+        maximum = self.fc2(self.act(self.fc1(x.amax((2, 3), keepdim=True))))
+        return x * (average.sigmoid() + maximum.sigmoid())
+
+
+class AttentionCNN(CNN):
+    """Two 3×3 convolutions a stage, then channel and spatial attention.
+
+    CBAM: Convolutional Block Attention Module, https://arxiv.org/abs/1807.06521.
+
+    Args:
+        attention: "cbam" (sum of both branches, then one sigmoid; attention before pooling), or
+            "published": `TwoGateChannelAttn`, and pooling before attention, so that the spatial
+            attention of the last stage sees one position and is a constant.
+    """
+
+    def __init__(self, *, attention: str = "cbam", **options: Any):
+        if attention not in ("cbam", "published"):
+            raise InputError(f"attention {attention!r} is unknown: use cbam or published")
+        self.attention = attention
+        super().__init__(**options)
+
+    def stage(self, inputs: int, outputs: int, pool: nn.Module) -> nn.Module:
+        convolutions = conv(inputs, outputs) + conv(outputs, outputs)
+        channel = ChannelAttn if self.attention == "cbam" else TwoGateChannelAttn
+        gates = [channel(outputs, rd_ratio=1 / 16, rd_divisor=1), SpatialAttention()]
+        if self.attention == "published":
+            return nn.Sequential(*convolutions, pool, *gates)
+        return nn.Sequential(*convolutions, *gates, pool)
+
+
+grey_48 = {
+    "input_size": (1, 48, 48),
+    "mean": (0.5,),
+    "std": (0.5,),
+    "num_classes": 7,
+    "classifier": "head.4",
+}
+default_cfgs = generate_default_cfgs(
+    {"baseline_cnn.untrained": grey_48, "attention_cnn.untrained": grey_48}
+)
+
+
+@register_model
+def baseline_cnn(pretrained: bool = False, **options: Any) -> BaselineCNN:
+    return build_model_with_cfg(BaselineCNN, "baseline_cnn", pretrained, **options)
+
+
+@register_model
+def attention_cnn(pretrained: bool = False, **options: Any) -> AttentionCNN:
+    return build_model_with_cfg(AttentionCNN, "attention_cnn", pretrained, **options)

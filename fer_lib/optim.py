@@ -1,0 +1,66 @@
+"""Precision, parameter groups and learning-rate schedules of a training."""
+
+from typing import Any
+
+import torch
+from timm.optim import param_groups_layer_decay
+from torch import nn
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
+
+from fer_lib.recipes import TrainConfig
+
+
+def choose_precision(config: TrainConfig) -> str:
+    """Resolve "auto": bf16 on a GPU or CPU that multiplies in it, else float32 ("no")."""
+    if config.precision != "auto":
+        return config.precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    cpu = torch.backends.cpu.get_cpu_capability()
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native and "AVX512" in cpu else "no"
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Every parameter once: no decay for norms and biases, a rate for each layer and the head."""
+    skip = getattr(model, "no_weight_decay", set)()
+    head = {id(p) for p in model.get_classifier().parameters()}
+    groups = []
+    for group in param_groups_layer_decay(
+        model, config.weight_decay, skip, layer_decay=config.layer_decay
+    ):
+        lr = config.lr * group["lr_scale"]
+        for is_head in (False, True):
+            params = [p for p in group["params"] if (id(p) in head) == is_head]
+            if params:
+                scale = config.head_lr_scale if is_head else 1.0
+                decay = group["weight_decay"]
+                groups.append({"params": params, "lr": lr * scale, "weight_decay": decay})
+    return groups
+
+
+def schedules(
+    config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int
+) -> tuple[LRScheduler, ReduceLROnPlateau | None]:
+    """One schedule stepped after every batch, and one stepped with each validation accuracy."""
+    warmup = round(config.warmup_epochs * steps)
+    if config.schedule == "cosine":
+        main = CosineAnnealingLR(optimizer, T_max=max(1, config.epochs * steps - warmup))
+    else:
+        main = ConstantLR(optimizer, factor=1.0, total_iters=0)
+    if warmup:
+        linear = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+        main = SequentialLR(optimizer, [linear, main], milestones=[warmup])
+    plateau = None
+    if config.schedule == "plateau":
+        plateau = ReduceLROnPlateau(
+            optimizer, "max", factor=config.plateau_factor, patience=config.plateau_patience
+        )
+    return main, plateau

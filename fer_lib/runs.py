@@ -1,0 +1,180 @@
+"""The run folder: what a training writes, and how the next stage finds and reads it."""
+
+import csv
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fer_lib.checkpoints import load_weights
+from fer_lib.data.faceset import FaceSet
+from fer_lib.files import InputError, home, read_json, replacing, write_json
+from fer_lib.recipes import TrainConfig
+
+
+class Run:
+    """One training's folder, `runs/<timestamp>_<model>_<dataset>_s<seed>/`.
+
+    A folder without `results.json` is unfinished: training it again resumes it.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / "config.json").exists():
+            raise InputError(f"{self.folder} is not a run folder: it has no config.json")
+        self.config = read_json(self.folder / "config.json")
+        self.train_config = TrainConfig.from_dict(self.config["train"])
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the data it was trained on."""
+        return self.config["data"]["fingerprint"]
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "results.json").exists()
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What `results.json` holds; InputError where the run is unfinished."""
+        return read_json(self.folder / "results.json")
+
+    def metrics(self):
+        """`metrics.csv`, a row an epoch, as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.read_csv(self.folder / "metrics.csv")
+
+    def load_model(self) -> nn.Module:
+        """The best weights, in evaluation mode, on the CPU; touches no network."""
+        return load_weights(self.folder / "best.safetensors")
+
+    def __repr__(self) -> str:
+        return f"Run({self.name}, {'finished' if self.finished else 'unfinished'})"
+
+
+def runs_folder(folder: str | Path | None = None) -> Path:
+    """The folder of all runs: as given, else `runs/` at home."""
+    return Path(folder) if folder else home() / "runs"
+
+
+def list_runs(
+    folder: str | Path | None = None,
+    *,
+    fingerprint: str | None = None,
+    preset: str | None = None,
+    finished: bool = True,
+) -> list[Run]:
+    """Runs in a folder, oldest first, filtered by data, preset and whether they are finished."""
+    found = [Run(path.parent) for path in sorted(runs_folder(folder).glob("*/config.json"))]
+    return [
+        run
+        for run in found
+        if fingerprint in (None, run.fingerprint)
+        and preset in (None, run.train_config.preset)
+        and (run.finished or not finished)
+    ]
+
+
+def find_run(config: TrainConfig, fingerprint: str, folder: str | Path | None = None) -> Run | None:
+    """The newest run of exactly this config on exactly these data; a finished one if there is."""
+    same = [
+        run
+        for run in list_runs(folder, fingerprint=fingerprint, finished=False)
+        if run.train_config == config
+    ]
+    return max(same, key=lambda run: (run.finished, run.name), default=None)
+
+
+def start_run(
+    config: TrainConfig, faces: FaceSet, folder: str | Path | None = None, **environment: Any
+) -> Run:
+    """Make a new run folder with its `config.json`."""
+    dataset = re.sub(r"[^\w.-]+", "-", faces.name)
+    path = new_folder(runs_folder(folder), f"{config.model}_{dataset}_s{config.seed}")
+    manifest = {key: faces.manifest.get(key) for key in ("layout", "source", "mark", "dropped")}
+    data = {
+        "dataset": faces.name,
+        "classes": list(faces.classes),
+        "fingerprint": faces.fingerprint,
+        "counts": faces.counts(),
+        **manifest,
+    }
+    environment = describe_environment() | environment
+    write_json(
+        path / "config.json", {"train": config.to_dict(), "data": data, "environment": environment}
+    )
+    return Run(path)
+
+
+def new_folder(root: Path, name: str) -> Path:
+    """Make `root/<timestamp>_<name>`; waits for the next second where that one is taken."""
+    while True:
+        path = root / f"{datetime.now():%Y%m%d-%H%M%S}_{name}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            time.sleep(0.1)
+        except OSError as error:
+            raise InputError(f"{path} could not be made ({error.strerror})") from error
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, device, commit and command: what it takes to repeat a run."""
+    packages = ("torch", "torchvision", "timm", "accelerate", "numpy")
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "commit": git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout, with "+" where files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    git = lambda *arguments: subprocess.run(  # noqa: E731
+        ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def processor() -> str:
+    """Name of the GPU where there is one, else of the CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+        return re.search(r"model name\s*: (.+)", text)[1]
+    except (OSError, TypeError):
+        return platform.processor() or platform.machine()
+
+
+def write_metrics(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write `metrics.csv`, one row an epoch."""
+    rows = list(rows)
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
