@@ -34,8 +34,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         InputError: the disk is full or the folder cannot be written; `path` is as it was.
     """
     path = Path(path)
-    # The suffix stays last: numpy and matplotlib choose the format by it.
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    # The suffix stays last: numpy and matplotlib choose the format by it. Two processes that write
+    # the same file (both ranks read a dataset for the first time) must not share the name.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

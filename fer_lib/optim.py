@@ -18,14 +18,15 @@ from fer_lib.recipes import TrainConfig
 
 
 def choose_precision(config: TrainConfig) -> str:
-    """Resolve "auto": bf16 on a GPU or CPU that multiplies in it, else float32 ("no")."""
+    """Resolve "auto": bf16 where the device multiplies in it, else fp16 on a GPU, else float32.
+
+    Older GPUs (Colab's T4) and CPUs only emulate bf16, which is slower than float32.
+    """
     if config.precision != "auto":
         return config.precision
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    cpu = torch.backends.cpu.get_cpu_capability()
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native and "AVX512" in cpu else "no"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
-"""Figures in one style: colour-blind safe, one colour for each emotion, caveats in the corner."""
+"""Figures and tables in one style: colour-blind safe, a colour an emotion, caveats on each."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from fer_lib.data.faceset import SPLITS, FaceSet
 from fer_lib.files import replacing
-from fer_lib.labels import EMOTIONS_8
+from fer_lib.labels import EMOTIONS_8, VOTES
 
 EMOTION_COLOURS = dict(zip(EMOTIONS_8, sns.color_palette("colorblind", 8), strict=True))
 STYLE = sns.axes_style("whitegrid") | {
@@ -26,11 +28,19 @@ STYLE = sns.axes_style("whitegrid") | {
 }
 
 
+class Picture(Figure):
+    """A figure that a notebook shows without pyplot, so neither kept open nor shown twice."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=self.dpi)
+        return buffer.getvalue()
+
+
 def new_figure(width: float, height: float, *, mark: str, **grid: Any) -> tuple[Figure, Any]:
     """A figure of our style and its axes; `mark` is printed in the lower right corner."""
     with mpl.rc_context(STYLE):
-        # Not through pyplot: such a figure is neither kept open nor shown twice in a notebook.
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Picture(figsize=(width, height), layout="constrained")
         axes = figure.subplots(**grid)
     if mark:
         figure.supxlabel(mark, x=0.995, ha="right", fontsize=8, style="italic", color="0.35")
@@ -43,10 +53,20 @@ def save(figure: Figure, path: str | Path) -> None:
         figure.savefig(temporary)
 
 
-def learning_curves(rows: Sequence[dict[str, Any]], folder: Path | None, *, mark: str) -> Figure:
+def table(frame: pd.DataFrame, *, mark: str, percent: Sequence[str] = ()) -> Styler:
+    """A table as a notebook shows it: `mark` above, the columns `percent` (0..1) in per cent."""
+    shown = frame.style.format(precision=3, thousands=",", na_rep="")
+    shown = shown.format("{:.1%}", subset=list(percent), na_rep="")
+    return shown.set_caption(mark) if mark else shown
+
+
+def learning_curves(
+    rows: Sequence[dict[str, Any]], folder: Path | None, *, mark: str, title: str = ""
+) -> Figure:
     """Loss and accuracy by epoch; with a folder, also as loss_curve.png and accuracy_curve.png."""
     table = pd.DataFrame(rows)
     both, axes = new_figure(9, 3.2, mark=mark, ncols=2)
+    both.suptitle(title, fontsize=11)
     for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
         curve(axis, table, name)
         if folder is not None:
@@ -168,4 +188,37 @@ def per_class(scores: dict[str, dict[str, float]], *, mark: str, ylabel: str = "
     sns.heatmap(table, annot=True, fmt=".0%", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=axis)
     axis.set(title=ylabel)
     axis.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def class_shares(shares: dict[str, float], *, mark: str, xlabel: str) -> Figure:
+    """A share (0..1) of each class as a bar in the colour of the class."""
+    figure, axis = new_figure(6, 1 + 0.27 * len(shares), mark=mark)
+    axis.barh(list(shares), list(shares.values()), color=[EMOTION_COLOURS[name] for name in shares])
+    axis.bar_label(axis.containers[0], fmt="{:.0%}", fontsize=8, padding=2)
+    axis.margins(x=0.12)
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axis.set(xlabel=xlabel)
+    return figure
+
+
+def faces_with_votes(
+    images: np.ndarray, votes: np.ndarray, captions: Sequence[str], *, mark: str
+) -> Figure:
+    """Faces (N, C, H, W), each above its votes (N, 10), over `labels.VOTES`, as bars."""
+    n = len(images)
+    figure, axes = new_figure(
+        1.5 * n + 0.8, 3.9, mark=mark, nrows=2, ncols=n, squeeze=False, sharey="row"
+    )
+    colours = [EMOTION_COLOURS.get(name, "0.6") for name in VOTES]
+    for (face, bars), image, counts, caption in zip(axes.T, images, votes, captions, strict=True):
+        face.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
+        face.set_title(caption, fontsize=8)
+        face.axis("off")
+        bars.barh(VOTES, counts, color=colours)
+        bars.set(xlim=(0, max(10, votes.max())), xlabel="votes")
+        bars.grid(axis="y", visible=False)
+    axes[1, 0].invert_yaxis()
     return figure

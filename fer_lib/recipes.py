@@ -9,6 +9,11 @@ from fer_lib.files import InputError
 PRESETS = ("sample", "quick", "full")
 
 
+def default_preset(dataset: str) -> str:
+    """The preset where none is given: a first look, never hours of training by surprise."""
+    return "sample" if dataset == "sample" else "quick"
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything about a training but the data; equal configs on equal data are the same run.

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import nn
 
+from fer_lib import plots
 from fer_lib.checkpoints import load_weights
 from fer_lib.data.faceset import FaceSet
+from fer_lib.evaluate import Predictions, evaluate
 from fer_lib.files import InputError, home, read_json, replacing, write_json
+from fer_lib.optim import choose_precision
 from fer_lib.recipes import TrainConfig
 
 
@@ -99,9 +103,7 @@ def find_run(config: TrainConfig, fingerprint: str, folder: str | Path | None = 
     return max(same, key=lambda run: (run.finished, run.name), default=None)
 
 
-def start_run(
-    config: TrainConfig, faces: FaceSet, folder: str | Path | None = None, **environment: Any
-) -> Run:
+def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = None) -> Run:
     """Make a new run folder with its `config.json`."""
     dataset = re.sub(r"[^\w.-]+", "-", faces.name)
     path = new_folder(runs_folder(folder), f"{config.model}_{dataset}_s{config.seed}")
@@ -113,9 +115,9 @@ def start_run(
         "counts": faces.counts(),
         **manifest,
     }
-    environment = describe_environment() | environment
     write_json(
-        path / "config.json", {"train": config.to_dict(), "data": data, "environment": environment}
+        path / "config.json",
+        {"train": config.to_dict(), "data": data, "environment": describe_environment(config)},
     )
     return Run(path)
 
@@ -133,7 +135,7 @@ def new_folder(root: Path, name: str) -> Path:
             raise InputError(f"{path} could not be made ({error.strerror})") from error
 
 
-def describe_environment() -> dict[str, Any]:
+def describe_environment(config: TrainConfig) -> dict[str, Any]:
     """Versions, device, commit and command: what it takes to repeat a run."""
     packages = ("torch", "torchvision", "timm", "accelerate", "numpy")
     return {
@@ -144,6 +146,8 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": processor(),
         "threads": torch.get_num_threads(),
+        "precision": choose_precision(config),
+        "processes": PartialState().num_processes,
         **{package: version(package) for package in packages},
     }
 
@@ -178,3 +182,38 @@ def write_metrics(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_results(
+    run: Run,
+    faces: FaceSet,
+    predictions: Predictions,
+    rows: list[dict[str, Any]],
+    model: nn.Module,
+) -> None:
+    """Write the figures and `results.json` of a run whose predictions are saved."""
+    best = max(rows, key=lambda row: row["valid_accuracy"])
+    seconds = sum(row["train_seconds"] for row in rows)
+    config, test = run.train_config, evaluate(faces, predictions, "test")
+    results = {
+        "model": config.model,
+        "recipe": config.recipe,
+        "preset": config.preset,
+        "seed": config.seed,
+        "dataset": faces.name,
+        "fingerprint": faces.fingerprint,
+        "mark": faces.mark,
+        "classes": list(faces.classes),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "epochs": len(rows),
+        "best_epoch": best["epoch"],
+        "train_images": rows[0]["train_images"],
+        "train_seconds": round(seconds, 2),
+        "images_per_second": round(sum(row["train_images"] for row in rows) / seconds, 1),
+        "valid": evaluate(faces, predictions, "valid"),
+        "test": test,
+    }
+    plots.learning_curves(rows, run.folder, mark=faces.mark)
+    figure = plots.confusion_matrix(test["full"]["confusion"], faces.classes, mark=faces.mark)
+    plots.save(figure, run.folder / "confusion_matrix.png")
+    write_json(run.folder / "results.json", results)

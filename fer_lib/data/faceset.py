@@ -1,7 +1,9 @@
 """FaceSet: images, labels, votes and splits of one dataset, and its cache on disk."""
 
 import hashlib
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,13 @@ from fer_lib.files import InputError, read_json, replacing, write_json
 from fer_lib.labels import EMOTIONS
 
 SPLITS = ("train", "valid", "test")
+
+# All that flipped bytes make zipfile and numpy raise; a broken size even asks for too much memory.
+DAMAGE = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError),
+    *(ValueError, KeyError, TypeError, AttributeError, SyntaxError, OverflowError),
+    *(RuntimeError, MemoryError),
+)
 
 
 @dataclass
@@ -137,8 +146,8 @@ def load(folder: Path) -> FaceSet:
         classes = tuple(arrays.pop("classes").tolist())
         faces = FaceSet(manifest.pop("name"), classes=classes, manifest=manifest, **arrays)
         intact = fingerprint(faces) == manifest["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except DAMAGE:
         intact = False
     if not intact:
-        raise InputError(f"the cache {path} is damaged: delete the folder {folder} and run again")
+        raise InputError(f"the cache {path} is damaged: delete it and run again")
     return faces

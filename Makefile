@@ -1,0 +1,70 @@
+# `make` alone lists the commands. Works with GNU make 3.81 and later, and a POSIX shell.
+
+PYTHON ?= python3
+VENV ?= .venv
+DATASET ?= sample
+PRESET ?= $(if $(filter sample,$(DATASET)),sample,full)
+DATA_DIR ?=
+SEED ?= 0
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help venv run test lint format lock notebook clean
+
+help:
+	@echo "make run        set everything up, run all stages, show where the results are"
+	@echo "                  DATASET=$(DATASET) PRESET=$(PRESET) SEED=$(SEED) DATA_DIR=$(DATA_DIR)"
+	@echo "                  the real thing: make run DATASET=fer2013 PRESET=full"
+	@echo "make test       set everything up and run the tests"
+	@echo "make notebook   open the notebooks in JupyterLab"
+	@echo "make venv       only set up: the virtual environment $(VENV), made with PYTHON=$(PYTHON)"
+	@echo "make lint       check style, without changing anything"
+	@echo "make format     mend style (pre-commit does that too, and strips notebooks)"
+	@echo "make lock       pin the newest versions that fit together in requirements.lock (needs uv)"
+	@echo "make clean      remove $(VENV) and caches; data/ and runs/ stay"
+
+venv: $(STAMP)
+
+# The stamp comes last, so an interrupted installation is taken up again.
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is not one of them:" \
+			"name one, for example make venv PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing into $(VENV): some minutes, and some gigabytes, most of them for torch"
+	@$(PYTHON) -m venv "$(VENV)"
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python "$(BIN)/python" -e '.[dev]'; \
+	else \
+		"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	fi
+	@touch "$@"
+
+run: $(STAMP)
+	@"$(BIN)/python" -m fer_lib.pipeline --dataset "$(DATASET)" --preset "$(PRESET)" \
+		--seed "$(SEED)" $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+
+# One thread for each of the two processes: more of them only wait for one another.
+test: $(STAMP)
+	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n 2
+
+lint: $(STAMP)
+	@"$(BIN)/ruff" check .
+	@"$(BIN)/ruff" format --check .
+
+format: $(STAMP)
+	@"$(BIN)/ruff" check --fix .
+	@"$(BIN)/ruff" format .
+
+lock:
+	@command -v uv >/dev/null 2>&1 || { echo "uv is needed: pip install uv" >&2; exit 1; }
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
+		--no-annotate --extra dev pyproject.toml -o requirements.lock
+
+notebook: $(STAMP)
+	@"$(BIN)/python" -m jupyterlab --ServerApp.default_url=/lab/tree/notebooks
+
+clean:
+	@test ! -f "$(VENV)/pyvenv.cfg" || rm -rf "$(VENV)"
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	@find fer_lib tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,6 @@
+"""Datasets of faces: readers of every layout, splits, the audit, and drawn sample data."""
+
+from fer_lib.data.faceset import FaceSet
+from fer_lib.data.loading import load_faces
+
+__all__ = ["FaceSet", "load_faces"]

@@ -1,0 +1,117 @@
+"""Copies of an image: byte-identical ones by hash, near ones by correlation."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+NEAR = 0.92
+"""Correlation from which two images count as near copies, chosen on FER2013 (see near_copies)."""
+
+
+def copy_groups(images: np.ndarray) -> np.ndarray:
+    """Number the groups of byte-identical images.
+
+    Args:
+        images: (N, C, H, W) uint8.
+
+    Returns:
+        (N,) int64: copies share a number; groups are numbered in order of first appearance.
+    """
+    seen: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(np.ascontiguousarray(i), digest_size=16).digest() for i in images)
+    return np.fromiter((seen.setdefault(d, len(seen)) for d in digests), np.int64, len(images))
+
+
+class NearCopies(NamedTuple):
+    """Pairs of images that are nearly the same picture; row k of every array is the same pair.
+
+    Attributes:
+        pairs: (P, 2) int64 row numbers, the lower one first, sorted.
+        mirrored: (P,) bool, whether the second must be mirrored to look like the first.
+        correlation: (P,) float32 in 0..1, of all pixels.
+    """
+
+    pairs: np.ndarray
+    mirrored: np.ndarray
+    correlation: np.ndarray
+
+
+def near_copies(images: np.ndarray, threshold: float = NEAR) -> NearCopies:
+    """Find pairs of different images whose pixels correlate, one of them mirrored or not.
+
+    Pearson's correlation over all pixels ignores brightness and contrast, and barely sees a
+    watermark, a re-encoding or a crop moved by a pixel; a crop moved further escapes it. Each
+    group of byte-identical images takes part once, by its first row. An image of one single value
+    is near nothing.
+
+    Candidates come from 12x12 means, and are confirmed at full size. On the 34,034 distinct images
+    of FER2013 that finds the same 1,647 pairs as the exhaustive product at full size (there, the
+    means of a pair of .92 or more correlate by at least .936), in 4 s on 2 cores instead of 27.
+
+    The threshold: among FER2013's pairs the count an interval of .01 falls steadily up to .92, the
+    tail of *different* people in like pose and light, then rises again (193 at .92-.93, 262 at
+    .95-.96), the copies. By eye, 19 of the 21 mirrored pairs above .92 are one photograph, and most
+    of the 36 between .905 and .92 are two people; of 70 unmirrored pairs at .92-.93, two or three
+    are. Chance likeness knows no side, so the few wrong mirrored pairs also say that about as few
+    of the 1,627 unmirrored ones are wrong. Many true copies lie below .92, so the number of pairs
+    is a lower bound.
+
+    Args:
+        images: (N, C, H, W) uint8.
+    """
+    _, first = np.unique(copy_groups(images), return_index=True)
+    distinct = images[first]
+    upright = _unit(_means(distinct))
+    found = []
+    for mirrored in (False, True):
+        other = _unit(_means(distinct[..., ::-1])) if mirrored else upright
+        for pairs in _candidates(upright, other, threshold):
+            correlation = _correlation(distinct, pairs, mirrored)
+            keep = correlation >= threshold
+            found.append((pairs[keep], np.full(keep.sum(), mirrored), correlation[keep]))
+    pairs, flags, correlation = (np.concatenate(column) for column in zip(*found, strict=True))
+    # A symmetric face may pass both ways: its stronger side, sorted first, is kept.
+    order = np.lexsort((-correlation, pairs[:, 1], pairs[:, 0]))
+    pairs, keep = np.unique(pairs[order], axis=0, return_index=True)
+    return NearCopies(first[pairs], flags[order][keep], correlation[order][keep])
+
+
+def _means(images: np.ndarray, cells: int = 12) -> np.ndarray:
+    """Means of about `cells` x `cells` squares, over the channels too: (N, h, w) float32."""
+    n, c, height, width = images.shape
+    side = max(1, min(height, width) // cells)
+    h, w = height // side, width // side
+    top, left = (height - h * side) // 2, (width - w * side) // 2
+    middle = images[:, :, top : top + h * side, left : left + w * side]
+    return middle.reshape(n, c, h, side, w, side).mean((1, 3, 5), dtype=np.float32)
+
+
+def _unit(images: np.ndarray) -> np.ndarray:
+    """Each image as a row of mean 0 and norm 1, so that a dot product is a correlation."""
+    rows = images.reshape(len(images), -1).astype(np.float32)
+    rows -= rows.mean(1, keepdims=True)
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
+
+
+def _candidates(a: np.ndarray, b: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
+    """Pairs (P, 2) of row i < j with a[i] @ b[j] >= threshold, block by block."""
+    block = 1024
+    for start in range(0, len(a), block):
+        product = a[start : start + block] @ b[start:].T
+        row, column = np.divmod(np.flatnonzero(product >= threshold), product.shape[1])
+        yield np.stack([row, column], 1)[column > row] + start
+    yield np.empty((0, 2), np.int64)
+
+
+def _correlation(images: np.ndarray, pairs: np.ndarray, mirrored: bool) -> np.ndarray:
+    """Correlation at full size of each pair, (P,) float32."""
+    result = np.empty(len(pairs), np.float32)
+    for start in range(0, len(pairs), 256):
+        left, right = pairs[start : start + 256].T
+        other = images[right][..., ::-1] if mirrored else images[right]
+        product = np.einsum("nd,nd->n", _unit(images[left]), _unit(other))
+        result[start : start + 256] = np.clip(product, -1, 1)
+    return result

@@ -1,0 +1,55 @@
+"""The known numbers of images of the public datasets, and in what a copy differs from them."""
+
+import numpy as np
+
+from fer_lib.data.faceset import SPLITS, FaceSet
+
+FER2013 = {
+    "train": (3995, 436, 4097, 7215, 4830, 3171, 4965),
+    "valid": (467, 56, 496, 895, 653, 415, 607),
+    "test": (491, 55, 528, 879, 594, 416, 626),
+}
+"""Images by split and class, in the order of `labels.EMOTIONS`."""
+
+TOTALS = {
+    "ferplus": {"train": 25_060, "valid": 3_199, "test": 3_153},
+    "rafdb": {"train": 12_271, "valid": 0, "test": 3_068},
+}
+"""Images by split: FERPlus in its `majority` mode, RAF-DB's basic set."""
+
+
+def differences(faces: FaceSet) -> list[str]:
+    """One sentence where the faces are not as many as their dataset is known to have, else none.
+
+    Where a split was drawn, it is compared together with those that it was drawn from.
+    """
+    together = list(faces.manifest["split"].get("fractions", ()))
+    parts = [(split,) for split in SPLITS if split not in together]
+    parts += [tuple(together)] if together else []
+    if faces.name == "fer2013":
+        known = {split: np.array(counts) for split, counts in FER2013.items()}
+        # Without Usage, the folder test/ holds the images of two splits.
+        if together == ["train", "valid"]:
+            known = {"train": known["train"], "test": known["valid"] + known["test"]}
+    elif faces.name in TOTALS:
+        known = {split: np.array([total]) for split, total in TOTALS[faces.name].items()}
+    else:
+        return []
+    return _compare(faces, parts, known)
+
+
+def _compare(
+    faces: FaceSet, parts: list[tuple[str, ...]], known: dict[str, np.ndarray]
+) -> list[str]:
+    found = []
+    for part in parts:
+        expected = sum(known[split] for split in part if split in known)
+        number = np.bincount(faces.labels[np.isin(faces.split, part)], minlength=7)
+        if len(expected) == 1:
+            number = number.sum(keepdims=True)
+        if not np.array_equal(number, expected):
+            text = f"{' and '.join(part)} {number.sum():,} images instead of {expected.sum():,}"
+            if number.sum() == expected.sum():
+                text = f"{' and '.join(part)} other numbers a class"
+            found.append(text)
+    return [f"these are not the known counts of {faces.name}: {'; '.join(found)}"] if found else []

@@ -1,0 +1,199 @@
+"""FERPlus: ten votes for each FER2013 image, its majority labels and its soft targets.
+
+Barsoum et al., Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label
+Distribution, ICMI 2016, https://arxiv.org/abs/1608.01041.
+"""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fer_lib.data.faceset import FaceSet
+from fer_lib.data.pictures import read_pictures
+from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS_8, FERPLUS_COLUMNS, VOTES, reorder
+
+VOTE_FILE = "fer2013new.csv"
+USAGE = {"Training": "train", "PublicTest": "valid", "PrivateTest": "test"}
+FOLDERS = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
+
+
+def majority(votes: np.ndarray) -> np.ndarray:
+    """Labels by FERPlus's official `majority` mode.
+
+    Counts of one are taken for outliers and dropped, in all ten columns; the largest count must
+    then exceed half of the votes that remain, and be one of the eight emotions.
+
+    Args:
+        votes: (N, 10) counts over `labels.VOTES`.
+
+    Returns:
+        (N,) int64 index into `labels.EMOTIONS_8`, or -1 where the image has no such label.
+    """
+    winner = _winner(votes)
+    return np.where(winner < len(EMOTIONS_8), winner, -1)
+
+
+def _winner(votes: np.ndarray) -> np.ndarray:
+    """Column of more than half of the votes above one, (N,) int64; -1 where there is none."""
+    counts = np.where(votes > 1, votes, 0)
+    clear = 2 * counts.max(1, initial=0) > counts.sum(1)
+    return np.where(clear, counts.argmax(1), -1)
+
+
+def soft_targets(votes: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Share of each class among the votes for these classes.
+
+    Args:
+        votes: (N, 10) counts over `labels.VOTES`.
+        classes: K names from `labels.EMOTIONS_8`.
+
+    Returns:
+        (N, K) float32 whose rows sum to 1, and (N,) bool `keep`: False where nobody voted for any
+        of the classes. Such a row is all zeros and must be left out.
+    """
+    counts = votes[:, reorder(VOTES, classes)].astype(np.float32)
+    total = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
+    return shares, total[:, 0] > 0
+
+
+@dataclass(frozen=True)
+class VoteTable:
+    """Rows of `fer2013new.csv`, which are those of `fer2013.csv`, in the same order.
+
+    Attributes:
+        usage: (N,) str as in the file: Training, PublicTest or PrivateTest.
+        names: (N,) str image file names, "" for an image that is not distributed.
+        votes: (N, 10) float32 counts over `labels.VOTES`.
+    """
+
+    usage: np.ndarray
+    names: np.ndarray
+    votes: np.ndarray
+
+
+def read_votes(path: Path) -> VoteTable:
+    """Read `fer2013new.csv`; its columns may stand in any order.
+
+    Raises:
+        InputError: the file is empty or damaged; the sentence names the row.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a CSV file ({error}): download it again") from None
+    header = [name.strip() for name in rows[0]] if rows else []
+    missing = [n for n in ("Usage", "Image name", *FERPLUS_COLUMNS) if n not in header]
+    if missing or len(rows) < 2:
+        what = f"lacks the columns {', '.join(missing)}" if missing else "has no rows"
+        raise InputError(
+            f"{path} {what}: download {VOTE_FILE} again from https://github.com/microsoft/FERPlus"
+        )
+    usage, names = header.index("Usage"), header.index("Image name")
+    columns = [header.index(name) for name in FERPLUS_COLUMNS]
+    votes = np.zeros((len(rows) - 1, len(columns)), np.float32)
+    for i, row in enumerate(rows[1:]):
+        try:
+            votes[i] = [int(row[column]) for column in columns]
+            good = row[usage] in USAGE and votes[i].min() >= 0
+        except (ValueError, IndexError):
+            good = False
+        if not good:
+            raise InputError(
+                f"{path}, row {i + 2}: {','.join(row)!r} is not a Usage, an image name and ten "
+                "counts of votes"
+            )
+    return VoteTable(
+        np.array([row[usage] for row in rows[1:]]),
+        np.array([row[names].strip() for row in rows[1:]]),
+        votes[:, reorder(FERPLUS_COLUMNS, VOTES)],
+    )
+
+
+def attach_votes(faces: FaceSet, usage: np.ndarray | None, path: Path) -> None:
+    """Give the faces of `fer2013.csv` the votes of the same rows, or a remark on why not.
+
+    Args:
+        usage: (N,) str, the Usage of each row of `fer2013.csv`, or None where it has none.
+    """
+    table = read_votes(path)
+    if usage is not None and np.array_equal(table.usage, usage):
+        faces.votes = table.votes
+        return
+    faces.manifest["remarks"].append(
+        f"the votes of {path.name} are left out: they are matched by row, and its "
+        f"{len(table.usage):,} rows are not those of the {len(faces):,} images"
+    )
+
+
+def read_votes_and_pictures(name: str, votes: Path, folder: Path) -> FaceSet:
+    """Read FERPlus with its own pictures, before the majority decides on the labels (all 0 here).
+
+    Args:
+        votes: `fer2013new.csv`.
+        folder: holds FER2013Train/, FER2013Valid/ and FER2013Test/.
+
+    Raises:
+        InputError: a file is damaged, or no picture is there.
+    """
+    table = read_votes(votes)
+    split = np.array([USAGE[usage] for usage in table.usage])
+    listed = {part: _listing(folder / name) for part, name in FOLDERS.items()}
+    named = table.names != ""
+    pairs = zip(split.tolist(), table.names.tolist(), strict=True)
+    there = np.array([image in listed[part] for part, image in pairs])
+    if not there.any():
+        raise InputError(f"none of the pictures that {votes} names is in {folder}/FER2013Train")
+    rows = np.flatnonzero(there)
+    paths = [folder / FOLDERS[split[row]] / table.names[row] for row in rows]
+    images, remarks = read_pictures(paths)
+    dropped = {
+        "no image name": int((~named).sum()),
+        "picture missing": int((named & ~there).sum()),
+    }
+    return FaceSet(
+        name,
+        images,
+        np.zeros(len(rows), np.int64),
+        split[rows],
+        np.array([f"{table.usage[row]}_{row:07d}" for row in rows]),
+        EMOTIONS_8,
+        table.votes[rows],
+        manifest={
+            "dropped": {reason: count for reason, count in dropped.items() if count},
+            "remarks": remarks,
+            "mark": "",
+            "split": {"official": True},
+        },
+    )
+
+
+def _listing(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
+def keep_majority(faces: FaceSet) -> FaceSet:
+    """The faces with a majority label, over the eight emotions; the rest is counted by reason.
+
+    Raises:
+        InputError: the faces have no votes.
+    """
+    if faces.votes is None:
+        raise InputError(
+            f"{faces.name} needs the votes: put {VOTE_FILE}, which has a row for each row of "
+            "fer2013.csv, beside it"
+        )
+    labels, winner = majority(faces.votes), _winner(faces.votes)
+    kept = faces.subset(labels >= 0)
+    kept.labels, kept.classes = labels[labels >= 0], EMOTIONS_8
+    reasons = {"no majority": -1} | {name: VOTES.index(name) for name in VOTES[len(EMOTIONS_8) :]}
+    counts = {reason: int((winner == column).sum()) for reason, column in reasons.items()}
+    dropped = faces.manifest["dropped"] | {reason: n for reason, n in counts.items() if n}
+    kept.manifest = kept.manifest | {"dropped": dropped}
+    return kept

@@ -1,0 +1,204 @@
+"""Reading class folders: the two of Kaggle made from FER2013, and anybody's own."""
+
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from fer_lib.data.faceset import FaceSet
+from fer_lib.data.ferplus import USAGE
+from fer_lib.data.pictures import SUFFIXES, read_pictures
+from fer_lib.data.splits import draw_split
+from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS, EMOTIONS_8, canonical
+
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Folder names of the splits, in lower case."""
+
+FRACTIONS = {
+    ("train", "test"): {"train": 0.9, "valid": 0.1},
+    ("train", "valid"): {"train": 0.9, "test": 0.1},
+    ("train",): {"train": 0.8, "valid": 0.1, "test": 0.1},
+}
+"""How the split is drawn, by the folders that are there."""
+
+OWN = {"faces.npz", "manifest.json"}
+"""The cache, which may lie beside its source."""
+
+MERGED = (28_709, 7_178)  # images in train/ and test/ of FER2013, the latter without Usage
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file: its split's folder, its class's folder, and its id."""
+
+    path: Path
+    part: str
+    folder: str
+    id: str
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Folders in a folder, sorted by name, without the hidden ones and macOS's leftovers."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir()]
+    return [folder / name for name in sorted(names) if name[0] != "." and name != "__MACOSX"]
+
+
+def parts_of(folder: Path) -> dict[str, Path] | None:
+    """The folders of the splits "train", "valid" and "test", as far as they hold class folders.
+
+    Class folders without splits count as "train". None where there are no class folders: two names
+    of known classes are taken for some.
+
+    Raises:
+        InputError: two folders stand for one split.
+    """
+    parts: dict[str, Path] = {}
+    for path in subfolders(folder):
+        part = PARTS.get(path.name.lower())
+        if part in parts:
+            raise InputError(f"{parts[part]} and {path} stand for the same split: join them")
+        if part and subfolders(path):
+            parts[part] = path
+    if "train" in parts and _has_classes(parts["train"]):
+        return parts
+    return {"train": folder} if _has_classes(folder) else None
+
+
+def _class_of(folder: Path) -> str | None:
+    try:
+        name = canonical(folder.name)
+    except InputError:
+        return None
+    return name if name in EMOTIONS_8 else None
+
+
+def _has_classes(folder: Path) -> bool:
+    return len({_class_of(path) for path in subfolders(folder)} - {None}) > 1
+
+
+def read(name: str, root: Path, seed: int) -> FaceSet:
+    """Read class folders with whatever splits they have; the rest is drawn.
+
+    In test/, FER2013's validation and test images are told apart by file name where the classes
+    have their short names (angry, disgust, fear …) and every name starts with PublicTest_ or
+    PrivateTest_; else test/ is one set. A split that has no folder is drawn from train/.
+
+    Args:
+        root: holds train/, test/ and the like, or the class folders themselves.
+        seed: of the split that is drawn.
+
+    Raises:
+        InputError: a class folder is unknown or empty, two pictures share one id, or a picture is
+            damaged; the sentence names it.
+    """
+    parts = parts_of(root) or {}
+    pictures, stray = _scan(root, parts)
+    classes = [canonical(picture.folder) for picture in pictures]
+    names = EMOTIONS_8 if "contempt" in classes else EMOTIONS
+    images, remarks = read_pictures([picture.path for picture in pictures])
+    faces = FaceSet(
+        name,
+        images,
+        np.array([names.index(label) for label in classes], np.int64),
+        np.array([picture.part for picture in pictures]),
+        np.array([picture.id for picture in pictures]),
+        names,
+        manifest={
+            "dropped": {"not a picture in a class folder": stray} if stray else {},
+            "remarks": remarks + _ignored(root, parts),
+            "mark": "",
+            "split": {"official": True},
+        },
+    )
+    if not _split_by_name(faces, pictures) and len(parts) < 3:
+        _draw(faces, tuple(part for part in ("train", "valid", "test") if part in parts), seed)
+    return faces
+
+
+def _scan(root: Path, parts: dict[str, Path]) -> tuple[list[Picture], int]:
+    """All pictures, sorted by id, and the number of other files."""
+    pictures = []
+    stray = sum(len(_plain_files(folder)) for folder in {root, *parts.values()})
+    for part, folder in parts.items():
+        for path in subfolders(folder):
+            if _class_of(path) is None:
+                raise InputError(
+                    f"{path} is not a class folder that is known here: name it as one of "
+                    f"{', '.join(EMOTIONS_8)}, or move it elsewhere"
+                )
+            found, others = _pictures(root, path, part)
+            if not found:
+                raise InputError(f"{path} is empty: put pictures into it, or delete it")
+            pictures += found
+            stray += others
+    if not pictures:
+        raise InputError(f"{root} has no class folders such as {', '.join(EMOTIONS)}")
+    pictures.sort(key=lambda picture: picture.id)
+    for one, other in pairwise(pictures):
+        if one.id == other.id:
+            raise InputError(f"{one.path} and {other.path} differ only in suffix: rename one")
+    return pictures, stray
+
+
+def _plain_files(folder: Path) -> set[str]:
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_file()} - OWN
+
+
+def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], int]:
+    """Pictures in a class folder and the folders below it, and the number of other files."""
+    found, stray = [], 0
+    for place, _, files in os.walk(folder):
+        relative = Path(place).relative_to(root).as_posix()
+        for file in files:
+            stem, suffix = os.path.splitext(file)
+            if suffix.lower() in SUFFIXES and file[0] != ".":
+                path = Path(place, file)
+                found.append(Picture(path, part, folder.name, f"{relative}/{stem}"))
+            else:
+                stray += 1
+    return found, stray
+
+
+def _ignored(root: Path, parts: dict[str, Path]) -> list[str]:
+    if root in parts.values():
+        return []
+    names = [path.name for path in subfolders(root) if path not in parts.values()]
+    return [f"folders that were not read: {', '.join(names)}"] if names else []
+
+
+def _split_by_name(faces: FaceSet, pictures: list[Picture]) -> bool:
+    """Give FER2013's splits to test/ where its file names carry them; say whether they do."""
+    usage = np.array([picture.path.name.partition("_")[0] for picture in pictures])
+    rows = faces.where("test")
+    short = {picture.folder.lower() for picture in pictures} <= set(EMOTIONS)
+    named = len(rows) > 0 and set(usage[rows].tolist()) == {"PublicTest", "PrivateTest"}
+    if not short or not named or len(faces.where("valid")):
+        return False
+    faces.split = faces.split.astype("<U5")
+    faces.split[rows] = [USAGE[text] for text in usage[rows]]
+    return True
+
+
+def _draw(faces: FaceSet, parts: tuple[str, ...], seed: int) -> None:
+    """Draw the splits that have no folder, and say so."""
+    if parts not in FRACTIONS:
+        raise InputError(f"{faces.name} has no folder train/: it has only {', '.join(parts)}")
+    tested = len(faces.where("test"))
+    fractions = FRACTIONS[parts]
+    drawn = [part for part in fractions if part not in parts]
+    faces.manifest["remarks"].append(
+        f"no folder for {' and '.join(drawn)}: drawn from the others, copies kept on one side"
+    )
+    of_fer2013 = faces.name == "fer2013" or (len(faces) - tested, tested) == MERGED
+    if parts == ("train", "test") and of_fer2013:
+        faces.manifest["mark"] = f"test = PublicTest + PrivateTest, {tested:,} images"
+    draw_split(faces, fractions, seed)

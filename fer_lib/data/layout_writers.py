@@ -1,0 +1,175 @@
+"""Writing a FaceSet in the layouts that users have on disk, so that the readers can be tested."""
+
+import csv
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fer_lib.data.faceset import FaceSet
+from fer_lib.files import InputError, replacing
+from fer_lib.labels import FERPLUS_COLUMNS, RAFDB_CODES, VOTES, canonical, reorder
+
+USAGE = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
+FERPLUS_FOLDERS = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
+LONG_NAMES = {"disgust": "disgusted", "fear": "fearful", "surprise": "surprised"}
+
+
+def write_layout(faces: FaceSet, layout: str, folder: Path) -> None:
+    """Write grey faces with the classes `labels.EMOTIONS` as `layout` into `folder`.
+
+    Args:
+        faces: (N, 1, H, W) images; `votes` are written where the layout has a place for them.
+        layout: "csv" (`fer2013.csv`), "zip", "tar.gz" (as Kaggle packs it), "icml"
+            (`icml_face_data.csv`), "folders" and "emotion-detection" (the two Kaggle folder sets:
+            train/ and test/, the latter with valid and test), "ferplus" (`fer2013new.csv` with
+            Images/; a row with ten votes for "not a face" has no image there), "rafdb" (valid goes
+            to train_) or "classes" (class folders without splits).
+        folder: made where it does not exist.
+
+    Raises:
+        InputError: unknown layout, or a file cannot be written.
+    """
+    if layout not in WRITERS:
+        raise InputError(f"layout {layout!r} cannot be written: use one of {', '.join(WRITERS)}")
+    WRITERS[layout](faces, Path(folder))
+
+
+def _table(faces: FaceSet, header: str, order: tuple[int, ...]) -> str:
+    """The CSV text; `order` permutes (emotion, pixels, usage) to the header's columns."""
+    lines = [header]
+    for label, image, split in zip(faces.labels, faces.images, faces.split, strict=True):
+        fields = (str(label), " ".join(map(str, image.ravel().tolist())), USAGE[split])
+        lines.append(",".join(fields[i] for i in order))
+    return "\n".join(lines) + "\n"
+
+
+def _fer2013(faces: FaceSet) -> str:
+    return _table(faces, "emotion,pixels,Usage", (0, 1, 2))
+
+
+def _text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _csv(faces: FaceSet, folder: Path) -> None:
+    _text(folder / "fer2013.csv", _fer2013(faces))
+    if faces.votes is not None:
+        _vote_table(faces, folder)
+
+
+def _icml(faces: FaceSet, folder: Path) -> None:
+    text = _table(faces, "emotion, Usage, pixels", (0, 2, 1))
+    _text(folder / "icml_face_data.csv", text)
+
+
+def _zip(faces: FaceSet, folder: Path) -> None:
+    with (
+        replacing(folder / "fer2013.csv.zip") as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        archive.writestr("fer2013.csv", _fer2013(faces))
+
+
+def _tar(faces: FaceSet, folder: Path) -> None:
+    members = {"fer2013/fer2013.csv": _fer2013(faces), "fer2013/README": faces.mark + "\n"}
+    with (
+        replacing(folder / "fer2013.tar.gz") as temporary,
+        tarfile.open(temporary, "w:gz", compresslevel=6) as archive,
+    ):
+        for name, text in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode("ascii")))
+
+
+def _picture(path: Path, image: np.ndarray) -> None:
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary)
+
+
+def _folders(faces: FaceSet, folder: Path) -> None:
+    for i, (label, split) in enumerate(zip(faces.labels, faces.split, strict=True)):
+        part = "train" if split == "train" else "test"
+        name = f"{USAGE[split]}_{i:07d}.png"
+        _picture(folder / part / faces.classes[label] / name, faces.images[i, 0])
+
+
+def _emotion_detection(faces: FaceSet, folder: Path) -> None:
+    for part, rows in (("train", faces.split == "train"), ("test", faces.split != "train")):
+        for label, name in enumerate(faces.classes):
+            target = folder / part / LONG_NAMES.get(name, name)
+            for k, i in enumerate(np.flatnonzero(rows & (faces.labels == label))):
+                _picture(target / f"im{k}.png", faces.images[i, 0])
+
+
+def _classes(faces: FaceSet, folder: Path) -> None:
+    for label, name, image in zip(faces.labels, faces.ids, faces.images, strict=True):
+        _picture(folder / faces.classes[label] / f"{name}.png", image[0])
+
+
+def _ferplus_names(votes: np.ndarray) -> Iterator[str]:
+    """The file name of each row: numbered without those that nobody takes for a face."""
+    number = 0
+    for row in votes:
+        nobody = row[VOTES.index("not a face")] == row.sum()
+        yield "" if nobody else f"fer{number:07d}.png"
+        number += not nobody
+
+
+def _vote_table(faces: FaceSet, folder: Path) -> None:
+    votes = (
+        faces.votes[:, reorder(VOTES, [canonical(name) for name in FERPLUS_COLUMNS])]
+        .astype(int)
+        .tolist()
+    )
+    with (
+        replacing(folder / "fer2013new.csv") as temporary,
+        open(temporary, "w", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("Usage", "Image name", *FERPLUS_COLUMNS))
+        for split, name, row in zip(faces.split, _ferplus_names(faces.votes), votes, strict=True):
+            writer.writerow((USAGE[split], name, *row))
+
+
+def _ferplus(faces: FaceSet, folder: Path) -> None:
+    if faces.votes is None:
+        raise InputError(f"{faces.name} has no votes: the layout 'ferplus' needs them")
+    _vote_table(faces, folder)
+    for split, name, image in zip(
+        faces.split, _ferplus_names(faces.votes), faces.images, strict=True
+    ):
+        if name:
+            _picture(folder / "Images" / FERPLUS_FOLDERS[split] / name, image[0])
+
+
+def _rafdb(faces: FaceSet, folder: Path) -> None:
+    codes = reorder(RAFDB_CODES, faces.classes)
+    lines = []
+    for part, rows in (("train", faces.split != "test"), ("test", faces.split == "test")):
+        for k, i in enumerate(np.flatnonzero(rows), 1):
+            lines.append(f"{part}_{k:05d}.jpg {codes[faces.labels[i]] + 1}\n")
+            picture = Image.fromarray(faces.images[i, 0]).resize((100, 100)).convert("RGB")
+            path = folder / "basic/Image/aligned" / f"{part}_{k:05d}_aligned.jpg"
+            with replacing(path) as temporary:
+                picture.save(temporary, quality=95)
+    _text(folder / "basic/EmoLabel/list_patition_label.txt", "".join(lines))
+
+
+WRITERS = {
+    "csv": _csv,
+    "zip": _zip,
+    "tar.gz": _tar,
+    "icml": _icml,
+    "folders": _folders,
+    "emotion-detection": _emotion_detection,
+    "ferplus": _ferplus,
+    "rafdb": _rafdb,
+    "classes": _classes,
+}

@@ -1,0 +1,142 @@
+"""Recognising in which layout a dataset lies on disk."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fer_lib.data import archives
+from fer_lib.data.faceset import SPLITS
+from fer_lib.data.ferplus import FOLDERS, VOTE_FILE
+from fer_lib.data.folders import OWN, parts_of, subfolders
+from fer_lib.data.rafdb import LABELS, PICTURES, basic_folder
+from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS
+
+DEPTH = 2  # folders below the one that is given, as in archive/fer2013/train
+KAGGLE = {
+    "with short names, as in Kaggle's msambare/fer2013": set(EMOTIONS),
+    "with long names, as in Kaggle's ananthu017/emotion-detection-fer": {
+        *("angry", "disgusted", "fearful", "happy", "sad", "surprised", "neutral")
+    },
+}
+LOOKED_FOR = (
+    f"{' or '.join(archives.TABLES)} (also in a zip or tar.gz); {VOTE_FILE} with fer2013.csv or "
+    f"Images/{FOLDERS['train']}; RAF-DB's basic/{LABELS.as_posix()}; class folders such as "
+    f"{', '.join(EMOTIONS)}, also inside train/ and test/"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What was recognised.
+
+    Attributes:
+        kind: "table" (fer2013.csv and the like), "ferplus" (votes with pictures), "rafdb" or
+            "class folders".
+        description: for people, as in "fer2013.csv with the votes of fer2013new.csv".
+        path: the table or its archive, the folder of FER2013Train/ and the others, RAF-DB's basic
+            folder, or the folder of the class folders or of train/ and test/.
+        votes: `fer2013new.csv`, or None.
+    """
+
+    kind: str
+    description: str
+    path: Path
+    votes: Path | None = None
+
+    def digest(self) -> str:
+        """SHA-256 over path, size and time of change of every file that is read."""
+        result = hashlib.sha256(self.kind.encode())
+        for path in filter(None, (self.path, self.votes)):
+            for name, status in sorted(_files(path)):
+                result.update(f"{name}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+        return result.hexdigest()
+
+
+def _files(path: Path) -> list[tuple[str, os.stat_result]]:
+    """Relative names of the files below a folder (or of the file) with their status."""
+    if path.is_file():
+        return [(path.name, path.stat())]
+    return [
+        (os.path.relpath(os.path.join(place, name), path), os.stat(os.path.join(place, name)))
+        for place, _, names in os.walk(path)
+        for name in names
+        if name not in OWN and name[0] != "."
+    ]
+
+
+def recognise(source: Path) -> Layout:
+    """Recognise the layout of a file, or of a folder or one at most two levels below it.
+
+    Raises:
+        InputError: nothing is known there (the sentence says what was looked for), or two places
+            at the same depth are.
+    """
+    if not source.exists():
+        raise InputError(f"{source} does not exist: check --data-dir")
+    if source.is_file() and source.name != VOTE_FILE:
+        return _table(source)
+    level = [source if source.is_dir() else source.parent]
+    for _ in range(DEPTH + 1):
+        found = [layout for folder in level if (layout := _at(folder))]
+        if len(found) > 1:
+            places = " and ".join(str(layout.path) for layout in found[:2])
+            raise InputError(f"{source} holds more than one dataset: give {places} on its own")
+        if found:
+            return found[0]
+        level = [below for folder in level for below in subfolders(folder)]
+    if (source / VOTE_FILE).exists() or source.name == VOTE_FILE:
+        raise InputError(f"{source} holds the votes but no pixels: put fer2013.csv beside them")
+    raise InputError(f"{source} holds no dataset that is known here; looked for {LOOKED_FOR}")
+
+
+def _table(path: Path) -> Layout:
+    """The layout of one file that was given by name."""
+    if path.name.lower().endswith(".csv"):
+        return _with_votes(path, path.name)
+    name = path.name.lower().endswith(archives.SUFFIXES) and archives.table_in(path)
+    if not name:
+        raise InputError(
+            f"{path} holds no table of FER2013; looked for {' or '.join(archives.TABLES)} (if it "
+            "holds pictures, unpack it and give the folder)"
+        )
+    return _with_votes(path, f"{name} inside {path.name}")
+
+
+def _with_votes(path: Path, description: str) -> Layout:
+    votes = path.with_name(VOTE_FILE)
+    if not votes.is_file():
+        return Layout("table", description, path)
+    return Layout("table", f"{description} with the votes of {VOTE_FILE}", path, votes)
+
+
+def _at(folder: Path) -> Layout | None:
+    """The layout of exactly this folder."""
+    if basic := basic_folder(folder):
+        return Layout("rafdb", f"RAF-DB's {LABELS.name} with {PICTURES.as_posix()}/", basic)
+    with os.scandir(folder) as entries:
+        files = {entry.name.lower(): folder / entry.name for entry in entries if entry.is_file()}
+    for name in archives.TABLES:
+        if name in files:
+            return _table(files[name])
+    votes = folder / VOTE_FILE
+    for pictures in (folder / "Images", folder, folder / "data"):
+        if votes.is_file() and (pictures / FOLDERS["train"]).is_dir():
+            return Layout("ferplus", f"{VOTE_FILE} with its pictures", pictures, votes)
+    for name in sorted(files):
+        if name.endswith(archives.SUFFIXES) and archives.table_in(files[name]):
+            return _table(files[name])
+    parts = parts_of(folder)
+    if parts is None:
+        return None
+    return Layout("class folders", _describe(folder, parts), folder)
+
+
+def _describe(folder: Path, parts: dict[str, Path]) -> str:
+    if parts["train"] == folder:
+        return "class folders without splits"
+    names = [f"{parts[part].name}/" for part in SPLITS if part in parts]
+    text = f"class folders in {' and '.join(names)}"
+    classes = {path.name.lower() for path in subfolders(parts["train"])}
+    return next((f"{text} {end}" for end, known in KAGGLE.items() if classes == known), text)

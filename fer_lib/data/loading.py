@@ -1,0 +1,158 @@
+"""Loading a dataset by name: find it, recognise its layout, read it once, then use the cache."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from fer_lib.data import counts, ferplus, folders, rafdb, tables
+from fer_lib.data.acquire import find_source
+from fer_lib.data.faceset import SPLITS, FaceSet, load, save
+from fer_lib.data.layouts import Layout, recognise
+from fer_lib.data.splits import draw_split
+from fer_lib.files import InputError, home, read_json
+
+KINDS = {
+    "fer2013": ("table", "class folders"),
+    "ferplus": ("table", "ferplus"),
+    "rafdb": ("rafdb",),
+}
+"""Layouts in which each public dataset can lie."""
+
+
+def load_faces(
+    dataset: str,
+    data_dir: str | Path | None = None,
+    *,
+    seed: int = 0,
+    say: Callable[[str], object] = print,
+) -> FaceSet:
+    """Load a dataset from wherever it lies; read once, then cached in `data/<dataset>/`.
+
+    Args:
+        dataset: "sample" (drawn faces), "fer2013" (7 classes, original labels, with the votes of
+            FERPlus where fer2013new.csv lies beside fer2013.csv), "ferplus" (8 classes, majority
+            labels), "rafdb", or any other name for class folders of your own in `data_dir`.
+        data_dir: file or folder in any known layout (see `layouts.recognise`). None: the cache,
+            else see `acquire.find_source`.
+        seed: rules the split, and only where the data carries no official one.
+        say: is told in one line what was found and read.
+
+    Raises:
+        InputError: the data cannot be found or used; one sentence with the remedy.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", dataset):
+        raise InputError(f"dataset {dataset!r} must be a plain name, as it names a folder in data/")
+    folder = home() / "data" / dataset
+    if dataset == "sample":
+        return _sample(folder, data_dir, say)
+    manifest = _manifest(folder)
+    source, layout = _source(dataset, data_dir, manifest)
+    if manifest and (layout is None or _origin(layout) == manifest.get("origin")):
+        faces = _resplit(load(folder), seed, folder)
+        _tell(faces, f"from the cache {folder}", say)
+        return faces
+    faces = _read(dataset, layout, seed)
+    faces.manifest |= {
+        "layout": layout.description,
+        "source": str(source),
+        "data_dir": str(source) if data_dir else None,
+        "origin": _origin(layout),
+    }
+    faces.manifest["remarks"] += counts.differences(faces)
+    _save(faces, folder)
+    _tell(faces, f"read from {layout.path}", say)
+    return faces
+
+
+def _manifest(folder: Path) -> dict | None:
+    """The manifest of a complete cache."""
+    there = (folder / "faces.npz").exists() and (folder / "manifest.json").exists()
+    return read_json(folder / "manifest.json") if there else None
+
+
+def _source(
+    dataset: str, data_dir: str | Path | None, manifest: dict | None
+) -> tuple[Path | None, Layout | None]:
+    """What to read or to compare the cache with; None where only the cache is left."""
+    if data_dir or not manifest:
+        source = find_source(dataset, data_dir)
+        return source, recognise(source)
+    try:
+        source = Path(manifest["source"])
+        return source, recognise(source)
+    except (InputError, KeyError):
+        return None, None
+
+
+def _origin(layout: Layout) -> str:
+    """What identifies the source: its place and the digest of its files."""
+    return f"{layout.path} {layout.digest()}"
+
+
+def _save(faces: FaceSet, folder: Path) -> None:
+    # Without its manifest a cache does not count: should the process die between the two files,
+    # the next one reads the source again.
+    (folder / "manifest.json").unlink(missing_ok=True)
+    save(faces, folder)
+
+
+def _resplit(faces: FaceSet, seed: int, folder: Path) -> FaceSet:
+    """Draw the split again where it was drawn with another seed."""
+    split = faces.manifest.get("split", {"official": True})
+    if not split["official"] and not split.get("fixed") and split["seed"] != seed:
+        draw_split(faces, split["fractions"], seed)
+        _save(faces, folder)
+    return faces
+
+
+def _read(dataset: str, layout: Layout, seed: int) -> FaceSet:
+    if layout.kind not in KINDS.get(dataset, (layout.kind,)):
+        raise InputError(
+            f"{layout.path} holds {layout.description}, which is not {dataset}: give another "
+            "folder or another dataset"
+        )
+    if layout.kind == "rafdb":
+        return rafdb.read(dataset, layout.path)
+    if layout.kind == "class folders":
+        return folders.read(dataset, layout.path, seed)
+    if layout.kind == "table":
+        faces = tables.read(dataset, layout.path, layout.votes, seed)
+        return ferplus.keep_majority(faces) if dataset == "ferplus" else faces
+    faces = ferplus.read_votes_and_pictures(dataset, layout.votes, layout.path)
+    return ferplus.keep_majority(faces)
+
+
+def _sample(folder: Path, data_dir: str | Path | None, say: Callable[[str], object]) -> FaceSet:
+    """The drawn faces; drawn again where the code that draws them has changed."""
+    if data_dir:
+        raise InputError("dataset sample is drawn: leave --data-dir out, or name another dataset")
+    code = sorted(Path(__file__).parent.glob("*.py"))
+    origin = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
+    manifest = _manifest(folder)
+    if manifest and manifest.get("origin") == origin:
+        faces = load(folder)
+        _tell(faces, f"from the cache {folder}", say)
+        return faces
+    from fer_lib.data.sample import make_sample
+
+    faces = make_sample()
+    faces.manifest |= {"origin": origin, "split": {"official": True}}
+    _save(faces, folder)
+    _tell(faces, faces.manifest["source"], say)
+    return faces
+
+
+def _tell(faces: FaceSet, how: str, say: Callable[[str], object]) -> None:
+    """One line on what was found and read, and one for each remark."""
+    _, channels, height, width = faces.images.shape
+    splits = ", ".join(f"{len(faces.where(split)):,} {split}" for split in SPLITS)
+    colour = "RGB" if channels == 3 else "grey"
+    facts = [f"{len(faces):,} faces ({splits}), {width}x{height} {colour}"]
+    facts += ["with votes"] if faces.votes is not None else []
+    dropped = faces.manifest.get("dropped", {})
+    facts += [f"{number:,} left out: {reason}" for reason, number in dropped.items()]
+    facts += [faces.mark] if faces.mark else []
+    say(f"{faces.name}: {faces.manifest.get('layout')}, {how}: {'; '.join(facts)}")
+    for remark in faces.manifest.get("remarks", []):
+        say(f"{faces.name}: note: {remark}")

@@ -1,0 +1,106 @@
+"""Reading many picture files into one array."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fer_lib.files import InputError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+SIDE = 48
+DAMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
+SMALL = 32 * 1024  # bytes up to which a thread loses more to the interpreter lock than it wins
+THREADS = 16  # more than cores, to hide the latency of network drives
+
+
+def read_pictures(paths: list[Path]) -> tuple[np.ndarray, list[str]]:
+    """Read pictures as uint8 (N, C, H, W), and say what had to be done to them.
+
+    C is 1 where every picture is grey (three equal channels count as grey), else 3. Pictures of one
+    size keep it; of several sizes, all are cropped to their middle square and resized to 48x48. A
+    rotation that EXIF asks for is done, transparency becomes black, and 16 bits become 8.
+
+    Raises:
+        InputError: a picture is missing or damaged; the sentence names it.
+    """
+    first = _decode(paths[0], _bytes(paths[0]))
+    return _fill(paths, first.size, len(first.getbands()))
+
+
+def _fill(
+    paths: list[Path], size: tuple[int, int], channels: int, resize: bool = False
+) -> tuple[np.ndarray, list[str]]:
+    """Read on the assumption that every picture fits; start again on the first that does not."""
+    images = np.empty((len(paths), size[1], size[0], channels), np.uint8)
+    for i, picture in enumerate(_decoded(paths, resize)):
+        if picture.size != size:
+            return _fill(paths, (SIDE, SIDE), channels, resize=True)
+        if channels == 1 and picture.mode == "RGB":
+            return _fill(paths, size, 3, resize)
+        pixels = np.asarray(picture)
+        images[i] = pixels if pixels.ndim == 3 else pixels[..., None]
+    remark = f"pictures of several sizes: the middle square of each was resized to {SIDE}x{SIDE}"
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), [remark] if resize else []
+
+
+def _decoded(paths: list[Path], resize: bool) -> Iterator[Image.Image]:
+    """Pictures in order, as L or RGB. Files are read ahead by threads, a batch at a time."""
+    decode = _decode_and_fit if resize else _decode
+    small = np.mean([len(_bytes(path)) for path in paths[:8]]) < SMALL
+    batch = 512 if small else 2 * THREADS
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(paths), batch):
+            part = paths[start : start + batch]
+            if small:
+                yield from map(decode, part, pool.map(_bytes, part))
+            else:
+                yield from pool.map(lambda path: decode(path, _bytes(path)), part)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _decode(path: Path, data: bytes) -> Image.Image:
+    """The picture upright, as L (grey) or RGB."""
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+        if "exif" in picture.info or picture.format == "TIFF":
+            picture = ImageOps.exif_transpose(picture)
+        return picture if picture.mode == "L" else _plain(picture)
+    except DAMAGE as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its content is no picture" if unknown else error
+        raise InputError(
+            f"{path} cannot be read as a picture ({reason}): replace it or delete it"
+        ) from None
+
+
+def _decode_and_fit(path: Path, data: bytes) -> Image.Image:
+    return ImageOps.fit(_decode(path, data), (SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+def _plain(picture: Image.Image) -> Image.Image:
+    """Any mode as L or RGB; L where the three channels are equal."""
+    if picture.mode == "1":
+        return picture.convert("L")
+    if picture.mode.startswith("I"):  # 16 bits a pixel
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
+    if picture.has_transparency_data:
+        black = Image.new("RGBA", picture.size, "black")
+        picture = Image.alpha_composite(black, picture.convert("RGBA"))
+    picture = picture.convert("RGB")
+    red, green, blue = np.moveaxis(np.asarray(picture), -1, 0)
+    grey = np.array_equal(red, green) and np.array_equal(green, blue)
+    return picture.getchannel("R") if grey else picture

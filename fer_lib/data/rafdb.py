@@ -1,0 +1,86 @@
+"""Reading RAF-DB's basic set in the layout that its authors send.
+
+Li, Deng, Du: Reliable Crowdsourcing and Deep Locality-Preserving Learning for Expression
+Recognition in the Wild, CVPR 2017, http://www.whdeld.cn/RAF/model1.html. Licensed on request.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from fer_lib.data.faceset import FaceSet
+from fer_lib.data.pictures import read_pictures
+from fer_lib.data.splits import draw_split
+from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS, RAFDB_CODES, canonical
+
+LABELS = Path("EmoLabel", "list_patition_label.txt")
+PICTURES = Path("Image", "aligned")
+SPLIT_SEED = 0
+"""RAF-DB has no validation split; the tenth of train that is held out is the same in every run."""
+
+
+def basic_folder(folder: Path) -> Path | None:
+    """The folder of RAF-DB's basic set, which is `folder` or `folder`/basic; None if neither is."""
+    return next((f for f in (folder / "basic", folder) if (f / LABELS).is_file()), None)
+
+
+def read(name: str, basic: Path) -> FaceSet:
+    """Read the aligned pictures, (N, 3, 100, 100); 10 % of train become the validation split.
+
+    Args:
+        basic: holds EmoLabel/list_patition_label.txt and Image/aligned/.
+
+    Raises:
+        InputError: a line of the label file is not `train_00001.jpg 5`, the pictures are not
+            there, or one is damaged.
+    """
+    stems, labels = _read_labels(basic / LABELS)
+    folder = basic / PICTURES
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist: unpack aligned.zip, which lies beside it")
+    listed = {path.name for path in folder.iterdir()}
+    there = np.array([f"{stem}_aligned.jpg" in listed for stem in stems])
+    if not there.any():
+        raise InputError(f"{folder} holds none of the pictures that {basic / LABELS} names")
+    rows = np.flatnonzero(there)
+    images, remarks = read_pictures([folder / f"{stems[row]}_aligned.jpg" for row in rows])
+    missing = int((~there).sum())
+    faces = FaceSet(
+        name,
+        images,
+        labels[rows],
+        np.array([stems[row].partition("_")[0] for row in rows]).astype("<U5"),
+        np.array([stems[row] for row in rows]),
+        manifest={
+            "dropped": {"picture missing": missing} if missing else {},
+            "remarks": remarks,
+            "mark": "",
+        },
+    )
+    draw_split(faces, {"train": 0.9, "valid": 0.1}, SPLIT_SEED)
+    faces.manifest["split"]["fixed"] = True
+    return faces
+
+
+def _read_labels(path: Path) -> tuple[list[str], np.ndarray]:
+    """Names without suffix, and labels (N,) int64 in the order of `labels.EMOTIONS`."""
+    codes = {str(code): EMOTIONS.index(canonical(name)) for code, name in enumerate(RAFDB_CODES, 1)}
+    stems, labels = [], []
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8", errors="replace").split("\n"), 1
+    ):
+        fields = line.split()
+        if not fields:
+            continue
+        stem = fields[0].removesuffix(".jpg")
+        if len(fields) != 2 or fields[1] not in codes or not stem.startswith(("train_", "test_")):
+            raise InputError(
+                f"{path}, row {number}: {line[:60]!r} is not a picture and a label from 1 to 7, "
+                "as in 'train_00001.jpg 5'"
+            )
+        stems.append(stem)
+        labels.append(codes[fields[1]])
+    if not stems:
+        raise InputError(f"{path} is empty: get it again from the authors of RAF-DB")
+    return stems, np.array(labels, np.int64)

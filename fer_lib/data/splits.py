@@ -1,0 +1,83 @@
+"""Splits for data that carries none: stratified by class, with all copies of an image on one side.
+
+The same on every machine and for any order of the images: nothing is drawn from a generator,
+groups are ordered by a hash of the seed and of their content.
+"""
+
+import hashlib
+
+import numpy as np
+
+from fer_lib.data.copies import copy_groups, near_copies
+from fer_lib.data.faceset import FaceSet
+
+
+def group_keys(images: np.ndarray) -> np.ndarray:
+    """A key for each image that its exact and near copies share, made of their content alone.
+
+    Args:
+        images: (N, C, H, W) uint8.
+
+    Returns:
+        (N,) str: the smallest SHA-256 of the images that are joined, be it through others.
+    """
+    exact = copy_groups(images)
+    _, first = np.unique(exact, return_index=True)
+    keys = np.array([hashlib.sha256(np.ascontiguousarray(images[i])).hexdigest() for i in first])
+    a, b = exact[near_copies(images).pairs].T
+    while True:
+        smaller = keys.copy()
+        for one, other in zip(a, b, strict=True):
+            smaller[one] = smaller[other] = min(smaller[one], smaller[other])
+        if (smaller == keys).all():
+            return keys[exact]
+        keys = smaller
+
+
+def grouped_split(
+    labels: np.ndarray, groups: np.ndarray, fractions: dict[str, float], seed: int
+) -> np.ndarray:
+    """Split by groups, class by class.
+
+    A group goes by the class that most of its members have. Each split but the first gets its
+    fraction of every class, to the image where the sizes of the groups allow it and never more, but
+    one image at least of a class that has as many groups as there are splits. The first gets the
+    rest.
+
+    Args:
+        labels: (N,) int64.
+        groups: (N,) keys, see `group_keys`; equal for images that must stay together.
+        fractions: of each split, as `{"train": 0.8, "valid": 0.1, "test": 0.1}`.
+
+    Returns:
+        (N,) str, the names of the splits.
+    """
+    keys, group = np.unique(groups, return_inverse=True)
+    size = np.bincount(group)
+    votes = np.zeros((len(keys), labels.max(initial=0) + 1), np.int64)
+    np.add.at(votes, (group, labels), 1)
+    label = votes.argmax(1)
+    rest, *others = fractions
+    place = np.full(len(keys), rest, dtype=object)
+    order = np.argsort([hashlib.sha256(f"{seed}|{key}".encode()).hexdigest() for key in keys])
+    for k in np.unique(label):
+        members = order[label[order] == k]
+        quota = {name: round(fractions[name] * size[members].sum()) for name in others}
+        if len(members) >= len(fractions):
+            quota = {name: max(1, number) for name, number in quota.items()}
+        for row in members:
+            name = next((name for name in others if size[row] <= quota[name]), rest)
+            place[row] = name
+            if name != rest:
+                quota[name] -= size[row]
+    return place[group].astype(str)
+
+
+def draw_split(faces: FaceSet, fractions: dict[str, float], seed: int) -> None:
+    """Split anew, in place, the faces that now stand in one of the splits of `fractions`."""
+    rows = np.flatnonzero(np.isin(faces.split, list(fractions)))
+    groups = group_keys(faces.images[rows])
+    split = faces.split.astype("<U5")
+    split[rows] = grouped_split(faces.labels[rows], groups, fractions, seed)
+    faces.split = split
+    faces.manifest["split"] = {"official": False, "seed": seed, "fractions": fractions}

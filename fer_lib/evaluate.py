@@ -1,0 +1,278 @@
+"""Scores from kept probabilities: metrics, bootstrap intervals, paired tests. Needs no torch."""
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_lib.data.audit import clean_test_ids
+from fer_lib.data.faceset import FaceSet
+from fer_lib.data.ferplus import majority
+from fer_lib.files import InputError, replacing
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Class probabilities of validation and test images, by image id.
+
+    Attributes:
+        valid_ids, test_ids: (N,) str.
+        valid_probabilities, test_probabilities: (N, K) float32, rows sum to 1.
+        classes: the K class names, in the order of the columns.
+        fingerprint: SHA-256 over pixels and ids of the images that were predicted. Labels, votes
+            and training images are not in it: the same predictions may be scored against other
+            labels.
+    """
+
+    valid_ids: np.ndarray
+    valid_probabilities: np.ndarray
+    test_ids: np.ndarray
+    test_probabilities: np.ndarray
+    classes: tuple[str, ...]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, faces: FaceSet, valid: np.ndarray, test: np.ndarray) -> "Predictions":
+        """Predictions from the probabilities of `faces.where("valid")` and `("test")`, in order."""
+        ids = [faces.ids[faces.where(split)] for split in ("valid", "test")]
+        valid, test = (np.asarray(array, np.float32) for array in (valid, test))
+        made = cls(ids[0], valid, ids[1], test, tuple(faces.classes), _fingerprint(faces))
+        if problem := made.problem():
+            raise ValueError(problem)
+        return made
+
+    def problem(self) -> str:
+        """What is wrong with the arrays, or ""."""
+        for split in ("valid", "test"):
+            ids, rows = getattr(self, f"{split}_ids"), getattr(self, f"{split}_probabilities")
+            if rows.shape != (len(ids), len(self.classes)):
+                return f"{split}: {rows.shape} probabilities for {len(ids)} images"
+            if len(set(ids.tolist())) != len(ids):
+                return f"{split}: an id stands twice"
+            if not np.allclose(rows.sum(1), 1, atol=1e-3) or (rows < 0).any():
+                return f"{split}: a row is no probability distribution"
+        return ""
+
+
+def _fingerprint(faces: FaceSet) -> str:
+    rows = np.concatenate([faces.where("valid"), faces.where("test")])
+    digest = hashlib.sha256("\n".join(faces.ids[rows].tolist()).encode())
+    digest.update(np.ascontiguousarray(faces.images[rows]))
+    return digest.hexdigest()
+
+
+def save_predictions(path: str | Path, predictions: Predictions) -> None:
+    """Write an npz with one array for each attribute, all or nothing."""
+    with replacing(path) as temporary:
+        np.savez(temporary, **asdict(predictions))
+
+
+def load_predictions(path: str | Path) -> Predictions:
+    """Read what `save_predictions` wrote.
+
+    Raises:
+        InputError: the file is missing, damaged, or not one of predictions.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in Predictions.__dataclass_fields__}
+        classes = tuple(arrays.pop("classes").tolist())
+        read = Predictions(**arrays | {"fingerprint": str(arrays["fingerprint"])}, classes=classes)
+        problem = read.problem()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: train the model first") from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        problem = str(error) or type(error).__name__
+    if problem:
+        raise InputError(
+            f"{path} is no complete file of predictions ({problem}): delete the run folder that "
+            "holds it and train again"
+        )
+    return read
+
+
+def metrics(
+    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Metrics of one set of predictions, as plain numbers.
+
+    A class that no label has scores 0 with support 0 in `per_class`, and stays out of `macro_f1`
+    and `balanced_accuracy`, which average over the classes that occur. Where nothing is predicted
+    as a class, its precision is 0.
+
+    Args:
+        probabilities: (N, K) float, N > 0; the largest is the prediction, the first of equals.
+        labels: (N,) int64.
+        classes: K names.
+
+    Returns:
+        `n`, `accuracy`, `macro_f1`, `balanced_accuracy` (mean-class accuracy), `nll` (nats a
+        image), `weighted` (precision, recall, f1, by support), `per_class` (name -> precision,
+        recall, f1, support), `confusion` (K lists of K counts; rows true, columns predicted).
+    """
+    from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
+    every = np.arange(len(classes))
+    predicted = probabilities.argmax(1)
+    scored = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    weighted = precision_recall_fscore_support(
+        labels, predicted, labels=every, average="weighted", zero_division=0
+    )
+    exact = probabilities.astype(np.float64)
+    confusion = confusion_matrix(labels, predicted, labels=every)
+    keys = ("precision", "recall", "f1", "support")
+    return {
+        "n": len(labels),
+        **{name: float(value[0]) for name, value in _summary(confusion[None]).items()},
+        "nll": float(log_loss(labels, exact / exact.sum(1, keepdims=True), labels=every)),
+        "weighted": {key: float(x) for key, x in zip(keys[:3], weighted[:3], strict=True)},
+        "per_class": {
+            name: dict(zip(keys, [*map(float, row[:3]), int(row[3])], strict=True))
+            for name, row in zip(classes, np.transpose(scored), strict=True)
+        },
+        "confusion": confusion.tolist(),
+    }
+
+
+def _summary(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Accuracy, macro-F1 and balanced accuracy of many confusion matrices (B, K, K): (B,) each."""
+    hits = np.diagonal(confusion, axis1=1, axis2=2).astype(float)
+    actual, predicted = confusion.sum(2), confusion.sum(1)
+    occurs = (actual > 0).sum(1)
+    recall = hits / np.maximum(actual, 1)
+    # A class without a label has no hits, so adds 0 to both sums.
+    f1 = 2 * hits / np.maximum(actual + predicted, 1)
+    return {
+        "accuracy": hits.sum(1) / confusion.sum((1, 2)),
+        "macro_f1": f1.sum(1) / occurs,
+        "balanced_accuracy": recall.sum(1) / occurs,
+    }
+
+
+def bootstrap(
+    confusion: np.ndarray | Sequence[Sequence[int]],
+    n: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, list[float]]:
+    """Percentile bootstrap intervals of accuracy, macro-F1 and balanced accuracy.
+
+    Drawing images with replacement draws the cells of the confusion matrix from a multinomial, and
+    all three are functions of its counts: this is the ordinary bootstrap over images, exactly, in
+    milliseconds. Scores of a draw average over the classes that occur in it, as in `metrics`.
+
+    Args:
+        confusion: (K, K) counts; rows true, columns predicted.
+        n: draws.
+        seed: the same seed gives the same intervals.
+        level: coverage.
+
+    Returns:
+        `{"accuracy": [low, high], "macro_f1": ..., "balanced_accuracy": ...}`.
+    """
+    counts = np.asarray(confusion)
+    share = counts.ravel() / counts.sum()
+    draws = np.random.default_rng(seed).multinomial(counts.sum(), share, size=n)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    scores = _summary(draws.reshape(n, *counts.shape))
+    return {name: np.quantile(value, tails).tolist() for name, value in scores.items()}
+
+
+def evaluate(faces: FaceSet, predictions: Predictions, split: str = "test") -> dict[str, Any]:
+    """Score the predictions of a split ("test" or "valid") in all the ways of the protocol.
+
+    Returns:
+        `full`: `metrics` on every image, with their 95 % `interval` (see `bootstrap`).
+        `clean` (test only): the same on `audit.clean_test_ids`.
+        `ferplus_majority` (where there are votes): the same against the labels of FERPlus's
+        `majority` mode, with the number of images `left_out` for having none (`no_majority`), or
+        one that is no class of the model (`no_class`: contempt, for seven classes).
+        A part that no image belongs to is None.
+
+    Raises:
+        InputError: the predictions are not those of exactly these images, or of other classes.
+    """
+    rows = faces.where(split)
+    probabilities = _aligned(faces, predictions, split)
+    labels = faces.labels[rows]
+    result = {"full": _scored(probabilities, labels, faces.classes)}
+    if split == "test":
+        clean = np.isin(faces.ids[rows], clean_test_ids(faces))
+        result["clean"] = _scored(probabilities[clean], labels[clean], faces.classes)
+    if faces.votes is not None:
+        winner = majority(faces.votes[rows])
+        known = (winner >= 0) & (winner < len(faces.classes))
+        part = _scored(probabilities[known], winner[known], faces.classes)
+        left_out = {
+            "no_majority": int((winner < 0).sum()),
+            "no_class": int((winner >= len(faces.classes)).sum()),
+        }
+        result["ferplus_majority"] = part and {**part, "left_out": left_out}
+    return result
+
+
+def _scored(
+    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any] | None:
+    if not len(labels):
+        return None
+    result = metrics(probabilities, labels, classes)
+    return {**result, "interval": bootstrap(result["confusion"])}
+
+
+def _aligned(faces: FaceSet, predictions: Predictions, split: str) -> np.ndarray:
+    """Probabilities (n, K) in the order of `faces.where(split)`."""
+    if predictions.classes != tuple(faces.classes):
+        raise InputError(
+            f"the predictions are for the classes {', '.join(predictions.classes)}, but "
+            f"{faces.name} has {', '.join(faces.classes)}: predict with a model trained on those"
+        )
+    wanted = faces.ids[faces.where(split)].tolist()
+    ids = getattr(predictions, f"{split}_ids").tolist()
+    missing, other = sorted(set(wanted) - set(ids)), sorted(set(ids) - set(wanted))
+    if missing or other:
+        raise InputError(
+            f"the predictions lack {len(missing)} of the {len(wanted)} {split} images of "
+            f"{faces.name} and have {len(other)} others (as {(missing + other)[0]!r}): use the "
+            "data that the model was trained with, or predict again"
+        )
+    if predictions.fingerprint != _fingerprint(faces):
+        raise InputError(
+            f"the predictions were made on other pictures than those of {faces.name}, under the "
+            "same ids: use the data that the model was trained with, or predict again"
+        )
+    row_of = {name: row for row, name in enumerate(ids)}
+    order = [row_of[name] for name in wanted]
+    return getattr(predictions, f"{split}_probabilities")[order]
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
+    """Two-sided exact p value that two models are equally often right on the same images.
+
+    Only the images on which exactly one of them is right count: under the hypothesis each model
+    has half of those (binomial). 1.0 where there are none.
+
+    Args:
+        correct_a, correct_b: (N,) bool, row i of both the same image.
+    """
+    from scipy.stats import binomtest
+
+    a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
+    if a.shape != b.shape:
+        raise ValueError(f"paired answers on the same images needed, got {a.shape} and {b.shape}")
+    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """P values adjusted for their number by Holm's step-down method, in the given order, (M,)."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted

@@ -1,0 +1,240 @@
+"""What learns: model, optimizer, schedule and batches on the device. Knows nothing of files."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast, gather_object
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from fer_lib.augment import Prepare, mix
+from fer_lib.batches import Batches, probabilities, targets
+from fer_lib.checkpoints import load_into
+from fer_lib.data.faceset import FaceSet
+from fer_lib.files import InputError
+from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
+from fer_lib.models import create_model
+from fer_lib.optim import choose_precision, parameter_groups, schedules
+from fer_lib.recipes import TrainConfig
+
+
+def training_rows(faces: FaceSet, config: TrainConfig) -> np.ndarray:
+    """Rows of the training images used: all, or `config.limit` of them drawn by the seed."""
+    rows = faces.where("train")
+    if config.limit is None or config.limit >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng(config.seed).permutation(rows)[: config.limit])
+
+
+class Learner:
+    """One model in training; knows nothing of files, nor which model it is.
+
+    Attributes:
+        core: the bare model; `ema`: its moving average, or None.
+        held_out: uint8 images (N, C, H, W) of "valid" and "test", on the device.
+    """
+
+    def __init__(self, config: TrainConfig, faces: FaceSet, *, progress: bool = False):
+        self.config, self.progress = config, progress
+        self.precision = choose_precision(config)
+        # Several trainings of one process may differ in precision; accelerate's state is global.
+        AcceleratorState._reset_state()
+        unused = DistributedDataParallelKwargs(find_unused_parameters=bool(config.frozen))
+        self.accelerator = Accelerator(
+            mixed_precision=self.precision,
+            gradient_accumulation_steps=config.accumulate,
+            kwargs_handlers=[unused],
+        )
+        self.device = self.accelerator.device
+        self.set_up_data(faces)
+        self.set_up_model(len(faces.classes))
+
+    def set_up_data(self, faces: FaceSet) -> None:
+        device = self.device
+        rows = training_rows(faces, self.config)
+        if not len(rows) or not len(faces.where("valid")):
+            raise InputError(f"{faces.name} has no training or no validation images")
+        soft = torch.from_numpy(targets(faces, rows, self.config.labels)).to(device)
+        self.batches = Batches(
+            torch.from_numpy(faces.images[rows]).to(device),
+            soft,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+        self.held_out = {
+            split: torch.from_numpy(faces.images[faces.where(split)]).to(device)
+            for split in ("valid", "test")
+        }
+        self.valid_labels = torch.from_numpy(faces.labels[faces.where("valid")]).to(device)
+        tau = self.config.logit_adjustment
+        self.criterion = SoftCrossEntropy(
+            weight=inverse_frequency(soft) if self.config.class_weights else None,
+            smoothing=self.config.label_smoothing,
+            adjustment=tau * log_prior(soft) if tau else None,
+        )
+
+    def set_up_model(self, classes: int) -> None:
+        config = self.config
+        torch.manual_seed(config.seed)
+        core = create_model(config.model, num_classes=classes, **config.options)
+        self.core = core.to(self.device, memory_format=torch.channels_last)
+        self.prepare = Prepare(core.pretrained_cfg, self.device)
+        self.ema = (
+            ModelEmaV3(core, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
+        )
+        fused = {"fused": True} if config.optimizer == "adamw" else {}
+        raw = create_optimizer_v2(
+            parameter_groups(core, config),
+            opt=config.optimizer,
+            lr=config.lr,
+            momentum=config.momentum,
+            **fused,
+        )
+        self.schedule, self.plateau = schedules(config, raw, len(self.batches))
+        model = torch.compile(core) if config.compile else core
+        self.model, self.optimizer = self.accelerator.prepare(model, raw)
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train one epoch, counted from 0; its part of a row of `metrics.csv`.
+
+        Raises:
+            FloatingPointError: the loss was infinite or NaN at a step.
+        """
+        config, steps = self.config, len(self.batches)
+        self.freeze(config.frozen_at(epoch))
+        # Dropout draws from torch's own generator, the rest from this one: both by epoch and rank.
+        seed = (config.seed * 1_000_003 + epoch) * 64 + self.accelerator.process_index
+        torch.manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        losses = torch.zeros(steps, device=self.device)
+        extra: dict[str, Tensor] = {}
+        correct = torch.zeros(2, device=self.device, dtype=torch.int64)  # right, seen
+        for step, (images, soft) in enumerate(self.bar(epoch)):
+            for part, answer in zip(
+                images.chunk(config.accumulate), soft.chunk(config.accumulate), strict=True
+            ):
+                x = self.prepare(part, config.augmentation, generator)
+                x, answer = mix(x, answer, generator, mixup=config.mixup, cutmix=config.cutmix)
+                logits, loss = self.step(x, answer, extra)
+                losses[step] += loss / config.accumulate
+                correct[0] += (logits.argmax(1) == answer.argmax(1)).sum()
+                correct[1] += len(x)
+        losses = self.accelerator.reduce(losses, "mean").cpu()
+        self.check_finite(losses, epoch)
+        correct = self.accelerator.reduce(correct, "sum").tolist()
+        return {
+            "train_loss": losses.mean().item(),
+            "train_accuracy": correct[0] / correct[1],
+            "train_images": correct[1],
+            **{name: value.item() / (steps * config.accumulate) for name, value in extra.items()},
+        }
+
+    def step(self, x: Tensor, answer: Tensor, extra: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Forward, backward and update, without a synchronisation of the device."""
+        with self.accelerator.accumulate(self.model):
+            logits = self.model(x.contiguous(memory_format=torch.channels_last))
+            loss = self.criterion(logits, answer)
+            if hasattr(self.core, "auxiliary_losses"):
+                for name, value in self.core.auxiliary_losses(answer).items():
+                    extra[name] = extra.get(name, 0) + value.detach()
+                    loss = loss + value
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients and self.config.clip_grad:
+                self.accelerator.clip_grad_norm_(self.core.parameters(), self.config.clip_grad)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if self.accelerator.sync_gradients:
+                self.schedule.step()
+                if self.ema:
+                    self.ema.update(self.core, self.schedule.last_epoch)
+        return logits.detach(), loss.detach()
+
+    def freeze(self, names: tuple[str, ...]) -> None:
+        """Training mode and gradients for all but the modules and parameters named."""
+        inside = lambda name: any(name == f or name.startswith(f + ".") for f in names)  # noqa: E731
+        self.model.train()
+        for name, module in self.core.named_modules():
+            if inside(name):
+                module.eval()
+        for name, parameter in self.core.named_parameters():
+            parameter.requires_grad_(not inside(name))
+
+    def check_finite(self, losses: Tensor, epoch: int) -> None:
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            raise FloatingPointError(
+                f"the loss became {losses[step].item()} at step {step + 1} of "
+                f"epoch {epoch + 1}. Lower lr "
+                f"({self.config.lr}), set clip_grad, or train with precision=no"
+            )
+
+    def predict(self, images: Tensor, model: nn.Module, precision: str) -> Tensor:
+        """Probabilities of all images, shared among the processes; each gets the whole."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        mine = probabilities(model, images[rank::world], self.prepare, precision=precision)
+        if world == 1:
+            return mine
+        whole = mine.new_zeros(len(images), mine.shape[1])
+        for other, part in enumerate(gather_object([mine.cpu()])):
+            whole[other::world] = part.to(whole.device)
+        return whole
+
+    @property
+    def kept(self) -> nn.Module:
+        """The weights that are validated and saved: the moving average where there is one."""
+        return self.ema.module if self.ema else self.core
+
+    def validate(self) -> dict[str, float]:
+        """Loss and accuracy on the validation images; the rest of a row of `metrics.csv`."""
+        model = self.kept
+        for buffer in model.buffers():  # batch statistics are those of the main process
+            broadcast(buffer)
+        p = self.predict(self.held_out["valid"], model, self.precision)
+        loss = nn.functional.nll_loss(p.clamp(min=1e-12).log(), self.valid_labels)
+        accuracy = (p.argmax(1) == self.valid_labels).float().mean()
+        return {
+            "valid_loss": loss.item(),
+            "valid_accuracy": accuracy.item(),
+            "valid_images": len(p),
+        }
+
+    def bar(self, epoch: int) -> Any:
+        """The batches of an epoch, with a progress bar where one is wanted."""
+        batches = self.batches.epoch(epoch)
+        if not (self.progress and self.accelerator.is_main_process):
+            return batches
+        from tqdm.auto import tqdm
+
+        title = f"{self.config.model} {epoch + 1}/{self.config.epochs}"
+        return tqdm(batches, total=len(self.batches), desc=title, leave=False)
+
+    def parts(self) -> dict[str, Any]:
+        """What has a state of its own, by name. Draws have none: they follow from the epoch."""
+        every = {
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "plateau": self.plateau,
+            "scaler": self.accelerator.scaler,
+        }
+        return {name: part for name, part in every.items() if part is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        models = {"model": self.core.state_dict()}
+        if self.ema:
+            models["ema"] = self.ema.module.state_dict()
+        return models | {name: part.state_dict() for name, part in self.parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any], source: str) -> None:
+        """Inverse of `state_dict`; InputError, naming `source`, where it is of another model."""
+        load_into(self.core, state["model"], source)
+        if self.ema:
+            load_into(self.ema.module, state["ema"], source)
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])

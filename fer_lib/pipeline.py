@@ -1,0 +1,272 @@
+"""The whole project in one command: every stage is a notebook, executed headlessly by papermill.
+
+    python -m fer_lib.pipeline
+    python -m fer_lib.pipeline --dataset fer2013 --data-dir DIR --preset quick --stages 01,03
+
+A stage runs again only when its notebook, its parameters, the package's code or one of its input
+files changed, or an output is missing. After a failure the same command goes on where it stopped.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fer_lib.data.acquire import source_key
+from fer_lib.files import InputError, home, read_json, replacing, write_json
+from fer_lib.recipes import PRESETS, default_preset
+from fer_lib.runs import runs_folder
+from fer_lib.train import setting
+
+CELL_TIMEOUT = 48 * 3600  # seconds: the longest training of a full run is one cell
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A notebook and the files by which it meets the other stages.
+
+    Attributes:
+        name: stem of the notebook.
+        inputs, outputs: glob patterns over {data}, {runs}, {dataset}, {preset} and {seed}; each
+            must match at least one file, before and after the stage.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+RESULTS = "{runs}/*_{dataset}_s*/results.json"
+STAGES = (
+    Stage("01_data", (), ("{data}/faces.npz", "{data}/manifest.json", "{data}/audit.json")),
+    Stage(
+        "03_cnn",
+        ("{data}/manifest.json",),
+        (
+            "{runs}/*_baseline_cnn_{dataset}_s{seed}/results.json",
+            "{runs}/*_attention_cnn_{dataset}_s{seed}/results.json",
+        ),
+    ),
+    Stage(
+        "09_evaluation",
+        ("{data}/audit.json", RESULTS),
+        ("{runs}/*_{dataset}_s*/evaluation.json",),
+    ),
+    Stage(
+        "10_comparison",
+        ("{data}/manifest.json", RESULTS),
+        ("{runs}/comparison_{dataset}_{preset}/comparison.*",),
+    ),
+)
+
+
+class Pipeline:
+    """The stages for one dataset, preset and seed.
+
+    Args:
+        parameters: given to every notebook that has them.
+        extra: parameters of single notebooks; each must be known to a stage that is run.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: str = "sample",
+        preset: str | None = None,
+        data_dir: str | None = None,
+        seed: int = 0,
+        runs: str | None = None,
+        stages: str | None = None,
+        extra: dict[str, Any] | None = None,
+    ):
+        self.dataset, self.seed, self.data_dir = dataset, seed, data_dir
+        self.preset = preset or default_preset(dataset)
+        self.runs = runs_folder(runs).resolve()
+        self.data = home() / "data" / dataset
+        self.folder = self.runs / f"notebooks_{dataset}_{self.preset}_s{seed}"
+        self.stages = choose_stages(stages)
+        self.parameters = {
+            "dataset": dataset,
+            "preset": self.preset,
+            "data_dir": str(Path(data_dir).resolve()) if data_dir else None,
+            "seed": seed,
+            "runs_dir": str(self.runs),
+            "interactive": False,
+        }
+        self.extra = extra or {}
+        self.known = {stage.name: notebook_parameters(notebook(stage)) for stage in self.stages}
+        if unknown := set(self.extra) - set().union(*self.known.values()):
+            raise InputError(
+                f"no stage that is run has the parameter {', '.join(sorted(unknown))}; there are "
+                f"{', '.join(sorted(set().union(*self.known.values())))}"
+            )
+
+    def run(self) -> list[tuple[str, str, float]]:
+        """Run what is not up to date; return (stage, what was done, seconds) for each.
+
+        Raises:
+            InputError: an input is missing, or a stage failed; the ones before it are kept.
+        """
+        done = []
+        for number, stage in enumerate(self.stages, 1):
+            print(f"[{number}/{len(self.stages)}] {stage.name}", flush=True)
+            start = time.perf_counter()
+            key = self.key(stage)
+            if self.up_to_date(stage, key):
+                done.append((stage.name, "up to date", 0.0))
+                continue
+            self.execute(stage)
+            if absent := self.missing(stage, stage.outputs):
+                raise InputError(f"{stage.name} ended without writing {absent[0]}")
+            state = self.state() | {stage.name: key}
+            write_json(self.folder / "state.json", state)
+            done.append((stage.name, "run", time.perf_counter() - start))
+        return done
+
+    def files(self, pattern: str) -> list[Path]:
+        """Files that a pattern of a stage matches, sorted."""
+        values = {"dataset": self.dataset, "preset": self.preset, "seed": self.seed}
+        for name, root in (("data", self.data), ("runs", self.runs)):
+            if pattern.startswith(prefix := "{" + name + "}/"):
+                return sorted(root.glob(pattern.removeprefix(prefix).format(**values)))
+        raise ValueError(pattern)
+
+    def missing(self, stage: Stage, patterns: tuple[str, ...]) -> list[str]:
+        return [pattern for pattern in patterns if not self.files(pattern)]
+
+    def key(self, stage: Stage) -> str:
+        """SHA-256 of all that the outputs of a stage depend on."""
+        if absent := self.missing(stage, stage.inputs):
+            raise InputError(
+                f"{stage.name} needs {absent[0].format_map(self.shown())}, which no stage has "
+                "written: run the stages before it too"
+            )
+        digest = hashlib.sha256()
+        source = source_key(self.dataset, self.data_dir) if not stage.inputs else ""
+        digest.update(json.dumps([self.values(stage), source], sort_keys=True).encode())
+        digest.update(notebook(stage).read_bytes())
+        for path in sorted(Path(__file__).parent.rglob("*.py")):
+            digest.update(path.read_bytes())
+        for path in (path for pattern in stage.inputs for path in self.files(pattern)):
+            digest.update(f"{path}{hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+        return digest.hexdigest()
+
+    def shown(self) -> dict[str, Any]:
+        return {"data": self.data, "runs": self.runs, **self.parameters}
+
+    def values(self, stage: Stage) -> dict[str, Any]:
+        """The parameters that a stage's notebook takes."""
+        every = self.parameters | self.extra
+        return {name: every[name] for name in self.known[stage.name] if name in every}
+
+    def state(self) -> dict[str, str]:
+        path = self.folder / "state.json"
+        return read_json(path) if path.exists() else {}
+
+    def up_to_date(self, stage: Stage, key: str) -> bool:
+        return self.state().get(stage.name) == key and not self.missing(stage, stage.outputs)
+
+    def execute(self, stage: Stage) -> None:
+        """Execute a notebook into the folder of executed notebooks, and write it as HTML."""
+        import papermill
+        from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+        target = self.folder / f"{stage.name}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            papermill.execute_notebook(
+                notebook(stage),
+                target,
+                self.values(stage),
+                kernel_name="python3",
+                progress_bar=sys.stderr.isatty(),
+                stdout_file=sys.stdout,
+                execution_timeout=CELL_TIMEOUT,
+                cwd=target.parent,
+            )
+        except papermill.PapermillExecutionError as error:
+            reason = f"cell {error.exec_count} ended with {error.ename}: {error.evalue}"
+        except (CellTimeoutError, DeadKernelError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            write_html(target)
+            return
+        raise InputError(
+            f"{stage.name} failed, {reason}; see {target}. The same command goes on here"
+        )
+
+
+def choose_stages(text: str | None) -> tuple[Stage, ...]:
+    """Stages by number or name, comma-separated, in their order; None for all."""
+    if text is None:
+        return STAGES
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    chosen = []
+    for part in wanted:
+        match = [stage for stage in STAGES if part in (stage.name, stage.name.split("_")[0])]
+        if not match:
+            known = ", ".join(stage.name for stage in STAGES)
+            raise InputError(f"stage {part!r} is unknown: the stages are {known}")
+        chosen += match
+    return tuple(stage for stage in STAGES if stage in chosen)
+
+
+def notebook(stage: Stage) -> Path:
+    """The notebook of a stage, in the checkout."""
+    path = Path(__file__).resolve().parent.parent / "notebooks" / f"{stage.name}.ipynb"
+    if not path.exists():
+        raise InputError(f"{path} does not exist: the pipeline runs from a clone of the repository")
+    return path
+
+
+def notebook_parameters(path: Path) -> set[str]:
+    """Names in the cell tagged `parameters`."""
+    import papermill
+
+    return set(papermill.inspect_notebook(str(path)))
+
+
+def write_html(path: Path) -> None:
+    """Write an executed notebook beside itself as HTML."""
+    from nbconvert import HTMLExporter
+
+    body, _ = HTMLExporter().from_filename(str(path))
+    with replacing(path.with_suffix(".html")) as temporary:
+        temporary.write_text(body, encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line; what the user can mend ends it with one sentence and status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fer_lib.pipeline", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--dataset", default="sample", help="sample, fer2013, ferplus, rafdb, …")
+    parser.add_argument("--data-dir", help="folder or file of the data")
+    parser.add_argument("--preset", choices=PRESETS, help="default: sample, or quick on real data")
+    parser.add_argument("--stages", help="for instance 01,03; default: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", help="folder of all runs; default: runs/")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", dest="extra",
+                        help="parameters of single notebooks")  # fmt: skip
+    args = vars(parser.parse_args(arguments))
+    try:
+        args["extra"] = dict(map(setting, args["extra"]))
+        pipeline = Pipeline(**args)
+        done = pipeline.run()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    print()
+    for name, what, seconds in done:
+        print(f"{name:16} {what:12} {seconds:8.1f} s")
+    print(f"{'':16} {'total':12} {sum(row[2] for row in done):8.1f} s")
+    print(f"executed notebooks: {pipeline.folder}")
+    for path in pipeline.files("{runs}/comparison_{dataset}_{preset}/comparison.md"):
+        print(f"comparison: {path}\n\n{path.read_text(encoding='utf-8')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""The audit finds exactly what was planted, and on the real data the known numbers."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_lib.data import tables
+from fer_lib.data.audit import audit, clean_test_ids, plurality
+from fer_lib.data.copies import near_copies
+from fer_lib.data.faceset import FaceSet
+from fer_lib.data.sample import make_sample
+from fer_lib.labels import VOTES
+
+TRAIN, TEST = slice(0, 60), slice(80, 120)
+
+
+def smooth_noise(n: int) -> np.ndarray:
+    """(n, 1, 48, 48) uint8, blotches of a few pixels, unlike each other."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(40, 200, (n, 1, 12, 12))
+    fine = rng.integers(-15, 16, (n, 1, 48, 48))
+    return (coarse.repeat(4, 2).repeat(4, 3) + fine).astype(np.uint8)
+
+
+@pytest.fixture
+def faces() -> FaceSet:
+    """120 images of 7 classes without any copy."""
+    split = np.repeat(["train", "valid", "test"], [60, 20, 40])
+    ids = np.array([f"face{row:03d}" for row in range(120)])
+    return FaceSet("noise", smooth_noise(120), np.arange(120) % 7, split, ids)
+
+
+def test_the_audit_finds_the_planted_copies(faces):
+    images, labels = faces.images, faces.labels
+    images[[80, 81]] = images[0]  # two test images in training: one group of 3
+    images[82] = images[60]  # one in validation
+    images[84] = images[83]  # twice in the test set alone
+    images[2] = images[1]  # twice in training alone
+    labels[[0, 80, 81, 60, 82, 83, 84, 1, 2]] = [3, 3, 5, 1, 1, 0, 0, 2, 4]
+    images[90] = images[10][..., ::-1]  # near, clean of exact copies, mirrored
+    images[70] = images[91] // 2 + 40
+    images[92] = images[0] // 2 + 40  # near a group that itself spans training and test
+    labels[[90, 10, 91, 70, 92]] = [6, 6, 2, 1, 3]
+    found = audit(faces)
+    json.dumps(found, allow_nan=False)
+
+    assert (found["images"], found["distinct"]) == (120, 115)
+    test = found["copies"].pop("test")
+    assert found["copies"] == {
+        "groups": 4,
+        "images": 9,
+        "largest": 3,
+        "across_splits": 2,
+        "conflicting_labels": 2,
+    }
+    assert (test["in_train"], test["in_train_or_valid"]) == (2, 3)
+    assert {name: row["in_train"] for name, row in test["by_class"].items() if row["in_train"]} == {
+        "happy": 1,
+        "surprise": 1,
+    }
+    assert test["by_class"]["disgust"]["in_train_or_valid"] == 1
+    assert sum(row["test"] for row in test["by_class"].values()) == 40
+
+    near = found["near_copies"]
+    assert (near["pairs"], near["mirrored"]) == (3, 1)
+    assert (near["across_splits"], near["within_split"]) == (3, 0)
+    # Pair (0, 92): group 0 has a label 5 in it.
+    assert (near["different_labels"], near["same_label"]) == (2, 1)
+    assert (near["test"]["in_train"], near["test"]["in_train_or_valid"]) == (2, 3)
+    assert near["test"]["by_class"]["fear"] == {
+        "test": int((labels[TEST] == 2).sum()),
+        "in_train": 0,
+        "in_train_or_valid": 1,
+    }
+
+    assert found["clean_test"] == {"images": 37, "distinct": 36}
+    expected = np.delete(faces.ids[TEST], [0, 1, 2, 4]).tolist()
+    assert found["clean_test_ids"] == clean_test_ids(faces).tolist() == expected
+    assert found["votes"] is None
+
+
+def test_near_copies_of_a_dirty_test_image_add_nothing_to_the_leak(faces):
+    faces.images[80] = faces.images[0]
+    faces.images[1] = faces.images[0] // 2 + 40
+    found = audit(faces)
+    assert found["copies"]["test"]["in_train"] == 1
+    assert found["near_copies"]["pairs"] == 1
+    assert found["near_copies"]["test"]["in_train"] == 0
+
+
+def test_two_groups_that_both_span_the_splits_are_near_across_them(faces):
+    faces.images[80] = faces.images[0]
+    faces.images[[1, 81]] = faces.images[0] // 2 + 40
+    near = audit(faces)["near_copies"]
+    assert (near["pairs"], near["across_splits"], near["within_split"]) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("rows", [TRAIN, TEST])
+def test_a_set_without_some_splits_can_be_audited(faces, rows):
+    part = faces.subset(rows)
+    found = audit(part)
+    assert found["copies"]["groups"] == found["near_copies"]["pairs"] == 0
+    assert len(found["clean_test_ids"]) == (40 if rows is TEST else 0)
+
+
+def test_a_tie_goes_to_the_first_of_the_columns_of_ferplus():
+    votes = np.zeros((4, 10))
+    columns = {name: k for k, name in enumerate(VOTES)}
+    for row, (first, second) in enumerate(
+        [("neutral", "fear"), ("surprise", "fear"), ("fear", "contempt"), ("sad", "not a face")]
+    ):
+        votes[row, [columns[first], columns[second]]] = 5
+    winners = [VOTES[k] for k in plurality(votes)]
+    assert winners == ["neutral", "surprise", "fear", "sad"]
+
+
+def one_by_one(votes: np.ndarray) -> float:
+    """Agreement of each single vote with the plurality of the others, by loops."""
+    agree = []
+    for row in votes.astype(int):
+        for column in np.repeat(np.arange(10), row):
+            others = row.copy()
+            others[column] -= 1
+            if others.any():
+                agree.append(plurality(others[None])[0] == column)
+    return float(np.mean(agree))
+
+
+def test_agreement_with_votes(faces):
+    rng = np.random.default_rng(2)
+    chance = rng.dirichlet(np.full(10, 0.4), len(faces))
+    faces.votes = np.stack([rng.multinomial(10, p) for p in chance]).astype(np.float32)
+    faces.votes[[5, 6]] = 0
+    faces.votes[6, VOTES.index("not a face")] = 10
+    faces.votes[7] = 0
+    faces.votes[7, 3] = 1  # a lone annotator has no others to agree with
+    voted = np.delete(np.arange(120), np.flatnonzero(faces.votes[:, :8].sum(1) == 0))
+    winner, labels = plurality(faces.votes[voted]), faces.labels[voted]
+    found = audit(faces)["votes"]
+
+    assert found["left_out"] == 120 - len(voted) >= 2
+    assert found["images"] == len(voted)
+    assert found["label_agrees"] == pytest.approx((winner == labels).mean())
+    fear = labels == 2
+    assert found["label_agrees_by_class"]["fear"] == pytest.approx((winner[fear] == 2).mean())
+    counts = np.array(found["confusion"]["counts"])
+    assert counts.shape == (7, 10)
+    assert counts.sum() == len(voted)
+    assert counts[2, 4] == ((labels == 2) & (winner == 4)).sum()
+    assert found["annotator_agrees"] == pytest.approx(one_by_one(faces.votes[voted]))
+
+
+def test_unanimous_votes_agree_wholly(faces):
+    faces.votes = np.eye(10, dtype=np.float32)[faces.labels] * 10
+    found = audit(faces)["votes"]
+    assert found["label_agrees"] == found["annotator_agrees"] == 1
+    assert found["ties"] == found["left_out"] == 0
+    assert found["on_majority"] == {"images": 120, "label_agrees": 1, "annotator_agrees": 1}
+
+
+def test_the_audit_finds_exactly_what_the_drawn_faces_hide():
+    faces = make_sample(1000, seed=3)
+    planted, found = faces.manifest["planted"], audit(faces, threshold=0.95)
+    assert planted["exact_groups"] > 10
+    assert found["copies"]["groups"] == planted["exact_groups"]
+    assert found["copies"]["images"] == planted["exact_images"]
+    assert found["copies"]["across_splits"] == planted["groups_across_splits"]
+    assert found["copies"]["conflicting_labels"] == planted["conflicting_groups"]
+    assert found["near_copies"]["pairs"] == len(planted["near"]) > 4
+    near = near_copies(faces.images, 0.95)
+    assert {frozenset(faces.ids[pair]) for pair in near.pairs} == set(
+        map(frozenset, planted["near"])
+    )
+    wrong = faces.labels != faces.truth
+    agrees = plurality(faces.votes) == faces.labels
+    assert agrees[wrong].mean() < 0.3 < 0.7 < agrees[~wrong].mean()
+
+
+@pytest.fixture(scope="module")
+def fer2013() -> FaceSet:
+    if "FER_DATA" not in os.environ:
+        pytest.skip("set FER_DATA to a folder with fer2013.csv and fer2013new.csv")
+    folder = Path(os.environ["FER_DATA"])
+    return tables.read("fer2013", folder / "fer2013.csv", folder / "fer2013new.csv", seed=0)
+
+
+@pytest.fixture(scope="module")
+def known(fer2013) -> dict:
+    start = time.perf_counter()
+    found = audit(fer2013)
+    assert time.perf_counter() - start < 60
+    return found
+
+
+def test_the_known_numbers_of_fer2013(known):
+    found = known
+    assert (found["images"], found["distinct"]) == (35887, 34034)
+    copies = found["copies"]
+    keys = ("groups", "images", "largest", "across_splits", "conflicting_labels")
+    assert [copies[key] for key in keys] == [1516, 3369, 12, 557, 56]
+    test = copies["test"]
+    assert (test["in_train"], test["in_train_or_valid"]) == (288, 314)
+    assert test["by_class"]["surprise"] == {"test": 416, "in_train": 118, "in_train_or_valid": 128}
+    assert test["by_class"]["disgust"] == {"test": 55, "in_train": 16, "in_train_or_valid": 17}
+    assert found["clean_test"] == {"images": 3275, "distinct": 3268}
+    near = found["near_copies"]
+    assert (near["pairs"], near["mirrored"]) == (1647, 20)
+
+
+def test_the_known_agreement_of_fer2013_with_ferplus(known):
+    found = known["votes"]
+    assert (found["images"], found["left_out"]) == (35711, 176)
+    assert found["label_agrees"] == pytest.approx(0.63, abs=0.005)
+    assert found["label_agrees_by_class"]["fear"] == pytest.approx(0.13, abs=0.005)
+    assert found["annotator_agrees"] == pytest.approx(0.70, abs=0.005)
+    assert found["on_majority"]["images"] == 25060 + 3199 + 3153
+    assert found["on_majority"]["annotator_agrees"] == pytest.approx(0.77, abs=0.005)
+
+
+def test_clean_test_ids_are_cheap(fer2013):
+    start = time.perf_counter()
+    ids = clean_test_ids(fer2013)
+    assert time.perf_counter() - start < 1
+    assert len(ids) == len(set(ids)) == 3268

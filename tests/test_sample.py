@@ -1,0 +1,232 @@
+"""The drawn faces: the same everywhere, telling, and planted with exactly what they say."""
+
+import csv
+import hashlib
+import io
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_lib.data.sample import NEIGHBOUR, draw, make_sample, write_layout
+from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS, VOTES
+
+SMALL = 400
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return make_sample(SMALL, seed=3)
+
+
+def hashes(images):
+    return np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in images])
+
+
+def test_draw_gives_the_same_bytes_everywhere():
+    images = draw(np.arange(7), 0)
+    assert images.shape == (7, 1, 48, 48)
+    assert images.dtype == np.uint8
+    digest = hashlib.sha256(images.tobytes()).hexdigest()
+    assert digest.startswith("a9e6e2e77d01adb1"), "all numbers from the sample data change"
+
+
+def test_a_face_depends_on_the_seed_and_not_on_those_after_it():
+    emotion = np.arange(14) % 7
+    assert np.array_equal(draw(emotion, 5)[:4], draw(emotion[:4], 5))
+    assert not np.array_equal(draw(emotion, 5), draw(emotion, 6))
+
+
+def test_without_intensity_all_expressions_are_one():
+    still = draw(np.arange(7), 1, intensity=0.0, rough=0.0)
+    same_person = draw(np.full(7, EMOTIONS.index("neutral")), 1, intensity=0.0, rough=0.0)
+    assert np.array_equal(still, same_person)
+
+
+def test_mix_moves_a_face_all_the_way_to_its_neighbour():
+    fear, surprise = EMOTIONS.index("fear"), EMOTIONS.index("surprise")
+    ends = draw(np.array([fear]), 1, rough=0), draw(np.array([surprise]), 1, rough=0)
+    half = draw(np.array([fear]), 1, neighbour=np.array([surprise]), mix=0.5, rough=0)
+    apart = np.abs(ends[0].astype(int) - ends[1]).mean()
+    assert all(0 < np.abs(half.astype(int) - end).mean() < apart for end in ends)
+
+
+def test_large_faces_are_the_small_ones():
+    small, large = (draw(np.arange(7), 2, rough=0, size=size) for size in (48, 192))
+    assert large.shape == (7, 1, 192, 192)
+    reduced = large[:, 0].reshape(7, 48, 4, 48, 4).mean((2, 4))
+    assert np.abs(reduced - small[:, 0]).mean() < 4
+
+
+def test_a_linear_classifier_tells_the_expressions():
+    emotion = np.arange(910) % 7
+    pixels = draw(emotion, 1)[:, 0].reshape(-1, 24, 2, 24, 2).mean((2, 4)).reshape(910, -1)
+    pixels = (pixels - pixels.mean(1, keepdims=True)) / pixels.std(1, keepdims=True)
+    train, test, target = pixels[:700], pixels[700:], np.eye(7)[emotion[:700]]
+    weights = np.linalg.solve(train.T @ train + 100 * np.eye(576), train.T @ target)
+    assert ((test @ weights).argmax(1) == emotion[700:]).mean() > 0.55
+
+
+def test_sample_has_the_imbalance_splits_and_order_of_fer2013(faces):
+    faces.check()
+    assert (faces.name, faces.mark, faces.manifest["layout"]) == ("sample", "sample data", "drawn")
+    assert [len(faces.where(split)) for split in ("train", "valid", "test")] == [320, 40, 40]
+    assert sorted(faces.split, key=["train", "valid", "test"].index) == faces.split.tolist()
+    assert faces.ids[[0, 320, 399]].tolist() == [
+        "Training_0000000",
+        "PublicTest_0000320",
+        "PrivateTest_0000399",
+    ]
+    train = faces.counts()["train"]
+    assert train["happy"] == round(7215 / 28709 * 320)
+    assert min(min(counts.values()) for counts in faces.counts().values()) >= 1
+
+
+def test_the_same_seed_gives_the_same_sample():
+    first, second, other = make_sample(150), make_sample(150), make_sample(150, seed=1)
+    assert first.fingerprint == second.fingerprint
+    assert first.fingerprint != other.fingerprint
+
+
+def test_wrong_labels_are_as_many_as_asked_for_and_mostly_the_neighbour(faces):
+    wrong = np.flatnonzero(faces.labels != faces.truth)
+    assert len(wrong) == faces.manifest["planted"]["wrong_labels"] == round(0.1 * SMALL)
+    to_neighbour = NEIGHBOUR[faces.labels[wrong]] == faces.truth[wrong]
+    assert 0.6 < to_neighbour.mean() < 1
+
+
+def test_exact_copies_are_those_planted_and_no_others(faces):
+    _, group, size = np.unique(hashes(faces.images), return_inverse=True, return_counts=True)
+    copied = [np.flatnonzero(group == g) for g in np.flatnonzero(size > 1)]
+    planted = faces.manifest["planted"]
+    assert planted["exact_groups"] == len(copied) > 0
+    assert planted["exact_images"] == sum(map(len, copied))
+    assert planted["exact_images"] - planted["exact_groups"] == round(0.05 * SMALL)
+    assert planted["groups_across_splits"] == sum(len(set(faces.split[g])) > 1 for g in copied) > 0
+    assert planted["conflicting_groups"] == sum(len(set(faces.labels[g])) > 1 for g in copied) > 0
+    assert all(len(set(faces.truth[rows])) == 1 for rows in copied)
+
+
+def test_near_copies_are_mirrored_or_brighter(faces):
+    row = {name: i for i, name in enumerate(faces.ids)}
+    pairs = [
+        (faces.images[row[a]], faces.images[row[b]]) for a, b in faces.manifest["planted"]["near"]
+    ]
+    assert len(pairs) >= 3
+    for k, (copy, source) in enumerate(pairs):
+        assert not np.array_equal(copy, source)
+        expected = source[..., ::-1] if k % 2 == 0 else source * 0.93 + 14
+        assert np.abs(copy - expected.astype(float)).max() <= 1
+
+
+def test_nothing_is_planted_where_nothing_is_asked_for():
+    faces = make_sample(120, wrong=0, copies=0)
+    assert np.array_equal(faces.labels, faces.truth)
+    assert len(set(hashes(faces.images))) == 120
+    planted = faces.manifest["planted"]
+    assert planted["wrong_labels"] == planted["exact_images"] == len(planted["near"]) == 0
+
+
+def test_ten_annotators_mostly_see_what_was_drawn(faces):
+    assert faces.votes.shape == (SMALL, len(VOTES))
+    assert (faces.votes.sum(1) == 10).all()
+    not_a_face = np.isin(faces.ids, faces.manifest["planted"]["not_a_face"])
+    assert (faces.votes[not_a_face, VOTES.index("not a face")] == 10).all()
+    assert faces.votes[:, VOTES.index("unknown")].sum() > 0
+    seen = faces.votes[~not_a_face, :7].argmax(1)
+    assert 0.85 < (seen == faces.truth[~not_a_face]).mean() < 0.99
+
+
+@pytest.mark.parametrize("bad", [{"n": 99}, {"wrong": 0.5}, {"wrong": -0.1}, {"copies": 0.3}])
+def test_arguments_out_of_range_are_refused(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        make_sample(**bad)
+
+
+@pytest.fixture(scope="module")
+def few():
+    return make_sample(100, seed=1)
+
+
+def check_rows(faces, text, header, columns):
+    rows = list(csv.reader(io.StringIO(text)))
+    assert ",".join(rows[0]) == header
+    assert len(rows) == len(faces) + 1
+    for i, row in enumerate(rows[1:]):
+        assert int(row[columns[0]]) == faces.labels[i]
+        assert np.array_equal(np.array(row[columns[1]].split(), int), faces.images[i].ravel())
+        assert faces.ids[i].startswith(row[columns[2]] + "_")
+
+
+def test_csv_zip_tar_and_icml_layouts(few, tmp_path):
+    for layout in ("csv", "zip", "tar.gz", "icml"):
+        write_layout(few, layout, tmp_path)
+    with tarfile.open(tmp_path / "fer2013.tar.gz") as archive:
+        assert archive.getnames() == ["fer2013/fer2013.csv", "fer2013/README"]
+        in_tar = archive.extractfile("fer2013/fer2013.csv").read().decode()
+    with zipfile.ZipFile(tmp_path / "fer2013.csv.zip") as archive:
+        in_zip = archive.read("fer2013.csv").decode()
+    texts = [(tmp_path / "fer2013.csv").read_text(), in_zip, in_tar]
+    for text in texts:
+        check_rows(few, text, "emotion,pixels,Usage", (0, 1, 2))
+    check_rows(
+        few, (tmp_path / "icml_face_data.csv").read_text(), "emotion, Usage, pixels", (0, 2, 1)
+    )
+
+
+def test_kaggle_folder_layouts(few, tmp_path):
+    write_layout(few, "folders", tmp_path / "short")
+    write_layout(few, "emotion-detection", tmp_path / "long")
+    for i in (0, 85, 95):
+        part = "train" if few.split[i] == "train" else "test"
+        path = tmp_path / "short" / part / EMOTIONS[few.labels[i]] / f"{few.ids[i]}.png"
+        assert np.array_equal(np.asarray(Image.open(path)), few.images[i, 0])
+    names = sorted(path.name for path in (tmp_path / "long/train").iterdir())
+    assert names == ["angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised"]
+    first = np.flatnonzero((few.split != "train") & (few.labels == EMOTIONS.index("fear")))[0]
+    image = np.asarray(Image.open(tmp_path / "long/test/fearful/im0.png"))
+    assert np.array_equal(image, few.images[first, 0])
+    assert len(list((tmp_path / "long").rglob("*.png"))) == 100
+
+
+def test_ferplus_layout(few, tmp_path):
+    write_layout(few, "ferplus", tmp_path)
+    with open(tmp_path / "fer2013new.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:4] == ["Usage", "Image name", "neutral", "happiness"]
+    assert len(rows) == 100
+    folders = {"Training": "FER2013Train", "PublicTest": "FER2013Valid"}
+    for i, row in enumerate(rows):
+        assert int(row["neutral"]) == few.votes[i, VOTES.index("neutral")]
+        assert int(row["fear"]) == few.votes[i, VOTES.index("fear")]
+        assert int(row["NF"]) == few.votes[i, VOTES.index("not a face")]
+        assert (row["Image name"] == "") == (row["NF"] == "10")
+        if row["Image name"]:
+            folder = folders.get(row["Usage"], "FER2013Test")
+            image = Image.open(tmp_path / "Images" / folder / row["Image name"])
+            assert np.array_equal(np.asarray(image), few.images[i, 0])
+    assert "" in {row["Image name"] for row in rows}
+
+
+def test_rafdb_layout(few, tmp_path):
+    write_layout(few, "rafdb", tmp_path)
+    lines = (tmp_path / "basic/EmoLabel/list_patition_label.txt").read_text().split("\n")[:-1]
+    name, code = lines[0].split()
+    codes = ["surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"]
+    assert (name, codes[int(code) - 1]) == ("train_00001.jpg", EMOTIONS[few.labels[0]])
+    assert sum(line.startswith("test_") for line in lines) == 10
+    image = Image.open(tmp_path / "basic/Image/aligned/train_00001_aligned.jpg")
+    assert (image.size, image.mode) == ((100, 100), "RGB")
+    small = np.asarray(image.convert("L").resize((48, 48)), float)
+    assert np.abs(small - few.images[0, 0]).mean() < 12
+
+
+def test_class_folders_and_an_unknown_layout(few, tmp_path):
+    write_layout(few, "classes", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(EMOTIONS)
+    assert len(list(tmp_path.rglob("*.png"))) == 100
+    with pytest.raises(InputError, match="lmdb"):
+        write_layout(few, "lmdb", tmp_path)
