@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATASET ?= sample
-PRESET ?= $(if $(filter sample,$(DATASET)),sample,full)
+PRESET ?=
 DATA_DIR ?=
 SEED ?= 0
 
@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make run        set everything up, run all stages, show where the results are"
-	@echo "                  DATASET=$(DATASET) PRESET=$(PRESET) SEED=$(SEED) DATA_DIR=$(DATA_DIR)"
+	@echo "                  DATASET=$(DATASET) PRESET=$(or $(PRESET),sample or quick) SEED=$(SEED) DATA_DIR=$(DATA_DIR)"
 	@echo "                  the real thing: make run DATASET=fer2013 PRESET=full"
 	@echo "make test       set everything up and run the tests"
 	@echo "make notebook   open the notebooks in JupyterLab"
@@ -41,12 +41,12 @@ $(STAMP): requirements.txt pyproject.toml
 	@touch "$@"
 
 run: $(STAMP)
-	@"$(BIN)/python" -m fer_lib.pipeline --dataset "$(DATASET)" --preset "$(PRESET)" \
-		--seed "$(SEED)" $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+	@"$(BIN)/python" -m fer_lib.pipeline --dataset "$(DATASET)" \
+		--seed "$(SEED)" $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 # One thread for each of the two processes: more of them only wait for one another.
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n 2
+	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	@"$(BIN)/ruff" check .

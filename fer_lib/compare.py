@@ -53,8 +53,8 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     """One row a run, best test accuracy first, indexed by `short_names`.
 
     Columns: `run` (folder name), `model`, `recipe`, `seed`, `parameters`, `epochs`,
-    `valid_accuracy`, then of the test images `accuracy`, `low`, `high` (95 % interval), the same
-    three of the `clean_` ones, `macro_f1`, `balanced_accuracy`, and `ferplus_majority` (accuracy).
+    `train_images`, `valid_accuracy`, then of the test images `accuracy`, `low`, `high` (95 %
+    interval), the same three of the `clean_` ones, `macro_f1`, `balanced_accuracy`, and `ferplus_majority` (accuracy).
     Scores are shares in 0..1, NaN where a run has none.
 
     Raises:
@@ -69,7 +69,7 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
             {
                 "run": run.name,
                 **{key: results[key] for key in ("model", "recipe", "seed", "parameters")},
-                "epochs": results["epochs"],
+                **{key: results[key] for key in ("epochs", "train_images")},
                 "valid_accuracy": results["valid"]["full"]["accuracy"],
                 **_accuracy(test["full"]),
                 **{f"clean_{key}": value for key, value in _accuracy(test.get("clean")).items()},
@@ -138,7 +138,8 @@ def sentences(tests: pd.DataFrame) -> list[str]:
         return ["There is one run only, so nothing to compare it with."]
     said = []
     for row in tests.itertuples():
-        numbers = f"{100 * row.difference:.1f} points, p = {row.p_holm:.2g} after correction"
+        p = f"p = {row.p_holm:.3f}" if row.p_holm >= 0.001 else "p below 0.001"
+        numbers = f"{100 * row.difference:.1f} points, {p} after correction"
         if row.finding:
             said.append(f"{row.a} is better than {row.b} ({numbers}): a finding.")
         else:

@@ -18,7 +18,7 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.files import InputError
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
 from fer_lib.models import create_model
-from fer_lib.optim import choose_precision, parameter_groups, schedules
+from fer_lib.optim import choose_precision, parameter_groups, processes, schedules
 from fer_lib.recipes import TrainConfig
 
 
@@ -41,10 +41,12 @@ class Learner:
     def __init__(self, config: TrainConfig, faces: FaceSet, *, progress: bool = False):
         self.config, self.progress = config, progress
         self.precision = choose_precision(config)
+        device = processes().device
         # Several trainings of one process may differ in precision; accelerate's state is global.
         AcceleratorState._reset_state()
         unused = DistributedDataParallelKwargs(find_unused_parameters=bool(config.frozen))
         self.accelerator = Accelerator(
+            cpu=device.type == "cpu",
             mixed_precision=self.precision,
             gradient_accumulation_steps=config.accumulate,
             kwargs_handlers=[unused],

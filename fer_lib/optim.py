@@ -1,8 +1,10 @@
-"""Precision, parameter groups and learning-rate schedules of a training."""
+"""Processes, precision, parameter groups and learning-rate schedules of a training."""
 
+import os
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim.lr_scheduler import (
@@ -14,7 +16,25 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from fer_lib.files import InputError
 from fer_lib.recipes import TrainConfig
+
+
+def processes() -> PartialState:
+    """This process among those of its launch, on the GPUs if there are any, else on the CPU.
+
+    Raises:
+        InputError: `accelerate launch --cpu` was asked for several processes. Without MPI it
+            starts a single one, and says nothing.
+    """
+    env = os.environ
+    launched = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= set(env)
+    if launched and not {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"} & set(env):
+        raise InputError(
+            "accelerate launch --cpu starts only one process without MPI: use torchrun "
+            "--nproc_per_node 2 -m fer_lib.train …, or add --mpirun_hostfile FILE"
+        )
+    return PartialState(cpu=not torch.cuda.is_available() and not torch.mps.is_available())
 
 
 def choose_precision(config: TrainConfig) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_lib.data.acquire import source_key
+from fer_lib.data import load_faces
 from fer_lib.files import InputError, home, read_json, replacing, write_json
 from fer_lib.recipes import PRESETS, default_preset
 from fer_lib.runs import runs_folder
@@ -40,12 +40,13 @@ class Stage:
     outputs: tuple[str, ...]
 
 
+DATA = "{data}/manifest.json"  # has the fingerprint of faces.npz
 RESULTS = "{runs}/*_{dataset}_s*/results.json"
 STAGES = (
-    Stage("01_data", (), ("{data}/faces.npz", "{data}/manifest.json", "{data}/audit.json")),
+    Stage("01_data", (DATA,), ("{data}/audit.json",)),
     Stage(
         "03_cnn",
-        ("{data}/manifest.json",),
+        (DATA,),
         (
             "{runs}/*_baseline_cnn_{dataset}_s{seed}/results.json",
             "{runs}/*_attention_cnn_{dataset}_s{seed}/results.json",
@@ -53,12 +54,12 @@ STAGES = (
     ),
     Stage(
         "09_evaluation",
-        ("{data}/audit.json", RESULTS),
+        ("{data}/audit.json", DATA, RESULTS),
         ("{runs}/*_{dataset}_s*/evaluation.json",),
     ),
     Stage(
         "10_comparison",
-        ("{data}/manifest.json", RESULTS),
+        (DATA, RESULTS),
         ("{runs}/comparison_{dataset}_{preset}/comparison.*",),
     ),
 )
@@ -111,6 +112,7 @@ class Pipeline:
         Raises:
             InputError: an input is missing, or a stage failed; the ones before it are kept.
         """
+        load_faces(self.dataset, self.data_dir)  # what is wrong with the data is said right here
         done = []
         for number, stage in enumerate(self.stages, 1):
             print(f"[{number}/{len(self.stages)}] {stage.name}", flush=True)
@@ -146,8 +148,7 @@ class Pipeline:
                 "written: run the stages before it too"
             )
         digest = hashlib.sha256()
-        source = source_key(self.dataset, self.data_dir) if not stage.inputs else ""
-        digest.update(json.dumps([self.values(stage), source], sort_keys=True).encode())
+        digest.update(json.dumps(self.values(stage), sort_keys=True).encode())
         digest.update(notebook(stage).read_bytes())
         for path in sorted(Path(__file__).parent.rglob("*.py")):
             digest.update(path.read_bytes())

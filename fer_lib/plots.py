@@ -1,7 +1,7 @@
 """Figures and tables in one style: colour-blind safe, a colour an emotion, caveats on each."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,17 +144,24 @@ def faces_grid(
 
 
 def agreement(
-    table: np.ndarray, rows: Sequence[str], columns: Sequence[str], **options: Any
+    counts: Sequence[Sequence[int]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    mark: str,
+    xlabel: str = "what most annotators see",
+    ylabel: str = "label",
 ) -> Figure:
     """Share of each row's total in each column, as a heat map."""
-    share = np.asarray(table) / np.maximum(np.sum(table, axis=1, keepdims=True), 1)
-    figure, axis = new_figure(6.4, 4.4, mark=options.pop("mark"))
+    share = np.asarray(counts) / np.maximum(np.sum(counts, axis=1, keepdims=True), 1)
+    figure, axis = new_figure(6.4, 4.4, mark=mark)
     sns.heatmap(
         share, annot=True, fmt=".0%", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=axis,
         xticklabels=columns, yticklabels=rows, annot_kws={"fontsize": 8},
     )  # fmt: skip
-    axis.set(**options)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.tick_params(axis="x", rotation=40)
+    axis.tick_params(axis="y", rotation=0)
     return figure
 
 
@@ -222,3 +229,21 @@ def faces_with_votes(
         bars.grid(axis="y", visible=False)
     axes[1, 0].invert_yaxis()
     return figure
+
+
+def interact(show: Callable[..., object], **choices: Any) -> Any:
+    """Menus and sliders for the arguments of `show`, as ipywidgets makes them from `choices`.
+
+    `show` runs whenever one is changed, and not before: its plain call has shown the first view,
+    and a notebook executed without a browser may wait for ever on the first output of a widget
+    (https://github.com/jupyter/nbclient/issues/312).
+    """
+    from IPython.display import display
+    from ipywidgets import interactive
+
+    menus = interactive(show, {"manual": True}, **choices)
+    menus.manual_button.layout.display = "none"
+    for widget in menus.kwargs_widgets:
+        widget.observe(menus.update, names="value")
+    display(menus)
+    return menus

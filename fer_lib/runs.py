@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import nn
 
 from fer_lib import plots
@@ -21,7 +20,7 @@ from fer_lib.checkpoints import load_weights
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, evaluate
 from fer_lib.files import InputError, home, read_json, replacing, write_json
-from fer_lib.optim import choose_precision
+from fer_lib.optim import choose_precision, processes
 from fer_lib.recipes import TrainConfig
 
 
@@ -147,7 +146,7 @@ def describe_environment(config: TrainConfig) -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "precision": choose_precision(config),
-        "processes": PartialState().num_processes,
+        "processes": processes().num_processes,
         **{package: version(package) for package in packages},
     }
 
@@ -195,6 +194,10 @@ def write_results(
     best = max(rows, key=lambda row: row["valid_accuracy"])
     seconds = sum(row["train_seconds"] for row in rows)
     config, test = run.train_config, evaluate(faces, predictions, "test")
+    marks = [faces.mark] if faces.mark else []
+    if config.limit is not None and config.limit < len(faces.where("train")):
+        marks.append(f"trained on {config.limit:,} images")
+    mark = "; ".join(marks)
     results = {
         "model": config.model,
         "recipe": config.recipe,
@@ -202,7 +205,7 @@ def write_results(
         "seed": config.seed,
         "dataset": faces.name,
         "fingerprint": faces.fingerprint,
-        "mark": faces.mark,
+        "mark": mark,
         "classes": list(faces.classes),
         "parameters": sum(p.numel() for p in model.parameters()),
         "epochs": len(rows),
@@ -213,7 +216,7 @@ def write_results(
         "valid": evaluate(faces, predictions, "valid"),
         "test": test,
     }
-    plots.learning_curves(rows, run.folder, mark=faces.mark)
-    figure = plots.confusion_matrix(test["full"]["confusion"], faces.classes, mark=faces.mark)
+    plots.learning_curves(rows, run.folder, mark=mark)
+    figure = plots.confusion_matrix(test["full"]["confusion"], faces.classes, mark=mark)
     plots.save(figure, run.folder / "confusion_matrix.png")
     write_json(run.folder / "results.json", results)

@@ -1,7 +1,7 @@
 """The training loop: one for all models, on one process or several.
 
     python -m fer_lib.train baseline_cnn --dataset fer2013 --data-dir DIR --preset full
-    accelerate launch --num_processes 2 -m fer_lib.train attention_cnn --set epochs=10
+    torchrun --nproc_per_node 2 -m fer_lib.train attention_cnn --set epochs=10
 
 The data lie on the device as uint8, every epoch is drawn from (seed, epoch) alone, and metrics stay
 on the device until the epoch ends. A run that is killed resumes at its last finished epoch and ends
@@ -14,7 +14,6 @@ import sys
 import time
 from typing import Any
 
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
@@ -24,6 +23,7 @@ from fer_lib.evaluate import Predictions, save_predictions
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
+from fer_lib.optim import processes
 from fer_lib.recipes import PRESETS, TrainConfig, default_preset, recipe
 from fer_lib.runs import Run, find_run, start_run, write_metrics, write_results
 
@@ -46,7 +46,7 @@ def train(
     run = find_or_start(config, faces, runs)
     if run.finished:
         return run
-    if not PartialState().is_main_process:
+    if not processes().is_main_process:
         return Training(run, config, faces, progress).fit()
     try:
         with FileLock(run.folder / ".lock", timeout=LOCK_SECONDS):
@@ -60,7 +60,7 @@ def train(
 def find_or_start(config: TrainConfig, faces: FaceSet, runs: str | None) -> Run:
     """The run of this config on these data; the main process finds or makes it."""
     folder = [None]
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         run = find_run(config, faces.fingerprint, runs) or start_run(config, faces, runs)
         folder = [str(run.folder)]
     return Run(broadcast_object_list(folder)[0])
@@ -183,12 +183,14 @@ def main(arguments: list[str] | None = None) -> None:
         preset = args.preset or default_preset(args.dataset)
         changes = {"seed": args.seed, "labels": args.labels} | dict(map(setting, args.set))
         config = recipe(args.model, args.recipe, preset, **changes)
-        run = train(config, load_faces(args.dataset, args.data_dir), runs=args.runs)
+        with processes().main_process_first():  # which writes the cache that the others read
+            faces = load_faces(args.dataset, args.data_dir, say=processes().print)
+        run = train(config, faces, runs=args.runs)
     except InputError as error:
         parser.error(str(error))
     except FloatingPointError as error:
         sys.exit(f"error: {error}")
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         accuracy = run.results["test"]["full"]["accuracy"]
         print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())
 

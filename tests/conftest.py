@@ -2,12 +2,31 @@
 
 import pytest
 
+from fer_lib.data import load_faces
+from fer_lib.files import InputError
+
 
 @pytest.fixture(autouse=True)
-def fer_home(tmp_path, monkeypatch):
-    """Point `data/`, `runs/` and kagglehub's downloads into the test's temporary folder."""
-    folder = tmp_path / "home"
-    folder.mkdir()
+def fer_home(tmp_path_factory, monkeypatch):
+    """Point `data/`, `runs/` and kagglehub's downloads into a temporary folder, not `tmp_path`."""
+    folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("FER_HOME", str(folder))
-    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(folder / "kagglehub"))
     return folder
+
+
+@pytest.fixture
+def refused(fer_home):
+    """Load something bad; return the one sentence, having checked that nothing was written."""
+
+    def load(dataset, path):
+        before = sorted(fer_home.rglob("*"))
+        with pytest.raises(InputError) as caught:
+            load_faces(dataset, path, say=lambda line: None)
+        assert sorted(fer_home.rglob("*")) == before
+        message = str(caught.value)
+        assert "\n" not in message
+        assert len(message) < 500
+        return message
+
+    return load

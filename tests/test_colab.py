@@ -30,7 +30,9 @@ RUNTIME = {
     "packaging": "26.2",
     "tqdm": "4.67.3",
     "kagglehub": "1.0.1",
+    "ipython": "7.34.0",
     "ipywidgets": "7.7.1",
+    "nbclient": "0.10.4",
     "nbconvert": "7.17.1",
 }
 

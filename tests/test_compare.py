@@ -62,7 +62,7 @@ def make_run(
     save_predictions(folder / "predictions.npz", predictions)
     results = {
         **{key: getattr(settings, key) for key in ("model", "recipe", "seed")},
-        **{"parameters": 7, "epochs": 2},
+        **{"parameters": 7, "train_images": 64, "epochs": 2},
         **{part: evaluate(faces, predictions, part) for part in ("valid", "test")},
     }
     write_json(folder / "results.json", results)

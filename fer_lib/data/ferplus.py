@@ -153,6 +153,11 @@ def read_votes_and_pictures(name: str, votes: Path, folder: Path) -> FaceSet:
     rows = np.flatnonzero(there)
     paths = [folder / FOLDERS[split[row]] / table.names[row] for row in rows]
     images, remarks = read_pictures(paths)
+    if shared := len(rows) - len(np.unique(table.names[rows])):
+        remarks.append(
+            f"{shared} names in {votes.name} stand for two images each, of which the pictures show "
+            "only one: use fer2013.csv for the right pixels"
+        )
     dropped = {
         "no image name": int((~named).sum()),
         "picture missing": int((named & ~there).sum()),

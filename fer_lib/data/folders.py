@@ -1,9 +1,9 @@
 """Reading class folders: the two of Kaggle made from FER2013, and anybody's own."""
 
 import os
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,11 +34,10 @@ OWN = {"faces.npz", "manifest.json"}
 MERGED = (28_709, 7_178)  # images in train/ and test/ of FER2013, the latter without Usage
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture file: its split's folder, its class's folder, and its id."""
+class Picture(NamedTuple):
+    """A picture file: where it is, its split, the name of its class folder, and its id."""
 
-    path: Path
+    path: str
     part: str
     folder: str
     id: str
@@ -46,8 +45,11 @@ class Picture:
 
 def subfolders(folder: Path) -> list[Path]:
     """Folders in a folder, sorted by name, without the hidden ones and macOS's leftovers."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir()]
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror}): give another one") from None
     return [folder / name for name in sorted(names) if name[0] != "." and name != "__MACOSX"]
 
 
@@ -161,7 +163,7 @@ def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], int]:
         for file in files:
             stem, suffix = os.path.splitext(file)
             if suffix.lower() in SUFFIXES and file[0] != ".":
-                path = Path(place, file)
+                path = os.path.join(place, file)
                 found.append(Picture(path, part, folder.name, f"{relative}/{stem}"))
             else:
                 stray += 1
@@ -177,7 +179,7 @@ def _ignored(root: Path, parts: dict[str, Path]) -> list[str]:
 
 def _split_by_name(faces: FaceSet, pictures: list[Picture]) -> bool:
     """Give FER2013's splits to test/ where its file names carry them; say whether they do."""
-    usage = np.array([picture.path.name.partition("_")[0] for picture in pictures])
+    usage = np.array([os.path.basename(picture.path).partition("_")[0] for picture in pictures])
     rows = faces.where("test")
     short = {picture.folder.lower() for picture in pictures} <= set(EMOTIONS)
     named = len(rows) > 0 and set(usage[rows].tolist()) == {"PublicTest", "PrivateTest"}
@@ -196,7 +198,7 @@ def _draw(faces: FaceSet, parts: tuple[str, ...], seed: int) -> None:
     fractions = FRACTIONS[parts]
     drawn = [part for part in fractions if part not in parts]
     faces.manifest["remarks"].append(
-        f"no folder for {' and '.join(drawn)}: drawn from the others, copies kept on one side"
+        f"no folder for {' and '.join(drawn)}: drawn here, copies kept on one side"
     )
     of_fer2013 = faces.name == "fer2013" or (len(faces) - tested, tested) == MERGED
     if parts == ("train", "test") and of_fer2013:

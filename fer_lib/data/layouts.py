@@ -113,6 +113,7 @@ def _with_votes(path: Path, description: str) -> Layout:
 
 def _at(folder: Path) -> Layout | None:
     """The layout of exactly this folder."""
+    parts = parts_of(folder)
     if basic := basic_folder(folder):
         return Layout("rafdb", f"RAF-DB's {LABELS.name} with {PICTURES.as_posix()}/", basic)
     with os.scandir(folder) as entries:
@@ -127,7 +128,6 @@ def _at(folder: Path) -> Layout | None:
     for name in sorted(files):
         if name.endswith(archives.SUFFIXES) and archives.table_in(files[name]):
             return _table(files[name])
-    parts = parts_of(folder)
     if parts is None:
         return None
     return Layout("class folders", _describe(folder, parts), folder)

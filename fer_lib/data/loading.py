@@ -19,6 +19,9 @@ KINDS = {
 }
 """Layouts in which each public dataset can lie."""
 
+READERS = "1"
+"""Version of the readers: what another one has cached is read again."""
+
 
 def load_faces(
     dataset: str,
@@ -48,16 +51,17 @@ def load_faces(
         return _sample(folder, data_dir, say)
     manifest = _manifest(folder)
     source, layout = _source(dataset, data_dir, manifest)
-    if manifest and (layout is None or _origin(layout) == manifest.get("origin")):
+    origin = layout and f"{READERS} {layout.path} {layout.digest()}"
+    if manifest and (layout is None or origin == manifest.get("origin")):
         faces = _resplit(load(folder), seed, folder)
-        _tell(faces, f"from the cache {folder}", say)
+        _tell(faces, f"from the cache {folder} of {manifest.get('source')}", say)
         return faces
     faces = _read(dataset, layout, seed)
     faces.manifest |= {
         "layout": layout.description,
         "source": str(source),
         "data_dir": str(source) if data_dir else None,
-        "origin": _origin(layout),
+        "origin": origin,
     }
     faces.manifest["remarks"] += counts.differences(faces)
     _save(faces, folder)
@@ -83,11 +87,6 @@ def _source(
         return source, recognise(source)
     except (InputError, KeyError):
         return None, None
-
-
-def _origin(layout: Layout) -> str:
-    """What identifies the source: its place and the digest of its files."""
-    return f"{layout.path} {layout.digest()}"
 
 
 def _save(faces: FaceSet, folder: Path) -> None:

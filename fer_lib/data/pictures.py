@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,10 +16,11 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 SIDE = 48
 DAMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
 SMALL = 32 * 1024  # bytes up to which a thread loses more to the interpreter lock than it wins
+Paths = Sequence[str | Path]
 THREADS = 16  # more than cores, to hide the latency of network drives
 
 
-def read_pictures(paths: list[Path]) -> tuple[np.ndarray, list[str]]:
+def read_pictures(paths: Paths) -> tuple[np.ndarray, list[str]]:
     """Read pictures as uint8 (N, C, H, W), and say what had to be done to them.
 
     C is 1 where every picture is grey (three equal channels count as grey), else 3. Pictures of one
@@ -34,7 +35,7 @@ def read_pictures(paths: list[Path]) -> tuple[np.ndarray, list[str]]:
 
 
 def _fill(
-    paths: list[Path], size: tuple[int, int], channels: int, resize: bool = False
+    paths: Paths, size: tuple[int, int], channels: int, resize: bool = False
 ) -> tuple[np.ndarray, list[str]]:
     """Read on the assumption that every picture fits; start again on the first that does not."""
     images = np.empty((len(paths), size[1], size[0], channels), np.uint8)
@@ -49,21 +50,24 @@ def _fill(
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), [remark] if resize else []
 
 
-def _decoded(paths: list[Path], resize: bool) -> Iterator[Image.Image]:
+def _decoded(paths: Paths, resize: bool) -> Iterator[Image.Image]:
     """Pictures in order, as L or RGB. Files are read ahead by threads, a batch at a time."""
     decode = _decode_and_fit if resize else _decode
     small = np.mean([len(_bytes(path)) for path in paths[:8]]) < SMALL
-    batch = 512 if small else 2 * THREADS
+    step = 32 if small else 1
+    parts = [paths[start : start + step] for start in range(0, len(paths), step)]
+
+    def ahead(part: Paths) -> list:
+        return [_bytes(path) if small else decode(path, _bytes(path)) for path in part]
+
     with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(paths), batch):
-            part = paths[start : start + batch]
-            if small:
-                yield from map(decode, part, pool.map(_bytes, part))
-            else:
-                yield from pool.map(lambda path: decode(path, _bytes(path)), part)
+        for start in range(0, len(parts), 2 * THREADS):
+            batch = parts[start : start + 2 * THREADS]
+            for part, results in zip(batch, pool.map(ahead, batch), strict=True):
+                yield from map(decode, part, results) if small else results
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: str | Path) -> bytes:
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()
@@ -71,7 +75,7 @@ def _bytes(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
 
 
-def _decode(path: Path, data: bytes) -> Image.Image:
+def _decode(path: str | Path, data: bytes) -> Image.Image:
     """The picture upright, as L (grey) or RGB."""
     try:
         picture = Image.open(io.BytesIO(data))
@@ -87,7 +91,7 @@ def _decode(path: Path, data: bytes) -> Image.Image:
         ) from None
 
 
-def _decode_and_fit(path: Path, data: bytes) -> Image.Image:
+def _decode_and_fit(path: str | Path, data: bytes) -> Image.Image:
     return ImageOps.fit(_decode(path, data), (SIDE, SIDE), Image.Resampling.LANCZOS)
 
 

@@ -45,6 +45,8 @@ def read(name: str, basic: Path) -> FaceSet:
         raise InputError(f"{folder} holds none of the pictures that {basic / LABELS} names")
     rows = np.flatnonzero(there)
     images, remarks = read_pictures([folder / f"{stems[row]}_aligned.jpg" for row in rows])
+    if images.shape[1] == 1:  # a few of its pictures are grey; so may be all of a small copy
+        images = images.repeat(3, axis=1)
     missing = int((~there).sum())
     faces = FaceSet(
         name,

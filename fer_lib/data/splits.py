@@ -74,9 +74,12 @@ def grouped_split(
 
 
 def draw_split(faces: FaceSet, fractions: dict[str, float], seed: int) -> None:
-    """Split anew, in place, the faces that now stand in one of the splits of `fractions`."""
+    """Split anew, in place, the faces that now stand in one of the splits of `fractions`.
+
+    Two of them that are near copies of one image stay together even where that stands elsewhere.
+    """
     rows = np.flatnonzero(np.isin(faces.split, list(fractions)))
-    groups = group_keys(faces.images[rows])
+    groups = group_keys(faces.images)[rows]
     split = faces.split.astype("<U5")
     split[rows] = grouped_split(faces.labels[rows], groups, fractions, seed)
     faces.split = split

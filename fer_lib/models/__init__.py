@@ -37,7 +37,8 @@ def create_model(
         options: keyword arguments of the model's constructor.
 
     Raises:
-        InputError: the name is unknown, or the model does not take one of the options.
+        InputError: the name is unknown, the model does not take one of the options, or there are no
+            pretrained weights.
     """
     if name not in MODULES:
         raise InputError(f"model {name!r} is unknown: use one of {', '.join(MODULES)}")
@@ -48,3 +49,7 @@ def create_model(
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
     except TypeError as error:
         raise InputError(f"{name} does not take these options ({error})") from error
+    except RuntimeError as error:
+        if not pretrained:
+            raise
+        raise InputError(f"pretrained weights of {name} cannot be had ({error})") from error

@@ -50,6 +50,10 @@ class CNN(nn.Module):
     def stage(self, inputs: int, outputs: int, pool: nn.Module) -> nn.Module:
         raise NotImplementedError
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Layers for timm's layer-wise learning rate: the stages, then the head."""
+        return {"blocks": r"^stages\.(\d+)"}
+
     def get_classifier(self) -> nn.Module:
         return self.head
 

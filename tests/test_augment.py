@@ -1,0 +1,175 @@
+"""Every draw is made for each image by itself, follows from the seed, and does what it says."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fer_lib import augment
+from fer_lib.augment import Augmentation, Draw, Prepare, mix
+from fer_lib.files import InputError
+
+GREY = {"input_size": (1, 48, 48), "mean": (0.5,), "std": (0.5,)}
+EVERYTHING = Augmentation(
+    flip=0.5,
+    affine=0.7,
+    rotate=15,
+    translate=0.1,
+    scale=(0.85, 1.15),
+    crop=(0.85, 1),
+    photometric=0.5,
+    brightness=0.2,
+    contrast=0.2,
+    noise=0.2,
+    dropout=0.3,
+    erase=0.25,
+)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def copies(n=64):
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 1, 48, 48), np.uint8))
+    return image.expand(n, -1, -1, -1).contiguous()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Augmentation(flip=0.5),
+        Augmentation(affine=1, rotate=15),
+        Augmentation(affine=1, translate=0.1),
+        Augmentation(affine=1, scale=(0.8, 1.2)),
+        Augmentation(crop=(0.5, 1)),
+        Augmentation(photometric=1, brightness=0.2),
+        Augmentation(photometric=1, contrast=0.2),
+        Augmentation(noise=1),
+        Augmentation(dropout=1),
+        Augmentation(erase=1),
+        EVERYTHING,
+    ],
+)
+def test_each_image_has_its_own_draw_and_the_seed_rules_it(config):
+    prepare = Prepare(GREY)
+    first = prepare(copies(), config, generator(1))
+    assert torch.equal(first, prepare(copies(), config, generator(1)))
+    assert not torch.equal(first, prepare(copies(), config, generator(2)))
+    # All 64 inputs are one image, so a draw that the batch shares would leave one output.
+    distinct = len(torch.unique(first.flatten(1), dim=0))
+    assert distinct == 2 if config == Augmentation(flip=0.5) else distinct > 32
+
+
+def test_nothing_is_drawn_without_a_generator_or_by_the_default():
+    prepare = Prepare(GREY)
+    plain = (copies(2).float() / 255 - 0.5) / 0.5
+    assert torch.equal(prepare(copies(2)), plain)
+    torch.testing.assert_close(prepare(copies(2), Augmentation(), generator()), plain)
+
+
+def test_flip_mirrors():
+    prepare = Prepare(GREY)
+    out = prepare(copies(4), Augmentation(flip=1.0), generator())
+    torch.testing.assert_close(out, prepare(copies(4)).flip(3), atol=1e-5, rtol=0)
+
+
+def test_probability_is_the_share_of_images_changed():
+    out = Prepare(GREY)(copies(2000), Augmentation(affine=0.7, rotate=15), generator())
+    changed = (out - Prepare(GREY)(copies(1))).abs().amax((1, 2, 3)) > 1e-3
+    assert abs(changed.float().mean().item() - 0.7) < 0.04
+
+
+@pytest.mark.parametrize(("zoom", "side"), [(2.0, 32), (0.5, 8)])
+def test_scale_enlarges_what_is_in_the_middle(zoom, side):
+    square = torch.zeros(1, 1, 48, 48)
+    square[..., 16:32, 16:32] = 1
+    config = Augmentation(affine=1, scale=(zoom, zoom))
+    maps = augment.affine_maps(config, Draw(1, generator()))
+    assert abs(augment.warp(square, maps, (48, 48)).sum().sqrt() - side) < 0.5
+
+
+def test_rotation_and_shift_stay_within_their_limits():
+    config = Augmentation(affine=1, rotate=15, translate=0.1)
+    maps = augment.affine_maps(config, Draw(5000, generator()))
+    angles = torch.atan2(maps[:, 1, 0], maps[:, 0, 0]) * 180 / math.pi
+    assert 14.5 < angles.abs().max() <= 15.001
+    assert 0.19 < maps[:, :, 2].abs().max() <= 0.2001  # coordinates run over 2
+
+
+def test_crop_keeps_the_area_and_stays_inside():
+    maps = augment.affine_maps(Augmentation(crop=(0.25, 0.25)), Draw(1000, generator()))
+    width, height = maps[:, 0, 0], maps[:, 1, 1]
+    torch.testing.assert_close(width * height, torch.full((1000,), 0.25))
+    for side, shift in ((width, maps[:, 0, 2]), (height, maps[:, 1, 2])):
+        assert ((side + shift.abs()) <= 1.0001).all()
+
+
+def test_photometric_change_and_noise_stay_in_range_and_have_their_size():
+    grey = torch.full((4000, 1, 4, 4), 0.5)
+    config = Augmentation(photometric=1, brightness=0.2, noise=1, noise_std=0.05)
+    brighter = augment.photometric(grey, config, Draw(4000, generator())).mean((1, 2, 3)) - 0.5
+    assert 0.19 < brighter.abs().max() <= 0.2001
+    noisy = augment.noise(grey, config, Draw(4000, generator()))
+    assert abs(noisy.std().item() - 0.05) < 0.001
+    white = augment.photometric(torch.ones(100, 1, 4, 4), config, Draw(100, generator()))
+    assert white.max() <= 1
+
+
+def test_erasing_takes_2_to_33_percent_with_noise_of_the_normalised_scale():
+    out = augment.erase(
+        torch.full((2000, 1, 48, 48), 9.0), Augmentation(erase=1), Draw(2000, generator())
+    )
+    erased = (out != 9).float().mean((1, 2, 3))
+    assert erased.min() > 0.01
+    assert erased.max() < 0.36
+    assert abs(out[out != 9].std().item() - 1) < 0.01
+
+
+def test_coarse_dropout_sets_holes_to_the_mean():
+    config = Augmentation(dropout=1, holes=4, hole=1 / 8)
+    out = augment.coarse_dropout(torch.ones(500, 1, 48, 48), config, Draw(500, generator()))
+    share = (out == 0).float().mean((1, 2, 3))
+    assert set(out.unique().tolist()) == {0.0, 1.0}
+    assert share.max() <= 4 / 64 + 0.02
+    assert share.min() >= 1 / 64 - 0.005
+
+
+def test_prepare_changes_size_and_channels():
+    rgb = {"input_size": (3, 224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    grey = copies(2)
+    out = Prepare(rgb)(grey)
+    assert out.shape == (2, 3, 224, 224)
+    torch.testing.assert_close(
+        out, Prepare(rgb)(grey, Augmentation(), generator()), atol=2e-3, rtol=0
+    )
+    expected = (grey.float().mean() / 255 - torch.tensor(rgb["mean"])) / torch.tensor(rgb["std"])
+    torch.testing.assert_close(out.mean((0, 2, 3)), expected, atol=0.02, rtol=0)
+    colours = torch.stack([torch.full((48, 48), v, dtype=torch.uint8) for v in (255, 0, 0)])[None]
+    assert Prepare(GREY)(colours).mean().item() == pytest.approx((0.299 - 0.5) / 0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "how", [{"mixup": 0.2, "cutmix": 0}, {"mixup": 0, "cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}]
+)
+def test_mixing_keeps_soft_targets_and_matches_the_pixels(how):
+    n = 256
+    images = torch.eye(n).view(n, n, 1, 1).expand(n, n, 16, 16).clone()  # channel i says: image i
+    soft = torch.softmax(torch.randn(n, 7, generator=generator()), 1)
+    mixed, answer = mix(images, soft, generator(3), **how)
+    torch.testing.assert_close(answer.sum(1), torch.ones(n))
+    shares = mixed.mean((2, 3))  # (n, n): how much of each image each result shows
+    torch.testing.assert_close(answer, shares @ soft, atol=1e-4, rtol=0)
+    assert len(shares.diagonal().mul(1000).round().unique()) > 20  # a share for each image
+
+
+def test_no_mixing_returns_what_was_given():
+    x, y = torch.rand(2, 1, 4, 4), torch.rand(2, 7)
+    assert mix(x, y, generator(), mixup=0, cutmix=0) == (x, y)
+
+
+@pytest.mark.parametrize("values", [{"flip": 1.5}, {"scale": (1.2, 0.8)}, {"crop": (0, 1)}])
+def test_impossible_settings_are_refused(values):
+    with pytest.raises(InputError, match=next(iter(values))):
+        Augmentation(**values)

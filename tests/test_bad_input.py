@@ -1,0 +1,231 @@
+"""Data that cannot be used: one clear sentence that names the file, and nothing half-written."""
+
+import io
+import os
+import shutil
+import tarfile
+import zipfile
+
+import pytest
+from PIL import Image
+
+from fer_lib.data.sample import make_sample, write_layout
+
+PIXELS = " ".join(["7"] * 2304)
+HEADER = "emotion,pixels,Usage"
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return make_sample(100, seed=2)
+
+
+def table(folder, *rows, name="fer2013.csv"):
+    (folder / name).write_text("\n".join((HEADER, *rows)) + "\n")
+    return folder / name
+
+
+GOOD = f"0,{PIXELS},Training"
+ROWS = {
+    f"0,{PIXELS[2:]},Training": "2,303 pixels instead of 2,304",
+    f"0,{PIXELS} 7,Training": "2,305 pixels instead of 2,304",
+    f"0,{PIXELS[:-1]}x,Training": "pixel 2304 is 'x', not a whole number from 0 to 255",
+    f"0,-{PIXELS},Training": "pixel 1 is '-7', not",
+    f"0,{PIXELS[:-1]}256,Training": "pixel 2304 is '256', not",
+    f"0,1000{PIXELS[1:]},Training": "pixel 1 is '1000', not",
+    f"0,1.0{PIXELS[1:]},Training": "pixel 1 is '1.0', not",
+    "0,,Training": "0 pixels instead of 2,304",
+    f"9,{PIXELS},Training": "label is '9', not one of 0, 1, 2, 3, 4, 5, 6",
+    f"-1,{PIXELS},Training": "label is '-1', not one of",
+    f",{PIXELS},Training": "label is '', not one of",
+    f"0,{PIXELS},Test": "Usage is 'Test', not one of Training, PublicTest, PrivateTest",
+    f"0,{PIXELS}": "2 fields instead of 3",
+    "0,7 7 7": "2 fields instead of 3; if it is the last row, the file was cut short",
+}
+
+
+@pytest.mark.parametrize(("row", "complaint"), ROWS.items(), ids=ROWS.values())
+def test_a_bad_row_is_named_as_an_editor_numbers_it(row, complaint, tmp_path, refused):
+    path = table(tmp_path, *[GOOD] * 40, row, GOOD)
+    message = refused("fer2013", tmp_path)
+    assert message.startswith(f"{path}, row 42: ")
+    assert complaint in message
+
+
+def test_pixels_that_are_missing_here_and_too_many_there(tmp_path, refused):
+    table(tmp_path, GOOD, f"0,{PIXELS[2:]},Training", f"0,{PIXELS} 7,Training")
+    assert "row 3: 2,303 pixels" in refused("fer2013", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "is empty"),
+        (HEADER + "\n", "no rows"),
+        ("emotion,Usage\n0,Training\n", "lacks the column pixels"),
+        (GOOD + "\n" + GOOD, "lacks the column emotion and pixels"),
+        ("a;b\n", "lacks the column"),
+    ],
+    ids=["empty", "header only", "no pixels", "no header", "other"],
+)
+def test_a_table_without_content_or_columns(content, complaint, tmp_path, refused):
+    path = tmp_path / "fer2013.csv"
+    path.write_text(content)
+    message = refused("fer2013", path)
+    assert complaint in message
+    assert str(path) in message
+
+
+def test_a_missing_file_or_folder(tmp_path, refused):
+    assert str(tmp_path / "none.csv") in refused("fer2013", tmp_path / "none.csv")
+    message = refused("fer2013", tmp_path)  # empty
+    for part in (str(tmp_path), "fer2013.csv", "fer2013new.csv", "basic/EmoLabel", "angry"):
+        assert part in message
+
+
+def test_votes_without_pixels_and_damaged_votes(sample, tmp_path, refused):
+    write_layout(sample, "csv", tmp_path)
+    votes = tmp_path / "fer2013new.csv"
+    text = votes.read_text()
+    lines = text.splitlines()
+    for bad, complaint in (
+        (text.replace("NF", "x", 1), "lacks the columns NF"),
+        ("", "lacks the columns Usage"),
+        (lines[0], "has no rows"),
+        ("\n".join([*lines[:4], "Training,a.png,1,2"]), "row 5"),
+        ("\n".join([*lines[:4], lines[4] + "x", *lines[5:]]), "row 5"),
+    ):
+        votes.write_text(bad)
+        message = refused("ferplus", tmp_path)
+        assert complaint in message
+        assert str(votes) in message
+    (tmp_path / "fer2013.csv").unlink()
+    assert "put fer2013.csv beside" in refused("ferplus", tmp_path)
+
+
+# Archives
+
+
+def escaping_zip(path, name, data):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("fer2013.csv", data)
+        archive.writestr(name, "x")
+
+
+def escaping_tar(path, name, data):
+    with tarfile.open(path, "w:gz") as archive:
+        for member_name, content in (("fer2013/fer2013.csv", data), (name, b"x")):
+            member = tarfile.TarInfo(member_name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.csv", "/etc/evil", "a/../../evil", "C:\\evil", "..\\evil"]
+)
+@pytest.mark.parametrize(("suffix", "write"), [("zip", escaping_zip), ("tar.gz", escaping_tar)])
+def test_an_archive_with_a_path_that_escapes_is_refused(name, suffix, write, tmp_path, refused):
+    path = tmp_path / f"fer2013.{suffix}"
+    write(path, name, f"{HEADER}\n{GOOD}\n".encode())
+    message = refused("fer2013", tmp_path)
+    assert str(path) in message
+    assert "outside" in message
+
+
+@pytest.mark.parametrize("layout", ["zip", "tar.gz"])
+def test_a_damaged_archive(sample, layout, tmp_path, refused):
+    write_layout(sample, layout, tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert str(path) in refused("fer2013", tmp_path)
+    middle = bytearray(whole)
+    middle[len(whole) // 2 : len(whole) // 2 + 40] = bytes(40)
+    path.write_bytes(middle)
+    assert str(path) in refused("fer2013", tmp_path)
+
+
+def test_an_archive_of_pictures_is_to_be_unpacked(tmp_path, refused):
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.writestr("train/happy/a.png", b"x")
+    assert "unpack it" in refused("fer2013", tmp_path / "archive.zip")
+
+
+# Folders and pictures
+
+
+@pytest.fixture
+def folder(sample, tmp_path):
+    write_layout(sample, "folders", tmp_path / "fer")
+    return tmp_path / "fer"
+
+
+def test_an_unknown_class_folder(folder, refused):
+    shutil.copytree(folder / "train" / "sad", folder / "train" / "bored")
+    message = refused("fer2013", folder)
+    assert str(folder / "train" / "bored") in message
+    assert "contempt" in message
+
+
+def test_an_empty_class_folder(folder, refused):
+    for path in (folder / "train" / "disgust").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    message = refused("fer2013", folder)
+    assert str(folder / "train" / "disgust") in message
+    assert "empty" in message
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_truncated_picture(folder, suffix, refused):
+    path = max((folder / "train" / "happy").iterdir())
+    whole = io.BytesIO()
+    Image.open(path).save(whole, {".png": "PNG", ".jpg": "JPEG"}[suffix])
+    path.unlink()
+    path = path.with_suffix(suffix)
+    for size in (0, 10, 40, whole.tell() // 2, whole.tell() * 9 // 10):
+        path.write_bytes(whole.getvalue()[:size])
+        message = refused("fer2013", folder)
+        assert message.startswith(f"{path} cannot be read as a picture")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, refused, monkeypatch):
+    (tmp_path / "private").mkdir()
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    message = refused("mine", tmp_path)
+    assert message.startswith(f"{tmp_path / 'private'} cannot be read (Permission denied)")
+
+
+def test_two_pictures_that_differ_in_suffix_only(folder, refused):
+    path = max((folder / "train" / "happy").iterdir())
+    Image.open(path).save(path.with_suffix(".jpg"))
+    assert str(path) in refused("fer2013", folder)
+
+
+def test_rafdb_without_pictures_or_with_a_wrong_label(sample, tmp_path, refused):
+    write_layout(sample, "rafdb", tmp_path)
+    labels = tmp_path / "basic/EmoLabel/list_patition_label.txt"
+    text = labels.read_text()
+    for bad, complaint in (
+        ("train_00001.jpg 5\ntrain_00002.jpg 9\n", "row 2"),
+        ("\n", "is empty"),
+        ("train_99999.jpg 5\n", "holds none of the pictures"),
+    ):
+        labels.write_text(bad)
+        message = refused("rafdb", tmp_path)
+        assert complaint in message
+        assert str(labels) in message
+    labels.write_text(text)
+    shutil.rmtree(tmp_path / "basic" / "Image")
+    assert "unpack aligned.zip" in refused("rafdb", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "C:x"])
+def test_a_dataset_name_is_no_path(name, folder, refused):
+    assert "plain name" in refused(name, folder)

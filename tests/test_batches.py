@@ -1,0 +1,105 @@
+"""Batches on the device, targets and losses."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fer_lib.batches import Batches, targets
+from fer_lib.data.sample import make_sample
+from fer_lib.files import InputError
+from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
+
+
+def numbered(n=103, **options):
+    images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1)
+    return Batches(images, torch.eye(7)[torch.arange(n) % 7], batch_size=16, **options)
+
+
+def seen(batches, epoch):
+    return [images.flatten().tolist() for images, _ in batches.epoch(epoch)]
+
+
+def test_an_epoch_shows_each_image_at_most_once_and_only_whole_batches():
+    batches = numbered()
+    epoch = seen(batches, 0)
+    assert len(epoch) == len(batches) == 6
+    assert {len(batch) for batch in epoch} == {16}
+    flat = [number for batch in epoch for number in batch]
+    assert len(set(flat)) == len(flat) == 96
+    assert flat != sorted(flat)
+
+
+def test_order_follows_from_seed_and_epoch():
+    assert seen(numbered(seed=1), 3) == seen(numbered(seed=1), 3)
+    assert seen(numbered(seed=1), 3) != seen(numbered(seed=1), 4)
+    assert seen(numbered(seed=1), 3) != seen(numbered(seed=2), 3)
+
+
+def test_targets_stay_with_their_images():
+    for images, soft in numbered().epoch(5):
+        assert soft.argmax(1).tolist() == (images.flatten() % 7).tolist()
+
+
+def test_processes_share_every_batch():
+    whole = seen(numbered(), 2)
+    halves = [seen(numbered(rank=rank, processes=2), 2) for rank in (0, 1)]
+    for batch, a, b in zip(whole, *halves, strict=True):
+        assert sorted(a + b) == sorted(batch)
+        assert len(a) == len(b) == 8
+
+
+def test_a_batch_that_processes_cannot_share_is_refused():
+    with pytest.raises(InputError, match="multiple of 3"):
+        numbered(processes=3)
+
+
+def test_targets_from_labels_and_votes():
+    faces = make_sample(200)
+    rows = faces.where("train")
+    assert (targets(faces, rows).argmax(1) == faces.labels[rows]).all()
+    voted = rows[faces.votes[rows][:, :7].sum(1) > 0]
+    soft = targets(faces, voted, "votes")
+    assert soft.dtype == np.float32
+    np.testing.assert_allclose(soft.sum(1), 1, rtol=1e-5)
+    assert ((soft > 0) & (soft < 1)).any()
+
+
+def test_faces_without_emotion_votes_never_reach_a_loss():
+    faces = make_sample(200)
+    rows = faces.where("train")
+    faces.votes[rows[:3], :8] = 0
+    with pytest.raises(InputError, match="no emotion vote"):
+        targets(faces, rows, "votes")
+    faces.votes = None
+    with pytest.raises(InputError, match=r"fer2013new\.csv"):
+        targets(faces, rows, "votes")
+
+
+def test_loss_on_hard_targets_is_cross_entropy():
+    logits, labels = torch.randn(32, 7), torch.randint(0, 7, (32,))
+    hard = F.one_hot(labels, 7).float()
+    torch.testing.assert_close(SoftCrossEntropy()(logits, hard), F.cross_entropy(logits, labels))
+    torch.testing.assert_close(
+        SoftCrossEntropy(smoothing=0.1)(logits, hard),
+        F.cross_entropy(logits, labels, label_smoothing=0.1),
+    )
+
+
+def test_loss_on_soft_targets_is_the_closed_form_with_weights_and_adjustment():
+    logits, soft = torch.randn(16, 7), torch.softmax(torch.randn(16, 7), 1)
+    weight, prior = torch.rand(7), torch.softmax(torch.randn(7), 0).log()
+    expected = -(weight * soft * (logits + 0.5 * prior).log_softmax(1)).sum(1).mean()
+    loss = SoftCrossEntropy(weight=weight, adjustment=0.5 * prior)(logits, soft)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_class_statistics():
+    soft = F.one_hot(torch.tensor([0, 0, 0, 1]), 3).float()
+    assert inverse_frequency(soft).tolist() == pytest.approx([4 / 9, 4 / 3, 0])
+    assert log_prior(soft).exp().tolist() == pytest.approx([0.75, 0.25, 0], abs=1e-6)
+
+
+def test_loss_is_computed_in_float32():
+    logits = torch.full((1, 7), 300.0, dtype=torch.bfloat16)
+    assert SoftCrossEntropy()(logits, torch.eye(7)[:1]).dtype == torch.float32

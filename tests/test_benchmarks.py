@@ -1,0 +1,152 @@
+"""The benchmarks run at tiny sizes, and compare like with like."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fer_lib.augment import Augmentation, Prepare
+from fer_lib.data.sample import make_sample
+from fer_lib.recipes import TrainConfig
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def loop(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import loop
+
+    monkeypatch.setattr(loop, "cores", lambda: 1)
+    return loop
+
+
+@pytest.fixture
+def augmentation(loop):
+    import augmentation
+
+    return augmentation
+
+
+@pytest.fixture
+def measure(loop):
+    import measure
+
+    return measure
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return make_sample(100)
+
+
+def config(**changes):
+    return TrainConfig(model="baseline_cnn", limit=20, batch_size=8, clip_grad=1.0, **changes)
+
+
+def cells(text: str, title: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {title}"))
+    return [cell.strip().replace(",", "") for cell in line.strip("|").split("|")]
+
+
+def test_loop_prints_rates_and_their_ratio(loop, capsys):
+    loop.main(["--images", "24", "--batch-size", "8", "--rounds", "1"])
+    text = capsys.readouterr().out
+    assert "drawn faces (sample data)" in text
+    assert "commit" in text
+    for title in ("whole loop", "input alone", "model alone, ours in "):
+        _, ours, usual, ratio = cells(text, title)
+        assert float(ratio.split()[0]) == pytest.approx(float(ours) / float(usual), rel=0.05)
+
+
+def test_augmentation_says_that_kornia_is_missing(loop, augmentation, monkeypatch, capsys):
+    monkeypatch.setattr(augmentation, "find_spec", lambda name: None)
+    loop.main(["--augmentation", "--images", "70", "--rounds", "1"])
+    text = capsys.readouterr().out
+    assert "kornia is not installed" in text
+    assert len(cells(text, "flip, affine, 64")) == 4
+
+
+@pytest.mark.parametrize("bad", [["--images", "4"], ["--rounds", "0"], ["--images", "-1"]])
+def test_impossible_sizes_are_refused(loop, bad, capsys):
+    with pytest.raises(SystemExit):
+        loop.main(["--batch-size", "8", *bad])
+    assert "--images at least --batch-size" in capsys.readouterr().err
+
+
+def test_parts_run_in_turn_and_the_first_round_does_not_count(measure, monkeypatch):
+    clock, calls = [0.0], []
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+
+    def part(name, seconds):
+        def run():
+            calls.append(name)
+            clock[0] += 100 if len(calls) <= 2 else seconds
+            return 10
+
+        return run
+
+    parts = {"a": part("a", 1), "b": part("b", 2)}
+    rates = measure.in_turn(parts, 2, torch.device("cpu"))
+    assert calls == ["a", "b"] * 3
+    assert rates == {"a": [10.0, 10.0], "b": [5.0, 5.0]}
+
+
+def test_a_ratio_is_taken_within_each_round(measure):
+    assert measure.ratio([10, 40, 90], [10, 20, 30]) == "2.00 (1.00 to 3.00)"
+
+
+def test_both_sides_train_the_same_images(loop, faces):
+    ours = loop.Ours(config(), faces)
+    usual = loop.Usual(config(), faces, torch.device("cpu"))
+    data = usual.loader.dataset
+    images, targets = ours.learner.batches.images, ours.learner.batches.targets
+    assert len(data) == len(images) == 20
+    torch.testing.assert_close(
+        torch.stack([data[row][0] for row in range(20)]), ours.learner.prepare(images)
+    )
+    assert [data[row][1] for row in range(20)] == targets.argmax(1).tolist()
+
+
+def test_every_part_goes_through_the_full_batches(loop, faces):
+    sides = loop.Ours(config(), faces), loop.Usual(config(), faces, torch.device("cpu"))
+    for side, net in zip(sides, (sides[0].learner.core, sides[1].net), strict=True):
+        for part in (side.loop, side.model):
+            before = net.head[1].weight.detach().clone()
+            assert part() == 16  # two batches of 8; the last 4 images are left out
+            assert not torch.equal(before, net.head[1].weight)
+        before = net.head[1].weight.detach().clone()
+        assert side.input() == 16
+        assert torch.equal(before, net.head[1].weight)
+
+
+def test_our_epochs_differ_and_usual_is_plain(loop, faces):
+    ours = loop.Ours(config(), faces)
+    ours.loop()
+    assert ours.epoch == 1
+    usual = loop.Usual(config(), faces, torch.device("cpu"))
+    weight = usual.net.stages[1][0].weight
+    assert weight.is_contiguous()
+    assert not ours.learner.core.stages[1][0].weight.is_contiguous()
+    assert weight.dtype == torch.float32
+    assert not usual.optimizer.defaults["fused"]
+
+
+@pytest.mark.parametrize("other", ["loop", "kornia_pipeline", "single_pipeline"])
+def test_the_others_draw_what_we_draw(loop, augmentation, faces, other):
+    """With nothing left to chance, all give the same mirrored and enlarged faces."""
+    draw = Augmentation(flip=1, affine=1, scale=(1.25, 1.25))
+    images = torch.from_numpy(faces.images[faces.where("train")[:8]])
+    prepare = Prepare(augmentation.GREY_48)
+    ours = prepare(images, draw, torch.Generator())
+    if other == "loop":
+        few = faces.subset(faces.where("train")[:8])
+        cfg = {"input_size": (1, 48, 48), "mean": (0.5,), "std": (0.5,)}
+        data = loop.Singles(few, config(augmentation=draw), cfg)
+        theirs = torch.stack([data[row][0] for row in range(8)])
+    else:
+        if other == "kornia_pipeline":
+            pytest.importorskip("kornia")
+        theirs = getattr(augmentation, other)(draw)(images)
+    assert (ours - prepare(images)).abs().mean() > 0.05
+    torch.testing.assert_close(theirs, ours, atol=0.05, rtol=0)

@@ -1,0 +1,153 @@
+"""A dataset is read once, again when its source changes, and never from a damaged cache."""
+
+import contextlib
+import shutil
+
+import numpy as np
+import pytest
+
+from fer_lib.data import load_faces, loading
+from fer_lib.data.faceset import fingerprint
+from fer_lib.data.sample import make_sample, write_layout
+from fer_lib.files import InputError
+
+MUTE = {"say": lambda line: None}
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return make_sample(160, seed=1)
+
+
+@pytest.fixture
+def folder(sample, tmp_path):
+    write_layout(sample, "folders", tmp_path / "fer")
+    return tmp_path / "fer"
+
+
+@pytest.fixture
+def written(sample, tmp_path):
+    write_layout(sample, "csv", tmp_path / "source")
+    return tmp_path / "source"
+
+
+def forbid_reading(monkeypatch):
+    monkeypatch.setattr(loading, "_read", lambda *a: pytest.fail("the source was read again"))
+
+
+def test_the_second_call_reads_the_cache(written, monkeypatch, fer_home):
+    first = load_faces("fer2013", written, **MUTE)
+    assert sorted(p.name for p in (fer_home / "data/fer2013").iterdir()) == [
+        "faces.npz",
+        "manifest.json",
+    ]
+    forbid_reading(monkeypatch)
+    heard = []
+    again = load_faces("fer2013", written, say=heard.append)
+    assert again.fingerprint == first.fingerprint
+    assert again.manifest == first.manifest
+    assert "from the cache" in heard[0]
+    assert load_faces("fer2013", **MUTE).fingerprint == first.fingerprint
+    shutil.rmtree(written)
+    assert load_faces("fer2013", **MUTE).fingerprint == first.fingerprint
+    with pytest.raises(InputError, match="does not exist"):
+        load_faces("fer2013", written, **MUTE)
+
+
+def test_a_changed_source_is_read_again(written, sample):
+    first = load_faces("fer2013", written, **MUTE)
+    write_layout(sample.subset(np.arange(120)), "csv", written)
+    assert len(load_faces("fer2013", written, **MUTE)) == 120
+    write_layout(sample.subset(np.arange(100)), "csv", written)
+    assert len(load_faces("fer2013", **MUTE)) == 100
+    other = written.with_name("other")
+    write_layout(sample, "csv", other)
+    assert load_faces("fer2013", other, **MUTE).fingerprint == first.fingerprint
+
+
+def test_files_beside_their_own_cache(sample, fer_home, monkeypatch):
+    write_layout(sample, "folders", fer_home / "data" / "fer2013")
+    first = load_faces("fer2013", **MUTE)
+    assert first.manifest["dropped"] == {}
+    forbid_reading(monkeypatch)
+    assert load_faces("fer2013", **MUTE).fingerprint == first.fingerprint
+    shutil.rmtree(fer_home / "data/fer2013/train")  # to save space
+    shutil.rmtree(fer_home / "data/fer2013/test")
+    assert load_faces("fer2013", **MUTE).fingerprint == first.fingerprint
+
+
+def test_another_seed_draws_another_split_of_the_same_images(sample, tmp_path, monkeypatch):
+    write_layout(sample, "emotion-detection", tmp_path / "long")
+    write_layout(sample, "csv", tmp_path / "csv")
+    first = load_faces("mine", tmp_path / "long", **MUTE)
+    load_faces("fer2013", tmp_path / "csv", **MUTE)
+    forbid_reading(monkeypatch)
+    other = load_faces("mine", tmp_path / "long", seed=3, **MUTE)
+    assert other.manifest["split"]["seed"] == 3
+    assert set(other.ids[other.where("valid")]) != set(first.ids[first.where("valid")])
+    assert other.ids[other.where("test")].tolist() == first.ids[first.where("test")].tolist()
+    back = load_faces("mine", seed=0, **MUTE)
+    assert back.fingerprint == first.fingerprint
+    assert load_faces("fer2013", seed=3, **MUTE).manifest["split"] == {"official": True}
+
+
+def test_the_sample_is_drawn_once(monkeypatch):
+    import fer_lib.data.sample as module
+
+    calls = []
+    monkeypatch.setattr(module, "make_sample", lambda: calls.append(1) or make_sample(100))
+    first = load_faces("sample", **MUTE)
+    assert load_faces("sample", seed=4, **MUTE).fingerprint == first.fingerprint
+    assert calls == [1]
+    assert first.mark == "sample data"
+    np.testing.assert_array_equal(load_faces("sample", **MUTE).truth, first.truth)
+    with pytest.raises(InputError, match="drawn"):
+        load_faces("sample", "/tmp", **MUTE)
+
+
+def test_a_damaged_cache_is_named_and_never_used(folder, fer_home, refused):
+    known = load_faces("fer2013", folder, **MUTE).fingerprint
+    cache = fer_home / "data" / "fer2013" / "faces.npz"
+    whole = cache.read_bytes()
+    cache.write_bytes(whole[: len(whole) // 2])
+    assert f"the cache {cache} is damaged: delete it" in refused("fer2013", folder)
+    rng = np.random.default_rng(0)
+    ends = [*range(120), *range(len(whole) - 400, len(whole))]
+    harmless = 0
+    for place in [*rng.integers(0, len(whole), 60), *rng.choice(ends, 60, replace=False)]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        cache.write_bytes(flipped)
+        # A byte that means nothing, as of a member's date, may differ; an image may not.
+        with contextlib.suppress(InputError):
+            assert fingerprint(load_faces("fer2013", folder, **MUTE)) == known
+            harmless += 1
+    assert harmless < 30
+    cache.unlink()
+    assert load_faces("fer2013", folder, **MUTE).fingerprint == known
+
+
+def test_a_damaged_manifest_is_named(folder, fer_home, refused):
+    load_faces("fer2013", folder, **MUTE)
+    manifest = fer_home / "data" / "fer2013" / "manifest.json"
+    manifest.write_text(manifest.read_text()[:100])
+    assert str(manifest) in refused("fer2013", folder)
+
+
+def test_a_process_that_dies_between_the_two_files_leaves_no_cache(folder, fer_home, monkeypatch):
+    load_faces("fer2013", folder, **MUTE)
+    (fer_home / "data" / "fer2013" / "manifest.json").unlink()
+    heard = []
+    load_faces("fer2013", folder, say=heard.append)
+    assert "read from" in heard[0]
+
+
+def test_a_full_disk_leaves_nothing(folder, fer_home, monkeypatch):
+    def full(path, **arrays):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        load_faces("fer2013", folder, **MUTE)
+    assert list((fer_home / "data" / "fer2013").iterdir()) == []

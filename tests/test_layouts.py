@@ -1,0 +1,142 @@
+"""Which layout lies where: recognised, found, downloaded, or refused with a remedy."""
+
+import importlib
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from fer_lib.data import acquire, load_faces
+from fer_lib.data.layouts import recognise
+from fer_lib.data.sample import make_sample, write_layout
+from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS_8
+
+MUTE = {"say": lambda line: None}
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return make_sample(160, seed=1)
+
+
+def test_it_says_which_layout_it_found(sample, tmp_path):
+    expected = {
+        "csv": "fer2013.csv with the votes of fer2013new.csv",
+        "zip": "fer2013.csv inside fer2013.csv.zip",
+        "tar.gz": "fer2013/fer2013.csv inside fer2013.tar.gz",
+        "icml": "icml_face_data.csv",
+        "folders": "class folders in train/ and test/ with short names, as in Kaggle's "
+        "msambare/fer2013",
+        "emotion-detection": "class folders in train/ and test/ with long names, as in Kaggle's "
+        "ananthu017/emotion-detection-fer",
+        "ferplus": "fer2013new.csv with its pictures",
+        "rafdb": "RAF-DB's list_patition_label.txt with Image/aligned/",
+        "classes": "class folders without splits",
+    }
+    for layout, description in expected.items():
+        write_layout(sample, layout, tmp_path / layout / "below")
+        assert recognise(tmp_path / layout).description == description
+
+
+def test_a_dataset_in_the_layout_of_another_is_refused(sample, tmp_path):
+    write_layout(sample, "ferplus", tmp_path / "plus")
+    write_layout(sample, "rafdb", tmp_path / "raf")
+    for dataset, folder in (("fer2013", "plus"), ("rafdb", "plus"), ("fer2013", "raf")):
+        with pytest.raises(InputError, match=f"which is not {dataset}"):
+            load_faces(dataset, tmp_path / folder, **MUTE)
+    assert load_faces("mine", tmp_path / "plus", **MUTE).classes == EMOTIONS_8
+
+
+def test_two_datasets_side_by_side_are_not_guessed_between(sample, tmp_path):
+    write_layout(sample, "csv", tmp_path / "a")
+    write_layout(sample, "csv", tmp_path / "b")
+    with pytest.raises(InputError, match="more than one dataset"):
+        load_faces("fer2013", tmp_path, **MUTE)
+
+
+def test_a_copy_with_other_counts_says_so(sample, tmp_path):
+    write_layout(sample, "csv", tmp_path)
+    heard = []
+    faces = load_faces("fer2013", tmp_path, say=heard.append)
+    assert "train 128 images instead of 28,709" in faces.manifest["remarks"][0]
+    assert faces.manifest["remarks"][0] in heard[1]
+    faces = load_faces("ferplus", tmp_path, **MUTE)
+    assert "instead of 25,060" in faces.manifest["remarks"][0]
+
+
+def test_the_benchmark_reads_the_same_pixels_in_every_way(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    monkeypatch.setattr(sys, "argv", ["data.py", "--rows", "100", "--rounds", "1"])
+    importlib.import_module("data").main()
+    printed = capsys.readouterr().out
+    assert "table (sample data), 100 images" in printed
+    assert "| PIL one by one |" in printed
+
+
+def fake_kagglehub(monkeypatch, download):
+    module = types.SimpleNamespace(dataset_download=download)
+    monkeypatch.setitem(sys.modules, "kagglehub", module)
+
+
+def test_a_download_is_the_last_resort(monkeypatch, fer_home, tmp_path):
+    written = tmp_path / "source"
+    written.mkdir()
+    asked = []
+    fake_kagglehub(monkeypatch, lambda handle: asked.append(handle) or str(written))
+    assert acquire.find_source("fer2013", written) == written
+    assert asked == []
+    assert acquire.find_source("fer2013") == written
+    assert asked == ["msambare/fer2013"]
+
+    versions = fer_home / "kagglehub/datasets/msambare/fer2013"
+    for number in ("9", "10", "11"):
+        (versions / "versions" / number).mkdir(parents=True)
+    (versions / "9.complete").touch()
+    (versions / "10.complete").touch()  # 11 broke off
+    assert acquire.find_source("fer2013") == versions / "versions" / "10"
+
+    own = fer_home / "data" / "fer2013"
+    own.mkdir(parents=True)
+    (own / "README.md").touch()
+    assert acquire.find_source("fer2013") != own
+    (own / "fer2013.csv").touch()
+    assert acquire.find_source("fer2013") == own
+    assert asked == ["msambare/fer2013"]
+
+
+def test_without_a_network_the_remedies_are_named(monkeypatch, fer_home):
+    def fail(handle):
+        raise ConnectionError("Name or service not known\nand much more")
+
+    fake_kagglehub(monkeypatch, fail)
+    with pytest.raises(InputError) as caught:
+        load_faces("fer2013", **MUTE)
+    message = str(caught.value)
+    for part in ("https://www.kaggle.com/", "--data-dir", str(fer_home / "data/fer2013")):
+        assert part in message
+    assert "Name or service not known" in message
+    assert "\n" not in message
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    with pytest.raises(InputError, match="--data-dir"):
+        load_faces("fer2013", **MUTE)
+    assert not (fer_home / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "part"),
+    [
+        ("ferplus", "github.com/microsoft/FERPlus"),
+        ("rafdb", "whdeld.cn"),
+        ("mine", "--data-dir"),
+    ],
+)
+def test_what_cannot_be_downloaded_says_where_it_comes_from(dataset, part):
+    with pytest.raises(InputError, match=part):
+        load_faces(dataset, **MUTE)
+
+
+def test_ferplus_finds_the_votes_beside_fer2013(sample, fer_home):
+    write_layout(sample, "csv", fer_home / "data" / "fer2013")
+    assert load_faces("ferplus", **MUTE).classes == EMOTIONS_8

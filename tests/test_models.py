@@ -1,0 +1,84 @@
+"""The two CNNs: sizes, the corrected and the published attention, independence of the batch."""
+
+import pytest
+import torch
+
+from fer_lib.files import InputError
+from fer_lib.models import MODULES, create_model
+from fer_lib.models.cnn import SpatialAttention, TwoGateChannelAttn
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parameters"),
+    [
+        ("baseline_cnn", {}, 404_359),
+        ("attention_cnn", {}, 1_190_893),
+        ("attention_cnn", {"attention": "published"}, 1_190_893),
+    ],
+)
+def test_parameters_are_those_published(name, options, parameters):
+    model = create_model(name, **options)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model.pretrained_cfg["input_size"] == (1, 48, 48)
+    assert model(torch.zeros(2, 1, 48, 48)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_prediction_depends_on_its_own_image_only(name):
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=8).eval()
+    x = torch.randn(6, 1, 48, 48)
+    with torch.no_grad():
+        whole = model(x)
+        alone = torch.cat([model(x[i : i + 1]) for i in range(6)])
+    assert whole.shape == (6, 8)
+    torch.testing.assert_close(whole, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_published_gates_reach_two_and_corrected_ones_stay_below_one():
+    torch.manual_seed(0)
+    x = torch.rand(4, 64, 12, 12) + 1
+    for model, low, high in (
+        (create_model("attention_cnn", attention="published"), 0, 2),
+        (create_model("attention_cnn"), 0, 1),
+    ):
+        gate = next(m for m in model.modules() if type(m).__name__.endswith("ChannelAttn"))
+        with torch.no_grad():
+            gate.fc2.weight.fill_(5.0)
+            gate.fc1.weight.fill_(5.0)
+            ratio = gate(x) / x
+        assert low < ratio.max() <= high + 1e-5
+        assert ratio.max() > high - 0.01
+    assert isinstance(
+        next(m for m in create_model("attention_cnn", attention="published").modules()
+             if isinstance(m, TwoGateChannelAttn)), TwoGateChannelAttn)  # fmt: skip
+
+
+@pytest.mark.parametrize(("attention", "positions"), [("published", 1), ("cbam", 144)])
+def test_last_spatial_attention_sees_more_than_one_position_only_when_corrected(
+    attention, positions
+):
+    model = create_model("attention_cnn", attention=attention).eval()
+    seen = []
+    last = [m for m in model.modules() if isinstance(m, SpatialAttention)][-1]
+    last.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[2:].numel()))
+    model(torch.zeros(1, 1, 48, 48))
+    assert seen == [positions]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet50", {}, "unknown"),
+        ("baseline_cnn", {"depth": 3}, "does not take"),
+        ("attention_cnn", {"attention": "se"}, "cbam or published"),
+    ],
+)
+def test_wrong_names_and_options_are_refused(name, options, message):
+    with pytest.raises(InputError, match=message):
+        create_model(name, **options)
+
+
+def test_pretrained_weights_that_do_not_exist_are_an_error_not_a_random_start():
+    with pytest.raises(InputError, match="pretrained"):
+        create_model("baseline_cnn", pretrained=True)

@@ -1,0 +1,256 @@
+"""The notebooks: their form, a run of each from a foreign folder, and their way through Colab."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+
+from fer_lib import plots
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TINY = {
+    "03_cnn": {"changes": {"epochs": 1, "limit": 128, "options": {"width": 4}}},
+}
+"""Parameters that make a run short, by notebook; the others are short by themselves."""
+SHARED = ("preset", "dataset", "data_dir", "seed", "interactive", "runs_dir")
+
+notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    content = nbformat.read(path, as_version=4)
+    nbformat.validate(content)
+    return content
+
+
+def lines(source: str) -> int:
+    return sum(bool(line.strip()) for line in source.splitlines())
+
+
+def code_of(content: nbformat.NotebookNode) -> list[str]:
+    return [cell.source for cell in content.cells if cell.cell_type == "code"]
+
+
+def test_the_notebooks_are_there():
+    found = {path.stem for path in NOTEBOOKS}
+    assert {"01_data", "03_cnn", "09_evaluation", "10_comparison"} <= found
+
+
+@notebook
+def test_a_notebook_is_prose_with_a_little_code(path):
+    content = read(path)
+    code = code_of(content)
+    prose = "\n".join(cell.source for cell in content.cells if cell.cell_type == "markdown")
+    total = sum(map(lines, code))
+
+    assert 20 <= len(content.cells) <= 35
+    assert total <= 120
+    assert max(map(lines, code)) <= 15
+    words = len(re.findall(r"\w+", re.sub(r"\(http\S+\)", "", prose)))
+    assert words >= 5 * total
+    assert not re.search(r"^\s*class ", "\n".join(code), re.MULTILINE)
+    assert len(re.findall(r"^\s*def ", "\n".join(code), re.MULTILINE)) <= 2
+    assert "sys.path" not in "\n".join(code)
+
+
+@notebook
+def test_prose_states_no_measured_number(path):
+    prose = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+    text = re.sub(r"`[^`]*`|\([^)]*http[^)]*\)", "", "\n".join(prose))
+    assert not re.findall(r"\d+[.,]\d+|\d+ ?%", text)
+
+
+@notebook
+def test_the_order_of_the_first_cells_and_the_last(path):
+    title, setup, parameters, *rest = read(path).cells
+    assert title.cell_type == "markdown"
+    assert title.source.startswith("# ")
+    assert all(word in title.source for word in ("**Question.**", "**Needs**", "**Makes**"))
+    address = f"github/fer-reference/fer2013/blob/main/notebooks/{path.name})"
+    assert f"https://colab.research.google.com/{address}" in title.source
+    assert setup.source == read(NOTEBOOKS[0]).cells[1].source
+    assert parameters.metadata.tags == ["parameters"]
+    assert rest[-1].cell_type == "code"
+    with_imports = [
+        c for c in code_of(read(path)) if re.search(r"^(from|import) ", c, re.MULTILINE)
+    ]
+    assert with_imports[0] == setup.source
+    assert len(with_imports) == 2
+
+
+@notebook
+def test_every_notebook_takes_the_shared_parameters(path):
+    found = papermill.inspect_notebook(str(path))
+    assert set(SHARED) <= set(found)
+    assert [found[name]["default"] for name in SHARED] == [
+        *('"sample"', '"sample"', "None", "0", "True", "None"),
+    ]
+
+
+@notebook
+def test_the_file_is_clean(path):
+    content = read(path)
+    assert content.metadata.kernelspec.name == "python3"
+    cells = [cell for cell in content.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
+    ids = [cell.id for cell in content.cells]
+    assert len(set(ids)) == len(ids)
+    # Named by hand, so that a cell keeps its name when the file is written again.
+    assert not [name for name in ids if re.fullmatch(r"[0-9a-f]{8}", name)]
+
+
+def environment(home: Path, *python_path: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    paths = os.pathsep.join(map(str, python_path))
+    return kept | {"FER_HOME": str(home), "OMP_NUM_THREADS": "2"} | {"PYTHONPATH": paths}
+
+
+def papermill_run(source: Path, target: Path, env: dict[str, str], **parameters) -> str:
+    """Execute a notebook by the papermill command in `target`'s folder; return what it printed."""
+    given = [
+        *("--no-progress-bar", "--execution-timeout", "300"),
+        *(part for name, value in parameters.items() for part in ("-y", f"{name}: {value}")),
+    ]
+    command = [sys.executable, "-m", "papermill", str(source), str(target), *given]
+    done = subprocess.run(command, cwd=target.parent, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    outputs = [
+        output for cell in read(target).cells if "outputs" in cell for output in cell.outputs
+    ]
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """Home and printed text by notebook, after all of them ran in order, from a foreign folder."""
+    folder = tmp_path_factory.mktemp("executed")
+    home = folder / "home"
+    env = environment(home, ROOT)
+    texts = {
+        path.stem: papermill_run(
+            path, folder / path.name, env, **{k: json.dumps(v) for k, v in tiny.items()}
+        )
+        for path in NOTEBOOKS
+        for tiny in [TINY.get(path.stem, {})]
+    }
+    return home, texts
+
+
+def test_the_notebooks_write_what_they_say(executed):
+    home, _ = executed
+    report = json.loads((home / "data/sample/audit.json").read_text())
+    assert report["mark"] == "sample data"
+    assert report["copies"]["groups"] == 116
+    runs = sorted(path.parent for path in home.glob("runs/*/results.json"))
+    assert [path.name.split("_", 1)[1] for path in runs] == [
+        "baseline_cnn_sample_s0",
+        "attention_cnn_sample_s0",
+    ]
+    assert all((run / "inference.json").exists() for run in runs)
+    evaluated = [run for run in runs if (run / "evaluation.json").exists()]
+    accuracy = {
+        run: json.loads((run / "results.json").read_text())["valid"]["full"]["accuracy"]
+        for run in runs
+    }
+    assert evaluated == [max(accuracy, key=accuracy.get)]
+    comparison = home / "runs/comparison_sample_sample"
+    assert {path.name for path in comparison.iterdir()} == {
+        *("comparison.csv", "comparison.md", "comparison.json", "accuracies.png", "recalls.png"),
+    }
+    assert len(json.loads((comparison / "comparison.json").read_text())["runs"]) == 2
+
+
+def test_every_printed_number_of_the_sample_says_so(executed):
+    _, texts = executed
+    for name in ("01_data", "09_evaluation", "10_comparison"):
+        figures = [line for line in texts[name].splitlines() if re.search(r"\d%|\d points", line)]
+        assert figures
+        assert all("sample data" in line for line in figures), name
+
+
+def test_a_finished_run_is_loaded_and_not_trained_again(executed, tmp_path):
+    home, texts = executed
+    assert texts["03_cnn"].count(": trained ") == 2
+    parameters = {name: json.dumps(value) for name, value in TINY["03_cnn"].items()}
+    source = next(path for path in NOTEBOOKS if path.stem == "03_cnn")
+    text = papermill_run(source, tmp_path / "again.ipynb", environment(home, ROOT), **parameters)
+    assert text.count(": loaded ") == 2
+    assert " epoch " not in text
+
+
+def test_without_a_run_the_evaluation_says_what_to_do(executed, tmp_path):
+    home, _ = executed
+    source = next(path for path in NOTEBOOKS if path.stem == "09_evaluation")
+    with pytest.raises(AssertionError, match="train one first"):
+        papermill_run(source, tmp_path / "no.ipynb", environment(home, ROOT), preset="full")
+
+
+@pytest.fixture
+def colab(tmp_path) -> Path:
+    """A folder with a stub of google.colab and a repository that holds the working tree."""
+    (tmp_path / "stub/google/colab").mkdir(parents=True)
+    (tmp_path / "stub/google/colab/__init__.py").touch()
+    git = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(git, check=True, capture_output=True, text=True).stdout.split("\0")
+    source = tmp_path / "source"
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, source / name)
+    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], [*author, "commit", "-q", "-m", "tree"]):
+        subprocess.run(["git", "-C", str(source), *command], check=True)
+    return tmp_path
+
+
+def test_the_colab_path_clones_once_and_installs_nothing(colab):
+    before = sorted(str(found.locate_file("")) + found.name for found in distributions())
+    content = read(ROOT / "notebooks/01_data.ipynb")
+    asked = "import fer_lib\n\nprint('imported from', fer_lib.__file__, 'in', os.getcwd())"
+    # The setup cell twice, as when someone runs it again; then where the package comes from.
+    content.cells.insert(2, nbformat.v4.new_code_cell(content.cells[1].source, id="again"))
+    content.cells.append(nbformat.v4.new_code_cell(asked, id="asked"))
+    work = colab / "content"
+    work.mkdir()
+    nbformat.write(content, work / "01_data.ipynb")
+    env = environment(colab, colab / "stub") | {"FER_REPOSITORY": (colab / "source").as_uri()}
+    del env["FER_HOME"]
+    text = papermill_run(work / "01_data.ipynb", work / "out.ipynb", env, interactive=False)
+
+    clone = work / "fer2013"
+    assert (clone / ".git").is_dir()
+    assert not (clone / "fer2013").exists()
+    assert f"imported from {clone / 'fer_lib/__init__.py'} in {clone}" in text
+    assert (clone / "data/sample/audit.json").exists()
+    assert text.count("nothing to install") == 2
+    assert before == sorted(str(found.locate_file("")) + found.name for found in distributions())
+
+
+def test_a_menu_runs_show_at_each_change_and_not_before():
+    seen = []
+    menus = plots.interact(
+        lambda emotion="sad", draw=3: seen.append((emotion, draw)),
+        emotion=["happy", "sad"],
+        draw=(0, 20),
+    )
+    assert seen == []
+    emotion, draw = menus.kwargs_widgets
+    emotion.value = "happy"
+    draw.value = 4
+    assert seen == [("happy", 3), ("happy", 4)]
+
+
+def test_a_figure_shows_itself_in_a_notebook():
+    figure, axis = plots.new_figure(2, 2, mark="sample data")
+    axis.imshow(np.zeros((2, 2)))
+    assert figure._repr_png_().startswith(b"\x89PNG")

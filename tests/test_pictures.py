@@ -1,0 +1,64 @@
+"""Picture files of every mode and size become one array."""
+
+import numpy as np
+from PIL import Image
+
+from fer_lib.data.pictures import read_pictures
+
+
+def save(folder, **pictures):
+    folder.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        picture.save(folder / f"{name}.png")
+    return [folder / f"{name}.png" for name in pictures]
+
+
+def test_grey_pictures_of_every_kind_stay_grey(tmp_path):
+    ramp = np.arange(64 * 60, dtype=np.uint32).reshape(60, 64) % 256
+    grey = Image.fromarray(ramp.astype(np.uint8))
+    deep = Image.fromarray((ramp * 257).astype(np.uint16))
+    clear = grey.convert("LA")
+    paths = save(tmp_path, a=grey, b=deep, c=clear, d=grey.convert("RGB"), e=grey.convert("P"))
+    images, remarks = read_pictures(paths)
+    assert images.shape == (5, 1, 60, 64)
+    assert remarks == []
+    for image in images:
+        np.testing.assert_array_equal(image[0], ramp)
+
+
+def test_one_picture_in_colour_makes_all_rgb_and_transparent_is_black(tmp_path):
+    grey = Image.new("L", (48, 48), 90)
+    half = Image.new("RGBA", (48, 48), (200, 100, 0, 255))
+    half.paste((255, 255, 255, 0), (0, 0, 24, 48))
+    images, _ = read_pictures(save(tmp_path, a=grey, b=half))
+    assert images.shape == (2, 3, 48, 48)
+    assert (images[0] == 90).all()
+    assert images[1, :, 0, 30].tolist() == [200, 100, 0]
+    assert images[1, :, 0, 3].tolist() == [0, 0, 0]
+
+
+def test_exif_rotation_is_done(tmp_path):
+    picture = Image.new("L", (48, 48))
+    picture.paste(255, (0, 0, 48, 24))  # white above
+    exif = Image.Exif()
+    exif[0x0112] = 3  # by half a turn
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    images, _ = read_pictures([tmp_path / "a.jpg"])
+    assert images[0, 0, 0, 0] < 20
+    assert images[0, 0, -1, 0] > 235
+
+
+def test_pictures_of_several_sizes_become_48x48(tmp_path):
+    wide = Image.new("L", (200, 100), 0)
+    wide.paste(255, (50, 0, 150, 100))  # the middle square
+    images, remarks = read_pictures(save(tmp_path, a=wide, b=Image.new("L", (64, 64), 7)))
+    assert images.shape == (2, 1, 48, 48)
+    assert images[0].min() > 230  # but for what the filter takes from beyond the edge
+    assert "several sizes" in remarks[0]
+
+
+def test_large_files_are_read_like_small_ones(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 256, 256), np.uint8)
+    paths = save(tmp_path, **{f"p{i}": Image.fromarray(image) for i, image in enumerate(noise)})
+    assert paths[0].stat().st_size > 40_000
+    np.testing.assert_array_equal(read_pictures(paths)[0][:, 0], noise)

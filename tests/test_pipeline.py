@@ -1,0 +1,133 @@
+"""The pipeline runs what changed, skips what did not, and says what it cannot do."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from fer_lib import pipeline
+from fer_lib.files import InputError
+from fer_lib.pipeline import Pipeline, Stage, choose_stages
+
+
+def notebook(path: Path, code: str, parameters: str = 'dataset = ""\nruns_dir = ""\nword = "a"'):
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    cells += [nbformat.v4.new_code_cell(cell) for cell in code.split("\n---\n")]
+    nb = nbformat.v4.new_notebook(cells=cells)
+    nb.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path.write_text(nbformat.writes(nb))
+
+
+@pytest.fixture
+def two_stages(tmp_path, monkeypatch):
+    """A pipeline of two small notebooks: the second reads what the first writes."""
+    books = tmp_path / "notebooks"
+    books.mkdir()
+    log = 'open(f"{runs_dir}/log", "a").write("NAME\\n")\n---\n'
+    write = 'open(f"{runs_dir}/one.txt", "w").write(word)'
+    notebook(books / "01_one.ipynb", log.replace("NAME", "one") + write)
+    double = 'text = open(f"{runs_dir}/one.txt").read()\n'
+    double += 'open(f"{runs_dir}/two.txt", "w").write(text * 2)'
+    notebook(books / "02_two.ipynb", log.replace("NAME", "two") + double)
+    monkeypatch.setattr(pipeline, "notebook", lambda stage: books / f"{stage.name}.ipynb")
+    monkeypatch.setattr(
+        pipeline,
+        "STAGES",
+        (
+            Stage("01_one", ("{data}/manifest.json",), ("{runs}/one.txt",)),
+            Stage("02_two", ("{runs}/one.txt",), ("{runs}/two.txt",)),
+        ),
+    )
+    runs = tmp_path / "runs"
+    runs.mkdir()
+
+    def run(**options):
+        (runs / "log").write_text("")
+        Pipeline(runs=str(runs), **options).run()
+        return (runs / "log").read_text().split()
+
+    run.runs, run.books = runs, books
+    return run
+
+
+def test_only_what_changed_is_run_again(two_stages):
+    assert two_stages() == ["one", "two"]
+    assert two_stages() == []
+    folder = two_stages.runs / "notebooks_sample_sample_s0"
+    assert {p.name for p in folder.iterdir()} >= {"01_one.ipynb", "01_one.html", "02_two.html"}
+    assert two_stages(extra={"word": "b"}) == ["one", "two"]
+    assert (two_stages.runs / "two.txt").read_text() == "bb"
+
+
+def test_a_missing_output_or_a_changed_notebook_runs_its_stage(two_stages):
+    two_stages()
+    (two_stages.runs / "two.txt").unlink()
+    assert two_stages() == ["two"]
+    book = two_stages.books / "02_two.ipynb"
+    book.write_text(book.read_text().replace("text * 2", "text * 3"))
+    assert two_stages() == ["two"]
+    assert (two_stages.runs / "two.txt").read_text() == "aaa"
+
+
+def test_after_a_failure_the_same_command_goes_on_there(two_stages):
+    book = two_stages.books / "02_two.ipynb"
+    good = book.read_text()
+    book.write_text(good.replace("text = open", "raise ValueError('no luck')\\ntext = open"))
+    with pytest.raises(InputError, match=r"02_two failed.*ValueError: no luck.*02_two\.ipynb"):
+        two_stages()
+    book.write_text(good)
+    assert two_stages() == ["two"]
+
+
+def test_a_stage_that_does_not_write_its_output_is_an_error(two_stages):
+    notebook(two_stages.books / "01_one.ipynb", "pass")
+    with pytest.raises(InputError, match=r"01_one ended without writing .*one\.txt"):
+        two_stages()
+
+
+def test_a_cell_that_hangs_is_stopped(two_stages, monkeypatch):
+    monkeypatch.setattr(pipeline, "CELL_TIMEOUT", 2)
+    notebook(two_stages.books / "01_one.ipynb", "import time; time.sleep(60)")
+    with pytest.raises(InputError, match=r"01_one failed.*[Tt]ime"):
+        two_stages()
+
+
+def test_a_stage_alone_says_what_it_lacks(two_stages):
+    with pytest.raises(InputError, match=r"02_two needs .*one\.txt"):
+        two_stages(stages="02")
+
+
+def test_unknown_parameters_and_stages_are_errors(two_stages):
+    with pytest.raises(InputError, match=r"wrod.*word"):
+        Pipeline(extra={"wrod": "x"})
+    with pytest.raises(InputError, match=r"'17'.*01_one, 02_two"):
+        Pipeline(stages="17")
+
+
+def test_stages_by_number_or_name_in_their_order():
+    assert [s.name for s in choose_stages("10, 01_data")] == ["01_data", "10_comparison"]
+
+
+def test_the_declared_notebooks_exist_and_take_the_common_parameters():
+    for stage in pipeline.STAGES:
+        known = pipeline.notebook_parameters(pipeline.notebook(stage))
+        assert known >= {"preset", "dataset", "data_dir", "seed", "interactive", "runs_dir"}, stage
+
+
+def test_data_that_cannot_be_had_is_said_before_any_stage(two_stages):
+    with pytest.raises(InputError, match="/nowhere does not exist"):
+        Pipeline(dataset="fer2013", data_dir="/nowhere", runs=str(two_stages.runs)).run()
+    assert not (two_stages.runs / "log").exists()
+
+
+def test_the_command_line(two_stages, capsys):
+    pipeline.main(["--runs", str(two_stages.runs), "--set", "word=c"])
+    printed = capsys.readouterr().out
+    assert "02_two" in printed
+    assert "executed notebooks" in printed
+    assert json.loads((two_stages.runs / "notebooks_sample_sample_s0" / "state.json").read_text())
+    with pytest.raises(SystemExit, match="unknown"):
+        pipeline.main(["--stages", "99"])
+    shutil.rmtree(two_stages.runs)

@@ -1,0 +1,295 @@
+"""Every layout that users have is recognised, and reads back exactly what was written."""
+
+import io
+import shutil
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_lib.data import load_faces
+from fer_lib.data.ferplus import keep_majority, majority, soft_targets
+from fer_lib.data.sample import make_sample, write_layout
+from fer_lib.data.tables import decode
+from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS, EMOTIONS_8, VOTES
+
+MUTE = {"say": lambda line: None}
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return make_sample(160, seed=1)
+
+
+def by_id(faces, rename=lambda name: name):
+    """Image bytes, label and split of each id."""
+    rows = zip(faces.ids.tolist(), faces.images, faces.labels, faces.split, strict=True)
+    return {rename(name): (image.tobytes(), int(k), str(s)) for name, image, k, s in rows}
+
+
+def stem(name):
+    return name.rpartition("/")[2]
+
+
+# Tables
+
+
+@pytest.mark.parametrize("layout", ["csv", "zip", "tar.gz", "icml"])
+def test_a_table_is_read_back_exactly(sample, tmp_path, layout):
+    write_layout(sample, layout, tmp_path / "data")
+    faces = load_faces("fer2013", tmp_path / "data", **MUTE)
+    assert faces.ids.tolist() == sample.ids.tolist()
+    assert by_id(faces) == by_id(sample)
+    assert faces.manifest["split"] == {"official": True}
+    if layout == "csv":
+        np.testing.assert_array_equal(faces.votes, sample.votes)
+
+
+@pytest.mark.parametrize("inside", ["fer2013/fer2013.csv", "icml_face_data.csv", "Fer2013.CSV"])
+def test_any_zip_with_such_a_member_will_do(sample, tmp_path, inside):
+    write_layout(sample, "csv", tmp_path)
+    with zipfile.ZipFile(tmp_path / "archive (1).zip", "w") as archive:
+        archive.writestr("train.csv", "emotion,pixels\n")
+        archive.write(tmp_path / "fer2013.csv", inside)
+    faces = load_faces("fer2013", tmp_path / "archive (1).zip", **MUTE)
+    assert by_id(faces) == by_id(sample)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text.replace("\n", "\r\n") + "\r\n\r\n",
+        lambda text: "\n".join(
+            ",".join(f'"{field}"' for field in line.split(",")) for line in text.split("\n") if line
+        ),
+        lambda text: text.replace(" ", "  ", 5).replace(",Tr", " ,Tr", 3),
+        lambda text: text.replace(" 0 ", " 000 "),
+        lambda text: text.rstrip("\n"),
+    ],
+    ids=["excel", "quoted", "spaces", "zeros", "no last line break"],
+)
+def test_tables_as_other_programs_write_them(sample, tmp_path, change):
+    write_layout(sample, "csv", tmp_path)
+    text = (tmp_path / "fer2013.csv").read_text()
+    (tmp_path / "mine.csv").write_bytes(change(text).encode())
+    assert change(text) != text
+    assert by_id(load_faces("fer2013", tmp_path / "mine.csv", **MUTE)) == by_id(sample)
+
+
+def test_a_table_without_usage_gets_a_split_of_its_own(sample, tmp_path):
+    write_layout(sample, "csv", tmp_path)
+    lines = (tmp_path / "fer2013.csv").read_text().splitlines()
+    text = "\n".join(line.rpartition(",")[0] for line in lines)
+    (tmp_path / "train.csv").write_text(text)
+    faces = load_faces("fer2013", tmp_path / "train.csv", **MUTE)
+    assert faces.images.tobytes() == sample.images.tobytes()
+    assert faces.ids[3] == "row_0000003"
+    assert 0.75 < len(faces.where("train")) / len(faces) < 0.9
+    assert any("no column Usage" in remark for remark in faces.manifest["remarks"])
+    assert faces.votes is None  # the rows of fer2013new.csv cannot be matched without Usage
+
+
+def test_the_fast_decoder_agrees_with_python_and_declines_what_is_irregular():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (5, 2304))
+    pixels[0, :9] = 0, 9, 10, 99, 100, 199, 200, 249, 255
+    rows = [" ".join(map(str, row)).encode() for row in pixels]
+    np.testing.assert_array_equal(decode(rows).reshape(5, -1), pixels)
+    one_too_many, one_too_few = rows[1] + b" 7", rows[2].rpartition(b" ")[0]
+    for bad in (
+        [one_too_many, one_too_few],  # the total is right
+        [rows[0].replace(b"255", b"256")],
+        [rows[0].replace(b"255", b"25x")],
+        [rows[0].replace(b" 10 ", b" 0010 ")],
+        [rows[0].replace(b" 9 10 ", b" 9  10 ")],
+        [rows[0] + b" "],
+        [rows[0].replace(b" 9 10 ", b" 9\t10 ")],
+        [b""],
+    ):
+        assert decode(bad) is None
+
+
+def test_votes_of_other_rows_are_left_out_with_a_remark(sample, tmp_path):
+    write_layout(sample, "csv", tmp_path)
+    lines = (tmp_path / "fer2013.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "fer2013.csv").write_text("".join(lines[:-1]))
+    faces = load_faces("fer2013", tmp_path, **MUTE)
+    assert faces.votes is None
+    assert any("matched by row" in remark for remark in faces.manifest["remarks"])
+    with pytest.raises(InputError, match="needs the votes"):
+        load_faces("ferplus", tmp_path, **MUTE)
+
+
+def test_tar_archives_of_any_compression(sample, tmp_path):
+    write_layout(sample, "csv", tmp_path)
+    data = (tmp_path / "fer2013.csv").read_bytes()
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        member = tarfile.TarInfo("deep/down/fer2013.csv")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    assert by_id(load_faces("fer2013", tmp_path / "x.tar", **MUTE)) == by_id(sample)
+
+
+# Kaggle's folders and one's own
+
+
+@pytest.mark.parametrize("suffix", [".png", ".JPG", ".jpeg"])
+def test_kaggle_folders_have_the_official_splits_by_file_name(sample, tmp_path, suffix):
+    write_layout(sample, "folders", tmp_path)
+    for path in list(tmp_path.rglob("*.png")):
+        if suffix != ".png":
+            Image.open(path).save(path.with_suffix(suffix), quality=100)
+            path.unlink()
+    faces = load_faces("fer2013", tmp_path, **MUTE)
+    read, written = by_id(faces, stem), by_id(sample)
+    assert {k: v[1:] for k, v in read.items()} == {k: v[1:] for k, v in written.items()}
+    assert suffix != ".png" or read == written
+    assert faces.mark == ""
+    assert "train/happy/Training_" in faces.ids[faces.labels == 3][-1]
+
+
+def test_long_names_make_one_test_set_and_say_so_on_every_figure(sample, tmp_path):
+    write_layout(sample, "emotion-detection", tmp_path)
+    # File names as in the other layout must not be trusted here.
+    for path in (tmp_path / "test" / "happy").iterdir():
+        path.rename(path.with_name(f"PublicTest_{path.name}"))
+    faces = load_faces("fer2013", tmp_path, **MUTE)
+    held_out = int((sample.split != "train").sum())
+    assert faces.mark == f"test = PublicTest + PrivateTest, {held_out} images"
+    assert len(faces.where("test")) == held_out
+    assert faces.manifest["split"] == {
+        "official": False,
+        "seed": 0,
+        "fractions": {"train": 0.9, "valid": 0.1},
+    }
+    train = len(faces.where("train")) + len(faces.where("valid"))
+    assert train == len(sample.where("train"))
+    assert 0.05 < len(faces.where("valid")) / train < 0.11
+    sides = [{faces.images[i].tobytes() for i in faces.where(s)} for s in ("train", "valid")]
+    assert not sides[0] & sides[1]
+
+
+def test_short_names_without_usage_in_test_are_like_long_ones(sample, tmp_path):
+    write_layout(sample, "folders", tmp_path)
+    first = next((tmp_path / "test" / "sad").iterdir())
+    first.rename(first.with_name("im0.png"))
+    faces = load_faces("fer2013", tmp_path, **MUTE)
+    assert "PublicTest + PrivateTest" in faces.mark
+    assert len(faces.where("test")) == int((sample.split != "train").sum())
+
+
+@pytest.mark.parametrize("name", ["valid", "val", "Validation"])
+def test_a_validation_folder_is_used_where_there_is_one(sample, tmp_path, name):
+    write_layout(sample, "folders", tmp_path / "archive" / "fer")
+    root = tmp_path / "archive" / "fer"
+    for path in list((root / "test").rglob("PublicTest_*.png")):
+        target = root / name / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    (root / "train").rename(root / "Train")
+    faces = load_faces("fer2013", tmp_path, **MUTE)
+    assert by_id(faces, stem) == by_id(sample)
+    assert faces.manifest["split"] == {"official": True}
+
+
+def test_class_folders_of_ones_own(sample, tmp_path):
+    write_layout(sample, "classes", tmp_path)
+    (tmp_path / "happy").rename(tmp_path / "Joy")
+    for stray in ("Thumbs.db", "Joy/.DS_Store", "sad/notes.txt", "sad/._x.png"):
+        (tmp_path / stray).write_bytes(b"?")
+    heard = []
+    faces = load_faces("mine", tmp_path, say=heard.append)
+    assert {k: v[:2] for k, v in by_id(faces, stem).items()} == {
+        k: v[:2] for k, v in by_id(sample).items()
+    }
+    assert faces.manifest["dropped"] == {"not a picture in a class folder": 4}
+    assert all(len(faces.where(split)) > 5 for split in ("train", "valid", "test"))
+    assert faces.ids[faces.labels == 3][0].startswith("Joy/")
+    assert "160 faces" in heard[0]
+    assert "class folders without splits" in heard[0]
+    assert "4 left out" in heard[0]
+    assert "drawn here" in heard[1]
+
+
+def test_contempt_makes_eight_classes(sample, tmp_path):
+    write_layout(sample, "classes", tmp_path)
+    shutil.copytree(tmp_path / "sad", tmp_path / "contempt")
+    assert load_faces("mine", tmp_path, **MUTE).classes == EMOTIONS_8
+
+
+# FERPlus and RAF-DB
+
+
+def official(row):
+    """FERPlus's rule for one row of votes, written down number by number."""
+    counts = [int(v) if v > 1 else 0 for v in row]
+    best = counts.index(max(counts))
+    return best if max(counts) > 0.5 * sum(counts) and best < 8 else -1
+
+
+@pytest.mark.parametrize("layout", ["csv", "ferplus"])
+def test_ferplus_keeps_the_majority_and_counts_the_rest(sample, tmp_path, layout):
+    write_layout(sample, layout, tmp_path)
+    faces = load_faces("ferplus", tmp_path, **MUTE)
+    expected = np.array([official(row) for row in sample.votes])
+    if layout == "ferplus":  # a row without an image name has no picture there
+        expected[sample.votes[:, VOTES.index("not a face")] == 10] = -1
+    kept = expected >= 0
+    assert faces.classes == EMOTIONS_8
+    assert faces.ids.tolist() == sample.ids[kept].tolist()
+    assert faces.labels.tolist() == expected[kept].tolist()
+    assert faces.images.tobytes() == sample.images[kept].tobytes()
+    assert faces.split.tolist() == sample.split[kept].tolist()
+    np.testing.assert_array_equal(faces.votes, sample.votes[kept])
+    assert sum(faces.manifest["dropped"].values()) == (~kept).sum() > 0
+
+
+def test_ferplus_reasons_add_up(sample):
+    sample = sample.subset(np.arange(7))
+    sample.votes[:] = 0
+    votes = [
+        {"happy": 10},
+        {"happy": 5, "sad": 5},
+        {"unknown": 9, "sad": 1},
+        {"not a face": 10},
+        {"fear": 1, "sad": 1, "angry": 1},
+        {},
+        {"contempt": 4, "fear": 3, "sad": 1, "angry": 1, "happy": 1},
+    ]
+    for row, vote in zip(sample.votes, votes, strict=True):
+        for name, number in vote.items():
+            row[VOTES.index(name)] = number
+    assert majority(sample.votes).tolist() == [3, -1, -1, -1, -1, -1, 7]
+    kept = keep_majority(sample)
+    assert kept.manifest["dropped"] == {"no majority": 3, "unknown": 1, "not a face": 1}
+    shares, keep = soft_targets(sample.votes, EMOTIONS)
+    assert keep.tolist() == [True, True, True, False, True, False, True]
+    assert np.isfinite(shares).all()
+    np.testing.assert_allclose(shares[keep].sum(1), 1, rtol=1e-6)
+    assert shares[1, [3, 4]].tolist() == [0.5, 0.5]
+    assert shares[6, 2] == pytest.approx(3 / 6)  # contempt is none of the seven
+
+
+def test_a_picture_that_ferplus_names_but_that_is_not_there_is_counted(sample, tmp_path):
+    write_layout(sample, "ferplus", tmp_path)
+    next((tmp_path / "Images" / "FER2013Train").iterdir()).unlink()
+    faces = load_faces("ferplus", tmp_path, **MUTE)
+    assert faces.manifest["dropped"]["picture missing"] == 1
+
+
+def test_rafdb_holds_out_the_same_tenth_in_every_run(sample, tmp_path):
+    write_layout(sample, "rafdb", tmp_path)
+    faces = load_faces("rafdb", tmp_path, **MUTE)
+    again = load_faces("rafdb", tmp_path, seed=5, **MUTE)
+    assert faces.images.shape[1:] == (3, 100, 100)
+    assert faces.split.tolist() == again.split.tolist()
+    assert len(faces.where("test")) == len(sample.where("test"))
+    assert 0 < len(faces.where("valid")) <= 0.1 * (len(sample) - len(sample.where("test"))) + 7
+    expected = np.concatenate(
+        [sample.labels[sample.split != "test"], sample.labels[sample.split == "test"]]
+    )
+    assert faces.labels.tolist() == expected.tolist()
+    assert faces.ids[0] == "train_00001"

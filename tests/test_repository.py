@@ -1,0 +1,242 @@
+"""What must hold across the repository's files: addresses, notebooks, dependencies, imports."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import fer_lib
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = sorted((ROOT / "fer_lib").rglob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+ORDER = (
+    "files",
+    "colab",
+    "labels",
+    "data",
+    "augment",
+    "batches",
+    "models",
+    "losses",
+    "recipes",
+    "checkpoints",
+    "optim",
+    "evaluate",
+    "plots",
+    "runs",
+    "learner",
+    "train",
+    "compare",
+    "pipeline",
+)
+"""A module imports only from those that stand before it."""
+
+
+def texts() -> dict[str, str]:
+    """Every text file of the repository, without virtual environments, data and runs."""
+    folders = (".github", "fer_lib", "notebooks", "tests", "benchmarks", "demo", "report")
+    paths = [ROOT / "data" / "README.md", ROOT / "runs" / "README.md", *ROOT.iterdir()]
+    paths += [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    endings = {".py", ".md", ".ipynb", ".toml", ".txt", ".lock", ".cff", ".yml", ".yaml", ""}
+    return {
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8", errors="replace")
+        for path in paths
+        if path.is_file() and path.suffix in endings
+    }
+
+
+def requirements(name: str) -> dict[str, Requirement]:
+    """The requirements of a file, by canonical name."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    parsed = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(one.name): one for one in parsed}
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names that a file imports, at its top or inside its functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_the_public_address_is_the_same_everywhere():
+    address = PYPROJECT["project"]["urls"]["Repository"].removeprefix("https://github.com/")
+    owner, name = address.split("/")
+    ours = re.compile(
+        rf"git(?:hub\.com|@github\.com)[/:](?:{owner}/[\w.-]+|[\w.<>-]+/{name}(?![\w-]))"
+        r"|colab\.research\.google\.com/github/[\w.<>-]+/[\w.<>-]+"
+    )
+    wrong = [
+        f"{path}: {found}"
+        for path, text in texts().items()
+        for found in ours.findall(text)
+        if not re.sub(r"(\.git)?\.?$", "", found).endswith(f"/{address}")
+    ]
+    assert not wrong
+    assert f"url: https://github.com/{address}\n" in texts()["CITATION.cff"]
+
+
+def test_citation_has_the_version_of_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == fer_lib.__version__
+    assert citation["cff-version"] == "1.2.0"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stripped_and_has_parameters(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    dirty = [cell for cell in code if cell["outputs"] or cell["execution_count"]]
+    assert not dirty, "it has outputs: run `pre-commit run nbstripout --all-files`"
+    assert "widgets" not in notebook["metadata"]
+    assert "papermill" not in notebook["metadata"]
+    tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    names = {n.id for n in ast.walk(ast.parse("".join(tagged[0]["source"]))) if type(n) is ast.Name}
+    assert names >= {"preset", "dataset", "data_dir", "seed", "interactive", "runs_dir"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_opens_itself_on_colab(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    badges = re.findall(r"colab\.research\.google\.com/github/\S+?\.ipynb", json.dumps(cells))
+    assert badges
+    assert {badge.rpartition("/")[2] for badge in badges} == {path.name}
+
+
+def test_stripping_hook_takes_outputs_and_leaves_tags(tmp_path):
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    (arguments,) = [h["args"] for h in hooks["repos"][0]["hooks"] if h["id"] == "nbstripout"]
+    cell = {
+        "cell_type": "code",
+        "id": "parameters",
+        "metadata": {
+            "tags": ["parameters"],
+            "papermill": {"duration": 1.0},
+            "execution": {"iopub.status.busy": "2026-01-01"},
+        },
+        "execution_count": 3,
+        "outputs": [{"output_type": "stream", "name": "stdout", "text": ["1\n"]}],
+        "source": ["seed = 0"],
+    }
+    metadata = {"papermill": {"duration": 2.0}, "widgets": {}, "language_info": {"name": "python"}}
+    notebook = {"cells": [cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    path = tmp_path / "one.ipynb"
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "nbstripout", *arguments, path], check=True)
+    cell |= {"metadata": {"tags": ["parameters"]}, "execution_count": None, "outputs": []}
+    stripped = json.loads(path.read_text(encoding="utf-8"))
+    assert stripped == notebook | {"metadata": {"language_info": {"name": "python"}}}
+
+
+def test_dependencies_stand_once_and_the_lock_keeps_to_them():
+    project = PYPROJECT["project"]
+    assert "dependencies" in project["dynamic"]
+    dynamic = PYPROJECT["tool"]["setuptools"]["dynamic"]
+    assert dynamic["dependencies"] == {"file": ["requirements.txt"]}
+    extra = [Requirement(one) for one in project["optional-dependencies"]["dev"]]
+    wanted = requirements("requirements.txt") | {canonicalize_name(one.name): one for one in extra}
+    locked = requirements("requirements.lock")
+    assert wanted.keys() <= locked.keys()
+    for name, one in wanted.items():
+        (pin,) = locked[name].specifier
+        assert pin.operator == "=="
+        assert one.specifier.contains(pin.version), f"{name}: run `make lock`"
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements.lock"])
+def test_requirements_name_no_index(name):
+    assert not re.search(r"index|://|find-links", (ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_every_imported_package_is_required():
+    required = set(requirements("requirements.txt"))
+    distributions = packages_distributions()
+    top = {name.split(".")[0] for path in PACKAGE for name in imported(path)}
+    outside = top - sys.stdlib_module_names - {"fer_lib"}
+    unnamed = {
+        name
+        for name in outside
+        if not required & {canonicalize_name(one) for one in distributions.get(name, [])}
+    }
+    assert not unnamed
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("fer_lib", {"torch", "timm", "transformers", "numpy"}),
+        ("fer_lib.data", {"timm", "transformers", "sklearn"}),
+        ("fer_lib.colab", {"torch", "numpy"}),
+    ],
+)
+def test_import_stays_light(module, absent):
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not absent & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_imports_only_from_above(path):
+    module = path.relative_to(ROOT / "fer_lib").parts[0].removesuffix(".py")
+    if module == "__init__":
+        assert not [name for name in imported(path) if name.startswith("fer_lib")]
+        return
+    assert module in ORDER, f"{module} has no place in ORDER: give it one"
+    above = {module, *ORDER[: ORDER.index(module)]}
+    used = {name.split(".")[1] for name in imported(path) if name.startswith("fer_lib.")}
+    assert used & set(ORDER) <= above
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Run make with a stand-in for Python, in which `-c`, and so the check of versions, ends with
+    the given status, and an environment is made whose pip fails."""
+    if not shutil.which("make"):
+        pytest.skip("there is no make on this machine")
+    monkeypatch.delenv("MAKEFLAGS", raising=False)
+
+    def run(target: str, check: int) -> subprocess.CompletedProcess:
+        python, venv = tmp_path / "python", tmp_path / "venv"
+        python.write_text(
+            f'#!/bin/sh\n[ "$1" = -c ] && exit {check}\nmkdir -p "{venv}/bin"\n'
+            f'printf "#!/bin/sh\\nexit 1\\n" >"{venv}/bin/python"\nchmod +x "{venv}/bin/python"\n'
+        )
+        python.chmod(0o755)
+        command = ["make", "-C", ROOT, target, f"PYTHON={python}", f"VENV={venv}"]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    return run
+
+
+def test_make_refuses_another_python_in_one_sentence(make, tmp_path):
+    done = make("venv", check=1)
+    assert done.returncode
+    assert done.stderr.startswith("Python 3.11, 3.12 or 3.13 is needed")
+    assert not (tmp_path / "venv").exists()
+
+
+def test_failed_installation_leaves_no_stamp(make, tmp_path):
+    assert make("venv", check=0).returncode
+    assert (tmp_path / "venv" / "bin" / "python").exists()
+    assert not (tmp_path / "venv" / ".installed").exists()

@@ -1,0 +1,90 @@
+"""Splits that are drawn: stratified, grouped, and the same for any order and on every machine."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from fer_lib.data.sample import make_sample
+from fer_lib.data.splits import group_keys, grouped_split
+
+FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return make_sample(1000, seed=5, copies=0.1)
+
+
+@pytest.fixture(scope="module")
+def keys(sample):
+    return group_keys(sample.images)
+
+
+def test_copies_exact_mirrored_and_brightened_share_a_key(sample, keys):
+    raw = [hashlib.sha256(image.tobytes()).hexdigest() for image in sample.images]
+    for digest in set(raw):
+        assert len({keys[i] for i, other in enumerate(raw) if other == digest}) == 1
+    assert len(set(raw)) < len(sample)
+    by_id = dict(zip(sample.ids.tolist(), keys.tolist(), strict=True))
+    assert len(sample.manifest["planted"]["near"]) > 10
+    for one, other in sample.manifest["planted"]["near"]:
+        assert by_id[one] == by_id[other]
+    assert set(keys.tolist()) <= set(raw)
+
+
+def test_no_group_stands_on_two_sides(sample, keys):
+    split = grouped_split(sample.labels, keys, FRACTIONS, 0)
+    for key in np.unique(keys):
+        assert len(set(split[keys == key])) == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_every_class_has_its_share_in_every_split(sample, seed):
+    alone = np.array([f"{i}" for i in range(len(sample))])
+    split = grouped_split(sample.labels, alone, FRACTIONS, seed)
+    for label in range(7):
+        total = int((sample.labels == label).sum())
+        for name in ("valid", "test"):
+            count = int(((sample.labels == label) & (split == name)).sum())
+            assert count == max(1, round(0.1 * total))
+
+
+def test_groups_never_exceed_a_share_and_hardly_miss_it(sample, keys):
+    split = grouped_split(sample.labels, keys, FRACTIONS, 0)
+    for name in ("valid", "test"):
+        assert 92 <= (split == name).sum() <= 108  # conflicting labels move a few
+
+
+def test_the_order_of_the_images_does_not_matter(sample, keys):
+    order = np.random.default_rng(0).permutation(len(sample))
+    split = grouped_split(sample.labels, keys, FRACTIONS, 4)
+    again = grouped_split(sample.labels[order], group_keys(sample.images[order]), FRACTIONS, 4)
+    assert again.tolist() == split[order].tolist()
+
+
+def test_a_seed_means_the_same_split_everywhere():
+    labels = np.repeat([0, 1], 10)
+    groups = np.array([f"g{i // 2}" for i in range(20)])
+    split = grouped_split(labels, groups, {"train": 0.6, "valid": 0.2, "test": 0.2}, 7)
+    # Written down once: it follows from SHA-256 alone.
+    assert "".join(name[1] for name in split) == "rrrrrreeaarreerrrraa"
+    other = grouped_split(labels, groups, {"train": 0.6, "valid": 0.2, "test": 0.2}, 8)
+    assert other.tolist() != split.tolist()
+
+
+def test_a_class_of_three_has_one_image_in_each_split():
+    split = grouped_split(np.zeros(3, int), np.array(["a", "b", "c"]), FRACTIONS, 0)
+    assert sorted(split) == ["test", "train", "valid"]
+    pair = grouped_split(np.zeros(2, int), np.array(["a", "b"]), FRACTIONS, 0)
+    assert set(pair) == {"train"}
+
+
+def test_a_chain_of_near_copies_is_one_group():
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 200, (2, 1, 48, 48))
+    chain = [first * (1 - s) + second * s for s in np.linspace(0, 1, 9)]
+    images = np.array([*chain, rng.integers(0, 200, (1, 48, 48))]).astype(np.uint8)
+    keys = group_keys(images)
+    assert len(set(keys[:9])) == 1
+    assert keys[9] != keys[0]

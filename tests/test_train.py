@@ -1,0 +1,344 @@
+"""The loop and its run folder: what is trained, what is kept, and what a stop leaves behind."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from timm.models import register_model
+from torch import nn
+
+from fer_lib import learner as learner_module
+from fer_lib.checkpoints import load_weights
+from fer_lib.data.sample import make_sample
+from fer_lib.evaluate import load_predictions
+from fer_lib.files import InputError
+from fer_lib.learner import Learner
+from fer_lib.models import MODULES, create_model
+from fer_lib.optim import parameter_groups, processes, schedules
+from fer_lib.recipes import recipe
+from fer_lib.runs import find_run, list_runs
+from fer_lib.train import main, train
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return make_sample(300)
+
+
+def small(**changes):
+    values = {"epochs": 2, "options": {"width": 4}, "batch_size": 32, "ema_decay": 0.0} | changes
+    return recipe("baseline_cnn", "ours", "sample", **values)
+
+
+def rows(run):
+    """Rows of metrics.csv without the times."""
+    with open(run.folder / "metrics.csv", newline="") as file:
+        return [
+            {k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)
+        ]
+
+
+def test_a_run_leaves_a_complete_folder(faces, tmp_path):
+    run = train(small(), faces, runs=tmp_path)
+    names = {path.name for path in run.folder.iterdir()}
+    assert names >= {
+        "config.json",
+        "metrics.csv",
+        "checkpoint",
+        "best.safetensors",
+        "predictions.npz",
+        "results.json",
+        "loss_curve.png",
+        "accuracy_curve.png",
+        "confusion_matrix.png",
+    }
+    assert not [name for name in names if "partial" in name]
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config["data"]["fingerprint"] == faces.fingerprint
+    assert torch.__version__.startswith(config["environment"]["torch"])
+    assert run.results["mark"] == "sample data"
+    assert 0 <= run.results["test"]["clean"]["accuracy"] <= 1
+    predictions = load_predictions(run.folder / "predictions.npz")
+    assert predictions.test_ids.tolist() == faces.ids[faces.where("test")].tolist()
+    right = predictions.test_probabilities.argmax(1) == faces.labels[faces.where("test")]
+    assert right.mean() == run.results["test"]["full"]["accuracy"]
+
+
+def test_a_finished_run_is_returned_and_another_config_is_another_run(faces, tmp_path):
+    first = train(small(epochs=1), faces, runs=tmp_path)
+    assert train(small(epochs=1), faces, runs=tmp_path).folder == first.folder
+    other = train(small(epochs=1, seed=1), faces, runs=tmp_path)
+    assert other.folder != first.folder
+    assert [run.name for run in list_runs(tmp_path)] == sorted([first.name, other.name])
+    assert find_run(small(epochs=1), "another fingerprint", tmp_path) is None
+
+
+def test_a_killed_run_resumes_to_the_same_numbers(faces, tmp_path):
+    settings = ["--set", "epochs=4", "batch_size=64", 'options={"width": 4}', "schedule=plateau"]
+    command = [sys.executable, "-m", "fer_lib.train", "baseline_cnn", *settings, "--runs"]
+    process = subprocess.Popen(
+        [*command, tmp_path / "killed"], stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    for line in process.stdout:
+        if "epoch 2/4" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    (unfinished,) = list_runs(tmp_path / "killed", finished=False)
+    assert not unfinished.finished
+    resumed = subprocess.run(
+        [*command, tmp_path / "killed"], capture_output=True, text=True, check=True
+    )
+    assert "resumes after epoch" in resumed.stdout
+    subprocess.run([*command, tmp_path / "whole"], capture_output=True, check=True)
+    (killed,), (whole,) = list_runs(tmp_path / "killed"), list_runs(tmp_path / "whole")
+    assert rows(killed) == rows(whole)
+    for key in ("valid", "test", "best_epoch"):
+        assert killed.results[key] == whole.results[key]
+    a, b = (load_predictions(run.folder / "predictions.npz") for run in (killed, whole))
+    np.testing.assert_array_equal(a.test_probabilities, b.test_probabilities)
+
+
+def test_two_processes_do_the_work_of_one_and_write_one_folder(tmp_path):
+    settings = ["baseline_cnn", "--set", "epochs=1", 'options={"width": 4}', "--runs"]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "fer_lib.train"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for name, how in (("one", ["-m", "fer_lib.train"]), ("two", launch)):
+        subprocess.run(
+            [sys.executable, *how, *settings, tmp_path / name],
+            check=True, capture_output=True, env=environment,
+        )  # fmt: skip
+    (one,), (two,) = list_runs(tmp_path / "one"), list_runs(tmp_path / "two")
+    assert two.config["environment"]["processes"] == 2
+    for key in ("train_images", "valid_images"):
+        assert rows(one)[0][key] == rows(two)[0][key]
+    assert one.results["test"]["full"]["n"] == two.results["test"]["full"]["n"]
+    assert abs(float(rows(one)[0]["train_loss"]) - float(rows(two)[0]["train_loss"])) < 0.2
+
+
+def test_a_launch_that_would_silently_be_one_process_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # what accelerate launch --cpu leaves behind
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(InputError, match="torchrun"):
+        processes()
+
+
+def test_validation_is_never_augmented_and_a_prediction_is_the_same_twice(faces, monkeypatch):
+    learner = Learner(small(), faces)
+    calls = []
+    original = learner.prepare.__class__.__call__
+    monkeypatch.setattr(
+        learner_module.Prepare,
+        "__call__",
+        lambda self, x, config=None, generator=None: (
+            calls.append((len(x), config)) or original(self, x, config, generator)
+        ),
+    )
+    assert learner.validate() == learner.validate()
+    assert calls
+    assert all(config is None for _, config in calls)
+    learner.train_epoch(0)
+    assert calls[-1][1] == learner.config.augmentation
+
+
+def test_accumulation_does_not_change_the_step(faces):
+    def weights(accumulate):
+        # Without batch statistics the gradient of a batch is the mean over its parts.
+        config = small(accumulate=accumulate, precision="no", augmentation={}, clip_grad=None)
+        learner = Learner(config, faces)
+        for module in learner.core.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.0
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        learner.freeze = lambda names: learner.model.eval()
+        learner.train_epoch(0)
+        return torch.cat([p.detach().flatten() for p in learner.core.parameters()])
+
+    torch.testing.assert_close(weights(1), weights(4), atol=2e-5, rtol=1e-3)
+
+
+def test_every_trained_parameter_is_in_the_optimizer_once_and_norms_have_no_decay():
+    model = create_model("attention_cnn", width=8)
+    config = recipe("attention_cnn", layer_decay=0.5, head_lr_scale=5.0)
+    groups = parameter_groups(model, config)
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    head = {id(p) for p in model.get_classifier().parameters()}
+    for group in groups:
+        for p in group["params"]:
+            assert (group["weight_decay"] == 0) == (p.ndim <= 1)
+            assert (id(p) in head) == (group["lr"] == config.lr * 5)
+    assert len({group["lr"] for group in groups}) == 4  # three stages and the head
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    schedule, _ = schedules(small(epochs=10, warmup_epochs=2), optimizer, steps=5)
+    lrs = []
+    for _ in range(50):
+        lrs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert lrs[:10] == sorted(lrs[:10])
+    assert max(lrs) == pytest.approx(1.0, abs=0.01)
+    assert lrs[10:] == sorted(lrs[10:], reverse=True)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_plateau_schedule_survives_warm_up_and_saves_its_patience(faces):
+    config = small(schedule="plateau", epochs=5, warmup_epochs=1, plateau_patience=0)
+    learner = Learner(config, faces)
+    for epoch, accuracy in enumerate((0.5, 0.4, 0.3)):
+        learner.train_epoch(epoch)
+        learner.plateau.step(accuracy)
+    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(config.lr / 4)
+    again = Learner(config, faces)
+    again.load_state_dict(learner.state_dict(), "here")
+    assert again.plateau.best == 0.5
+    assert again.optimizer.param_groups[0]["lr"] == pytest.approx(config.lr / 4)
+
+
+def test_frozen_parts_keep_their_values_until_they_thaw(faces):
+    config = small(epochs=3, frozen=["stages"], unfreeze=[[1, "stages"]])
+    learner = Learner(config, faces)
+    before = {k: v.clone() for k, v in learner.core.state_dict().items()}
+    learner.train_epoch(0)
+    after = learner.core.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("head.") for name in changed)  # batch statistics included
+    learner.train_epoch(1)
+    assert not torch.equal(
+        before["stages.0.0.weight"], learner.core.state_dict()["stages.0.0.weight"]
+    )
+
+
+def test_early_stopping_counts_from_the_best_epoch(faces, tmp_path):
+    run = train(small(epochs=9, lr=1e-12, patience=2), faces, runs=tmp_path)
+    table = run.metrics()
+    assert len(table) == table["valid_accuracy"].idxmax() + 3 < 9
+
+
+def test_moving_average_is_what_is_kept(faces, tmp_path):
+    run = train(small(epochs=1, ema_decay=0.9), faces, runs=tmp_path)
+    state = torch.load(run.folder / "checkpoint" / "state.pt", weights_only=True)
+    best = run.load_model().state_dict()
+    assert all(torch.equal(best[name], state["ema"][name]) for name in best)
+    assert not all(torch.equal(best[name], state["model"][name]) for name in best)
+
+
+def test_an_infinite_loss_stops_with_a_report_and_keeps_the_last_good_epoch(
+    faces, tmp_path, monkeypatch
+):
+    forward = learner_module.SoftCrossEntropy.forward
+    calls = {"n": 0}
+
+    def broken(self, logits, answer):
+        calls["n"] += 1
+        return forward(self, logits, answer) * (float("nan") if calls["n"] == 10 else 1)
+
+    monkeypatch.setattr(learner_module.SoftCrossEntropy, "forward", broken)
+    with pytest.raises(FloatingPointError, match="nan at step 3 of epoch 2"):
+        train(small(epochs=3), faces, runs=tmp_path)
+    (run,) = list_runs(tmp_path, finished=False)
+    assert len(rows(run)) == 1
+    monkeypatch.undo()
+    assert len(rows(train(small(epochs=3), faces, runs=tmp_path))) == 3
+
+
+def test_auxiliary_losses_join_the_loss_and_the_log(faces, tmp_path, monkeypatch):
+    @register_model
+    def with_anchor(pretrained=False, num_classes=7, **_):
+        core = create_model("baseline_cnn", num_classes=num_classes, width=4)
+        core.anchor = nn.Parameter(torch.ones(3))
+        core.auxiliary_losses = lambda targets: {"spread": core.anchor.pow(2).sum()}
+        return core
+
+    monkeypatch.setitem(MODULES, "with_anchor", "cnn")
+    config = recipe("baseline_cnn", "ours", "sample", epochs=1, ema_decay=0.0)
+    learner = Learner(
+        type(config).from_dict(config.to_dict() | {"model": "with_anchor", "options": {}}), faces
+    )
+    logged = learner.train_epoch(0)
+    assert 0 < logged["spread"] < 3
+    assert logged["train_loss"] > logged["spread"]
+    assert (learner.core.anchor < 1).all()
+
+
+def test_training_on_votes_differs_from_training_on_labels(faces):
+    keep = faces.votes[:, :7].sum(1) > 0
+    voted = faces.subset(keep)
+    a, b = (Learner(small(labels=labels), voted) for labels in ("original", "votes"))
+    assert torch.equal(a.valid_labels, b.valid_labels)
+    assert not torch.equal(a.batches.targets, b.batches.targets)
+
+
+def test_a_limit_takes_that_many_images(faces, tmp_path):
+    run = train(small(limit=64, epochs=1), faces, runs=tmp_path)
+    assert run.results["train_images"] == 64
+
+
+def test_a_full_disk_leaves_the_last_state_and_says_so(faces, tmp_path, monkeypatch):
+    run = train(small(epochs=1), faces, runs=tmp_path)
+    (run.folder / "results.json").unlink()
+    before = (run.folder / "best.safetensors").read_bytes()
+    (run.folder / f".results.{os.getpid()}.partial.json").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"results\.json could not be written \(No space left"):
+        train(small(epochs=1), faces, runs=tmp_path)
+    assert not (run.folder / "results.json").exists()
+    assert (run.folder / "best.safetensors").read_bytes() == before
+    assert train(small(epochs=1), faces, runs=tmp_path).finished
+
+
+def test_a_checkpoint_of_another_model_is_refused(faces, tmp_path):
+    run = train(small(epochs=1), faces, runs=tmp_path)
+    (run.folder / "results.json").unlink()
+    other = Learner(small(options={"width": 8}), faces).state_dict() | {"rows": []}
+    torch.save(other, run.folder / "checkpoint" / "state.pt")
+    with pytest.raises(InputError, match=r"state\.pt is a checkpoint of another model"):
+        train(small(epochs=1), faces, runs=tmp_path)
+    (run.folder / "checkpoint" / "state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match=r"state\.pt is damaged"):
+        train(small(epochs=1), faces, runs=tmp_path)
+
+
+def test_weights_files_are_checked(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=r"x\.safetensors cannot be read"):
+        load_weights(path)
+    with pytest.raises(InputError, match=r"none\.safetensors cannot be read"):
+        load_weights(tmp_path / "none.safetensors")
+
+
+def test_two_trainings_of_one_run_at_once_are_refused(faces, tmp_path, monkeypatch):
+    from filelock import FileLock
+
+    monkeypatch.setattr("fer_lib.train.LOCK_SECONDS", 0.2)
+    run = train(small(epochs=1), faces, runs=tmp_path)
+    (run.folder / "results.json").unlink()
+    with FileLock(run.folder / ".lock"), pytest.raises(InputError, match="another process"):
+        train(small(epochs=1), faces, runs=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["baseline_cnn", "--set", "lr"], "NAME=VALUE"),
+        (["baseline_cnn", "--set", "colour=3"], "colour"),
+        (["baseline_cnn", "--dataset", "fer2013", "--data-dir", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_in_one_sentence(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
