@@ -54,7 +54,8 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
 
     Columns: `run` (folder name), `model`, `recipe`, `seed`, `parameters`, `epochs`,
     `train_images`, `valid_accuracy`, then of the test images `accuracy`, `low`, `high` (95 %
-    interval), the same three of the `clean_` ones, `macro_f1`, `balanced_accuracy`, and `ferplus_majority` (accuracy).
+    interval), the same three of the `clean_` ones, `macro_f1`, `balanced_accuracy`, and
+    `ferplus_majority` (accuracy).
     Scores are shares in 0..1, NaN where a run has none.
 
     Raises:

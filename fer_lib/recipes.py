@@ -172,27 +172,27 @@ CNN_PUBLISHED = {
 # moving average, and milder augmentation: the published runs underfitted.
 CNN_OURS = {
     "epochs": 30,
-    "batch_size": 128,
-    "lr": 3e-3,
+    "lr": 2e-3,
     "weight_decay": 0.02,
     "warmup_epochs": 3,
     "clip_grad": 1.0,
     "label_smoothing": 0.05,
     "ema_decay": 0.998,
     "augmentation": Augmentation(
-        flip=0.5, affine=0.8, rotate=12, translate=0.08, scale=(0.9, 1.15)
+        flip=0.5, affine=0.8, rotate=10, translate=0.06, scale=(0.95, 1.1)
     ),
 }
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("baseline_cnn", "published"): CNN_PUBLISHED,
-    ("baseline_cnn", "ours"): CNN_OURS,
+    # With the published dropout (0.5, 0.3) training accuracy stayed below validation to the end.
+    ("baseline_cnn", "ours"): CNN_OURS | {"options": {"dropout": [0.2, 0.1]}},
     ("attention_cnn", "published"): CNN_PUBLISHED | {"options": {"attention": "published"}},
-    ("attention_cnn", "ours"): CNN_OURS | {"lr": 2e-3, "weight_decay": 0.05},
+    ("attention_cnn", "ours"): CNN_OURS | {"weight_decay": 0.05},
 }
 QUICK = {"epochs": 3, "limit": 8192}
 SHORTER: dict[tuple[str, str], dict[str, Any]] = {
-    ("baseline_cnn", "sample"): {"epochs": 12, "batch_size": 64},
-    ("attention_cnn", "sample"): {"epochs": 12, "batch_size": 64, "options": {"width": 24}},
+    ("baseline_cnn", "sample"): {"epochs": 12},
+    ("attention_cnn", "sample"): {"epochs": 12, "options": {"width": 24}},
     ("baseline_cnn", "quick"): QUICK,
     ("attention_cnn", "quick"): QUICK,
 }

@@ -168,7 +168,7 @@ def test_every_file_has_the_mark_and_the_same_numbers(runs, faces, tmp_path):
     assert [row["p_holm"] for row in kept["tests"]] == pytest.approx(tests["p_holm"].tolist())
     text = (tmp_path / "comparison.md").read_text()
     assert text.splitlines()[2] == "**Sample data**"
-    assert "| attention_cnn ours s0 | attention_cnn | ours | 0 | 7 | 2 | 0.5 | 0.85 |" in text
+    assert "| attention_cnn ours s0 | attention_cnn | ours | 0 | 7 | 2 | 64 | 0.5 | 0.85 |" in text
     assert "nan" not in text
 
 

@@ -13,12 +13,14 @@ from fer_lib.files import InputError
 class Head(nn.Sequential):
     """Dropout, Linear, ReLU, Dropout, Linear: (B, features) -> (B, classes)."""
 
-    def __init__(self, *, features: int, hidden: int, num_classes: int):
+    def __init__(
+        self, *, features: int, hidden: int, num_classes: int, dropout: tuple[float, float]
+    ):
         super().__init__(
-            nn.Dropout(0.5),
+            nn.Dropout(dropout[0]),
             nn.Linear(features, hidden),
             nn.ReLU(inplace=True),
-            nn.Dropout(0.3),
+            nn.Dropout(dropout[1]),
             nn.Linear(hidden, num_classes),
         )
 
@@ -36,16 +38,26 @@ class CNN(nn.Module):
 
     Args:
         width: channels of the first stage; the next two have 2 and 4 times as many.
+        dropout: rates before the two layers of the head.
     """
 
-    def __init__(self, *, num_classes: int = 7, in_chans: int = 1, width: int = 64):
+    def __init__(
+        self,
+        *,
+        num_classes: int = 7,
+        in_chans: int = 1,
+        width: int = 64,
+        dropout: tuple[float, float] = (0.5, 0.3),
+    ):
         super().__init__()
         self.num_classes = num_classes
         widths = (width, 2 * width, 4 * width)
         inputs = (in_chans, *widths[:2])
         pools = (nn.MaxPool2d(2), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1))
         self.stages = nn.Sequential(*map(self.stage, inputs, widths, pools))
-        self.head = Head(features=4 * width, hidden=2 * width, num_classes=num_classes)
+        self.head = Head(
+            features=4 * width, hidden=2 * width, num_classes=num_classes, dropout=dropout
+        )
 
     def stage(self, inputs: int, outputs: int, pool: nn.Module) -> nn.Module:
         raise NotImplementedError
