@@ -1,6 +1,13 @@
-"""Finished runs side by side: leaderboard, paired tests, and what the tests allow one to say."""
+"""Finished runs side by side: leaderboard, paired tests, and what the tests allow one to say.
 
+    python -m fer_lib.compare runs/20260101-000000_baseline_cnn_fer2013_s0
+
+keeps the results of a run in `report/results/` and makes the README's table from all of them.
+"""
+
+import argparse
 import json
+import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -11,7 +18,7 @@ import pandas as pd
 
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import holm, load_predictions, mcnemar
-from fer_lib.files import InputError, replacing, write_json
+from fer_lib.files import InputError, read_json, replacing, write_json
 from fer_lib.runs import Run
 
 LEVEL = 0.05
@@ -177,3 +184,55 @@ def _cell(value: Any) -> str:
     if pd.isna(value):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def keep(run: Run, folder: Path) -> None:
+    """Write configuration and results of a finished run into one file of `folder`."""
+    write_json(folder / f"{run.name}.json", {"config": run.config, "results": run.results})
+
+
+def results_table(folder: Path) -> str:
+    """Markdown table of the kept results, best test accuracy first."""
+    rows = []
+    for kept in map(read_json, sorted(folder.glob("*.json"))):
+        results, environment = kept["results"], kept["config"]["environment"]
+        test = results["test"]
+        low, high = test["full"]["interval"]["accuracy"]
+        rows.append(
+            {
+                "model": results["model"],
+                "recipe": f"{results['recipe']}, {results['preset']}, seed {results['seed']}",
+                "data": " ".join(filter(None, (results["dataset"], results["mark"]))),
+                "test accuracy (95 %)": f"{test['full']['accuracy']:.1%} ({low:.1%} to {high:.1%})",
+                "clean test": f"{test['clean']['accuracy']:.1%}",
+                "macro-F1": f"{test['full']['macro_f1']:.3f}",
+                "validation": f"{results['valid']['full']['accuracy']:.1%}",
+                "training": f"{results['epochs']} epochs, {results['train_seconds'] / 60:.0f} min",
+                "on": f"{environment['processor']}, torch {environment['torch']}",
+                "commit": (environment["commit"] or "")[:8],
+                "accuracy": test["full"]["accuracy"],
+            }
+        )
+    table = pd.DataFrame(rows).sort_values("accuracy", ascending=False).drop(columns="accuracy")
+    return _markdown(table.set_index("model"))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Keep runs and rewrite the README's table; run from the root of the repository."""
+    parser = argparse.ArgumentParser(prog="python -m fer_lib.compare")
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs to keep")
+    folder, readme = Path("report/results"), Path("README.md")
+    try:
+        for path in parser.parse_args(arguments).runs:
+            keep(Run(path), folder)
+        table = f"<!-- results -->\n{results_table(folder)}\n<!-- /results -->"
+    except InputError as error:
+        parser.error(str(error))
+    text = readme.read_text(encoding="utf-8")
+    text = re.sub(r"<!-- results -->.*<!-- /results -->", table, text, flags=re.DOTALL)
+    with replacing(readme) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Run All in JupyterLab, in a real browser, as a student does it; widgets included."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+WAIT = 600_000  # milliseconds for all cells of one notebook
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed (apt install chromium)"
+)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """Address of a JupyterLab on a copy of the notebooks, with data and runs of its own."""
+    folder = tmp_path
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--allow-root"]
+    command += ["--expose-app-in-browser", "--IdentityProvider.token=", f"--notebook-dir={folder}"]
+    environment = os.environ | {"FER_HOME": str(folder), "JUPYTER_CONFIG_DIR": str(folder / "c")}
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api")
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail((folder / "log").read_text())
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture
+def page():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is in the dev extra")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser.new_page(viewport={"width": 1400, "height": 1000})
+        browser.close()
+
+
+IDLE = (
+    "() => window.jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.status == 'idle'"
+)
+CELLS = "window.jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type == 'code')"
+DONE = f"() => {CELLS}.every(c => c.model.executionState == 'idle' && c.model.executionCount)"
+OUTPUTS = f"() => {CELLS}.flatMap(c => c.model.outputs.toJSON())"
+
+
+def run_all(page, address: str, name: str) -> list[dict]:
+    """Open a notebook, choose Run All Cells from the menu, and return all outputs."""
+    page.goto(f"{address}/lab/tree/notebooks/{name}.ipynb?reset")
+    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.content?.widgets?.length")
+    page.wait_for_function(IDLE, timeout=120_000)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    page.wait_for_function(DONE, timeout=WAIT)
+    return page.evaluate(OUTPUTS)
+
+
+def errors(outputs: list[dict]) -> list[str]:
+    return [f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]
+
+
+def widgets(outputs: list[dict]) -> int:
+    kind = "application/vnd.jupyter.widget-view+json"
+    return sum(kind in output.get("data", {}) for output in outputs)
+
+
+def test_run_all_of_every_notebook(lab, page):
+    # One test, in this order: the later notebooks need what the earlier ones write.
+    for name, menus in (("01_data", 1), ("03_cnn", 0), ("09_evaluation", 1), ("10_comparison", 0)):
+        outputs = run_all(page, lab, name)
+        assert errors(outputs) == [], name
+        assert any("image/png" in output.get("data", {}) for output in outputs), name
+        assert widgets(outputs) >= menus, name
+        if menus:
+            choose_something_else(page)
+
+
+def choose_something_else(page) -> None:
+    """Change the first menu; the picture below it must change, without an error."""
+    cell = page.locator(".jp-CodeCell", has=page.locator("select")).first
+    cell.scroll_into_view_if_needed()
+    page.locator(".jupyter-widgets select").first.wait_for()
+    images = cell.locator(".widget-output img, .jupyter-widgets img")
+    before = images.evaluate_all("found => found.map(image => image.src)")
+    choices = cell.locator("select").first
+    choices.select_option(index=(choices.evaluate("s => s.selectedIndex") + 1) % 7)
+    page.wait_for_function(
+        "before => { const now = [...document.querySelectorAll('.jupyter-widgets img')]"
+        ".map(i => i.src); return now.length && now.join() != before.join(); }",
+        arg=before,
+        timeout=60_000,
+    )
