@@ -62,7 +62,7 @@ lock:
 		--no-annotate --extra dev pyproject.toml -o requirements.lock
 
 notebook: $(STAMP)
-	@"$(BIN)/python" -m jupyterlab --ServerApp.default_url=/lab/tree/notebooks
+	@"$(BIN)/python" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
 
 clean:
 	@test ! -f "$(VENV)/pyvenv.cfg" || rm -rf "$(VENV)"
