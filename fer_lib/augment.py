@@ -185,6 +185,8 @@ class Prepare:
         if config is None or generator is None:
             return (self.resize(x) - self.mean) / self.std
         draw = Draw(len(x), generator)
+        if self.size[0] < x.shape[2]:  # a bare grid_sample would alias, where validation does not
+            x = self.resize(x)
         x = warp(x, affine_maps(config, draw), self.size)
         if config.photometric:
             x = photometric(x, config, draw)

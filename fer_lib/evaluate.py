@@ -23,9 +23,9 @@ class Predictions:
         valid_ids, test_ids: (N,) str.
         valid_probabilities, test_probabilities: (N, K) float32, rows sum to 1.
         classes: the K class names, in the order of the columns.
-        fingerprint: SHA-256 over pixels and ids of the images that were predicted. Labels, votes
-            and training images are not in it: the same predictions may be scored against other
-            labels.
+        pictures_digest: SHA-256 over pixels and ids of the images that were predicted. Labels,
+            votes and training images are not in it: the same predictions may be scored against
+            other labels.
     """
 
     valid_ids: np.ndarray
@@ -33,14 +33,14 @@ class Predictions:
     test_ids: np.ndarray
     test_probabilities: np.ndarray
     classes: tuple[str, ...]
-    fingerprint: str
+    pictures_digest: str
 
     @classmethod
     def of(cls, faces: FaceSet, valid: np.ndarray, test: np.ndarray) -> "Predictions":
         """Predictions from the probabilities of `faces.where("valid")` and `("test")`, in order."""
         ids = [faces.ids[faces.where(split)] for split in ("valid", "test")]
         valid, test = (np.asarray(array, np.float32) for array in (valid, test))
-        made = cls(ids[0], valid, ids[1], test, tuple(faces.classes), _fingerprint(faces))
+        made = cls(ids[0], valid, ids[1], test, tuple(faces.classes), _pictures_digest(faces))
         if problem := made.problem():
             raise ValueError(problem)
         return made
@@ -58,7 +58,7 @@ class Predictions:
         return ""
 
 
-def _fingerprint(faces: FaceSet) -> str:
+def _pictures_digest(faces: FaceSet) -> str:
     rows = np.concatenate([faces.where("valid"), faces.where("test")])
     digest = hashlib.sha256("\n".join(faces.ids[rows].tolist()).encode())
     digest.update(np.ascontiguousarray(faces.images[rows]))
@@ -81,7 +81,8 @@ def load_predictions(path: str | Path) -> Predictions:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in Predictions.__dataclass_fields__}
         classes = tuple(arrays.pop("classes").tolist())
-        read = Predictions(**arrays | {"fingerprint": str(arrays["fingerprint"])}, classes=classes)
+        digest = str(arrays.pop("pictures_digest"))
+        read = Predictions(**arrays, classes=classes, pictures_digest=digest)
         problem = read.problem()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: train the model first") from None
@@ -197,7 +198,7 @@ def evaluate(faces: FaceSet, predictions: Predictions, split: str = "test") -> d
         InputError: the predictions are not those of exactly these images, or of other classes.
     """
     rows = faces.where(split)
-    probabilities = _aligned(faces, predictions, split)
+    probabilities = aligned(faces, predictions, split)
     labels = faces.labels[rows]
     result = {"full": _scored(probabilities, labels, faces.classes)}
     if split == "test":
@@ -224,8 +225,12 @@ def _scored(
     return {**result, "interval": bootstrap(result["confusion"])}
 
 
-def _aligned(faces: FaceSet, predictions: Predictions, split: str) -> np.ndarray:
-    """Probabilities (n, K) in the order of `faces.where(split)`."""
+def aligned(faces: FaceSet, predictions: Predictions, split: str) -> np.ndarray:
+    """Probabilities (n, K) of a split ("test" or "valid") in the order of `faces.where(split)`.
+
+    Raises:
+        InputError: the predictions are not those of exactly these images, or of other classes.
+    """
     if predictions.classes != tuple(faces.classes):
         raise InputError(
             f"the predictions are for the classes {', '.join(predictions.classes)}, but "
@@ -240,7 +245,7 @@ def _aligned(faces: FaceSet, predictions: Predictions, split: str) -> np.ndarray
             f"{faces.name} and have {len(other)} others (as {(missing + other)[0]!r}): use the "
             "data that the model was trained with, or predict again"
         )
-    if predictions.fingerprint != _fingerprint(faces):
+    if predictions.pictures_digest != _pictures_digest(faces):
         raise InputError(
             f"the predictions were made on other pictures than those of {faces.name}, under the "
             "same ids: use the data that the model was trained with, or predict again"

@@ -37,8 +37,6 @@ CANONICAL = {name: name for name in VOTES} | {
     synonym: name for name, synonyms in SYNONYMS.items() for synonym in synonyms
 }
 
-EMOJI = dict(zip(EMOTIONS_8, ["😠", "🤢", "😨", "😄", "😢", "😲", "😐", "😏"], strict=True))
-
 
 def canonical(name: str) -> str:
     """Return the canonical name of a class: `canonical("Happiness") == "happy"`.

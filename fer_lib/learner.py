@@ -18,7 +18,7 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.files import InputError
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
 from fer_lib.models import create_model
-from fer_lib.optim import choose_precision, parameter_groups, processes, schedules
+from fer_lib.optim import choose_precision, keep_memory, parameter_groups, processes, schedules
 from fer_lib.recipes import TrainConfig
 
 
@@ -39,6 +39,7 @@ class Learner:
     """
 
     def __init__(self, config: TrainConfig, faces: FaceSet, *, progress: bool = False):
+        keep_memory()
         self.config, self.progress = config, progress
         self.precision = choose_precision(config)
         device = processes().device
@@ -56,8 +57,8 @@ class Learner:
         self.set_up_model(len(faces.classes))
 
     def set_up_data(self, faces: FaceSet) -> None:
-        device = self.device
-        rows = training_rows(faces, self.config)
+        config, device = self.config, self.device
+        rows = training_rows(faces, config)
         if not len(rows) or not len(faces.where("valid")):
             raise InputError(f"{faces.name} has no training or no validation images")
         soft = torch.from_numpy(targets(faces, rows, self.config.labels)).to(device)
@@ -69,6 +70,12 @@ class Learner:
             rank=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
         )
+        parts = config.accumulate * self.accelerator.num_processes
+        if self.batches.batch_size % parts:
+            raise InputError(
+                f"a batch of {self.batches.batch_size} images does not divide into accumulate="
+                f"{config.accumulate} parts on {self.accelerator.num_processes} processes"
+            )
         self.held_out = {
             split: torch.from_numpy(faces.images[faces.where(split)]).to(device)
             for split in ("valid", "test")
@@ -85,22 +92,31 @@ class Learner:
         config = self.config
         torch.manual_seed(config.seed)
         core = create_model(config.model, num_classes=classes, **config.options)
+        names = {name for name, _ in [*core.named_modules(), *core.named_parameters()]}
+        if unknown := set(config.frozen) - names:
+            raise InputError(
+                f"{config.model} has no part named {', '.join(sorted(unknown))} to freeze"
+            )
         self.core = core.to(self.device, memory_format=torch.channels_last)
         self.prepare = Prepare(core.pretrained_cfg, self.device)
         self.ema = (
             ModelEmaV3(core, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         )
         fused = {"fused": True} if config.optimizer == "adamw" else {}
-        raw = create_optimizer_v2(
-            parameter_groups(core, config),
-            opt=config.optimizer,
-            lr=config.lr,
-            momentum=config.momentum,
-            **fused,
-        )
+        try:
+            raw = create_optimizer_v2(
+                parameter_groups(core, config),
+                opt=config.optimizer,
+                lr=config.lr,
+                momentum=config.momentum,
+                **fused,
+            )
+        except ValueError as error:
+            raise InputError(f"optimizer {config.optimizer!r} is unknown to timm") from error
         self.schedule, self.plateau = schedules(config, raw, len(self.batches))
-        model = torch.compile(core) if config.compile else core
-        self.model, self.optimizer = self.accelerator.prepare(model, raw)
+        self.model, self.optimizer = self.accelerator.prepare(
+            torch.compile(core) if config.compile else core, raw
+        )
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch, counted from 0; its part of a row of `metrics.csv`.
@@ -239,4 +255,8 @@ class Learner:
         if self.ema:
             load_into(self.ema.module, state["ema"], source)
         for name, part in self.parts().items():
+            if name not in state:
+                raise InputError(
+                    f"{source} has no state of the {name}: it was made in another precision"
+                )
             part.load_state_dict(state[name])

@@ -1,6 +1,8 @@
 """Processes, precision, parameter groups and learning-rate schedules of a training."""
 
+import ctypes
 import os
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -28,13 +30,24 @@ def processes() -> PartialState:
             starts a single one, and says nothing.
     """
     env = os.environ
-    launched = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= set(env)
+    launched = env.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in env
     if launched and not {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"} & set(env):
         raise InputError(
             "accelerate launch --cpu starts only one process without MPI: use torchrun "
             "--nproc_per_node 2 -m fer_lib.train …, or add --mpirun_hostfile FILE"
         )
     return PartialState(cpu=not torch.cuda.is_available() and not torch.mps.is_available())
+
+
+def keep_memory() -> None:
+    """Let glibc keep the memory of freed tensors for the next step (Linux, CPU).
+
+    It would return every large one to the kernel and fault it in again page by page.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD, bytes
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
 
 
 def choose_precision(config: TrainConfig) -> str:

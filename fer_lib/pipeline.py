@@ -10,6 +10,7 @@ files changed, or an output is missing. After a failure the same command goes on
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from fer_lib.recipes import PRESETS, default_preset
 from fer_lib.runs import runs_folder
 from fer_lib.train import setting
 
-CELL_TIMEOUT = 48 * 3600  # seconds: the longest training of a full run is one cell
+CELL_TIMEOUT = {"sample": 3600, "quick": 6 * 3600, "full": 48 * 3600}
+"""Seconds for one cell, by preset: a whole training is one cell."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Stage:
 
     Attributes:
         name: stem of the notebook.
-        inputs, outputs: glob patterns over {data}, {runs}, {dataset}, {preset} and {seed}; each
-            must match at least one file, before and after the stage.
+        inputs, outputs: glob patterns over {data}, {runs}, {dataset}, {preset} and {seed}. Each
+            input must match a file before the stage, each output one that the stage has written.
     """
 
     name: str
@@ -41,27 +43,12 @@ class Stage:
 
 
 DATA = "{data}/manifest.json"  # has the fingerprint of faces.npz
-RESULTS = "{runs}/*_{dataset}_s*/results.json"
+RUNS = ("{runs}/*_{dataset}_s*/results.json", "{runs}/*_{dataset}_s*/predictions.npz")
 STAGES = (
     Stage("01_data", (DATA,), ("{data}/audit.json",)),
-    Stage(
-        "03_cnn",
-        (DATA,),
-        (
-            "{runs}/*_baseline_cnn_{dataset}_s{seed}/results.json",
-            "{runs}/*_attention_cnn_{dataset}_s{seed}/results.json",
-        ),
-    ),
-    Stage(
-        "09_evaluation",
-        ("{data}/audit.json", DATA, RESULTS),
-        ("{runs}/*_{dataset}_s*/evaluation.json",),
-    ),
-    Stage(
-        "10_comparison",
-        (DATA, RESULTS),
-        ("{runs}/comparison_{dataset}_{preset}/comparison.*",),
-    ),
+    Stage("03_cnn", (DATA,), ("{runs}/*_{dataset}_s{seed}/inference.json",)),
+    Stage("09_evaluation", (DATA, *RUNS), ("{runs}/*_{dataset}_s*/evaluation.json",)),
+    Stage("10_comparison", (DATA, *RUNS), ("{runs}/comparison_{dataset}_{preset}/comparison.*",)),
 )
 
 
@@ -93,7 +80,7 @@ class Pipeline:
         self.parameters = {
             "dataset": dataset,
             "preset": self.preset,
-            "data_dir": str(Path(data_dir).resolve()) if data_dir else None,
+            "data_dir": str(Path(data_dir).expanduser().resolve()) if data_dir else None,
             "seed": seed,
             "runs_dir": str(self.runs),
             "interactive": False,
@@ -121,13 +108,23 @@ class Pipeline:
             if self.up_to_date(stage, key):
                 done.append((stage.name, "up to date", 0.0))
                 continue
+            began = time.time()
             self.execute(stage)
-            if absent := self.missing(stage, stage.outputs):
-                raise InputError(f"{stage.name} ended without writing {absent[0]}")
-            state = self.state() | {stage.name: key}
-            write_json(self.folder / "state.json", state)
+            state = {"key": key, "outputs": self.written(stage, began)}
+            write_json(self.folder / "state.json", self.state() | {stage.name: state})
             done.append((stage.name, "run", time.perf_counter() - start))
         return done
+
+    def written(self, stage: Stage, began: float) -> list[str]:
+        """Output files that a stage has written since `began` (seconds since the epoch)."""
+        every = []
+        for pattern in stage.outputs:
+            # A second of grace: some file systems keep times no finer.
+            new = [path for path in self.files(pattern) if path.stat().st_mtime >= began - 1]
+            if not new:
+                raise InputError(f"{stage.name} ended without writing {self.shown(pattern)}")
+            every += map(str, new)
+        return every
 
     def files(self, pattern: str) -> list[Path]:
         """Files that a pattern of a stage matches, sorted."""
@@ -137,16 +134,18 @@ class Pipeline:
                 return sorted(root.glob(pattern.removeprefix(prefix).format(**values)))
         raise ValueError(pattern)
 
-    def missing(self, stage: Stage, patterns: tuple[str, ...]) -> list[str]:
-        return [pattern for pattern in patterns if not self.files(pattern)]
+    def shown(self, pattern: str) -> str:
+        """A pattern with everything filled in but its asterisks."""
+        return pattern.format(data=self.data, runs=self.runs, **self.parameters)
 
     def key(self, stage: Stage) -> str:
         """SHA-256 of all that the outputs of a stage depend on."""
-        if absent := self.missing(stage, stage.inputs):
-            raise InputError(
-                f"{stage.name} needs {absent[0].format_map(self.shown())}, which no stage has "
-                "written: run the stages before it too"
-            )
+        for pattern in stage.inputs:
+            if not self.files(pattern):
+                raise InputError(
+                    f"{stage.name} needs {self.shown(pattern)}, which no stage has written: run "
+                    "the stages before it too"
+                )
         digest = hashlib.sha256()
         digest.update(json.dumps(self.values(stage), sort_keys=True).encode())
         digest.update(notebook(stage).read_bytes())
@@ -156,20 +155,18 @@ class Pipeline:
             digest.update(f"{path}{hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
         return digest.hexdigest()
 
-    def shown(self) -> dict[str, Any]:
-        return {"data": self.data, "runs": self.runs, **self.parameters}
-
     def values(self, stage: Stage) -> dict[str, Any]:
         """The parameters that a stage's notebook takes."""
         every = self.parameters | self.extra
         return {name: every[name] for name in self.known[stage.name] if name in every}
 
-    def state(self) -> dict[str, str]:
+    def state(self) -> dict[str, dict[str, Any]]:
         path = self.folder / "state.json"
         return read_json(path) if path.exists() else {}
 
     def up_to_date(self, stage: Stage, key: str) -> bool:
-        return self.state().get(stage.name) == key and not self.missing(stage, stage.outputs)
+        state = self.state().get(stage.name, {})
+        return state.get("key") == key and all(map(os.path.exists, state["outputs"]))
 
     def execute(self, stage: Stage) -> None:
         """Execute a notebook into the folder of executed notebooks, and write it as HTML."""
@@ -178,6 +175,7 @@ class Pipeline:
 
         target = self.folder / f"{stage.name}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
+        os.environ["FER_HOME"] = str(home())  # the kernel runs in another folder
         try:
             papermill.execute_notebook(
                 notebook(stage),
@@ -186,7 +184,7 @@ class Pipeline:
                 kernel_name="python3",
                 progress_bar=sys.stderr.isatty(),
                 stdout_file=sys.stdout,
-                execution_timeout=CELL_TIMEOUT,
+                execution_timeout=CELL_TIMEOUT[self.preset],
                 cwd=target.parent,
             )
         except papermill.PapermillExecutionError as error:
@@ -259,7 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
         pipeline = Pipeline(**args)
         done = pipeline.run()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        parser.error(str(error))
     print()
     for name, what, seconds in done:
         print(f"{name:16} {what:12} {seconds:8.1f} s")

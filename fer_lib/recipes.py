@@ -1,7 +1,9 @@
 """How each model is trained: `TrainConfig`, and the recipes as published and ours."""
 
+import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from fer_lib.augment import Augmentation
 from fer_lib.files import InputError
@@ -49,7 +51,7 @@ class TrainConfig:
         ema_decay: of the moving average of the weights, which is then what is validated and kept.
         augmentation: draws for each training image.
         precision: "bf16", "fp16", "no" (float32), or "auto": bf16 where the device computes in it.
-        compile: run the model through torch.compile.
+        compile: run the model through torch.compile (slower on the CPUs tried).
     """
 
     model: str
@@ -125,6 +127,10 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def to_json(self) -> str:
+        """The same text for the same settings, whether they were lists or tuples."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
         """Inverse of `to_dict`, also after a trip through JSON; missing fields keep the default.
@@ -134,6 +140,9 @@ class TrainConfig:
         """
         if unknown := set(values) - {f.name for f in fields(cls)}:
             raise InputError(f"unknown training setting: {', '.join(sorted(unknown))}")
+        for one in fields(cls):
+            if one.name in values and not fits(values[one.name], one.type):
+                raise InputError(f"{one.name}={values[one.name]!r} is not of the type {one.type}")
         values = dict(values)
         values["frozen"] = tuple(values.get("frozen", ()))
         values["unfreeze"] = tuple(tuple(pair) for pair in values.get("unfreeze", ()))
@@ -147,6 +156,16 @@ class TrainConfig:
             except TypeError as error:
                 raise InputError(f"unknown augmentation setting ({error})") from None
         return cls(**values)
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value, also one read from JSON, is of an annotated type."""
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    kinds = [get_origin(kind) or kind for kind in kinds]
+    if isinstance(value, bool):
+        return bool in kinds
+    wider = {float: (int, float), tuple: (list, tuple), Augmentation: (dict, Augmentation)}
+    return any(isinstance(value, wider.get(kind, kind)) for kind in kinds)
 
 
 CNN_PUBLISHED = {

@@ -1,6 +1,7 @@
 """The run folder: what a training writes, and how the next stage finds and reads it."""
 
 import csv
+import hashlib
 import platform
 import re
 import subprocess
@@ -35,7 +36,10 @@ class Run:
         if not (self.folder / "config.json").exists():
             raise InputError(f"{self.folder} is not a run folder: it has no config.json")
         self.config = read_json(self.folder / "config.json")
-        self.train_config = TrainConfig.from_dict(self.config["train"])
+        try:
+            self.train_config = TrainConfig.from_dict(self.config["train"])
+        except (KeyError, TypeError, InputError) as error:
+            raise InputError(f"{self.folder} is no run of this version ({error})") from error
 
     @property
     def name(self) -> str:
@@ -82,7 +86,12 @@ def list_runs(
     finished: bool = True,
 ) -> list[Run]:
     """Runs in a folder, oldest first, filtered by data, preset and whether they are finished."""
-    found = [Run(path.parent) for path in sorted(runs_folder(folder).glob("*/config.json"))]
+    found = []
+    for path in sorted(runs_folder(folder).glob("*/config.json")):
+        try:
+            found.append(Run(path.parent))
+        except InputError as error:
+            print(f"left out: {error}")
     return [
         run
         for run in found
@@ -97,7 +106,7 @@ def find_run(config: TrainConfig, fingerprint: str, folder: str | Path | None = 
     same = [
         run
         for run in list_runs(folder, fingerprint=fingerprint, finished=False)
-        if run.train_config == config
+        if run.train_config.to_json() == config.to_json()
     ]
     return max(same, key=lambda run: (run.finished, run.name), default=None)
 
@@ -146,9 +155,17 @@ def describe_environment(config: TrainConfig) -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "precision": choose_precision(config),
+        "code": code_digest(),
         "processes": processes().num_processes,
         **{package: version(package) for package in packages},
     }
+
+
+def code_digest() -> str:
+    """SHA-256 of the modules that a training's numbers depend on."""
+    names = ("augment", "batches", "learner", "losses", "optim", "models/*")
+    files = [path for name in names for path in sorted(Path(__file__).parent.glob(f"{name}.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def git_commit() -> str | None:

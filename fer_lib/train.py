@@ -9,9 +9,12 @@ with the same numbers as one that was not.
 """
 
 import argparse
+import ast
 import json
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -25,7 +28,15 @@ from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.optim import processes
 from fer_lib.recipes import PRESETS, TrainConfig, default_preset, recipe
-from fer_lib.runs import Run, find_run, start_run, write_metrics, write_results
+from fer_lib.runs import (
+    Run,
+    code_digest,
+    find_run,
+    runs_folder,
+    start_run,
+    write_metrics,
+    write_results,
+)
 
 LOCK_SECONDS = 15  # a notebook's kernel notices within seconds that its parent was killed
 
@@ -43,38 +54,52 @@ def train(
         InputError: the config and the data do not fit, or another process trains this very run.
         FloatingPointError: the loss became infinite or NaN; the last good epoch is kept.
     """
-    run = find_or_start(config, faces, runs)
-    if run.finished:
+    run = find(config, faces, runs)
+    if run and run.finished:
         return run
+    learner = Learner(config, faces, progress=progress)  # refuses what does not fit
     if not processes().is_main_process:
-        return Training(run, config, faces, progress).fit()
-    try:
-        with FileLock(run.folder / ".lock", timeout=LOCK_SECONDS):
-            return Training(run, config, faces, progress).fit()
-    except Timeout:
-        raise InputError(
-            f"another process is training {run.folder}: wait for it, or stop it first"
-        ) from None
-
-
-def find_or_start(config: TrainConfig, faces: FaceSet, runs: str | None) -> Run:
-    """The run of this config on these data; the main process finds or makes it."""
-    folder = [None]
-    if processes().is_main_process:
+        return Training(find(config, faces, runs), learner, faces).fit()
+    with locked(runs_folder(runs) / ".lock", "starting a run"):
         run = find_run(config, faces.fingerprint, runs) or start_run(config, faces, runs)
+    with locked(run.folder / ".lock", f"training {run.folder}"):
+        find(config, faces, runs)  # tells the other processes
+        return Training(run, learner, faces).fit()
+
+
+def find(config: TrainConfig, faces: FaceSet, runs: str | None) -> Run | None:
+    """The run of this config on these data, as the main process finds it, told to all."""
+    folder = [None]
+    if processes().is_main_process and (run := find_run(config, faces.fingerprint, runs)):
         folder = [str(run.folder)]
-    return Run(broadcast_object_list(folder)[0])
+        if run.finished and run.config["environment"].get("code") != code_digest():
+            print(f"{run.name} was trained by other code; delete its folder to train it again")
+    (path,) = broadcast_object_list(folder)
+    return Run(path) if path else None
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file; InputError where another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=LOCK_SECONDS):
+            yield
+    except Timeout:
+        raise InputError(f"another process is {what}: wait for it, or stop it first") from None
 
 
 class Training:
     """The epochs of one run and its files; `fit()` goes to the end from wherever it stands."""
 
-    def __init__(self, run: Run, config: TrainConfig, faces: FaceSet, progress: bool = False):
-        self.run, self.config, self.faces = run, config, faces
-        self.learner = Learner(config, faces, progress=progress)
-        self.main = self.learner.accelerator.is_main_process
+    def __init__(self, run: Run, learner: Learner, faces: FaceSet):
+        self.run, self.learner, self.faces = run, learner, faces
+        self.config, self.main = learner.config, learner.accelerator.is_main_process
         self.rows: list[dict[str, Any]] = []
         self.state_path = run.folder / "checkpoint" / "state.pt"
+        if self.main:
+            for leftover in run.folder.rglob(".*.partial.*"):  # of a process killed while writing
+                leftover.unlink()
         if self.state_path.exists():
             state = load_state(self.state_path, self.learner.device)
             self.rows = state.pop("rows")
@@ -111,7 +136,10 @@ class Training:
         """Train an epoch and validate; return its row of `metrics.csv`."""
         start = time.perf_counter()
         lr = self.learner.optimizer.param_groups[0]["lr"]
-        trained = self.learner.train_epoch(epoch)
+        try:
+            trained = self.learner.train_epoch(epoch)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{self.run.folder}: {error}") from None
         seconds = time.perf_counter() - start
         valid = self.learner.validate()
         if self.learner.plateau and epoch + 1 > self.config.warmup_epochs:
@@ -126,18 +154,21 @@ class Training:
         }
 
     def keep(self) -> None:
-        """Save best weights, resumable state and metrics, in this order, each all or nothing."""
+        """Save best weights, metrics and resumable state, in this order, each all or nothing.
+
+        Killed in between, the next process repeats the epoch and writes the same again.
+        """
         row, best = self.rows[-1], self.best_epoch() == len(self.rows) - 1
         if self.main:
             folder, classes = self.run.folder, self.faces.classes
             if best:
                 save_weights(folder / "best.safetensors", self.learner.kept, self.config, classes)
-            save_state(self.state_path, self.learner.state_dict() | {"rows": self.rows})
             write_metrics(folder / "metrics.csv", self.rows)
+            save_state(self.state_path, self.learner.state_dict() | {"rows": self.rows})
         self.say(
             f"{self.config.model} epoch {row['epoch']}/{self.config.epochs}: "
             f"loss {row['train_loss']:.3f}, validation {row['valid_accuracy']:.2%}"
-            f"{' (best)' if best else ''}, {row['seconds']:.1f} s"
+            f"{' (best)' if best else ''}, {row['seconds']:.1f} s {self.faces.mark}".rstrip()
         )
 
     def finish(self) -> None:
@@ -186,24 +217,24 @@ def main(arguments: list[str] | None = None) -> None:
         with processes().main_process_first():  # which writes the cache that the others read
             faces = load_faces(args.dataset, args.data_dir, say=processes().print)
         run = train(config, faces, runs=args.runs)
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:
         parser.error(str(error))
-    except FloatingPointError as error:
-        sys.exit(f"error: {error}")
     if processes().is_main_process:
         accuracy = run.results["test"]["full"]["accuracy"]
         print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE; the value as JSON where it is that, else as text."""
+    """Read NAME=VALUE; the value as JSON or Python where it is that, else as text."""
     name, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--set takes NAME=VALUE, not {text!r}")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+    for read in (json.loads, ast.literal_eval):  # true and True, null and None
+        try:
+            return name, read(value)
+        except (ValueError, SyntaxError):
+            pass
+    return name, value
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every test has a home of its own, so that nothing lands in the checkout."""
 
+import numpy as np
 import pytest
 
 from fer_lib.data import load_faces
@@ -30,3 +31,17 @@ def refused(fer_home):
         return message
 
     return load
+
+
+@pytest.fixture(scope="session")
+def smooth_noise():
+    """A function that draws blotches of a few pixels, unlike each other."""
+
+    def draw(n: int, side: int = 48, channels: int = 1) -> np.ndarray:
+        """(n, channels, side, side) uint8."""
+        rng = np.random.default_rng(0)
+        coarse = rng.integers(40, 200, (n, channels, side // 4, side // 4))
+        fine = rng.integers(-15, 16, (n, channels, side, side))
+        return (coarse.repeat(4, 2).repeat(4, 3) + fine).astype(np.uint8)
+
+    return draw

@@ -18,16 +18,8 @@ from fer_lib.labels import VOTES
 TRAIN, TEST = slice(0, 60), slice(80, 120)
 
 
-def smooth_noise(n: int) -> np.ndarray:
-    """(n, 1, 48, 48) uint8, blotches of a few pixels, unlike each other."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(40, 200, (n, 1, 12, 12))
-    fine = rng.integers(-15, 16, (n, 1, 48, 48))
-    return (coarse.repeat(4, 2).repeat(4, 3) + fine).astype(np.uint8)
-
-
 @pytest.fixture
-def faces() -> FaceSet:
+def faces(smooth_noise) -> FaceSet:
     """120 images of 7 classes without any copy."""
     split = np.repeat(["train", "valid", "test"], [60, 20, 40])
     ids = np.array([f"face{row:03d}" for row in range(120)])
@@ -55,7 +47,10 @@ def test_the_audit_finds_the_planted_copies(faces):
         "images": 9,
         "largest": 3,
         "across_splits": 2,
+        "within_split": 2,
         "conflicting_labels": 2,
+        "different_labels": 2,
+        "same_label": 2,
     }
     assert (test["in_train"], test["in_train_or_valid"]) == (2, 3)
     assert {name: row["in_train"] for name, row in test["by_class"].items() if row["in_train"]} == {
@@ -66,7 +61,11 @@ def test_the_audit_finds_the_planted_copies(faces):
     assert sum(row["test"] for row in test["by_class"].values()) == 40
 
     near = found["near_copies"]
+    assert set(found["copies"]) & set(near) == {
+        *("images", "across_splits", "within_split", "different_labels", "same_label"),
+    }
     assert (near["pairs"], near["mirrored"]) == (3, 1)
+    assert near["images"] == 8  # (10, 90), (70, 91), and 92 with the group of 0, 80 and 81
     assert (near["across_splits"], near["within_split"]) == (3, 0)
     # Pair (0, 92): group 0 has a label 5 in it.
     assert (near["different_labels"], near["same_label"]) == (2, 1)
@@ -81,6 +80,24 @@ def test_the_audit_finds_the_planted_copies(faces):
     expected = np.delete(faces.ids[TEST], [0, 1, 2, 4]).tolist()
     assert found["clean_test_ids"] == clean_test_ids(faces).tolist() == expected
     assert found["votes"] is None
+
+
+def test_copies_by_class_are_counted_within_and_across_the_splits(faces):
+    images, labels = faces.images, faces.labels
+    images[[1, 80]] = images[0]  # two in training, one in the test set
+    images[2] = images[0] // 2 + 40  # a near copy of all three, in training
+    images[84] = images[83]  # twice in the test set alone
+    labels[[0, 1, 80, 2, 83, 84]] = [2, 3, 3, 5, 1, 0]
+    found = audit(faces)["copies_by_class"]
+    assert sum(row["images"] for row in found.values()) == 120
+    counts = {name: list(row.values())[1:] for name, row in found.items() if any([*row.values()][1:])}
+    assert counts == {  # exact within, exact across, near within, near across
+        "angry": [1, 0, 0, 0],
+        "disgust": [1, 0, 0, 0],
+        "fear": [1, 1, 1, 0],
+        "happy": [1, 2, 1, 1],
+        "surprise": [0, 0, 1, 1],
+    }
 
 
 def test_near_copies_of_a_dirty_test_image_add_nothing_to_the_leak(faces):

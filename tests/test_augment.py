@@ -164,6 +164,12 @@ def test_mixing_keeps_soft_targets_and_matches_the_pixels(how):
     assert len(shares.diagonal().mul(1000).round().unique()) > 20  # a share for each image
 
 
+def test_training_sees_the_images_that_validation_sees_when_they_are_made_smaller():
+    noise = torch.randint(0, 256, (4, 1, 224, 224), dtype=torch.uint8, generator=generator())
+    plain, drawn = Prepare(GREY)(noise), Prepare(GREY)(noise, Augmentation(), generator())
+    torch.testing.assert_close(drawn, plain, atol=1e-4, rtol=0)
+
+
 def test_no_mixing_returns_what_was_given():
     x, y = torch.rand(2, 1, 4, 4), torch.rand(2, 7)
     assert mix(x, y, generator(), mixup=0, cutmix=0) == (x, y)

@@ -6,14 +6,6 @@ import pytest
 from fer_lib.data.copies import copy_groups, near_copies
 
 
-def smooth_noise(n: int, side: int = 48, channels: int = 1, seed: int = 0) -> np.ndarray:
-    """(n, channels, side, side) uint8, blotches of a few pixels, unlike each other."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(40, 200, (n, channels, side // 4, side // 4))
-    fine = rng.integers(-15, 16, (n, channels, side, side))
-    return (coarse.repeat(4, 2).repeat(4, 3) + fine).astype(np.uint8)
-
-
 def brute_force(images: np.ndarray, threshold: float) -> dict[tuple[int, int], bool]:
     """Pairs that numpy's corrcoef puts at or above the threshold -> whether mirrored."""
     found = {}
@@ -28,21 +20,21 @@ def brute_force(images: np.ndarray, threshold: float) -> dict[tuple[int, int], b
     return found
 
 
-def test_copies_share_a_number_in_order_of_appearance():
+def test_copies_share_a_number_in_order_of_appearance(smooth_noise):
     images = smooth_noise(5)[[0, 1, 0, 2, 1]]
     assert copy_groups(images).tolist() == [0, 1, 0, 2, 1]
     assert copy_groups(images[::-1]).tolist() == [0, 1, 2, 0, 2]  # a view, not contiguous
     assert copy_groups(images[:0]).shape == (0,)
 
 
-def test_one_other_pixel_makes_another_image():
+def test_one_other_pixel_makes_another_image(smooth_noise):
     images = smooth_noise(1).repeat(2, 0)
     images[1, 0, 47, 47] ^= 1
     assert copy_groups(images).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("side", "channels"), [(48, 1), (100, 3), (52, 1), (8, 1)])
-def test_near_copies_agree_with_brute_force(side, channels):
+def test_near_copies_agree_with_brute_force(side, channels, smooth_noise):
     images = smooth_noise(40, side, channels)
     images[7] = images[3] // 2 + 30  # darker, less contrast
     images[20] = images[11][..., ::-1]  # mirrored
@@ -63,7 +55,7 @@ def test_near_copies_agree_with_brute_force(side, channels):
         assert r == pytest.approx(np.corrcoef(images[i].ravel(), other.ravel())[0, 1], abs=1e-5)
 
 
-def test_exact_copies_are_no_near_copies_and_a_group_takes_part_once():
+def test_exact_copies_are_no_near_copies_and_a_group_takes_part_once(smooth_noise):
     images = smooth_noise(10)
     images[[4, 6]] = images[2]
     images[9] = images[2] // 2
@@ -71,7 +63,7 @@ def test_exact_copies_are_no_near_copies_and_a_group_takes_part_once():
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_a_symmetric_pair_counts_once_by_its_better_side(mirrored):
+def test_a_symmetric_pair_counts_once_by_its_better_side(mirrored, smooth_noise):
     images = smooth_noise(6)
     images[0] = np.maximum(images[0], images[0][..., ::-1])
     images[0, :, :6] = images[1, :, :6]  # not quite symmetric
@@ -84,13 +76,13 @@ def test_a_symmetric_pair_counts_once_by_its_better_side(mirrored):
     assert near.correlation[0] > 0.999
 
 
-def test_a_flat_image_is_near_nothing():
+def test_a_flat_image_is_near_nothing(smooth_noise):
     images = smooth_noise(4)
     images[2], images[3] = 7, 8
     assert not len(near_copies(images).pairs)
 
 
-def test_near_copies_across_blocks():
+def test_near_copies_across_blocks(smooth_noise):
     """More images than one block of the matrix product holds."""
     images = smooth_noise(2200, 16)
     images[2150] = images[5][..., ::-1]

@@ -222,7 +222,7 @@ def test_predictions_survive_the_disk(tmp_path, predictions):
     save_predictions(path, predictions)
     read = load_predictions(path)
     assert read.classes == predictions.classes
-    assert read.fingerprint == predictions.fingerprint
+    assert read.pictures_digest == predictions.pictures_digest
     assert read.test_probabilities.dtype == np.float32
     for key in ("valid_ids", "valid_probabilities", "test_ids", "test_probabilities"):
         np.testing.assert_array_equal(getattr(read, key), getattr(predictions, key))

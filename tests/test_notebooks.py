@@ -112,7 +112,9 @@ def test_the_file_is_clean(path):
 def environment(home: Path, *python_path: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     paths = os.pathsep.join(map(str, python_path))
-    return kept | {"FER_HOME": str(home), "OMP_NUM_THREADS": "2"} | {"PYTHONPATH": paths}
+    # On Colab, `python` is that of the kernel.
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
+    return kept | {"FER_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PATH": path}
 
 
 def papermill_run(source: Path, target: Path, env: dict[str, str], **parameters) -> str:

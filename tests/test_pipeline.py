@@ -71,6 +71,15 @@ def test_a_missing_output_or_a_changed_notebook_runs_its_stage(two_stages):
     assert (two_stages.runs / "two.txt").read_text() == "aaa"
 
 
+def test_changed_code_of_the_package_runs_its_stages(two_stages, monkeypatch, tmp_path):
+    two_stages()
+    package = tmp_path / "fer_lib"
+    package.mkdir()
+    (package / "new.py").write_text("")
+    monkeypatch.setattr(pipeline, "__file__", str(package / "pipeline.py"))
+    assert two_stages() == ["one", "two"]
+
+
 def test_after_a_failure_the_same_command_goes_on_there(two_stages):
     book = two_stages.books / "02_two.ipynb"
     good = book.read_text()
@@ -88,7 +97,7 @@ def test_a_stage_that_does_not_write_its_output_is_an_error(two_stages):
 
 
 def test_a_cell_that_hangs_is_stopped(two_stages, monkeypatch):
-    monkeypatch.setattr(pipeline, "CELL_TIMEOUT", 2)
+    monkeypatch.setitem(pipeline.CELL_TIMEOUT, "sample", 2)
     notebook(two_stages.books / "01_one.ipynb", "import time; time.sleep(60)")
     with pytest.raises(InputError, match=r"01_one failed.*[Tt]ime"):
         two_stages()
@@ -128,6 +137,7 @@ def test_the_command_line(two_stages, capsys):
     assert "02_two" in printed
     assert "executed notebooks" in printed
     assert json.loads((two_stages.runs / "notebooks_sample_sample_s0" / "state.json").read_text())
-    with pytest.raises(SystemExit, match="unknown"):
+    with pytest.raises(SystemExit, match="2"):
         pipeline.main(["--stages", "99"])
+    assert "'99' is unknown" in capsys.readouterr().err
     shutil.rmtree(two_stages.runs)

@@ -62,6 +62,9 @@ def test_overrides_win_and_keep_the_rest():
         ({"learning_rate": 1e-3}, "learning_rate"),
         ({"augmentation": {"blur": 1}}, "augmentation"),
         ({"labels": "refined"}, "labels"),
+        ({"epochs": "abc"}, "epochs"),
+        ({"class_weights": "False"}, "class_weights"),
+        ({"patience": "None"}, "patience"),
     ],
 )
 def test_contradictions_and_unknown_settings_are_refused(values, message):

@@ -14,6 +14,7 @@ from timm.models import register_model
 from torch import nn
 
 from fer_lib import learner as learner_module
+from fer_lib import train as train_module
 from fer_lib.checkpoints import load_weights
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import load_predictions
@@ -23,7 +24,7 @@ from fer_lib.models import MODULES, create_model
 from fer_lib.optim import parameter_groups, processes, schedules
 from fer_lib.recipes import recipe
 from fer_lib.runs import find_run, list_runs
-from fer_lib.train import main, train
+from fer_lib.train import main, setting, train
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +188,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
         lrs.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
+    assert lrs[0] == pytest.approx(1 / 11)
     assert lrs[:10] == sorted(lrs[:10])
     assert max(lrs) == pytest.approx(1.0, abs=0.01)
     assert lrs[10:] == sorted(lrs[10:], reverse=True)
@@ -290,11 +292,18 @@ def test_a_full_disk_leaves_the_last_state_and_says_so(faces, tmp_path, monkeypa
     run = train(small(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()
     before = (run.folder / "best.safetensors").read_bytes()
-    (run.folder / f".results.{os.getpid()}.partial.json").symlink_to("/dev/full")
+    original = train_module.write_results
+
+    def on_a_full_disk(run, *rest):
+        (run.folder / f".results.{os.getpid()}.partial.json").symlink_to("/dev/full")
+        original(run, *rest)
+
+    monkeypatch.setattr(train_module, "write_results", on_a_full_disk)
     with pytest.raises(InputError, match=r"results\.json could not be written \(No space left"):
         train(small(epochs=1), faces, runs=tmp_path)
     assert not (run.folder / "results.json").exists()
     assert (run.folder / "best.safetensors").read_bytes() == before
+    monkeypatch.undo()
     assert train(small(epochs=1), faces, runs=tmp_path).finished
 
 
@@ -342,3 +351,91 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(arguments, message,
         main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_kill_between_the_files_of_an_epoch_loses_nothing(faces, tmp_path, monkeypatch):
+    whole = train(small(), faces, runs=tmp_path / "whole")
+    for number, step in enumerate(("save_weights", "write_metrics", "save_state")):
+        runs = tmp_path / step
+        with monkeypatch.context() as patch:
+            patch.setattr(f"fer_lib.train.{step}", stop_at_second(step))
+            with pytest.raises(KeyboardInterrupt):
+                train(small(), faces, runs=runs)
+        resumed = train(small(), faces, runs=runs)
+        assert rows(resumed) == rows(whole), (number, step)
+        assert resumed.results["test"] == whole.results["test"]
+
+
+def stop_at_second(step):
+    """The function of that name in fer_lib.train, which is interrupted at its second call."""
+    original, calls = getattr(train_module, step), []
+
+    def interrupted(*arguments, **options):
+        calls.append(step)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    return interrupted
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": "votes"}, "no votes"),
+        ({"optimizer": "adamz"}, "adamz"),
+        ({"frozen": ["stagess"]}, "stagess"),
+        ({"limit": 20, "accumulate": 8}, "does not divide"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_folder_is_made(faces, tmp_path, changes, message):
+    without = faces.subset(np.arange(len(faces)))
+    without.votes = None
+    with pytest.raises(InputError, match=message):
+        train(small(**changes), without, runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_lists_and_tuples_are_the_same_run(faces, tmp_path):
+    first = train(
+        small(epochs=1, options={"width": 4, "dropout": (0.2, 0.1)}), faces, runs=tmp_path
+    )
+    again = small(epochs=1, options={"width": 4, "dropout": [0.2, 0.1]})
+    assert train(again, faces, runs=tmp_path).folder == first.folder
+
+
+def test_a_foreign_folder_among_the_runs_is_left_out_and_named(faces, tmp_path, capsys):
+    run = train(small(epochs=1), faces, runs=tmp_path)
+    for name, config in (("a", {}), ("b", {"train": {"model": "x", "colour": 1}})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    assert [found.name for found in list_runs(tmp_path)] == [run.name]
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "a") in printed
+    assert "colour" in printed
+
+
+def test_other_code_is_said_when_a_finished_run_is_returned(faces, tmp_path, monkeypatch, capsys):
+    train(small(epochs=1), faces, runs=tmp_path)
+    monkeypatch.setattr(train_module, "code_digest", lambda: "another")
+    train(small(epochs=1), faces, runs=tmp_path)
+    assert "trained by other code" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("x=False", False), ("x=false", False), ("x=None", None), ("x=1e-3", 1e-3), ("x=ab", "ab")],
+)
+def test_values_of_the_command_line(text, value):
+    assert setting(text) == ("x", value)
+
+
+def test_gradients_are_clipped_and_sgd_trains(faces):
+    config = small(optimizer="sgd", lr=0.1, weight_decay=0.0, clip_grad=1e-6, warmup_epochs=0)
+    learner = Learner(config, faces)
+    before = [p.detach().clone() for p in learner.core.parameters()]
+    learner.train_epoch(0)
+    moved = sum(
+        (p - q).square().sum() for p, q in zip(learner.core.parameters(), before, strict=True)
+    )
+    assert 0 < moved.sqrt() < 0.1 * 1e-6 * 10 * len(learner.batches)  # momentum 0.9: up to 10 times

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.data.copies import NEAR, copy_groups, near_copies
+from fer_lib.data.copies import NEAR, NearCopies, copy_groups, near_copies
 from fer_lib.data.faceset import SPLITS, FaceSet
 from fer_lib.data.ferplus import majority
 from fer_lib.labels import EMOTIONS_8, FERPLUS_COLUMNS, VOTES, reorder
@@ -34,16 +34,18 @@ def audit(faces: FaceSet, threshold: float = NEAR) -> dict[str, Any]:
     at .95 exactly the planted pairs are found, at .92 some 20 others among 3,000 faces.
 
     Keys: `images`, `distinct`, `copies` (byte-identical, see `_copies`), `near_copies` (see
-    `_near`), `clean_test` (`images`; `distinct`: each counted once), `clean_test_ids` (the latter),
+    `_near`), `copies_by_class` (see `_by_class`), `clean_test` (`images`; `distinct`: each counted once), `clean_test_ids` (the latter),
     `votes` (see `_agreement`; None where the faces have none).
     """
     groups = copy_groups(faces.images)
+    near = near_copies(faces.images, threshold)
     ids = clean_test_ids(faces)
     return {
         "images": len(faces),
         "distinct": len(np.unique(groups)),
         "copies": _copies(faces, groups),
-        "near_copies": _near(faces, groups, threshold),
+        "near_copies": _near(faces, groups, near) | {"threshold": threshold},
+        "copies_by_class": _by_class(faces, groups, near),
         "clean_test": {"images": len(_clean_rows(faces, groups)), "distinct": len(ids)},
         "clean_test_ids": ids.tolist(),
         "votes": None if faces.votes is None else _agreement(faces),
@@ -82,40 +84,44 @@ def _leaks(faces: FaceSet, groups: np.ndarray, splits: np.ndarray) -> dict[str, 
 def _copies(faces: FaceSet, groups: np.ndarray) -> dict[str, Any]:
     """Groups of two or more byte-identical images.
 
-    `groups`, `images` in them, size of the `largest`, groups `across_splits`, groups with
-    `conflicting_labels`; `test`: test images with a copy `in_train` and `in_train_or_valid`, and
+    `groups`, `images` in them, size of the `largest`; groups `across_splits`, and `within_split`
+    the rest; groups with `different_labels` (also as `conflicting_labels`), and `same_label` the
+    rest; `test`: test images with a copy `in_train` and `in_train_or_valid`, and
     the same `by_class` beside all `test` images of the class.
     """
     splits, classes = _membership(faces, groups)
     size = np.bincount(groups)
+    copied = size > 1
+    across, different = splits.sum(1) > 1, classes.sum(1) > 1  # only copied groups can be either
     return {
-        "groups": int((size > 1).sum()),
-        "images": int(size[size > 1].sum()),
+        "groups": int(copied.sum()),
+        "images": int(size[copied].sum()),
         "largest": int(size.max(initial=0)),
-        "across_splits": int((splits.sum(1) > 1).sum()),
-        "conflicting_labels": int((classes.sum(1) > 1).sum()),
+        "across_splits": int(across.sum()),
+        "within_split": int((copied & ~across).sum()),
+        "conflicting_labels": int(different.sum()),
+        "different_labels": int(different.sum()),
+        "same_label": int((copied & ~different).sum()),
         "test": _leaks(faces, groups, splits),
     }
 
 
-def _near(faces: FaceSet, groups: np.ndarray, threshold: float) -> dict[str, Any]:
+def _near(faces: FaceSet, groups: np.ndarray, near: NearCopies) -> dict[str, Any]:
     """Near copies, as pairs of distinct images.
 
-    `pairs`, of them `mirrored`; `across_splits` and `different_labels`: some image of the one group
+    `images` that have a near copy, counted with their exact copies; `pairs`, of them `mirrored`; `across_splits` and `different_labels`: some image of the one group
     and some image of the other differ in it; `within_split`, `same_label`: the rest; `test`: as in
     `_copies`, but with a near copy there, and only of test images that are clean of exact ones.
     """
-    near = near_copies(faces.images, threshold)
     a, b = groups[near.pairs].T
     splits, classes = _membership(faces, groups)
     across = (splits[a] | splits[b]).sum(1) > 1
     different = (classes[a] | classes[b]).sum(1) > 1
-    neighbours = np.zeros_like(splits)
-    np.logical_or.at(neighbours, a, splits[b])
-    np.logical_or.at(neighbours, b, splits[a])
+    neighbours = _neighbours(groups, near, splits)
+    images = int(neighbours[groups].any(1).sum())
     neighbours[splits[:, :2].any(1)] = False
     return {
-        "threshold": threshold,
+        "images": images,
         "pairs": len(a),
         "mirrored": int(near.mirrored.sum()),
         "across_splits": int(across.sum()),
@@ -123,6 +129,40 @@ def _near(faces: FaceSet, groups: np.ndarray, threshold: float) -> dict[str, Any
         "different_labels": int(different.sum()),
         "same_label": int((~different).sum()),
         "test": _leaks(faces, groups, neighbours),
+    }
+
+
+def _neighbours(groups: np.ndarray, near: NearCopies, splits: np.ndarray) -> np.ndarray:
+    """Whether each group has a near copy in each split, (G, 3) bool."""
+    a, b = groups[near.pairs].T
+    neighbours = np.zeros_like(splits)
+    np.logical_or.at(neighbours, a, splits[b])
+    np.logical_or.at(neighbours, b, splits[a])
+    return neighbours
+
+
+def _by_class(faces: FaceSet, groups: np.ndarray, near: NearCopies) -> dict[str, dict[str, int]]:
+    """For each class its `images`, and how many of them have a copy, within and across splits.
+
+    `exact_within_split`, `exact_across_splits`: images with a byte-identical one in their own
+    split, or in another (one image may count in both); `near_within_split`, `near_across_splits`:
+    the same for near copies.
+    """
+    own = np.array(SPLITS) == faces.split[:, None]  # (N, 3)
+    number = np.zeros((groups.max(initial=-1) + 1, len(SPLITS)), np.int64)
+    np.add.at(number, groups, own)
+    exact = number[groups] - own > 0
+    close = _neighbours(groups, near, number > 0)[groups]
+    seen = {
+        "images": np.ones(len(faces), bool),
+        "exact_within_split": (exact & own).any(1),
+        "exact_across_splits": (exact & ~own).any(1),
+        "near_within_split": (close & own).any(1),
+        "near_across_splits": (close & ~own).any(1),
+    }
+    return {
+        name: {key: int(mask[faces.labels == k].sum()) for key, mask in seen.items()}
+        for k, name in enumerate(faces.classes)
     }
 
 

@@ -28,8 +28,8 @@ FRACTIONS = {
 }
 """How the split is drawn, by the folders that are there."""
 
-OWN = {"faces.npz", "manifest.json"}
-"""The cache, which may lie beside its source."""
+OWN = {"faces.npz", "manifest.json", "audit.json"}
+"""The cache and its audit, which may lie beside their source."""
 
 MERGED = (28_709, 7_178)  # images in train/ and test/ of FER2013, the latter without Usage
 

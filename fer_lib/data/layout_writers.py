@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fer_lib.data import ferplus
 from fer_lib.data.faceset import FaceSet
 from fer_lib.files import InputError, replacing
 from fer_lib.labels import FERPLUS_COLUMNS, RAFDB_CODES, VOTES, canonical, reorder
 
-USAGE = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
-FERPLUS_FOLDERS = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
+USAGE = {split: usage for usage, split in ferplus.USAGE.items()}
 LONG_NAMES = {"disgust": "disgusted", "fear": "fearful", "surprise": "surprised"}
 
 
@@ -146,7 +146,7 @@ def _ferplus(faces: FaceSet, folder: Path) -> None:
         faces.split, _ferplus_names(faces.votes), faces.images, strict=True
     ):
         if name:
-            _picture(folder / "Images" / FERPLUS_FOLDERS[split] / name, image[0])
+            _picture(folder / "Images" / ferplus.FOLDERS[split] / name, image[0])
 
 
 def _rafdb(faces: FaceSet, folder: Path) -> None:

@@ -37,7 +37,8 @@ def load_faces(
             FERPlus where fer2013new.csv lies beside fer2013.csv), "ferplus" (8 classes, majority
             labels), "rafdb", or any other name for class folders of your own in `data_dir`.
         data_dir: file or folder in any known layout (see `layouts.recognise`). None: the cache,
-            else see `acquire.find_source`.
+            else the `data_dir` that a deleted cache was read from, else see
+            `acquire.find_source`.
         seed: rules the split, and only where the data carries no official one.
         say: is told in one line what was found and read.
 
@@ -49,8 +50,8 @@ def load_faces(
     folder = home() / "data" / dataset
     if dataset == "sample":
         return _sample(folder, data_dir, say)
-    manifest = _manifest(folder)
-    source, layout = _source(dataset, data_dir, manifest)
+    manifest, given = _manifest(folder), data_dir or _given_before(folder)
+    source, layout = _source(dataset, given, manifest, ask_cache=not data_dir)
     origin = layout and f"{READERS} {layout.path} {layout.digest()}"
     if manifest and (layout is None or origin == manifest.get("origin")):
         faces = _resplit(load(folder), seed, folder)
@@ -60,7 +61,7 @@ def load_faces(
     faces.manifest |= {
         "layout": layout.description,
         "source": str(source),
-        "data_dir": str(source) if data_dir else None,
+        "data_dir": str(source) if given else None,
         "origin": origin,
     }
     faces.manifest["remarks"] += counts.differences(faces)
@@ -75,12 +76,19 @@ def _manifest(folder: Path) -> dict | None:
     return read_json(folder / "manifest.json") if there else None
 
 
+def _given_before(folder: Path) -> str | None:
+    """The `data_dir` of the last reading, where it still exists: a deleted cache is read again."""
+    path = folder / "manifest.json"
+    given = read_json(path).get("data_dir") if path.exists() else None
+    return given if given and Path(given).exists() else None
+
+
 def _source(
-    dataset: str, data_dir: str | Path | None, manifest: dict | None
+    dataset: str, given: str | Path | None, manifest: dict | None, *, ask_cache: bool
 ) -> tuple[Path | None, Layout | None]:
     """What to read or to compare the cache with; None where only the cache is left."""
-    if data_dir or not manifest:
-        source = find_source(dataset, data_dir)
+    if not (manifest and ask_cache):
+        source = find_source(dataset, given)
         return source, recognise(source)
     try:
         source = Path(manifest["source"])

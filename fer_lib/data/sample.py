@@ -6,6 +6,7 @@ people.
 
 import numpy as np
 
+from fer_lib.data.counts import FER2013
 from fer_lib.data.drawing import draw, draw_objects
 from fer_lib.data.faceset import SPLITS, FaceSet
 from fer_lib.data.layout_writers import USAGE, write_layout
@@ -14,8 +15,8 @@ from fer_lib.labels import EMOTIONS, VOTES, reorder
 
 __all__ = ["NEIGHBOUR", "draw", "make_sample", "write_layout"]
 
-FER2013_COUNTS = np.array([3995, 436, 4097, 7215, 4830, 3171, 4965])
-"""Training images of each class in FER2013: the imbalance that the sample repeats."""
+IMBALANCE = np.array(FER2013["train"]) / sum(FER2013["train"])
+"""Share of each class, as among FER2013's training images."""
 
 SHARES = (0.8, 0.1, 0.1)
 """Share of train, valid and test."""
@@ -102,7 +103,7 @@ def _rows(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     sizes = np.diff(np.round(np.cumsum((0, *SHARES)) * n).astype(int))
     labels = []
     for size in sizes:
-        exact = FER2013_COUNTS / FER2013_COUNTS.sum() * size
+        exact = IMBALANCE * size
         counts = np.maximum(np.floor(exact), 1).astype(int)
         while counts.sum() != size:
             step = 1 if counts.sum() < size else -1

@@ -83,8 +83,8 @@ def read_table(path: Path) -> Table:
         InputError: the file, or a row of it, is not as it must be. Rows are numbered as a text
             editor numbers lines, the header being 1.
     """
-    # glibc pages large arrays in anew each time, until it has seen a larger one freed: without this
-    # one, never touched, the first reading takes 1.5 s of the processor instead of 0.65.
+    # glibc pages large arrays in anew each time, until it has seen a larger one freed: this one,
+    # never touched, spares the first reading that.
     np.empty(16 << 20, np.uint8)
     with open_table(path) as (stream, name):
         columns, width = _columns(stream.readline(), name)
