@@ -5,10 +5,11 @@ The same operations, drawn as often and as far; from uint8 on the device to norm
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 
 import torch
-from measure import in_turn, table
+from measure import in_turn, rate, table
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
@@ -83,11 +84,15 @@ def compare_augmentation(images: int, rounds: int) -> str:
                 key: lambda run=run, size=size: sum(len(run(part)) for part in faces.split(size))
                 for key, run in pipelines.items()
             }
-            rates = in_turn(parts, rounds, device)
+            timed = {key: partial(rate, part, device) for key, part in parts.items()}
+            rates = in_turn(timed, rounds)
             for key in others:
                 rows[key][f"{name}, {size}"] = (rates["ours"], rates[key])
     tables = [table(lines, "ours", key) for key, lines in rows.items()]
     if "kornia" not in others:
         tables.append("kornia is not installed here, so not measured: pip install kornia")
-    title = f"augmentation alone, {images:,} faces, {rounds} rounds, images/s on {device.type}"
+    title = (
+        f"augmentation alone, {images:,} faces, {rounds} rounds, images/s on {device.type}, "
+        f"{torch.get_num_threads()} threads"
+    )
     return "\n\n".join([title, *tables])

@@ -13,13 +13,14 @@ files not yet in memory, does not count.
 import argparse
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import pandas as pd
 import torch
-from measure import environment, in_turn, ratio
+from measure import environment, in_turn, rate, ratio
 from PIL import Image
 
 from fer_lib.data.faceset import FaceSet, load, save
@@ -82,13 +83,14 @@ def checked(way: Callable[[], np.ndarray], expected: np.ndarray) -> Callable[[],
 def compare(title: str, ways: Ways, rounds: int) -> None:
     """Time the ways in turn; print the median seconds of each, and how many times ours that is."""
     expected = ways["ours"]()
-    parts = {name: checked(way, expected) for name, way in ways.items()}
-    rates = in_turn(parts, rounds, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    parts = {name: partial(rate, checked(way, expected), cpu) for name, way in ways.items()}
+    rates = in_turn(parts, rounds)
     print(f"\n{title}, {len(expected):,} images, {rounds} rounds in turn after one to warm up\n")
     print("| | seconds | times ours (range) |\n|---|---:|---:|")
-    for name, rate in rates.items():
-        seconds = len(expected) / median(rate)
-        print(f"| {name} | {seconds:.2f} | {ratio(rates['ours'], rate)} |")
+    for name, each in rates.items():
+        seconds = len(expected) / median(each)
+        print(f"| {name} | {seconds:.2f} | {ratio(rates['ours'], each)} |")
 
 
 def main() -> None:

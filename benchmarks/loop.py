@@ -16,18 +16,26 @@ with PyTorch's default: convolutions in TF32), plain AdamW, loss and accuracy su
 Both clip the gradient, leave out the last incomplete batch, and draw the same operations as often
 and as far; neither validates or writes anything. The parts: the input pipeline alone (batches ready
 for the model, on its device), and the model alone (forward, backward and update on one batch, again
-and again). Every part runs once in each round, one after the other; the first round is not counted.
-A rate is the median over the rounds; a ratio is taken within each round.
+and again).
+
+Each side runs as its user runs it, in a process of its own with as many threads as cores: a freshly
+spawned one, so that neither sees the memory and the settings of the other (`Learner` has glibc
+keep the memory of freed tensors, which the usual loop does not). Ours in float32 is a third. All
+live from the first round to the last and work strictly in turn, the others idle meanwhile. Every
+part runs once in each round, one after the other; the first round is not counted. The time is taken
+inside the process. A rate is the median over the rounds; a ratio is taken within each round.
 """
 
 import argparse
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import torch
 from augmentation import AFFINE, compare_augmentation
-from measure import cores, environment, in_turn, table
+from measure import Apart, cores, environment, in_turn, table
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -76,7 +84,9 @@ class Singles(Dataset):
 class Usual:
     """The usual loop and its parts; each returns the number of images it went through."""
 
-    def __init__(self, config: TrainConfig, faces: FaceSet, device: torch.device):
+    precision = "float32"
+
+    def __init__(self, config: TrainConfig, faces: FaceSet, device: torch.device, workers: int):
         self.config, self.device = config, device
         torch.manual_seed(config.seed)
         net = create_model(config.model, num_classes=len(faces.classes), **config.options)
@@ -90,7 +100,7 @@ class Usual:
             config.batch_size,
             shuffle=True,
             drop_last=True,
-            num_workers=cores(),
+            num_workers=workers,
             persistent_workers=True,
             pin_memory=device.type == "cuda",
         )
@@ -133,8 +143,10 @@ class Ours:
 
     def __init__(self, config: TrainConfig, faces: FaceSet):
         self.learner = Learner(config, faces)
+        self.device = self.learner.device
+        self.precision = self.learner.precision.replace("no", "float32")
         self.epoch = 0
-        self.generator = torch.Generator(self.learner.device).manual_seed(config.seed)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
         images, self.targets = next(self.learner.batches.epoch(0))
         self.batch = self.prepare(images)
 
@@ -168,17 +180,19 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
         augmentation=AFFINE,
     )
     faces = make_sample(max(100, images * 4 // 3))  # four in five are for training
-    # Before ours: accelerate's precision, which its loss scaler asks for, is that of the last one.
-    float32 = Ours(replace(config, precision="no"), faces)
-    ours = Ours(config, faces)
-    device, precision = ours.learner.device, ours.learner.precision.replace("no", "float32")
-    usual = Usual(config, faces, device)
-    parts = {}
-    for part in ("loop", "input", "model"):
-        parts |= {f"ours {part}": getattr(ours, part), f"usual {part}": getattr(usual, part)}
-    if precision != "float32":
-        parts["ours float32"] = float32.model
-    rates = in_turn(parts, rounds, device)
+    with ExitStack() as running:
+        ours = running.enter_context(Apart(Ours, config, faces))
+        device, precision = ours.device, ours.precision
+        usual = running.enter_context(Apart(Usual, config, faces, device, cores()))
+        parts = {}
+        for part in ("loop", "input", "model"):
+            parts[f"ours {part}"] = partial(ours.rate, part)
+            parts[f"usual {part}"] = partial(usual.rate, part)
+        if precision != "float32":
+            single = replace(config, precision="no")
+            float32 = running.enter_context(Apart(Ours, single, faces))
+            parts["ours float32"] = partial(float32.rate, "model")
+        rates = in_turn(parts, rounds)
     rows = {
         "whole loop": (rates["ours loop"], rates["usual loop"]),
         "input alone": (rates["ours input"], rates["usual input"]),
@@ -192,7 +206,8 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
     }
     heading = (
         f"{model} on {device.type}: images/s in batches of {batch_size}, {images:,} drawn faces "
-        f"({faces.mark}), {rounds} rounds, {cores()} workers in the usual loop"
+        f"({faces.mark}), {rounds} rounds, a process for each side with {cores()} threads, "
+        f"{cores()} workers in the usual loop"
     )
     remark = (
         f"Of the speed of its model alone, our loop reaches {reached['ours']:.0%} and the usual "

@@ -1,12 +1,15 @@
-"""Timing in turn, and the tables and headings that go with it."""
+"""Timing in turn, in processes of their own, and the tables and headings that go with it."""
 
 import os
 import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from importlib.metadata import version
+from multiprocessing import get_context
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -18,24 +21,63 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def in_turn(
-    parts: dict[str, Callable[[], int]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
+def rate(part: Callable[[], int], device: torch.device) -> float:
+    """Images a second of a function that returns the number of images it went through."""
+    synchronize = getattr(torch, device.type).synchronize
+    synchronize()
+    start = time.perf_counter()
+    images = part()
+    synchronize()
+    return images / (time.perf_counter() - start)
+
+
+class Apart(ProcessPoolExecutor):
+    """One side of a comparison in a new process of its own, with a thread for each core.
+
+    It does nothing but what it is asked for, and ends with the `with` block.
+
+    Args:
+        side: makes the side there: an object with `device`, `precision` and the parts, methods that
+            return the number of images they went through.
+        arguments: of `side`.
+
+    Attributes:
+        device, precision: those of the side.
+    """
+
+    def __init__(self, side: Callable[..., Any], *arguments: Any):
+        super().__init__(1, get_context("spawn"), torch.set_num_threads, (cores(),))
+        self.device, self.precision = self.submit(set_up, side, arguments).result()
+
+    def rate(self, part: str) -> float:
+        """Run a part once; its images a second, timed in the process itself."""
+        return self.submit(rate_here, part).result()
+
+
+def set_up(side: Callable[..., Any], arguments: tuple) -> tuple[torch.device, str]:
+    """Make the side of this process; its device and precision."""
+    global here
+    here = side(*arguments)
+    return here.device, here.precision
+
+
+def rate_here(part: str) -> float:
+    """Images a second of a part of this process's side."""
+    return rate(getattr(here, part), here.device)
+
+
+def in_turn(parts: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Images a second of each part in each round, without the first round, which warms up.
 
     Args:
-        parts: name -> function to time, which returns the number of images it went through.
+        parts: name -> function that runs the part once and returns its images a second.
     """
     rates: dict[str, list[float]] = {name: [] for name in parts}
-    synchronize = getattr(torch, device.type).synchronize
     for number in range(rounds + 1):
         for name, part in parts.items():
-            synchronize()
-            start = time.perf_counter()
-            images = part()
-            synchronize()
+            images_per_second = part()
             if number:
-                rates[name].append(images / (time.perf_counter() - start))
+                rates[name].append(images_per_second)
     return rates
 
 
@@ -55,10 +97,10 @@ def table(rows: dict[str, tuple[list[float], list[float]]], *columns: str) -> st
 
 
 def environment() -> str:
-    """Where and when this is measured: device, threads, load, versions and commit."""
+    """Where and when this is measured: processor, cores, load, versions and commit."""
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
     return (
-        f"measured on {date.today()}: {processor()}, {cores()} cores, {torch.get_num_threads()} "
-        f"threads{load}; python {platform.python_version()}, {versions}; commit {git_commit()}"
+        f"measured on {date.today()}: {processor()}, {cores()} cores{load}; "
+        f"python {platform.python_version()}, {versions}; commit {git_commit()}"
     )

@@ -7,7 +7,6 @@ keeps the results of a run in `report/results/` and makes the README's table fro
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -17,8 +16,10 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.data.faceset import FaceSet
-from fer_lib.evaluate import holm, load_predictions, mcnemar
-from fer_lib.files import InputError, read_json, replacing, write_json
+from fer_lib.evaluate import aligned, holm, load_predictions, mcnemar
+from fer_lib.files import InputError, replacing, write_json
+from fer_lib.kept import keep, markdown, results_table, write_table
+from fer_lib.recipes import TrainConfig, recipe
 from fer_lib.runs import Run
 
 LEVEL = 0.05
@@ -27,17 +28,22 @@ LEVEL = 0.05
 TESTS = ("a", "b", "difference", "only_a", "only_b", "p", "p_holm", "finding")
 
 
+def require_runs(runs: Sequence[Run]) -> None:
+    """Raise InputError, which says what to do, where there are no runs."""
+    if not runs:
+        raise InputError(
+            "there is no finished run of these data and this preset: train one first, with "
+            "notebook 03_cnn or python -m fer_lib.train"
+        )
+
+
 def best_on_validation(runs: Sequence[Run], name: str | None = None) -> Run:
     """The run of that folder name, or without one the run with the best validation accuracy.
 
     Raises:
         InputError: there are no runs, or none of that name.
     """
-    if not runs:
-        raise InputError(
-            "there is no finished run of these data and this preset: train one first, with "
-            "notebook 03_cnn or python -m fer_lib.train"
-        )
+    require_runs(runs)
     if name is None:
         return max(runs, key=lambda run: run.results["valid"]["full"]["accuracy"])
     for run in runs:
@@ -46,20 +52,55 @@ def best_on_validation(runs: Sequence[Run], name: str | None = None) -> Run:
     raise InputError(f"no run {name!r} here: use one of {', '.join(run.name for run in runs)}")
 
 
+def setting(config: TrainConfig) -> str:
+    """What a run changed in its recipe, as in "epochs=5 width=16"; "" for the plain recipe.
+
+    The seed does not count, nor a warm-up that is shorter because the epochs are. Values are JSON;
+    `default` stands for an option that the recipe sets and the run does not.
+    """
+    shortened = recipe(config.model, config.recipe, config.preset, epochs=config.epochs)
+    plain = recipe(config.model, config.recipe, config.preset)
+    before = _flat(shortened) | {"epochs": plain.epochs, "seed": config.seed}
+    after = _flat(config)
+    changed = [key for key in {**after, **before} if after.get(key) != before.get(key)]
+    return " ".join(f"{key}={_text(after.get(key, 'default'))}" for key in changed)
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    """All settings by name, those of the model and of the augmentation among them."""
+    values = json.loads(json.dumps(config.to_dict()))  # lists and tuples become the same
+    options, draws = values.pop("options"), values.pop("augmentation")
+    return values | options | {f"augmentation.{key}": value for key, value in draws.items()}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
 def short_names(runs: Sequence[Run]) -> list[str]:
-    """A short name for each run: model, recipe and seed; with the time where that is not enough."""
+    """A short name for each run: model, recipe, seed and `setting`; with the time if need be."""
     configs = [run.train_config for run in runs]
-    short = [f"{config.model} {config.recipe} s{config.seed}" for config in configs]
+    short = [
+        f"{config.model} {config.recipe} s{config.seed} {setting(config)}".rstrip()
+        for config in configs
+    ]
     return [
         name if short.count(name) == 1 else f"{name} {run.name.split('_')[0]}"
         for name, run in zip(short, runs, strict=True)
     ]
 
 
+def marks(runs: Sequence[Run], faces: FaceSet) -> str:
+    """All caveats of the data and of the runs, each once, joined by "; "; "" for none."""
+    every = "; ".join([faces.mark, *(run.results["mark"] for run in runs)])
+    return "; ".join(dict.fromkeys(filter(None, every.split("; "))))
+
+
 def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     """One row a run, best test accuracy first, indexed by `short_names`.
 
-    Columns: `run` (folder name), `model`, `recipe`, `seed`, `parameters`, `epochs`,
+    Columns: `run` (folder name), `model`, `recipe`, `setting` (what differs from the recipe, ""
+    for nothing: group by these three to gather seeds), `seed`, `parameters`, `epochs`,
     `train_images`, `valid_accuracy`, then of the test images `accuracy`, `low`, `high` (95 %
     interval), the same three of the `clean_` ones, `macro_f1`, `balanced_accuracy`, and
     `ferplus_majority` (accuracy).
@@ -68,7 +109,7 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     Raises:
         InputError: there are no runs.
     """
-    best_on_validation(runs)  # says what to do where there are none
+    require_runs(runs)
     rows = []
     for run in runs:
         results = run.results
@@ -76,8 +117,9 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
         rows.append(
             {
                 "run": run.name,
-                **{key: results[key] for key in ("model", "recipe", "seed", "parameters")},
-                **{key: results[key] for key in ("epochs", "train_images")},
+                **{key: results[key] for key in ("model", "recipe")},
+                "setting": setting(run.train_config),
+                **{key: results[key] for key in ("seed", "parameters", "epochs", "train_images")},
                 "valid_accuracy": results["valid"]["full"]["accuracy"],
                 **_accuracy(test["full"]),
                 **{f"clean_{key}": value for key, value in _accuracy(test.get("clean")).items()},
@@ -99,14 +141,13 @@ def correct(run: Run, faces: FaceSet) -> np.ndarray:
     """Whether the run is right on each image of `faces.where("test")`, (N,) bool.
 
     Raises:
-        InputError: the run was trained on other data.
+        InputError: the run was trained on other data, or its predictions are of other images.
     """
     if run.fingerprint != faces.fingerprint:
         raise InputError(f"{run.folder} was trained on other data than these of {faces.name}")
     predictions = load_predictions(run.folder / "predictions.npz")
-    answers = pd.Series(predictions.test_probabilities.argmax(1), index=predictions.test_ids)
-    rows = faces.where("test")
-    return answers.loc[faces.ids[rows]].to_numpy() == faces.labels[rows]
+    answers = aligned(faces, predictions, "test").argmax(1)
+    return answers == faces.labels[faces.where("test")]
 
 
 def paired_tests(runs: Sequence[Run], faces: FaceSet) -> pd.DataFrame:
@@ -156,12 +197,17 @@ def sentences(tests: pd.DataFrame) -> list[str]:
 
 
 def write_comparison(folder: Path, table: pd.DataFrame, tests: pd.DataFrame, mark: str) -> None:
-    """Write `comparison.csv`, `.md` and `.json`, each all or nothing, each with the data's mark."""
+    """Write `comparison.csv`, `.md` and `.json`, each all or nothing, each with the mark.
+
+    Args:
+        table, tests: of `leaderboard` and `paired_tests`.
+        mark: of `marks`.
+    """
     with replacing(folder / "comparison.csv") as temporary:
         table.assign(mark=mark).to_csv(temporary)
     note = [f"**{mark[:1].upper()}{mark[1:]}**"] if mark else []
-    text = ["# Comparison", *note, _markdown(table.drop(columns="run"))]
-    text += ["## Paired tests", _markdown(tests.set_index("a")) if len(tests) else "", *note]
+    text = ["# Comparison", *note, markdown(table.drop(columns="run"))]
+    text += ["## Paired tests", markdown(tests.set_index("a")) if len(tests) else "", *note]
     text += ["\n".join(f"- {sentence}" for sentence in sentences(tests))]
     with replacing(folder / "comparison.md") as temporary:
         temporary.write_text("\n\n".join(filter(None, text)) + "\n", encoding="utf-8")
@@ -173,65 +219,17 @@ def write_comparison(folder: Path, table: pd.DataFrame, tests: pd.DataFrame, mar
     write_json(folder / "comparison.json", {"mark": mark, **plain, "sentences": sentences(tests)})
 
 
-def _markdown(table: pd.DataFrame) -> str:
-    """A Markdown table with its index; floats with four digits, an empty cell for none."""
-    cells = [[table.index.name or "", *table.columns], ["---"] * (1 + table.shape[1])]
-    cells += [[index, *row] for index, *row in table.itertuples()]
-    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in cells)
-
-
-def _cell(value: Any) -> str:
-    if pd.isna(value):
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def keep(run: Run, folder: Path) -> None:
-    """Write configuration and results of a finished run into one file of `folder`."""
-    write_json(folder / f"{run.name}.json", {"config": run.config, "results": run.results})
-
-
-def results_table(folder: Path) -> str:
-    """Markdown table of the kept results, best test accuracy first."""
-    rows = []
-    for kept in map(read_json, sorted(folder.glob("*.json"))):
-        results, environment = kept["results"], kept["config"]["environment"]
-        test = results["test"]
-        low, high = test["full"]["interval"]["accuracy"]
-        rows.append(
-            {
-                "model": results["model"],
-                "recipe": f"{results['recipe']}, {results['preset']}, seed {results['seed']}",
-                "data": " ".join(filter(None, (results["dataset"], results["mark"]))),
-                "test accuracy (95 %)": f"{test['full']['accuracy']:.1%} ({low:.1%} to {high:.1%})",
-                "clean test": f"{test['clean']['accuracy']:.1%}",
-                "macro-F1": f"{test['full']['macro_f1']:.3f}",
-                "validation": f"{results['valid']['full']['accuracy']:.1%}",
-                "training": f"{results['epochs']} epochs, {results['train_seconds'] / 60:.0f} min",
-                "on": f"{environment['processor']}, torch {environment['torch']}",
-                "commit": (environment["commit"] or "")[:8],
-                "accuracy": test["full"]["accuracy"],
-            }
-        )
-    table = pd.DataFrame(rows).sort_values("accuracy", ascending=False).drop(columns="accuracy")
-    return _markdown(table.set_index("model"))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Keep runs and rewrite the README's table; run from the root of the repository."""
     parser = argparse.ArgumentParser(prog="python -m fer_lib.compare")
     parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs to keep")
-    folder, readme = Path("report/results"), Path("README.md")
+    folder = Path("report/results")
     try:
         for path in parser.parse_args(arguments).runs:
             keep(Run(path), folder)
-        table = f"<!-- results -->\n{results_table(folder)}\n<!-- /results -->"
+        write_table(Path("README.md"), results_table(folder))
     except InputError as error:
         parser.error(str(error))
-    text = readme.read_text(encoding="utf-8")
-    text = re.sub(r"<!-- results -->.*<!-- /results -->", table, text, flags=re.DOTALL)
-    with replacing(readme) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -46,8 +46,9 @@ def keep_memory() -> None:
     """
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD, bytes
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
+        # M_MMAP_THRESHOLD, bytes: older versions take no more than 32 MiB.
+        if mallopt(-3, 2**30) or mallopt(-3, 2**25):
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
 
 
 def choose_precision(config: TrainConfig) -> str:

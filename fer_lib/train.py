@@ -4,8 +4,8 @@
     torchrun --nproc_per_node 2 -m fer_lib.train attention_cnn --set epochs=10
 
 The data lie on the device as uint8, every epoch is drawn from (seed, epoch) alone, and metrics stay
-on the device until the epoch ends. A run that is killed resumes at its last finished epoch and ends
-with the same numbers as one that was not.
+on the device until the epoch ends. A run that is killed resumes at its last finished epoch and, on
+the same CPU, ends with the same numbers as one that was not.
 """
 
 import argparse

@@ -90,8 +90,9 @@ def test_copies_by_class_are_counted_within_and_across_the_splits(faces):
     labels[[0, 1, 80, 2, 83, 84]] = [2, 3, 3, 5, 1, 0]
     found = audit(faces)["copies_by_class"]
     assert sum(row["images"] for row in found.values()) == 120
-    counts = {name: list(row.values())[1:] for name, row in found.items() if any([*row.values()][1:])}
-    assert counts == {  # exact within, exact across, near within, near across
+    rows = {name: [*row.values()][1:] for name, row in found.items()}
+    # Exact within a split, exact across splits, near within, near across.
+    assert {name: row for name, row in rows.items() if any(row)} == {
         "angry": [1, 0, 0, 0],
         "disgust": [1, 0, 0, 0],
         "fear": [1, 1, 1, 0],

@@ -1,5 +1,8 @@
 """The benchmarks run at tiny sizes, and compare like with like."""
 
+import os
+import platform
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,10 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 def loop(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import loop
+    import measure
 
-    monkeypatch.setattr(loop, "cores", lambda: 1)
+    for module in (loop, measure):
+        monkeypatch.setattr(module, "cores", lambda: 1)
     return loop
 
 
@@ -49,8 +54,47 @@ def cells(text: str, title: str) -> list[str]:
     return [cell.strip().replace(",", "") for cell in line.strip("|").split("|")]
 
 
-def test_loop_prints_rates_and_their_ratio(loop, capsys):
+@pytest.fixture
+def started(loop, monkeypatch):
+    """What each side that is started says of its process: side, id, threads, what memory it keeps.
+
+    Asked for after the last part has run, so that the process must still be there.
+    """
+    asked = []
+
+    class Asked(loop.Apart):
+        def __init__(self, side, *arguments):
+            super().__init__(side, *arguments)
+            self.side = side.__name__
+
+        def shutdown(self, *arguments, **named):
+            answers = [self.submit(f).result() for f in (os.getpid, torch.get_num_threads, kept)]
+            asked.append((self.side, *answers))
+            super().shutdown(*arguments, **named)
+
+    monkeypatch.setattr(loop, "Apart", Asked)
+    return asked
+
+
+def kept() -> bool:
+    """Whether this process keeps most of 64 MiB that it has freed (Linux)."""
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1])  # noqa: E731, pages
+    tensor = torch.ones(2**24)
+    full = resident()
+    del tensor
+    return (full - resident()) * os.sysconf("SC_PAGE_SIZE") < 2**25
+
+
+def test_loop_prints_rates_and_their_ratio(loop, started, capsys):
     loop.main(["--images", "24", "--batch-size", "8", "--rounds", "1"])
+    assert {side for side, *_ in started} == {"Ours", "Usual"}
+    assert len({os.getpid(), *(pid for _, pid, *_ in started)}) == 1 + len(started)
+    glibc = platform.libc_ver()[0] == "glibc"
+    for side, _, threads, keeps in started:
+        assert threads == 1
+        assert keeps == (glibc and side == "Ours")  # our setting of glibc is not the usual one's
     text = capsys.readouterr().out
     assert "drawn faces (sample data)" in text
     assert "commit" in text
@@ -84,10 +128,9 @@ def test_parts_run_in_turn_and_the_first_round_does_not_count(measure, monkeypat
             clock[0] += 100 if len(calls) <= 2 else seconds
             return 10
 
-        return run
+        return partial(measure.rate, run, torch.device("cpu"))
 
-    parts = {"a": part("a", 1), "b": part("b", 2)}
-    rates = measure.in_turn(parts, 2, torch.device("cpu"))
+    rates = measure.in_turn({"a": part("a", 1), "b": part("b", 2)}, 2)
     assert calls == ["a", "b"] * 3
     assert rates == {"a": [10.0, 10.0], "b": [5.0, 5.0]}
 
@@ -98,7 +141,7 @@ def test_a_ratio_is_taken_within_each_round(measure):
 
 def test_both_sides_train_the_same_images(loop, faces):
     ours = loop.Ours(config(), faces)
-    usual = loop.Usual(config(), faces, torch.device("cpu"))
+    usual = loop.Usual(config(), faces, torch.device("cpu"), 1)
     data = usual.loader.dataset
     images, targets = ours.learner.batches.images, ours.learner.batches.targets
     assert len(data) == len(images) == 20
@@ -109,7 +152,7 @@ def test_both_sides_train_the_same_images(loop, faces):
 
 
 def test_every_part_goes_through_the_full_batches(loop, faces):
-    sides = loop.Ours(config(), faces), loop.Usual(config(), faces, torch.device("cpu"))
+    sides = loop.Ours(config(), faces), loop.Usual(config(), faces, torch.device("cpu"), 1)
     for side, net in zip(sides, (sides[0].learner.core, sides[1].net), strict=True):
         for part in (side.loop, side.model):
             before = net.head[1].weight.detach().clone()
@@ -124,7 +167,7 @@ def test_our_epochs_differ_and_usual_is_plain(loop, faces):
     ours = loop.Ours(config(), faces)
     ours.loop()
     assert ours.epoch == 1
-    usual = loop.Usual(config(), faces, torch.device("cpu"))
+    usual = loop.Usual(config(), faces, torch.device("cpu"), 1)
     weight = usual.net.stages[1][0].weight
     assert weight.is_contiguous()
     assert not ours.learner.core.stages[1][0].weight.is_contiguous()

@@ -76,6 +76,35 @@ def test_files_beside_their_own_cache(sample, fer_home, monkeypatch):
     assert load_faces("fer2013", **MUTE).fingerprint == first.fingerprint
 
 
+def test_an_audit_beside_the_cache_is_none_of_the_files(sample, fer_home, monkeypatch):
+    folder = fer_home / "data" / "mine"
+    write_layout(sample, "classes", folder)
+    (folder / "audit.json").write_text("{}")
+    first = load_faces("mine", **MUTE)
+    assert first.manifest["dropped"] == {}
+    forbid_reading(monkeypatch)
+    (folder / "audit.json").write_text('{"images": 160}')
+    heard = []
+    for _ in range(2):
+        assert load_faces("mine", say=heard.append).fingerprint == first.fingerprint
+    assert ["from the cache" in line for line in heard if "mine: class" in line] == [True, True]
+
+
+def test_a_deleted_cache_is_read_again_from_the_folder_given_before(written, fer_home):
+    first = load_faces("fer2013", written, **MUTE)
+    cache = fer_home / "data" / "fer2013"
+    (cache / "audit.json").write_text("{}")
+    for _ in range(2):
+        (cache / "faces.npz").unlink()
+        heard = []
+        assert load_faces("fer2013", say=heard.append).fingerprint == first.fingerprint
+        assert f"read from {written}" in heard[0]
+    (written / "fer2013.csv").touch()  # changed, so read again without --data-dir
+    load_faces("fer2013", **MUTE)
+    (cache / "faces.npz").unlink()
+    assert load_faces("fer2013", **MUTE).fingerprint == first.fingerprint
+
+
 def test_another_seed_draws_another_split_of_the_same_images(sample, tmp_path, monkeypatch):
     write_layout(sample, "emotion-detection", tmp_path / "long")
     write_layout(sample, "csv", tmp_path / "csv")

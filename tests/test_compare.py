@@ -1,6 +1,7 @@
 """The comparison of runs: who is best, which differences are findings, and what is written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,17 @@ from scipy.stats import binomtest
 from fer_lib.compare import (
     best_on_validation,
     leaderboard,
+    marks,
     paired_tests,
     sentences,
+    setting,
     short_names,
     write_comparison,
 )
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, evaluate, save_predictions
 from fer_lib.files import InputError, write_json
-from fer_lib.recipes import recipe
+from fer_lib.recipes import PRESETS, TrainConfig, recipe
 from fer_lib.runs import Run
 
 TEST = 400
@@ -39,7 +42,14 @@ def faces() -> FaceSet:
 
 
 def make_run(
-    root: Path, faces: FaceSet, wrong: slice, *, valid: float = 0.5, time: str = "1", **config
+    root: Path,
+    faces: FaceSet,
+    wrong: slice,
+    *,
+    valid: float = 0.5,
+    time: str = "1",
+    mark: str = "sample data",
+    **config,
 ) -> Run:
     """A finished run that is right on every test image but those of `wrong`."""
     settings = recipe(config.pop("model", "baseline_cnn"), "ours", "sample", **config)
@@ -62,7 +72,7 @@ def make_run(
     save_predictions(folder / "predictions.npz", predictions)
     results = {
         **{key: getattr(settings, key) for key in ("model", "recipe", "seed")},
-        **{"parameters": 7, "train_images": 64, "epochs": 2},
+        **{"parameters": 7, "train_images": 64, "epochs": 2, "mark": mark},
         **{part: evaluate(faces, predictions, part) for part in ("valid", "test")},
     }
     write_json(folder / "results.json", results)
@@ -93,14 +103,46 @@ def test_without_runs_or_with_a_wrong_name_one_is_told_what_to_do(runs):
         best_on_validation(runs, "x")
 
 
-def test_two_runs_of_one_model_recipe_and_seed_are_told_apart(tmp_path, faces, runs):
-    again = make_run(tmp_path, faces, slice(0, 5), time="4", epochs=3)
-    assert short_names([*runs, again]) == [
-        "baseline_cnn ours s0 1",
+def test_runs_of_one_recipe_that_differ_are_told_apart(tmp_path, faces, runs):
+    shorter = make_run(tmp_path, faces, slice(0, 5), time="4", epochs=5)
+    again = make_run(tmp_path, faces, slice(0, 5), time="5", epochs=5)
+    other = make_run(tmp_path, faces, slice(0, 5), time="6", seed=1, limit=64)
+    assert short_names([*runs, shorter, again, other]) == [
+        "baseline_cnn ours s0",
         "attention_cnn ours s0",
         "baseline_cnn ours s1",
-        "baseline_cnn ours s0 4",
+        "baseline_cnn ours s0 epochs=5 4",
+        "baseline_cnn ours s0 epochs=5 5",
+        "baseline_cnn ours s1 limit=64",
     ]
+    table = leaderboard([*runs, shorter, other])
+    seeds = table.groupby(["model", "recipe", "setting"]).size()
+    assert seeds.loc["baseline_cnn", "ours"].to_dict() == {"": 2, "epochs=5": 1, "limit=64": 1}
+
+
+@pytest.mark.parametrize("model", ["baseline_cnn", "attention_cnn"])
+@pytest.mark.parametrize("name", ["ours", "published"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_plain_recipe_has_no_setting(model, name, preset):
+    config = recipe(model, name, preset, seed=3)
+    assert setting(config) == ""
+    assert setting(TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))) == ""
+
+
+def test_a_setting_names_all_that_differs_and_nothing_else():
+    plain = recipe("attention_cnn", "ours", "full")
+    milder = replace(plain.augmentation, rotate=3, scale=(0.5, 1.5))
+    assert setting(replace(plain, augmentation=milder)) == (
+        "augmentation.rotate=3 augmentation.scale=[0.5,1.5]"
+    )
+    wider = recipe(
+        "attention_cnn", options={"width": 32}, labels="votes", lr=0.5, class_weights=True
+    )
+    assert setting(wider) == "labels=votes lr=0.5 class_weights=true width=32"
+    assert setting(recipe("attention_cnn", epochs=2)) == "epochs=2"
+    assert setting(recipe("attention_cnn", epochs=2, warmup_epochs=1)) == "epochs=2 warmup_epochs=1"
+    lacking = replace(recipe("attention_cnn", "published"), options={})
+    assert setting(lacking) == "attention=default"
 
 
 def test_the_leaderboard_holds_the_scores_of_the_results(runs):
@@ -154,6 +196,28 @@ def test_a_run_of_other_data_is_refused(runs, faces):
         paired_tests(runs, other)
 
 
+def test_predictions_of_other_images_are_refused_with_a_sentence(runs, faces):
+    path = runs[0].folder / "predictions.npz"
+    fewer = faces.subset(np.arange(len(faces) - 1))
+    sure = np.eye(7)[fewer.labels]
+    save_predictions(
+        path, Predictions.of(fewer, sure[fewer.where("valid")], sure[fewer.where("test")])
+    )
+    with pytest.raises(InputError, match="lack 1 of the 400 test images"):
+        paired_tests(runs, faces)
+
+
+def test_marks_of_data_and_runs_stand_once_each(tmp_path, runs, faces):
+    assert marks(runs, faces) == "sample data"
+    quick = make_run(
+        tmp_path, faces, slice(0, 5), time="4", mark="sample data; trained on 8,192 images"
+    )
+    assert marks([*runs, quick, quick], faces) == "sample data; trained on 8,192 images"
+    plain = make_run(tmp_path, faces, slice(0, 5), time="5", mark="")
+    faces.manifest["mark"] = ""
+    assert marks([plain], faces) == ""
+
+
 def test_every_file_has_the_mark_and_the_same_numbers(runs, faces, tmp_path):
     table, tests = leaderboard(runs), paired_tests(runs, faces)
     write_comparison(tmp_path, table, tests, faces.mark)
@@ -168,7 +232,9 @@ def test_every_file_has_the_mark_and_the_same_numbers(runs, faces, tmp_path):
     assert [row["p_holm"] for row in kept["tests"]] == pytest.approx(tests["p_holm"].tolist())
     text = (tmp_path / "comparison.md").read_text()
     assert text.splitlines()[2] == "**Sample data**"
-    assert "| attention_cnn ours s0 | attention_cnn | ours | 0 | 7 | 2 | 64 | 0.5 | 0.85 |" in text
+    assert (
+        "| attention_cnn ours s0 | attention_cnn | ours |  | 0 | 7 | 2 | 64 | 0.5 | 0.85 |" in text
+    )
     assert "nan" not in text
 
 

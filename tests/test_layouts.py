@@ -56,6 +56,15 @@ def test_two_datasets_side_by_side_are_not_guessed_between(sample, tmp_path):
         load_faces("fer2013", tmp_path, **MUTE)
 
 
+def test_class_folders_do_not_ask_the_archives_beside_them(sample, tmp_path):
+    write_layout(sample, "folders", tmp_path)
+    (tmp_path / "notes.zip").write_bytes(b"PK\x03\x04 cut short")
+    (tmp_path / "old.tar").write_bytes(b"no archive")
+    assert recognise(tmp_path).kind == "class folders"
+    write_layout(sample, "csv", tmp_path)
+    assert recognise(tmp_path).kind == "table"
+
+
 def test_a_copy_with_other_counts_says_so(sample, tmp_path):
     write_layout(sample, "csv", tmp_path)
     heard = []
@@ -99,7 +108,8 @@ def test_a_download_is_the_last_resort(monkeypatch, fer_home, tmp_path):
 
     own = fer_home / "data" / "fer2013"
     own.mkdir(parents=True)
-    (own / "README.md").touch()
+    for name in ("README.md", "audit.json"):
+        (own / name).touch()
     assert acquire.find_source("fer2013") != own
     (own / "fer2013.csv").touch()
     assert acquire.find_source("fer2013") == own

@@ -39,6 +39,7 @@ ORDER = (
     "runs",
     "learner",
     "train",
+    "kept",
     "compare",
     "pipeline",
 )

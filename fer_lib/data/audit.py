@@ -34,8 +34,9 @@ def audit(faces: FaceSet, threshold: float = NEAR) -> dict[str, Any]:
     at .95 exactly the planted pairs are found, at .92 some 20 others among 3,000 faces.
 
     Keys: `images`, `distinct`, `copies` (byte-identical, see `_copies`), `near_copies` (see
-    `_near`), `copies_by_class` (see `_by_class`), `clean_test` (`images`; `distinct`: each counted once), `clean_test_ids` (the latter),
-    `votes` (see `_agreement`; None where the faces have none).
+    `_near`), `copies_by_class` (see `_by_class`), `clean_test` (`images`; `distinct`: each counted
+    once), `clean_test_ids` (the latter), `votes` (see `_agreement`; None where the faces have
+    none).
     """
     groups = copy_groups(faces.images)
     near = near_copies(faces.images, threshold)
@@ -109,9 +110,10 @@ def _copies(faces: FaceSet, groups: np.ndarray) -> dict[str, Any]:
 def _near(faces: FaceSet, groups: np.ndarray, near: NearCopies) -> dict[str, Any]:
     """Near copies, as pairs of distinct images.
 
-    `images` that have a near copy, counted with their exact copies; `pairs`, of them `mirrored`; `across_splits` and `different_labels`: some image of the one group
-    and some image of the other differ in it; `within_split`, `same_label`: the rest; `test`: as in
-    `_copies`, but with a near copy there, and only of test images that are clean of exact ones.
+    `images` that have a near copy, counted with their exact copies; `pairs`, of them `mirrored`;
+    `across_splits` and `different_labels`: some image of the one group and some image of the other
+    differ in it; `within_split`, `same_label`: the rest; `test`: as in `_copies`, but with a near
+    copy there, and only of test images that are clean of exact ones.
     """
     a, b = groups[near.pairs].T
     splits, classes = _membership(faces, groups)

@@ -46,7 +46,7 @@ def near_copies(images: np.ndarray, threshold: float = NEAR) -> NearCopies:
     group of byte-identical images takes part once, by its first row. An image of one single value
     is near nothing.
 
-    Candidates come from 12x12 means, whose correlation is higher than that of the images, and are
+    Candidates come from 12x12 means, whose correlation is as a rule the higher one, and are
     confirmed at full size: several times faster than every pair at full size.
 
     The threshold: among FER2013's pairs the count an interval of .01 falls steadily up to .92, the

@@ -113,6 +113,7 @@ def _with_votes(path: Path, description: str) -> Layout:
 
 def _at(folder: Path) -> Layout | None:
     """The layout of exactly this folder; archives, which have to be opened, come last."""
+    parts = parts_of(folder)
     if basic := basic_folder(folder):
         return Layout("rafdb", f"RAF-DB's {LABELS.name} with {PICTURES.as_posix()}/", basic)
     with os.scandir(folder) as entries:
@@ -124,7 +125,7 @@ def _at(folder: Path) -> Layout | None:
     for pictures in (folder / "Images", folder, folder / "data"):
         if votes.is_file() and (pictures / FOLDERS["train"]).is_dir():
             return Layout("ferplus", f"{VOTE_FILE} with its pictures", pictures, votes)
-    if parts := parts_of(folder):
+    if parts:
         return Layout("class folders", _describe(folder, parts), folder)
     for name in sorted(files):
         if name.endswith(archives.SUFFIXES) and archives.table_in(files[name]):

@@ -1,0 +1,117 @@
+"""Results that are kept in the repository: one file a run, and the README's table from all."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fer_lib.files import InputError, read_json, replacing, write_json
+from fer_lib.runs import Run
+
+START, END = "<!-- results -->", "<!-- /results -->"
+"""The lines of the README between which the table stands."""
+
+
+def keep(run: Run, folder: Path) -> None:
+    """Write configuration and results of a finished run into one file of `folder`.
+
+    Where the data lay, and every other folder of the user's, is left out.
+
+    Raises:
+        InputError: the run is unfinished.
+    """
+    if not run.finished:
+        raise InputError(f"{run.folder} is unfinished: train it to its end first")
+    data = {key: value for key, value in run.config["data"].items() if key != "source"}
+    environment = run.config["environment"]
+    command = public_command(environment["command"], run.train_config.model)
+    config = {**run.config, "data": data, "environment": {**environment, "command": command}}
+    write_json(folder / f"{run.name}.json", {"config": config, "results": run.results})
+
+
+def public_command(command: str, model: str) -> str:
+    """A command without the folders of whoever gave it.
+
+    `/home/me/fer_lib/train.py baseline_cnn --data-dir /home/me/faces` becomes
+    `python -m fer_lib.train baseline_cnn --data-dir DIR`.
+
+    Args:
+        command: the words of `sys.argv`, joined by spaces.
+        model: an argument that may follow a folder whose name has spaces.
+    """
+    command = re.sub(r"^.*?[/\\]fer_lib[/\\](\w+)\.py(?=\s|$)", r"python -m fer_lib.\1", command)
+    # As argparse takes them, also cut short; the name of a folder may have spaces.
+    until = rf"(?=\s--|\s{re.escape(model)}(?:\s|$)|$)"
+    command = re.sub(rf"--data-\w*[\s=].+?{until}", "--data-dir DIR", command)
+    command = re.sub(rf"--ru\w*[\s=].+?{until}", "--runs DIR", command)
+    return re.sub(r"(?<![\w.])(?:~|\b[A-Za-z]:)?[/\\](?:[^\s/\\]+[/\\])*", "", command)
+
+
+def results_table(folder: Path) -> str:
+    """Markdown table of the kept results, best test accuracy first.
+
+    Raises:
+        InputError: none is kept in `folder`.
+    """
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise InputError(
+            f"{folder} holds no kept results: keep a finished run first, with "
+            "python -m fer_lib.compare runs/RUN"
+        )
+    every = [read_json(path) for path in files]
+    every.sort(key=lambda kept: -kept["results"]["test"]["full"]["accuracy"])
+    return markdown(pd.DataFrame(map(_row, every)).set_index("model"))
+
+
+def _row(kept: dict[str, Any]) -> dict[str, str]:
+    results, environment = kept["results"], kept["config"]["environment"]
+    full, clean = (results["test"].get(part) for part in ("full", "clean"))
+    low, high = full["interval"]["accuracy"]
+    return {
+        "model": results["model"],
+        "recipe": f"{results['recipe']}, {results['preset']}, seed {results['seed']}",
+        "data": " ".join(filter(None, (results["dataset"], results["mark"]))),
+        "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",
+        "clean test": f"{clean['accuracy']:.1%}" if clean else "",
+        "macro-F1": f"{full['macro_f1']:.3f}",
+        "validation": f"{results['valid']['full']['accuracy']:.1%}",
+        "training": f"{results['epochs']} epochs, {results['train_seconds'] / 60:.0f} min",
+        "on": f"{environment['processor']}, torch {environment['torch']}",
+        "commit": (environment["commit"] or "")[:8],
+    }
+
+
+def write_table(readme: Path, table: str) -> None:
+    """Put a table between the two markers of the README.
+
+    Raises:
+        InputError: the README is missing, or has not the two markers, once each and in order.
+    """
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{readme} does not exist: run from the root of the repository") from None
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end) or START in rest or END in before + after:
+        raise InputError(
+            f"{readme} must have the lines {START} and {END}, once each and in this order: put "
+            "them where the table belongs"
+        )
+    with replacing(readme) as temporary:
+        temporary.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A Markdown table with its index; floats with four digits, an empty cell for none."""
+    cells = [[table.index.name or "", *table.columns], ["---"] * (1 + table.shape[1])]
+    cells += [[index, *row] for index, *row in table.itertuples()]
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in cells)
+
+
+def _cell(value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

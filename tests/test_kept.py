@@ -1,0 +1,154 @@
+"""Kept results: what they hold, what they must not, and the table that the README shows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_lib.compare import main
+from fer_lib.data.faceset import FaceSet
+from fer_lib.evaluate import Predictions, evaluate
+from fer_lib.files import InputError, read_json, write_json
+from fer_lib.kept import END, START, keep, public_command, results_table, write_table
+from fer_lib.recipes import recipe
+from fer_lib.runs import Run
+
+README = f"# Title\n\n{START}\nold\n{END}\n\nMore text.\n"
+
+
+def make_run(
+    root: Path, *, right: int, name: str = "1_baseline", mark: str = "", leak=False
+) -> Run:
+    """A finished run, right on that many of 20 test images; with `leak`, none of them is clean."""
+    rng = np.random.default_rng(0)
+    split = np.repeat(["train", "valid", "test"], 20)
+    images = rng.integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
+    if leak:
+        images[40:] = images[:20]
+    ids = np.array([f"face{row}" for row in range(60)])
+    faces = FaceSet("noise", images, rng.integers(0, 7, 60), split, ids)
+    answers = faces.labels.copy()
+    answers[40 + right :] += 1
+    sure = np.eye(7)[answers % 7]
+    predictions = Predictions.of(faces, sure[20:40], sure[40:])
+    folder = root / "runs" / name
+    environment = {
+        "command": f"{root}/fer_lib/train.py baseline_cnn --data-dir {root}/secret --runs {root}",
+        **{"processor": "A processor", "torch": "2", "commit": "0123456789abcdef"},
+    }
+    data = {"fingerprint": "f", "source": f"{root}/secret", "counts": faces.counts()}
+    train = recipe("baseline_cnn").to_dict()
+    write_json(folder / "config.json", {"train": train, "data": data, "environment": environment})
+    results = {
+        **{"model": "baseline_cnn", "recipe": "ours", "preset": "full", "seed": 0},
+        **{"dataset": "noise", "mark": mark, "epochs": 3, "train_seconds": 90.0},
+        **{part: evaluate(faces, predictions, part) for part in ("valid", "test")},
+    }
+    write_json(folder / "results.json", results)
+    return Run(folder)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """A repository with a README, which is the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text(README)
+    return tmp_path
+
+
+def test_runs_are_kept_and_the_readme_has_them_best_first(root):
+    worse = make_run(root, right=10, mark=r"\1 sample data")
+    better = make_run(root, right=15, name="2_baseline")
+    main([str(worse.folder)])
+    main([str(better.folder)])
+    text = (root / "README.md").read_text()
+    assert text.startswith(f"# Title\n\n{START}\n| model | recipe | data |")
+    assert text.endswith(f"|\n{END}\n\nMore text.\n")
+    first, second = text.splitlines()[5:7]
+    assert first.startswith("| baseline_cnn | ours, full, seed 0 | noise | 75.0% (")
+    assert r"| noise \1 sample data | 50.0% (" in second
+    assert "3 epochs, 2 min | A processor, torch 2 | 01234567 |" in second
+    main([])
+    assert (root / "README.md").read_text() == text
+    kept = read_json(root / "report/results" / f"{better.name}.json")
+    assert kept["results"] == better.results
+    assert kept["config"]["train"] == better.config["train"]
+
+
+def test_a_kept_file_names_no_folder_of_the_user(root):
+    run = make_run(root, right=10)
+    keep(run, root / "kept")
+    text = (root / "kept" / f"{run.name}.json").read_text()
+    assert str(root) not in text
+    assert "secret" not in text
+    kept = read_json(root / "kept" / f"{run.name}.json")["config"]
+    command = "python -m fer_lib.train baseline_cnn --data-dir DIR --runs DIR"
+    assert kept["environment"]["command"] == command
+    assert kept["data"] == {k: v for k, v in run.config["data"].items() if k != "source"}
+    assert "source" in run.config["data"]
+
+
+TRAIN = "python -m fer_lib.train baseline_cnn"
+
+
+@pytest.mark.parametrize(
+    ("command", "public"),
+    [
+        ("/home/me/x/fer_lib/train.py baseline_cnn --seed 1", f"{TRAIN} --seed 1"),
+        ("/home/me/my own/fer_lib/train.py baseline_cnn", TRAIN),
+        (r"C:\Users\me\fer_lib\train.py baseline_cnn", TRAIN),
+        (
+            "/x/fer_lib/train.py --data-dir ../my faces/f.csv baseline_cnn --set lr=0.1 epochs=2",
+            "python -m fer_lib.train --data-dir DIR baseline_cnn --set lr=0.1 epochs=2",
+        ),
+        (
+            "/x/fer_lib/train.py baseline_cnn --data-d=/y --run ~/r",
+            f"{TRAIN} --data-dir DIR --runs DIR",
+        ),
+        ("/x/fer_lib/train.py baseline_cnn --dataset fer2013", f"{TRAIN} --dataset fer2013"),
+        (
+            "/opt/ipykernel_launcher.py -f /root/.local/kernel-1.json --a=/b/c.json",
+            "ipykernel_launcher.py -f kernel-1.json --a=c.json",
+        ),
+    ],
+)
+def test_a_command_is_kept_without_folders(command, public):
+    assert public_command(command, "baseline_cnn") == public
+
+
+def test_a_run_without_a_clean_test_image_has_an_empty_cell(root):
+    run = make_run(root, right=10, leak=True)
+    assert run.results["test"]["clean"] is None
+    keep(run, root / "kept")
+    header, _, row = results_table(root / "kept").splitlines()
+    column = header.split(" | ").index("clean test")
+    assert row.split(" | ")[column] == ""
+
+
+def test_an_unfinished_run_is_not_kept(root):
+    run = make_run(root, right=10)
+    (run.folder / "results.json").unlink()
+    with pytest.raises(InputError, match="unfinished"):
+        keep(run, root / "kept")
+
+
+def test_without_kept_results_one_is_told_what_to_do(root, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert "report/results holds no kept results: keep a finished run" in capsys.readouterr().err
+    assert (root / "README.md").read_text() == README
+
+
+@pytest.mark.parametrize(
+    "text", ["# Title\n", START, f"{END}\n{START}\n", f"{README}{START}\n{END}\n"]
+)
+def test_a_readme_without_its_two_markers_is_an_error(root, text):
+    readme = root / "README.md"
+    readme.write_text(text)
+    with pytest.raises(InputError, match="must have the lines"):
+        write_table(readme, "| table |")
+    assert readme.read_text() == text
+    readme.unlink()
+    with pytest.raises(InputError, match="root of the repository"):
+        write_table(readme, "| table |")
