@@ -229,9 +229,9 @@ def test_the_colab_path_clones_once_and_installs_nothing(colab):
     del env["FER_HOME"]
     text = papermill_run(work / "01_data.ipynb", work / "out.ipynb", env, interactive=False)
 
-    clone = work / "fer2013"
+    clone = work / "fer2013-reference"
     assert (clone / ".git").is_dir()
-    assert not (clone / "fer2013").exists()
+    assert not (clone / "fer2013-reference").exists()
     assert f"imported from {clone / 'fer_lib/__init__.py'} in {clone}" in text
     assert (clone / "data/sample/audit.json").exists()
     assert text.count("nothing to install") == 2
