@@ -89,7 +89,7 @@ def curve(axis: Any, table: pd.DataFrame, name: str) -> None:
     axis.set(xlabel="epoch", ylabel=name)
     axis.xaxis.get_major_locator().set_params(integer=True)
     if name == "accuracy":
-        axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+        axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
     axis.legend(frameon=False, fontsize=8)
 
 
@@ -183,7 +183,7 @@ def intervals(table: pd.DataFrame, *, mark: str, xlabel: str = "accuracy") -> Fi
         )
     axis.set(xlabel=xlabel, yticks=range(len(models)), yticklabels=models)
     axis.set_ylim(len(models) - 0.5, -0.5)
-    axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -206,7 +206,7 @@ def class_shares(shares: dict[str, float], *, mark: str, xlabel: str) -> Figure:
     axis.margins(x=0.12)
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
-    axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
     axis.set(xlabel=xlabel)
     return figure
 
