@@ -56,8 +56,7 @@ def save(figure: Figure, path: str | Path) -> None:
 def table(frame: pd.DataFrame, *, mark: str, percent: Sequence[str] = ()) -> Styler:
     """A table as a notebook shows it: `mark` above, the columns `percent` (0..1) in per cent."""
     shown = frame.style.format(precision=3, thousands=",", na_rep="")
-    shown = shown.format("{:.1%}", subset=list(percent), na_rep="")
-    return shown.set_caption(mark) if mark else shown
+    return shown.format("{:.1%}", subset=list(percent), na_rep="").set_caption(mark)
 
 
 def learning_curves(
@@ -172,7 +171,8 @@ def intervals(table: pd.DataFrame, *, mark: str, xlabel: str = "accuracy") -> Fi
         table: columns `model`, `set`, `value`, `low`, `high`.
     """
     models, sets = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["set"]))
-    figure, axis = new_figure(7, 1.2 + 0.5 * len(models), mark=mark)
+    width = 5.5 + 0.08 * max(map(len, models))  # inches; room for the names
+    figure, axis = new_figure(width, 1.2 + 0.5 * len(models), mark=mark)
     palette = sns.color_palette("colorblind", len(sets))
     for shift, (name, colour, marker) in enumerate(zip(sets, palette, "osD^v", strict=False)):
         part = table[table["set"] == name]
@@ -183,6 +183,7 @@ def intervals(table: pd.DataFrame, *, mark: str, xlabel: str = "accuracy") -> Fi
         )
     axis.set(xlabel=xlabel, yticks=range(len(models)), yticklabels=models)
     axis.set_ylim(len(models) - 0.5, -0.5)
+    axis.locator_params(axis="x", nbins=7)
     axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -191,7 +192,7 @@ def intervals(table: pd.DataFrame, *, mark: str, xlabel: str = "accuracy") -> Fi
 def per_class(scores: dict[str, dict[str, float]], *, mark: str, ylabel: str = "recall") -> Figure:
     """Heat map of a score by model (rows) and class (columns)."""
     table = pd.DataFrame(scores).T
-    figure, axis = new_figure(7, 1 + 0.45 * len(table), mark=mark)
+    figure, axis = new_figure(5.5 + 0.08 * max(map(len, scores)), 1 + 0.45 * len(table), mark=mark)
     sns.heatmap(table, annot=True, fmt=".0%", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=axis)
     axis.set(title=ylabel)
     axis.tick_params(axis="y", rotation=0)
