@@ -154,9 +154,10 @@ def test_the_notebooks_write_what_they_say(executed):
     assert report["mark"] == "sample data"
     assert report["copies"]["groups"] == 116
     runs = sorted(path.parent for path in home.glob("runs/*/results.json"))
-    assert [path.name.split("_", 1)[1] for path in runs] == [
-        "baseline_cnn_sample_s0",
+    # Not by time: both may have been made within one second.
+    assert sorted(path.name.split("_", 1)[1] for path in runs) == [
         "attention_cnn_sample_s0",
+        "baseline_cnn_sample_s0",
     ]
     assert all((run / "inference.json").exists() for run in runs)
     evaluated = [run for run in runs if (run / "evaluation.json").exists()]
