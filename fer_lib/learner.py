@@ -255,8 +255,10 @@ class Learner:
         if self.ema:
             load_into(self.ema.module, state["ema"], source)
         for name, part in self.parts().items():
-            if name not in state:
+            try:
+                part.load_state_dict(state[name])
+            except (KeyError, ValueError) as error:  # another precision, or other code
                 raise InputError(
-                    f"{source} has no state of the {name}: it was made in another precision"
-                )
-            part.load_state_dict(state[name])
+                    f"{source} does not fit the {name} ({error}): delete its run folder, or train "
+                    "as it was begun"
+                ) from error

@@ -319,6 +319,14 @@ def test_a_checkpoint_of_another_model_is_refused(faces, tmp_path):
         train(small(epochs=1), faces, runs=tmp_path)
 
 
+def test_a_state_of_another_optimizer_is_refused(faces):
+    learner = Learner(small(), faces)
+    state = learner.state_dict()
+    state["optimizer"]["param_groups"].pop()
+    with pytest.raises(InputError, match="here does not fit the optimizer"):
+        learner.load_state_dict(state, "here")
+
+
 def test_weights_files_are_checked(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"nonsense")
