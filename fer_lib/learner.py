@@ -61,12 +61,12 @@ class Learner:
         rows = training_rows(faces, config)
         if not len(rows) or not len(faces.where("valid")):
             raise InputError(f"{faces.name} has no training or no validation images")
-        soft = torch.from_numpy(targets(faces, rows, self.config.labels)).to(device)
+        soft = torch.from_numpy(targets(faces, rows, config.labels)).to(device)
         self.batches = Batches(
             torch.from_numpy(faces.images[rows]).to(device),
             soft,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
+            batch_size=config.batch_size,
+            seed=config.seed,
             rank=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
         )
@@ -81,10 +81,10 @@ class Learner:
             for split in ("valid", "test")
         }
         self.valid_labels = torch.from_numpy(faces.labels[faces.where("valid")]).to(device)
-        tau = self.config.logit_adjustment
+        tau = config.logit_adjustment
         self.criterion = SoftCrossEntropy(
-            weight=inverse_frequency(soft) if self.config.class_weights else None,
-            smoothing=self.config.label_smoothing,
+            weight=inverse_frequency(soft) if config.class_weights else None,
+            smoothing=config.label_smoothing,
             adjustment=tau * log_prior(soft) if tau else None,
         )
 

@@ -36,7 +36,7 @@ def processes() -> PartialState:
             "accelerate launch --cpu starts only one process without MPI: use torchrun "
             "--nproc_per_node 2 -m fer_lib.train …, or add --mpirun_hostfile FILE"
         )
-    return PartialState(cpu=not torch.cuda.is_available() and not torch.mps.is_available())
+    return PartialState(cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available())
 
 
 def keep_memory() -> None:
