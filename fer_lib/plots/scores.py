@@ -1,7 +1,6 @@
-"""Figures and tables in one style: colour-blind safe, a colour an emotion, caveats on each."""
+"""Figures of scores: curves of a training, confusion, intervals, a class against another."""
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,53 +9,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
 
-from fer_lib.data.faceset import SPLITS, FaceSet
-from fer_lib.files import replacing
-from fer_lib.labels import EMOTIONS_8, VOTES
-
-EMOTION_COLOURS = dict(zip(EMOTIONS_8, sns.color_palette("colorblind", 8), strict=True))
-STYLE = sns.axes_style("whitegrid") | {
-    "figure.dpi": 110,
-    "savefig.dpi": 160,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.alpha": 0.5,
-}
-
-
-class Picture(Figure):
-    """A figure that a notebook shows without pyplot, so neither kept open nor shown twice."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=self.dpi)
-        return buffer.getvalue()
-
-
-def new_figure(width: float, height: float, *, mark: str, **grid: Any) -> tuple[Figure, Any]:
-    """A figure of our style and its axes; `mark` is printed in the lower right corner."""
-    with mpl.rc_context(STYLE):
-        figure = Picture(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(**grid)
-    if mark:
-        figure.supxlabel(mark, x=0.995, ha="right", fontsize=8, style="italic", color="0.35")
-    return figure, axes
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure, all or nothing, in the format that the suffix names."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary)
-
-
-def table(frame: pd.DataFrame, *, mark: str, percent: Sequence[str] = ()) -> Styler:
-    """A table as a notebook shows it: `mark` above, the columns `percent` (0..1) in per cent."""
-    shown = frame.style.format(precision=3, thousands=",", na_rep="")
-    return shown.format("{:.1%}", subset=list(percent), na_rep="").set_caption(mark)
+from fer_lib.plots.style import EMOTION_COLOURS, new_figure, save
 
 
 def learning_curves(
@@ -110,38 +64,6 @@ def confusion_matrix(
     return figure
 
 
-def class_counts(faces: FaceSet) -> Figure:
-    """Images of each class in each split."""
-    table = pd.DataFrame(faces.counts())
-    figure, axes = new_figure(9, 2.8, mark=faces.mark, ncols=3)
-    for axis, split in zip(axes, SPLITS, strict=True):
-        colours = [EMOTION_COLOURS[name] for name in table.index]
-        axis.barh(table.index, table[split], color=colours)
-        axis.bar_label(axis.containers[0], fontsize=8, padding=2)
-        axis.margins(x=0.15)
-        axis.invert_yaxis()
-        axis.grid(axis="y", visible=False)
-        axis.set(title=f"{split} ({table[split].sum():,})", xlabel="images")
-    return figure
-
-
-def faces_grid(
-    images: np.ndarray, captions: Sequence[str], *, mark: str, columns: int = 7, size: float = 1.3
-) -> Figure:
-    """Faces (N, C, H, W), uint8 or float in 0..1, with a caption above each."""
-    rows = -(-len(images) // columns)
-    figure, axes = new_figure(
-        columns * size, rows * (size + 0.25), mark=mark, nrows=rows, ncols=columns, squeeze=False
-    )
-    for axis in axes.ravel():
-        axis.axis("off")
-    for axis, image, caption in zip(axes.ravel(), images, captions, strict=False):
-        top = 255 if image.dtype == np.uint8 else 1
-        axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=top)
-        axis.set_title(caption, fontsize=8)
-    return figure
-
-
 def agreement(
     counts: Sequence[Sequence[int]],
     rows: Sequence[str],
@@ -152,7 +74,8 @@ def agreement(
     ylabel: str = "label",
 ) -> Figure:
     """Share of each row's total in each column, as a heat map."""
-    share = np.asarray(counts) / np.maximum(np.sum(counts, axis=1, keepdims=True), 1)
+    counts = np.asarray(counts)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure, axis = new_figure(6.4, 4.4, mark=mark)
     sns.heatmap(
         share, annot=True, fmt=".0%", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=axis,
@@ -212,39 +135,33 @@ def class_shares(shares: dict[str, float], *, mark: str, xlabel: str) -> Figure:
     return figure
 
 
-def faces_with_votes(
-    images: np.ndarray, votes: np.ndarray, captions: Sequence[str], *, mark: str
+def accuracy_by_confidence(
+    confidence: np.ndarray, correct: np.ndarray, *, mark: str, bins: int = 10
 ) -> Figure:
-    """Faces (N, C, H, W), each above its votes (N, 10), over `labels.VOTES`, as bars."""
-    n = len(images)
-    figure, axes = new_figure(
-        1.5 * n + 0.8, 3.9, mark=mark, nrows=2, ncols=n, squeeze=False, sharey="row"
-    )
-    colours = [EMOTION_COLOURS.get(name, "0.6") for name in VOTES]
-    for (face, bars), image, counts, caption in zip(axes.T, images, votes, captions, strict=True):
-        face.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
-        face.set_title(caption, fontsize=8)
-        face.axis("off")
-        bars.barh(VOTES, counts, color=colours)
-        bars.set(xlim=(0, max(10, votes.max())), xlabel="votes")
-        bars.grid(axis="y", visible=False)
-    axes[1, 0].invert_yaxis()
-    return figure
+    """Accuracy of the images of like confidence, above the share of the images in each bin.
 
+    On the diagonal, confidence says how often a model is right; below it the model is too sure.
 
-def interact(show: Callable[..., object], **choices: Any) -> Any:
-    """Menus and sliders for the arguments of `show`, as ipywidgets makes them from `choices`.
-
-    `show` runs whenever one is changed, and not before: its plain call has shown the first view,
-    and a notebook executed without a browser may wait for ever on the first output of a widget
-    (https://github.com/jupyter/nbclient/issues/312).
+    Args:
+        confidence: (N,) float in 0..1.
+        correct: (N,) bool.
+        bins: of equal width; a bin without images has no point.
     """
-    from IPython.display import display
-    from ipywidgets import interactive
-
-    menus = interactive(show, {"manual": True}, **choices)
-    menus.manual_button.layout.display = "none"
-    for widget in menus.kwargs_widgets:
-        widget.observe(menus.update, names="value")
-    display(menus)
-    return menus
+    edges = np.linspace(0, 1, bins + 1)
+    inside = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)  # 1.0 is in the last bin
+    counts = np.bincount(inside, minlength=bins)
+    some = counts > 0
+    mean = lambda values: np.bincount(inside, values, bins)[some] / counts[some]  # noqa: E731
+    figure, (above, below) = new_figure(
+        4.4, 4.8, mark=mark, nrows=2, sharex=True, height_ratios=(3, 1)
+    )
+    above.plot([0, 1], [0, 1], "--", color="0.6", linewidth=1, label="accuracy = confidence")
+    above.plot(mean(confidence), mean(correct), marker="o", label="images of a bin")
+    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    above.legend(frameon=False, fontsize=8)
+    share = counts / len(confidence)
+    below.bar(edges[:-1], share, width=1 / bins, align="edge", edgecolor="white", color="0.6")
+    below.set(ylabel="images", xlabel="confidence")
+    for axis in (above.xaxis, above.yaxis, below.yaxis):
+        axis.set_major_formatter(mpl.ticker.PercentFormatter(1))
+    return figure

@@ -1,0 +1,129 @@
+"""Figures of faces: how many, what they look like, what people and models see in them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fer_lib.data.faceset import SPLITS, FaceSet
+from fer_lib.labels import VOTES
+from fer_lib.plots.style import EMOTION_COLOURS, new_figure
+
+
+def class_counts(faces: FaceSet) -> Figure:
+    """Images of each class in each split."""
+    table = pd.DataFrame(faces.counts())
+    figure, axes = new_figure(9, 2.8, mark=faces.mark, ncols=3)
+    for axis, split in zip(axes, SPLITS, strict=True):
+        colours = [EMOTION_COLOURS[name] for name in table.index]
+        axis.barh(table.index, table[split], color=colours)
+        axis.bar_label(axis.containers[0], fontsize=8, padding=2)
+        axis.margins(x=0.15)
+        axis.invert_yaxis()
+        axis.grid(axis="y", visible=False)
+        axis.set(title=f"{split} ({table[split].sum():,})", xlabel="images")
+    return figure
+
+
+def show_face(axis: Any, image: np.ndarray, caption: str = "") -> None:
+    """Draw one face (C, H, W), uint8 or float in 0..1; pixels that are NaN stay empty."""
+    top = 255 if image.dtype == np.uint8 else 1
+    known = ~np.isnan(image).any(0)
+    opacity = None if known.all() else known.astype(float)
+    axis.imshow(
+        np.nan_to_num(image).transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=top,
+        alpha=opacity,
+    )  # fmt: skip
+    axis.set_title(caption, fontsize=8)
+
+
+def faces_grid(
+    images: np.ndarray, captions: Sequence[str], *, mark: str, columns: int = 7, size: float = 1.3
+) -> Figure:
+    """Faces (N, C, H, W), uint8 or float in 0..1, with a caption above each."""
+    rows = -(-len(images) // columns)
+    figure, axes = new_figure(
+        columns * size, rows * (size + 0.25), mark=mark, nrows=rows, ncols=columns, squeeze=False
+    )
+    for axis in axes.ravel():
+        axis.axis("off")
+    for axis, image, caption in zip(axes.ravel(), images, captions, strict=False):
+        show_face(axis, image, caption)
+    return figure
+
+
+def faces_with_votes(
+    images: np.ndarray, votes: np.ndarray, captions: Sequence[str], *, mark: str
+) -> Figure:
+    """Faces (N, C, H, W), each above its votes (N, 10), over `labels.VOTES`, as bars."""
+    n = len(images)
+    figure, axes = new_figure(
+        1.5 * n + 0.8, 3.9, mark=mark, nrows=2, ncols=n, squeeze=False, sharey="row"
+    )
+    colours = [EMOTION_COLOURS.get(name, "0.6") for name in VOTES]
+    for (face, bars), image, counts, caption in zip(axes.T, images, votes, captions, strict=True):
+        show_face(face, image, caption)
+        face.axis("off")
+        bars.barh(VOTES, counts, color=colours)
+        bars.set(xlim=(0, max(10, votes.max())), xlabel="votes")
+        bars.grid(axis="y", visible=False)
+    axes[1, 0].invert_yaxis()
+    return figure
+
+
+def overlays(
+    images: np.ndarray,
+    maps: np.ndarray,
+    captions: Sequence[str],
+    *,
+    mark: str,
+    columns: int = 7,
+    size: float = 1.3,
+) -> Figure:
+    """Faces, and below each the same face under a heat map of what a model looks at.
+
+    Every map has its own scale, from its least value (dark) to its greatest (bright): two faces
+    can be compared by where the light falls, not by how much of it there is.
+
+    Args:
+        images: (N, C, H, W), uint8 or float in 0..1.
+        maps: (N, h, w) float; of any size, scaled up to that of the images.
+        captions: one for each face.
+    """
+    rows = -(-len(images) // columns)
+    figure, axes = new_figure(
+        columns * size, rows * (2 * size + 0.3), mark=mark, nrows=2 * rows, ncols=columns,
+        squeeze=False,
+    )  # fmt: skip
+    for axis in axes.ravel():
+        axis.axis("off")
+    pairs = axes.reshape(rows, 2, columns).transpose(0, 2, 1).reshape(-1, 2)
+    height, width = images.shape[2:]
+    box = (-0.5, width - 0.5, height - 0.5, -0.5)  # pixels, as imshow places the face
+    for (plain, under), image, heat, caption in zip(pairs, images, maps, captions, strict=False):
+        show_face(plain, image, caption)
+        show_face(under, image)
+        under.imshow(heat, cmap="inferno", alpha=0.5, extent=box, interpolation="bilinear")
+    return figure
+
+
+def reconstructions(
+    images: np.ndarray, masked: np.ndarray, reconstructed: np.ndarray, *, mark: str
+) -> Figure:
+    """Three rows: faces, what a masked autoencoder saw of them, what it made of that.
+
+    Args:
+        images, masked, reconstructed: (N, C, H, W), uint8 or float in 0..1; in `masked`, float,
+            what was hidden is NaN and is drawn in a pale blue that no grey face has.
+    """
+    names = ("original", "visible patches", "reconstruction")
+    n = len(images)
+    figure, axes = new_figure(1.2 * n + 0.4, 3.8, mark=mark, nrows=3, ncols=n, squeeze=False)
+    for row, name, faces in zip(axes, names, (images, masked, reconstructed), strict=True):
+        for axis, image in zip(row, faces, strict=True):
+            show_face(axis, image)
+            axis.set(xticks=[], yticks=[], facecolor="#b9d7ea")
+        row[0].set_ylabel(name, fontsize=8)
+    return figure

@@ -1,0 +1,86 @@
+"""Figures of what happens inside a model: which experts work, where embeddings and anchors lie."""
+
+import re
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import patheffects
+from matplotlib.figure import Figure
+
+from fer_lib.plots.style import EMOTION_COLOURS, new_figure
+
+
+def routing(metrics: pd.DataFrame, *, mark: str, title: str = "") -> Figure:
+    """Load of each expert and entropy of the router by epoch.
+
+    Args:
+        metrics: `metrics.csv`, with the columns `epoch`; `load_0` to `load_<E - 1>` (shares of
+            the routes, sum 1); `routing_entropy` and `routing_entropy_image` (nats, at most log E)
+            of the router's average probabilities, and of those of one image.
+    """
+    loads = [name for name in metrics if re.fullmatch(r"load_\d+", name)]
+    figure, (left, right) = new_figure(9, 3.2, mark=mark, ncols=2)
+    figure.suptitle(title, fontsize=11)
+    palette = sns.color_palette("colorblind", len(loads))
+    markers = "osD^vP*X"
+    for number, (name, colour) in enumerate(zip(loads, palette, strict=True)):
+        left.plot(
+            metrics["epoch"], metrics[name], color=colour, marker=markers[number % len(markers)],
+            markersize=4, label=f"expert {number}",
+        )  # fmt: skip
+    left.axhline(1 / len(loads), color="0.6", linewidth=1, linestyle="--", label="equal")
+    left.set(ylabel="share of the routes", ylim=(0, None))
+    left.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
+    left.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    right.plot(metrics["epoch"], metrics["routing_entropy"], marker="o", label="of the average")
+    right.plot(metrics["epoch"], metrics["routing_entropy_image"], marker="s", label="of one image")
+    right.axhline(np.log(len(loads)), color="0.6", linewidth=1, linestyle="--", label="equal")
+    right.set(ylabel="entropy (nats)", ylim=(0, None))
+    right.legend(frameon=False, fontsize=8, loc="lower left")
+    for axis in (left, right):
+        axis.set(xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def embedding(
+    points: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    anchors: np.ndarray | None,
+    *,
+    mark: str,
+    title: str = "",
+) -> Figure:
+    """Images as points in the colours of their classes, with the anchors of the classes.
+
+    Each class is also named, in the middle of its points.
+
+    Args:
+        points: (N, 2) float, embeddings projected to two dimensions.
+        labels: (N,) int.
+        classes: K names.
+        anchors: (K, A, 2) float, projected likewise, or None.
+    """
+    figure, axis = new_figure(6.4, 5, mark=mark)
+    halo = [patheffects.withStroke(linewidth=3, foreground="white")]
+    for number, name in enumerate(classes):
+        colour, some = EMOTION_COLOURS[name], points[labels == number]
+        axis.scatter(*some.T, s=9, color=colour, alpha=0.55, linewidths=0, label=name)
+        if anchors is not None:
+            axis.scatter(*anchors[number].T, s=70, marker="D", color=colour, edgecolors="black")
+        if len(some):
+            axis.annotate(
+                name, np.median(some, axis=0), ha="center", va="center", fontsize=9,
+                path_effects=halo, zorder=4,
+            )  # fmt: skip
+    if anchors is not None:
+        axis.scatter([], [], s=70, marker="D", color="white", edgecolors="black", label="anchors")
+    axis.set(title=title, xticks=[], yticks=[])
+    legend = axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    for handle in legend.legend_handles:
+        handle.set(sizes=[40], alpha=1)
+    return figure

@@ -1,0 +1,120 @@
+"""Figures show what they are given, each with its mark."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fer_lib import plots
+from fer_lib.labels import EMOTIONS
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def marked(figure):
+    """Draw it, and whether it says what it was made from."""
+    assert figure._repr_png_()
+    return figure.get_supxlabel() == "sample data"
+
+
+def test_overlays_lay_each_map_over_its_own_face(rng):
+    images = rng.integers(0, 256, (5, 1, 48, 48), dtype=np.uint8)
+    heat = rng.random((5, 6, 6))
+    captions = [f"face {number}" for number in range(5)]
+    figure = plots.overlays(images, heat, captions, mark="sample data", columns=3)
+    assert marked(figure)
+    axes = np.array(figure.axes).reshape(4, 3)  # faces, maps, faces, maps
+    assert [axis.get_title() for axis in (*axes[0], *axes[2])] == [*captions, ""]
+    for number in range(5):
+        row, column = 2 * (number // 3), number % 3
+        (plain,), (face, over) = axes[row, column].images, axes[row + 1, column].images
+        for shown in (plain, face):
+            np.testing.assert_array_equal(shown.get_array(), images[number, 0])
+        np.testing.assert_array_equal(over.get_array(), heat[number])
+        assert over.get_clim() == (heat[number].min(), heat[number].max())
+        assert over.get_extent() == face.get_extent()
+        assert 0 < over.get_alpha() < 1
+    assert not axes[2, 2].images
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.filterwarnings("error")
+def test_reconstructions_leave_hidden_patches_empty(rng, channels):
+    images = rng.random((4, channels, 8, 8))
+    masked = images.copy()
+    masked[:, :, :4] = np.nan
+    figure = plots.reconstructions(images, masked, images[::-1], mark="sample data")
+    assert marked(figure)
+    axes = np.array(figure.axes).reshape(3, 4)
+    for number in range(4):
+        first, seen, last = (axis.images[0] for axis in axes[:, number])
+        np.testing.assert_array_equal(
+            first.get_array(), images[number].transpose(1, 2, 0).squeeze()
+        )
+        np.testing.assert_array_equal(
+            last.get_array(), images[3 - number].transpose(1, 2, 0).squeeze()
+        )
+        np.testing.assert_array_equal(
+            seen.get_alpha(), np.repeat([0.0, 1.0], 4)[:, None] * np.ones(8)
+        )
+        assert not np.ma.is_masked(seen.get_array())  # by NaN, which would spread when resampled
+    assert [axis.get_ylabel() for axis in axes[:, 0]][1] == "visible patches"
+
+
+def test_routing_draws_a_line_an_expert_and_not_the_balance_loss(rng):
+    load = rng.dirichlet([1, 1, 1], 5)
+    metrics = pd.DataFrame(load, columns=["load_0", "load_1", "load_2"]).assign(
+        epoch=range(1, 6), load_balance=0.01, routing_entropy=1.0, routing_entropy_image=0.5
+    )
+    figure = plots.routing(metrics, mark="sample data")
+    assert marked(figure)
+    left, right = figure.axes
+    *lines, even = left.lines
+    np.testing.assert_array_equal([line.get_ydata() for line in lines], load.T)
+    np.testing.assert_allclose(even.get_ydata(), 1 / 3)
+    assert [line.get_ydata()[0] for line in right.lines] == [1.0, 0.5, np.log(3)]
+
+
+def test_agreement_draws_shares_and_leaves_rows_of_nothing_empty():
+    table = pd.DataFrame({"expert 0": 0.75, "expert 1": 0.25}, index=EMOTIONS)
+    table.loc["disgust"] = np.nan  # no image
+    figure = plots.agreement(table, table.index, table.columns, mark="sample data")
+    assert marked(figure)
+    shown = figure.axes[0].collections[0].get_array()
+    np.testing.assert_array_equal(shown[3], [0.75, 0.25])
+    assert shown.mask[:, 0].tolist() == [name == "disgust" for name in EMOTIONS]
+
+
+def test_embedding_has_a_cloud_a_class_and_its_anchors(rng):
+    points, labels = rng.normal(size=(60, 2)), np.arange(60) % 6  # nothing is neutral
+    anchors = rng.normal(size=(7, 4, 2))
+    figure = plots.embedding(points, labels, EMOTIONS, anchors, mark="sample data", title="faces")
+    assert marked(figure)
+    (axis,) = figure.axes
+    clouds, marks = axis.collections[0:14:2], axis.collections[1:14:2]
+    for number, (cloud, mark) in enumerate(zip(clouds, marks, strict=True)):
+        np.testing.assert_array_equal(cloud.get_offsets(), points[labels == number])
+        np.testing.assert_array_equal(mark.get_offsets(), anchors[number])
+        colour = plots.EMOTION_COLOURS[EMOTIONS[number]]
+        for artist in (cloud, mark):
+            np.testing.assert_allclose(artist.get_facecolor()[0, :3], colour)
+        assert mark.get_sizes()[0] > 4 * cloud.get_sizes()[0]
+    assert [text.get_text() for text in axis.texts] == list(EMOTIONS[:6])
+    without = plots.embedding(points, labels, EMOTIONS, None, mark="")
+    assert len(without.axes[0].collections) == 7
+
+
+def test_accuracy_by_confidence_bins_images():
+    confidence = np.array([0.05, 0.5, 0.52, 0.58, 1.0])
+    correct = np.array([False, True, False, True, True])
+    figure = plots.accuracy_by_confidence(confidence, correct, mark="sample data", bins=10)
+    assert marked(figure)
+    above, below = figure.axes
+    diagonal, line = above.lines
+    np.testing.assert_array_equal(*diagonal.get_data())
+    np.testing.assert_allclose(line.get_xdata(), [0.05, (0.5 + 0.52 + 0.58) / 3, 1.0])
+    np.testing.assert_allclose(line.get_ydata(), [0, 2 / 3, 1])
+    heights = [bar.get_height() for bar in below.patches]
+    np.testing.assert_allclose(heights, [0.2, 0, 0, 0, 0, 0.6, 0, 0, 0, 0.2])
