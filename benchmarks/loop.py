@@ -42,11 +42,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
 from fer_lib.learner import Learner, training_rows
 from fer_lib.models import MODULES, create_model
-from fer_lib.recipes import TrainConfig
 
 IMAGES = {"cpu": 1024, "cuda": 16384}  # an epoch of seconds, not of minutes
 

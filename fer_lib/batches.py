@@ -36,6 +36,14 @@ def targets(faces: FaceSet, rows: np.ndarray, labels: str = "original") -> np.nd
     return soft
 
 
+def training_rows(faces: FaceSet, limit: int | None, seed: int) -> np.ndarray:
+    """Rows of the training images used: all, or `limit` of them drawn by the seed."""
+    rows = faces.where("train")
+    if limit is None or limit >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:limit])
+
+
 class Batches:
     """Shuffled batches of images and targets that lie on one device.
 
@@ -96,15 +104,20 @@ def probabilities(
     *,
     batch_size: int = 512,
     precision: str = "no",
+    flip: bool = False,
 ) -> Tensor:
     """Class probabilities of uint8 images (N, C, H, W): (N, K) float32, on their device.
 
-    Nothing is drawn, and no image has a part in the result of another.
+    Nothing is drawn, and no image has a part in the result of another. With `flip` they are the
+    mean of those of the image and of its mirror image (test-time augmentation).
     """
     model.eval()
     parts = []
     for some in images.split(batch_size):
+        views = (some, some.flip(3)) if flip else (some,)
         with autocast(images.device, precision):
-            logits = model(prepare(some).contiguous(memory_format=torch.channels_last))
-        parts.append(logits.float().softmax(1))
+            logits = [
+                model(prepare(view).contiguous(memory_format=torch.channels_last)) for view in views
+            ]
+        parts.append(torch.stack(logits).float().softmax(2).mean(0))
     return torch.cat(parts)

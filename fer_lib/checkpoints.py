@@ -8,11 +8,12 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, replacing
 from fer_lib.models import create_model
-from fer_lib.recipes import TrainConfig
+from fer_lib.models.weights import load_into, read_weights
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -54,17 +55,12 @@ def save_weights(path: Path, model: nn.Module, config: TrainConfig, classes: Ite
 def load_weights(path: str | Path) -> nn.Module:
     """Build the model that a weights file describes and load it: CPU, evaluation mode.
 
+    Touches no network: what the training started from is in the file already.
+
     Raises:
         InputError: the file is missing, damaged, not of this project, or of another model.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read as weights ({error})") from error
+    state, metadata = read_weights(path)
     if "model" not in metadata:
         raise InputError(f"{path} does not say which model it is of: it was not written by fer_lib")
     classes = json.loads(metadata["classes"])
@@ -73,16 +69,3 @@ def load_weights(path: str | Path) -> nn.Module:
     )
     load_into(model, state, path)
     return model.eval()
-
-
-def load_into(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
-    """Load a state dict, every tensor of it; InputError where it is of another model."""
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if own != given:
-        differs = sorted(name for name in own | given if own.get(name) != given.get(name))
-        raise InputError(
-            f"{path} is a checkpoint of another model than {type(model).__name__}: "
-            f"{len(differs)} tensors differ, {differs[0]} first"
-        )
-    model.load_state_dict(state)

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import aligned, holm, load_predictions, mcnemar
 from fer_lib.files import InputError, replacing, write_json
 from fer_lib.kept import keep, markdown, results_table, write_table
-from fer_lib.recipes import TrainConfig, recipe
+from fer_lib.recipes import recipe
 from fer_lib.runs import Run
 
 LEVEL = 0.05

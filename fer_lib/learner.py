@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
@@ -12,22 +11,22 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from fer_lib.augment import Prepare, mix
-from fer_lib.batches import Batches, probabilities, targets
-from fer_lib.checkpoints import load_into
+from fer_lib.batches import Batches, probabilities, targets, training_rows
+from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.files import InputError
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
 from fer_lib.models import create_model
-from fer_lib.optim import choose_precision, keep_memory, parameter_groups, processes, schedules
-from fer_lib.recipes import TrainConfig
-
-
-def training_rows(faces: FaceSet, config: TrainConfig) -> np.ndarray:
-    """Rows of the training images used: all, or `config.limit` of them drawn by the seed."""
-    rows = faces.where("train")
-    if config.limit is None or config.limit >= len(rows):
-        return rows
-    return np.sort(np.random.default_rng(config.seed).permutation(rows)[: config.limit])
+from fer_lib.models.weights import load_into
+from fer_lib.optim import (
+    choose_precision,
+    freeze,
+    keep_memory,
+    layers,
+    parameter_groups,
+    processes,
+    schedules,
+)
 
 
 class Learner:
@@ -45,7 +44,7 @@ class Learner:
         device = processes().device
         # Several trainings of one process may differ in precision; accelerate's state is global.
         AcceleratorState._reset_state()
-        unused = DistributedDataParallelKwargs(find_unused_parameters=bool(config.frozen))
+        unused = DistributedDataParallelKwargs(find_unused_parameters=bool(config.frozen_layers))
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision=self.precision,
@@ -58,7 +57,7 @@ class Learner:
 
     def set_up_data(self, faces: FaceSet) -> None:
         config, device = self.config, self.device
-        rows = training_rows(faces, config)
+        rows = training_rows(faces, config.limit, config.seed)
         if not len(rows) or not len(faces.where("valid")):
             raise InputError(f"{faces.name} has no training or no validation images")
         soft = torch.from_numpy(targets(faces, rows, config.labels)).to(device)
@@ -91,11 +90,13 @@ class Learner:
     def set_up_model(self, classes: int) -> None:
         config = self.config
         torch.manual_seed(config.seed)
-        core = create_model(config.model, num_classes=classes, **config.options)
-        names = {name for name, _ in [*core.named_modules(), *core.named_parameters()]}
-        if unknown := set(config.frozen) - names:
+        core = create_model(
+            config.model, num_classes=classes, pretrained=config.pretrained, **config.options
+        )
+        if config.frozen_layers >= (depth := len(layers(core))):
             raise InputError(
-                f"{config.model} has no part named {', '.join(sorted(unknown))} to freeze"
+                f"{config.model} has {depth} layers, the last with the head, so frozen_layers is "
+                f"at most {depth - 1}, not {config.frozen_layers}"
             )
         self.core = core.to(self.device, memory_format=torch.channels_last)
         self.prepare = Prepare(core.pretrained_cfg, self.device)
@@ -125,7 +126,8 @@ class Learner:
             FloatingPointError: the loss was infinite or NaN at a step.
         """
         config, steps = self.config, len(self.batches)
-        self.freeze(config.frozen_at(epoch))
+        self.model.train()
+        freeze(self.core, config.frozen_at(epoch))
         # Dropout draws from torch's own generator, the rest from this one: both by epoch and rank.
         seed = (config.seed * 1_000_003 + epoch) * 64 + self.accelerator.process_index
         torch.manual_seed(seed)
@@ -158,10 +160,14 @@ class Learner:
         with self.accelerator.accumulate(self.model):
             logits = self.model(x.contiguous(memory_format=torch.channels_last))
             loss = self.criterion(logits, answer)
+            logged = {}
             if hasattr(self.core, "auxiliary_losses"):
-                for name, value in self.core.auxiliary_losses(answer).items():
-                    extra[name] = extra.get(name, 0) + value.detach()
-                    loss = loss + value
+                logged |= self.core.auxiliary_losses(answer)
+                loss = sum(logged.values(), loss)
+            if hasattr(self.core, "statistics"):
+                logged |= self.core.statistics()
+            for name, value in logged.items():
+                extra[name] = extra.get(name, 0) + value.detach()
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients and self.config.clip_grad:
                 self.accelerator.clip_grad_norm_(self.core.parameters(), self.config.clip_grad)
@@ -172,16 +178,6 @@ class Learner:
                 if self.ema:
                     self.ema.update(self.core, self.schedule.last_epoch)
         return logits.detach(), loss.detach()
-
-    def freeze(self, names: tuple[str, ...]) -> None:
-        """Training mode and gradients for all but the modules and parameters named."""
-        inside = lambda name: any(name == f or name.startswith(f + ".") for f in names)  # noqa: E731
-        self.model.train()
-        for name, module in self.core.named_modules():
-            if inside(name):
-                module.eval()
-        for name, parameter in self.core.named_parameters():
-            parameter.requires_grad_(not inside(name))
 
     def check_finite(self, losses: Tensor, epoch: int) -> None:
         bad = (~losses.isfinite()).nonzero()
@@ -196,7 +192,13 @@ class Learner:
     def predict(self, images: Tensor, model: nn.Module, precision: str) -> Tensor:
         """Probabilities of all images, shared among the processes; each gets the whole."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        mine = probabilities(model, images[rank::world], self.prepare, precision=precision)
+        mine = probabilities(
+            model,
+            images[rank::world],
+            self.prepare,
+            precision=precision,
+            flip=self.config.flip_tta,
+        )
         if world == 1:
             return mine
         whole = mine.new_zeros(len(images), mine.shape[1])
@@ -210,18 +212,29 @@ class Learner:
         return self.ema.module if self.ema else self.core
 
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy on the validation images; the rest of a row of `metrics.csv`."""
-        model = self.kept
-        for buffer in model.buffers():  # batch statistics are those of the main process
-            broadcast(buffer)
-        p = self.predict(self.held_out["valid"], model, self.precision)
+        """Loss and accuracy on the validation images; the rest of a row of `metrics.csv`.
+
+        With a moving average it is that of the average, and the accuracy of the weights themselves
+        stands beside it.
+        """
+        p = self.predict_valid(self.kept)
         loss = nn.functional.nll_loss(p.clamp(min=1e-12).log(), self.valid_labels)
-        accuracy = (p.argmax(1) == self.valid_labels).float().mean()
-        return {
+        row = {
             "valid_loss": loss.item(),
-            "valid_accuracy": accuracy.item(),
+            "valid_accuracy": self.accuracy(p),
             "valid_images": len(p),
         }
+        if self.ema:
+            row["valid_accuracy_unaveraged"] = self.accuracy(self.predict_valid(self.core))
+        return row
+
+    def predict_valid(self, model: nn.Module) -> Tensor:
+        for buffer in model.buffers():  # batch statistics are those of the main process
+            broadcast(buffer)
+        return self.predict(self.held_out["valid"], model, self.precision)
+
+    def accuracy(self, p: Tensor) -> float:
+        return (p.argmax(1) == self.valid_labels).float().mean().item()
 
     def bar(self, epoch: int) -> Any:
         """The batches of an epoch, with a progress bar where one is wanted."""

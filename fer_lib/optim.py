@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim.lr_scheduler import (
@@ -18,8 +19,8 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from fer_lib.config import TrainConfig
 from fer_lib.files import InputError
-from fer_lib.recipes import TrainConfig
 
 
 def processes() -> PartialState:
@@ -63,6 +64,26 @@ def choose_precision(config: TrainConfig) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
 
 
+def layers(model: nn.Module) -> list[list[str]]:
+    """Names of the parameters of each layer, from the input to the head (timm's layer order)."""
+    grouped = group_parameters(model, model.group_matcher(coarse=False))
+    return [grouped[number] for number in sorted(grouped)]
+
+
+def freeze(model: nn.Module, count: int) -> None:
+    """Let all but the first `count` layers have gradients; the frozen ones are in evaluation mode.
+
+    Frozen dropout and batch statistics would otherwise go on changing what later layers see.
+    """
+    frozen = {name for layer in layers(model)[:count] for name in layer}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    for module in model.modules():
+        own = list(module.parameters())
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
+
+
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Every parameter once: no decay for norms and biases, a rate for each layer and the head."""
     skip = getattr(model, "no_weight_decay", set)()
@@ -84,7 +105,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 def schedules(
     config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int
 ) -> tuple[LRScheduler, ReduceLROnPlateau | None]:
-    """One schedule stepped after every batch, and one stepped with each validation accuracy."""
+    """One schedule stepped after every batch, and one stepped with `plateau_metric`."""
     warmup = round(config.warmup_epochs * steps)
     if config.schedule == "cosine":
         main = CosineAnnealingLR(optimizer, T_max=max(1, config.epochs * steps - warmup))
@@ -95,7 +116,8 @@ def schedules(
         main = SequentialLR(optimizer, [linear, main], milestones=[warmup])
     plateau = None
     if config.schedule == "plateau":
+        mode = "min" if config.plateau_metric == "valid_loss" else "max"
         plateau = ReduceLROnPlateau(
-            optimizer, "max", factor=config.plateau_factor, patience=config.plateau_patience
+            optimizer, mode, factor=config.plateau_factor, patience=config.plateau_patience
         )
     return main, plateau

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fer_lib.config import PRESETS
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, home, read_json, replacing, write_json
-from fer_lib.recipes import PRESETS, default_preset
+from fer_lib.recipes import default_preset
 from fer_lib.runs import runs_folder
 from fer_lib.train import setting
 

@@ -18,11 +18,11 @@ from torch import nn
 
 from fer_lib import plots
 from fer_lib.checkpoints import load_weights
+from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, evaluate
 from fer_lib.files import InputError, home, read_json, replacing, write_json
 from fer_lib.optim import choose_precision, processes
-from fer_lib.recipes import TrainConfig
 
 
 class Run:
@@ -102,11 +102,16 @@ def list_runs(
 
 
 def find_run(config: TrainConfig, fingerprint: str, folder: str | Path | None = None) -> Run | None:
-    """The newest run of exactly this config on exactly these data; a finished one if there is."""
+    """The newest run of exactly this config on exactly these data; a finished one if there is.
+
+    Where it started from a weights file that is still there, the file must be the same too.
+    """
+    start = pretrained_sha256(config)
     same = [
         run
         for run in list_runs(folder, fingerprint=fingerprint, finished=False)
         if run.train_config.to_json() == config.to_json()
+        and start in (None, run.config["environment"].get("pretrained_sha256"))
     ]
     return max(same, key=lambda run: (run.finished, run.name), default=None)
 
@@ -156,14 +161,25 @@ def describe_environment(config: TrainConfig) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": choose_precision(config),
         "code": code_digest(),
+        "pretrained_sha256": pretrained_sha256(config),
         "processes": processes().num_processes,
         **{package: version(package) for package in packages},
     }
 
 
-def code_digest() -> str:
+def pretrained_sha256(config: TrainConfig) -> str | None:
+    """SHA-256 of the weights file that a training starts from; None where there is none."""
+    path = Path(str(config.pretrained)).expanduser()
+    if not isinstance(config.pretrained, str) or not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_digest(
+    names: tuple[str, ...] = ("augment", "batches", "learner", "losses", "optim", "models/*"),
+) -> str:
     """SHA-256 of the modules that a training's numbers depend on."""
-    names = ("augment", "batches", "learner", "losses", "optim", "models/*")
     files = [path for name in names for path in sorted(Path(__file__).parent.glob(f"{name}.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 

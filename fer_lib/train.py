@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from fer_lib.checkpoints import load_state, load_weights, save_state, save_weights
+from fer_lib.config import PRESETS, RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate import Predictions, save_predictions
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.optim import processes
-from fer_lib.recipes import PRESETS, TrainConfig, default_preset, recipe
+from fer_lib.recipes import RECIPES, default_preset, recipe
 from fer_lib.runs import (
     Run,
     code_digest,
@@ -89,6 +91,32 @@ def locked(path: Path, what: str) -> Iterator[None]:
         raise InputError(f"another process is {what}: wait for it, or stop it first") from None
 
 
+def fine_tuning(
+    run: Run, name: str = "finetune", preset: str | None = None, **changes: Any
+) -> TrainConfig:
+    """The config of a training that starts from a finished run's best weights.
+
+    The model is that of the run; of the recipe's options only those of the head count, such as
+    its dropout.
+
+    Args:
+        name: the recipe, "published", "ours" or, where there is one, "finetune".
+        preset: None: that of the run.
+        changes: settings of the training, as `recipe` takes them.
+
+    Raises:
+        InputError: the run is unfinished, or its model has no such recipe.
+    """
+    if not run.finished:
+        raise InputError(f"{run.folder} is unfinished: train it to its end first")
+    old = run.train_config
+    config = recipe(old.model, name, preset or old.preset, **changes)
+    options = dict(RECIPES[old.model, name].get("options", {}))
+    options.pop("backbone_options", None)
+    options = old.options | options | changes.get("options", {})
+    return replace(config, options=options, pretrained=str(run.folder / "best.safetensors"))
+
+
 class Training:
     """The epochs of one run and its files; `fit()` goes to the end from wherever it stands."""
 
@@ -143,7 +171,7 @@ class Training:
         seconds = time.perf_counter() - start
         valid = self.learner.validate()
         if self.learner.plateau and epoch + 1 > self.config.warmup_epochs:
-            self.learner.plateau.step(valid["valid_accuracy"])
+            self.learner.plateau.step(valid[self.config.plateau_metric])
         return {
             "epoch": epoch + 1,
             **trained,
@@ -197,7 +225,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--data-dir", help="folder or file of the data; default: data/<dataset>, then Kaggle"
     )
-    parser.add_argument("--recipe", default="ours", choices=("ours", "published"))
+    parser.add_argument("--recipe", default=None, choices=RECIPE_NAMES, help="default: ours")
+    parser.add_argument(
+        "--from-run",
+        metavar="FOLDER",
+        help="start from the best weights of this finished run; default recipe: finetune",
+    )
     parser.add_argument("--preset", choices=PRESETS, help="default: sample, or quick on real data")
     parser.add_argument("--labels", default="original", choices=("original", "votes"))
     parser.add_argument("--seed", type=int, default=0)
@@ -213,7 +246,13 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         preset = args.preset or default_preset(args.dataset)
         changes = {"seed": args.seed, "labels": args.labels} | dict(map(setting, args.set))
-        config = recipe(args.model, args.recipe, preset, **changes)
+        if args.from_run:
+            run = Run(args.from_run)
+            if run.train_config.model != args.model:
+                raise InputError(f"{run.folder} is of {run.train_config.model}, not {args.model}")
+            config = fine_tuning(run, args.recipe or "finetune", preset, **changes)
+        else:
+            config = recipe(args.model, args.recipe or "ours", preset, **changes)
         with processes().main_process_first():  # which writes the cache that the others read
             faces = load_faces(args.dataset, args.data_dir, say=processes().print)
         run = train(config, faces, runs=args.runs)

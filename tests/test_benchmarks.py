@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fer_lib.augment import Augmentation, Prepare
+from fer_lib.config import TrainConfig
 from fer_lib.data.sample import make_sample
-from fer_lib.recipes import TrainConfig
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

@@ -19,10 +19,11 @@ from fer_lib.compare import (
     short_names,
     write_comparison,
 )
+from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, evaluate, save_predictions
 from fer_lib.files import InputError, write_json
-from fer_lib.recipes import PRESETS, TrainConfig, recipe
+from fer_lib.recipes import recipe
 from fer_lib.runs import Run
 
 TEST = 400

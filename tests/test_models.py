@@ -1,4 +1,4 @@
-"""The two CNNs: sizes, the corrected and the published attention, independence of the batch."""
+"""All models: sizes and independence of the batch; the CNNs' corrected and published attention."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import torch
 from fer_lib.files import InputError
 from fer_lib.models import MODULES, create_model
 from fer_lib.models.cnn import SpatialAttention
+from fer_lib.recipes import recipe
 
 
 @pytest.mark.parametrize(
@@ -14,19 +15,33 @@ from fer_lib.models.cnn import SpatialAttention
         ("baseline_cnn", {}, 404_359),
         ("attention_cnn", {}, 1_190_893),
         ("attention_cnn", {"attention": "published"}, 1_190_893),
+        ("vit_patch", {}, 2_739_271),
+        (
+            "vit_patch",
+            {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4},
+            823_943,
+        ),
+        ("vit_cnn", {}, 2_767_495),
+        ("vit_tiny", {}, 5_509_319),
+        ("vit_mae", {}, 85_805_575),
+        # Published with 590,592 more: the pooler of transformers' ViT, which nothing used.
+        ("vit_moe", {}, 98_211_083 - 590_592),
     ],
 )
 def test_parameters_are_those_published(name, options, parameters):
     model = create_model(name, **options)
     assert sum(p.numel() for p in model.parameters()) == parameters
-    assert model.pretrained_cfg["input_size"] == (1, 48, 48)
-    assert model(torch.zeros(2, 1, 48, 48)).shape == (2, 7)
+    size = {"vit_tiny": (1, 224, 224), "vit_mae": (3, 224, 224), "vit_moe": (3, 224, 224)}
+    assert model.pretrained_cfg["input_size"] == size.get(name, (1, 48, 48))
+    with torch.no_grad():
+        assert model(torch.zeros(2, *model.pretrained_cfg["input_size"])).shape == (2, 7)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_prediction_depends_on_its_own_image_only(name):
     torch.manual_seed(0)
-    model = create_model(name, num_classes=8).eval()
+    options = recipe(name, "ours", "sample").options
+    model = create_model(name, num_classes=8, **options).eval()
     x = torch.randn(6, 1, 48, 48)
     with torch.no_grad():
         whole = model(x)

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from fer_lib.augment import Augmentation
+from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
-from fer_lib.recipes import PRESETS, RECIPES, TrainConfig, recipe
+from fer_lib.recipes import RECIPES, recipe
 
 
 @pytest.mark.parametrize("model", MODULES)
@@ -17,8 +18,10 @@ def test_every_model_has_both_recipes_in_every_preset(model, name, preset):
     config = recipe(model, name, preset)
     assert (config.model, config.recipe, config.preset) == (model, name, preset)
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    if preset != "full":
-        assert config.epochs < recipe(model, name).epochs
+    assert not (preset == "sample" and config.pretrained)  # the sample needs no network
+    if preset == "quick":
+        full = recipe(model, name)
+        assert config.epochs * config.limit < full.epochs * 28_709 / 5
 
 
 def test_the_published_recipe_is_the_published_one():
@@ -42,6 +45,24 @@ def test_the_published_recipe_is_the_published_one():
     assert (drawn.flip, drawn.dropout, drawn.photometric, drawn.noise) == (0.5, 0.3, 0.5, 0.2)
 
 
+@pytest.mark.parametrize(
+    ("model", "name", "values"),
+    [
+        ("vit_patch", "published", {"lr": 5e-4, "weight_decay": 0.01, "epochs": 100}),
+        ("vit_cnn", "published", {"warmup_epochs": 5, "label_smoothing": 0.05, "batch_size": 64}),
+        ("vit_tiny", "published", {"lr": 5e-5, "patience": 20, "warmup_epochs": 5}),
+        ("vit_mae", "published", {"lr": 3e-5, "head_lr_scale": 5.0, "frozen_layers": 5}),
+        ("vit_moe", "published", {"lr": 1e-5, "epochs": 5, "plateau_metric": "valid_loss"}),
+        ("grefel", "published", {"label_smoothing": 0.11, "ema_decay": 0.9999, "epochs": 150}),
+        ("grefel", "finetune", {"lr": 2e-5, "weight_decay": 0.007, "options": {"dropout": 0.18}}),
+    ],
+)
+def test_published_values_of_the_transformers(model, name, values):
+    config = recipe(model, name)
+    assert {key: getattr(config, key) for key in values} == values
+    assert config.pretrained is (model not in ("vit_patch", "vit_cnn"))
+
+
 def test_overrides_win_and_keep_the_rest():
     config = recipe("attention_cnn", "ours", "sample", epochs=2, options={"width": 8})
     assert (config.epochs, config.options) == (2, {"width": 8})
@@ -58,7 +79,11 @@ def test_overrides_win_and_keep_the_rest():
         ({"batch_size": 64, "accumulate": 3}, "accumulate"),
         ({"epochs": 2, "warmup_epochs": 2}, "warm-up"),
         ({"class_weights": True, "logit_adjustment": 1.0}, "rare classes"),
-        ({"unfreeze": [[3, "stages.0"]]}, "unfreeze"),
+        ({"unfreeze_every": 3}, "needs frozen_layers"),
+        ({"unfreeze_every": 0, "frozen_layers": 2}, "1 or more"),
+        ({"frozen_layers": -1}, "frozen_layers"),
+        ({"plateau_metric": "loss"}, "plateau_metric"),
+        ({"pretrained": 1}, "pretrained"),
         ({"learning_rate": 1e-3}, "learning_rate"),
         ({"augmentation": {"blur": 1}}, "augmentation"),
         ({"labels": "refined"}, "labels"),
@@ -73,14 +98,14 @@ def test_contradictions_and_unknown_settings_are_refused(values, message):
 
 
 def test_unknown_recipe_names_what_there_is():
-    with pytest.raises(InputError, match="attention_cnn, baseline_cnn"):
+    with pytest.raises(InputError, match="ours attention_cnn"):
         recipe("vgg")
 
 
-def test_frozen_parts_thaw_at_their_epoch():
-    config = TrainConfig("m", frozen=("a", "b"), unfreeze=((2, "a"),))
-    assert config.frozen_at(1) == ("a", "b")
-    assert config.frozen_at(2) == ("b",)
+def test_frozen_layers_thaw_one_by_one_from_the_last():
+    config = TrainConfig("m", frozen_layers=3, unfreeze_every=2)
+    assert [config.frozen_at(epoch) for epoch in range(8)] == [3, 3, 2, 2, 1, 1, 0, 0]
+    assert TrainConfig("m", frozen_layers=3).frozen_at(99) == 3
 
 
 def test_augmentation_default_draws_nothing():

@@ -148,7 +148,9 @@ def test_validation_is_never_augmented_and_a_prediction_is_the_same_twice(faces,
     assert calls[-1][1] == learner.config.augmentation
 
 
-def test_accumulation_does_not_change_the_step(faces):
+def test_accumulation_does_not_change_the_step(faces, monkeypatch):
+    monkeypatch.setattr(learner_module, "freeze", lambda core, count: core.eval())
+
     def weights(accumulate):
         # Without batch statistics the gradient of a batch is the mean over its parts.
         config = small(accumulate=accumulate, precision="no", augmentation={}, clip_grad=None)
@@ -158,7 +160,6 @@ def test_accumulation_does_not_change_the_step(faces):
                 module.momentum = 0.0
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        learner.freeze = lambda names: learner.model.eval()
         learner.train_epoch(0)
         return torch.cat([p.detach().flatten() for p in learner.core.parameters()])
 
@@ -208,19 +209,20 @@ def test_the_plateau_schedule_survives_warm_up_and_saves_its_patience(faces):
     assert again.optimizer.param_groups[0]["lr"] == pytest.approx(config.lr / 4)
 
 
-def test_frozen_parts_keep_their_values_until_they_thaw(faces):
-    config = small(epochs=3, frozen=["stages"], unfreeze=[[1, "stages"]])
-    learner = Learner(config, faces)
+def test_frozen_layers_keep_their_values_until_they_thaw(faces):
+    learner = Learner(small(epochs=3, frozen_layers=3, unfreeze_every=1), faces)
     before = {k: v.clone() for k, v in learner.core.state_dict().items()}
+
+    def changed() -> set[str]:
+        after = learner.core.state_dict()
+        return {name[:8] for name in before if not torch.equal(before[name], after[name])}
+
     learner.train_epoch(0)
-    after = learner.core.state_dict()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed
-    assert all(name.startswith("head.") for name in changed)  # batch statistics included
+    assert {name.split(".")[0] for name in changed()} == {"head"}  # batch statistics included
     learner.train_epoch(1)
-    assert not torch.equal(
-        before["stages.0.0.weight"], learner.core.state_dict()["stages.0.0.weight"]
-    )
+    assert {name for name in changed() if name.startswith("stages")} == {"stages.2"}
+    learner.train_epoch(3)
+    assert {"stages.0", "stages.1", "stages.2"} <= changed()
 
 
 def test_early_stopping_counts_from_the_best_epoch(faces, tmp_path):
@@ -235,6 +237,7 @@ def test_moving_average_is_what_is_kept(faces, tmp_path):
     best = run.load_model().state_dict()
     assert all(torch.equal(best[name], state["ema"][name]) for name in best)
     assert not all(torch.equal(best[name], state["model"][name]) for name in best)
+    assert "valid_accuracy_unaveraged" in run.metrics()
 
 
 def test_an_infinite_loss_stops_with_a_report_and_keeps_the_last_good_epoch(
@@ -262,6 +265,7 @@ def test_auxiliary_losses_join_the_loss_and_the_log(faces, tmp_path, monkeypatch
         core = create_model("baseline_cnn", num_classes=num_classes, width=4)
         core.anchor = nn.Parameter(torch.ones(3))
         core.auxiliary_losses = lambda targets: {"spread": core.anchor.pow(2).sum()}
+        core.statistics = lambda: {"load": torch.tensor(100.0)}
         return core
 
     monkeypatch.setitem(MODULES, "with_anchor", "cnn")
@@ -271,6 +275,7 @@ def test_auxiliary_losses_join_the_loss_and_the_log(faces, tmp_path, monkeypatch
     )
     logged = learner.train_epoch(0)
     assert 0 < logged["spread"] < 3
+    assert logged["load"] == 100 > logged["train_loss"]  # logged, not added
     assert logged["train_loss"] > logged["spread"]
     assert (learner.core.anchor < 1).all()
 
@@ -392,7 +397,7 @@ def stop_at_second(step):
     [
         ({"labels": "votes"}, "no votes"),
         ({"optimizer": "adamz"}, "adamz"),
-        ({"frozen": ["stagess"]}, "stagess"),
+        ({"frozen_layers": 4}, "at most 3"),
         ({"limit": 20, "accumulate": 8}, "does not divide"),
     ],
 )

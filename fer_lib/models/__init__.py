@@ -8,10 +8,12 @@ Contract, the same for all of them:
 * A model with more to say than logits has a method `auxiliary_losses(targets)`, called once after
   each training forward pass with the soft targets (B, classes). It returns name -> scalar,
   already weighted, which the training loop adds to the loss and logs by name.
-* `get_classifier()` returns the head, as in timm.
+* It may also have `statistics()`: name -> scalar of the same forward pass, which is logged only.
+* `get_classifier()` returns the head, as in timm; `group_matcher()` orders its layers.
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -21,35 +23,57 @@ from fer_lib.files import InputError
 MODULES = {
     "baseline_cnn": "cnn",
     "attention_cnn": "cnn",
+    "vit_patch": "vit",
+    "vit_cnn": "vit",
+    "vit_tiny": "vit",
+    "vit_mae": "mae",
+    "vit_moe": "moe",
+    "grefel": "grefel",
 }
 """Model name -> module of this package that registers it with timm."""
 
 
 def create_model(
-    name: str, *, num_classes: int = 7, pretrained: bool = False, **options: Any
+    name: str, *, num_classes: int = 7, pretrained: bool | str | Path = False, **options: Any
 ) -> nn.Module:
     """Build a model, at its published size unless `options` say otherwise.
 
     Args:
         name: one of `MODULES`.
         num_classes: 7, or 8 with contempt.
-        pretrained: load pretrained weights; an error where there are none, never a random start.
+        pretrained: what its weights start from: False, at random; True, the pretrained weights of
+            its backbone from their hub; or a safetensors file, of that backbone or of a finished
+            run (`fer_lib.models.weights.load_start`). An error where they cannot be had, never a
+            random start instead.
         options: keyword arguments of the model's constructor.
 
     Raises:
-        InputError: the name is unknown, the model does not take one of the options, or there are no
-            pretrained weights.
+        InputError: the name is unknown, the model does not take one of the options, or the
+            pretrained weights cannot be had or do not fit.
     """
     if name not in MODULES:
         raise InputError(f"model {name!r} is unknown: use one of {', '.join(MODULES)}")
     import timm  # loads in seconds, so only when a model is wanted
 
     import_module(f"fer_lib.models.{MODULES[name]}")
+    from_hub = pretrained is True
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
+        model = timm.create_model(name, pretrained=from_hub, num_classes=num_classes, **options)
     except TypeError as error:
         raise InputError(f"{name} does not take these options ({error})") from error
-    except RuntimeError as error:
-        if not pretrained:
+    except (RuntimeError, OSError) as error:
+        if not from_hub:
             raise
-        raise InputError(f"pretrained weights of {name} cannot be had ({error})") from error
+        reason = str(error).splitlines()[0]
+        if reason.startswith("No pretrained weights exist"):
+            raise InputError(f"{name} has no pretrained weights: use pretrained=False") from error
+        raise InputError(
+            f"the pretrained weights of {name} cannot be had ({reason}): run it again where "
+            "huggingface.co can be reached, or give pretrained=FILE.safetensors, or ask for random "
+            "weights by pretrained=False"
+        ) from error
+    if isinstance(pretrained, str | Path):
+        from fer_lib.models.weights import load_start
+
+        load_start(model, pretrained)
+    return model

@@ -1,0 +1,178 @@
+"""Everything about a training but the data: `TrainConfig`."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from fer_lib.augment import Augmentation
+from fer_lib.files import InputError
+
+PRESETS = ("sample", "quick", "full")
+RECIPE_NAMES = ("published", "ours", "finetune")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything about a training but the data; equal configs on equal data are the same run.
+
+    Attributes:
+        model: name of the model (`fer_lib.models.MODULES`).
+        recipe: "published", "ours" or "finetune", a name for the values below.
+        preset: "sample", "quick" or "full", likewise.
+        seed: rules initial weights, batches, augmentation and dropout.
+        options: keyword arguments of the model's constructor.
+        pretrained: what the weights start from: False (at random), True (from the backbone's hub),
+            or a safetensors file, of the backbone or of a finished run.
+        labels: training targets, "original" or "votes"; validation and test keep their labels.
+        limit: train on this many images, drawn once by the seed; None for all.
+        epochs: passes over the training images.
+        batch_size: images of one optimizer step, over all processes.
+        accumulate: parts that a batch is split into, one after the other, to save memory.
+        optimizer: "adamw", "sgd", or another of timm's names.
+        lr: largest learning rate.
+        weight_decay: on weights with two dimensions or more; norms and biases have none.
+        momentum: of SGD.
+        head_lr_scale: learning rate of the classifier as a multiple of `lr`.
+        layer_decay: factor on the learning rate for each layer away from the head.
+        frozen_layers: so many layers, from the input on, are not trained. Of a ViT, layer 0 is the
+            embedding of patches and positions, layer 1 the first block; of a CNN the first stage.
+        unfreeze_every: gradual unfreezing (https://arxiv.org/abs/1801.06146): after every so many
+            epochs, the last of the frozen layers is trained too; None: never.
+        schedule: "cosine" (to zero), "plateau" (of `plateau_metric`) or "constant".
+        warmup_epochs: epochs of linear warm-up.
+        plateau_metric: "valid_accuracy" or "valid_loss".
+        plateau_factor, plateau_patience: of "plateau", patience in epochs.
+        patience: epochs without a better validation accuracy before stopping; None: never.
+        clip_grad: largest norm of the gradient; None: no clipping.
+        label_smoothing: share of the target spread over all classes.
+        class_weights: weight classes by inverse frequency.
+        logit_adjustment: tau of the log-prior added to the logits in training.
+        mixup, cutmix: alpha of the Beta distribution; 0: none.
+        ema_decay: of the moving average of the weights, which is then what is kept; the weights
+            themselves are validated beside it.
+        flip_tta: a prediction is the mean of those of the image and of its mirror image.
+        augmentation: draws for each training image.
+        precision: "bf16", "fp16", "no" (float32), or "auto": bf16 where the device computes in it.
+        compile: run the model through torch.compile (slower on the CPUs tried).
+    """
+
+    model: str
+    recipe: str = "ours"
+    preset: str = "full"
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool | str = False
+    labels: str = "original"
+    limit: int | None = None
+    epochs: int = 30
+    batch_size: int = 64
+    accumulate: int = 1
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    head_lr_scale: float = 1.0
+    layer_decay: float = 1.0
+    frozen_layers: int = 0
+    unfreeze_every: int | None = None
+    schedule: str = "cosine"
+    warmup_epochs: float = 0
+    plateau_metric: str = "valid_accuracy"
+    plateau_factor: float = 0.5
+    plateau_patience: int = 5
+    patience: int | None = None
+    clip_grad: float | None = None
+    label_smoothing: float = 0.0
+    class_weights: bool = False
+    logit_adjustment: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema_decay: float = 0.0
+    flip_tta: bool = False
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    precision: str = "auto"
+    compile: bool = False
+
+    def __post_init__(self):
+        choices = {
+            "recipe": RECIPE_NAMES,
+            "preset": PRESETS,
+            "labels": ("original", "votes"),
+            "schedule": ("cosine", "plateau", "constant"),
+            "plateau_metric": ("valid_accuracy", "valid_loss"),
+            "precision": ("auto", "bf16", "fp16", "no"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}"
+                )
+        for name in ("epochs", "batch_size", "accumulate", "lr"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit must be 1 or more, not {self.limit}")
+        if self.batch_size % self.accumulate:
+            raise InputError(
+                f"accumulate={self.accumulate} must divide batch_size={self.batch_size}"
+            )
+        if self.warmup_epochs >= self.epochs:
+            raise InputError(f"{self.warmup_epochs} warm-up epochs leave none of {self.epochs}")
+        if self.class_weights and self.logit_adjustment:
+            raise InputError(
+                "class_weights and logit_adjustment both correct for rare classes: take one"
+            )
+        if self.frozen_layers < 0:
+            raise InputError(f"frozen_layers must be 0 or more, not {self.frozen_layers}")
+        if self.unfreeze_every is not None and (self.unfreeze_every < 1 or not self.frozen_layers):
+            raise InputError(
+                f"unfreeze_every={self.unfreeze_every} is a number of epochs, 1 or more, and needs "
+                "frozen_layers"
+            )
+
+    def frozen_at(self, epoch: int) -> int:
+        """Number of layers that are frozen in an epoch, counted from 0."""
+        thawed = epoch // self.unfreeze_every if self.unfreeze_every else 0
+        return max(0, self.frozen_layers - thawed)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """The same text for the same settings, whether they were lists or tuples."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """Inverse of `to_dict`, also after a trip through JSON; missing fields keep the default.
+
+        Raises:
+            InputError: a field is unknown.
+        """
+        if unknown := set(values) - {f.name for f in fields(cls)}:
+            raise InputError(f"unknown training setting: {', '.join(sorted(unknown))}")
+        for one in fields(cls):
+            if one.name in values and not fits(values[one.name], one.type):
+                raise InputError(f"{one.name}={values[one.name]!r} is not of the type {one.type}")
+        values = dict(values)
+        augmentation = values.get("augmentation", {})
+        if isinstance(augmentation, dict):
+            ranges = {
+                key: tuple(augmentation[key]) for key in ("scale", "crop") if key in augmentation
+            }
+            try:
+                values["augmentation"] = Augmentation(**augmentation | ranges)
+            except TypeError as error:
+                raise InputError(f"unknown augmentation setting ({error})") from None
+        return cls(**values)
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value, also one read from JSON, is of an annotated type."""
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    kinds = [get_origin(kind) or kind for kind in kinds]
+    if isinstance(value, bool):
+        return bool in kinds
+    wider = {float: (int, float), tuple: (list, tuple), Augmentation: (dict, Augmentation)}
+    return any(isinstance(value, wider.get(kind, kind)) for kind in kinds)

@@ -1,0 +1,248 @@
+"""Head of `vit_moe`: attention of the class token over all tokens, then a mixture of experts."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.models import register_model
+from torch import Tensor, nn
+
+from fer_lib.files import InputError
+from fer_lib.models.backbones import BackboneModel, build
+
+
+class MultiHeadAttention(nn.MultiheadAttention):
+    """Self-attention with biases, of which only the row of the class token is computed.
+
+    Attention Is All You Need, https://arxiv.org/abs/1706.03762. The published form.
+    Tokens (B, T, D) -> (B, D).
+    """
+
+    def __init__(self, dim: int, *, heads: int):
+        super().__init__(dim, heads, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens[:, :1], tokens, tokens, need_weights=False)[0][:, 0]
+
+
+class LatentAttention(nn.Module):
+    """Multi-head latent attention: keys and values rebuilt from one low-rank latent a token.
+
+    DeepSeek-V2, https://arxiv.org/abs/2405.04434, without its rotary part: the tokens hold their
+    positions already. The latents of keys and values, and of the queries, have dim / 4 features.
+    Tokens (B, T, D) -> (B, D), for the class token.
+    """
+
+    def __init__(self, dim: int, *, heads: int):
+        super().__init__()
+        self.heads, rank = heads, dim // 4
+        linear = partial(nn.Linear, bias=False)
+        # The norms have no gains: the linear maps after them can hold these.
+        norm = partial(nn.RMSNorm, rank, elementwise_affine=False)
+        self.query = nn.Sequential(linear(dim, rank), norm(), linear(rank, dim))
+        self.latent = nn.Sequential(linear(dim, rank), norm())
+        self.key_value = linear(rank, 2 * dim)
+        self.out = linear(dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        q = self.query(tokens[:, 0]).unflatten(1, (self.heads, 1, -1))  # (B, heads, 1, D / heads)
+        kv = self.key_value(self.latent(tokens)).unflatten(2, (2, self.heads, -1))
+        k, v = kv.permute(2, 0, 3, 1, 4)  # both (B, heads, T, D / heads)
+        return self.out(F.scaled_dot_product_attention(q, k, v).flatten(1))
+
+
+class PerceiverAttention(nn.Module):
+    """A few learned latents attend to all tokens, then the class token to these latents.
+
+    Perceiver, https://arxiv.org/abs/2103.03206. Tokens (B, T, D) -> (B, D).
+    """
+
+    def __init__(self, dim: int, *, heads: int, latents: int = 8):
+        super().__init__()
+        self.latents = nn.Parameter(torch.empty(latents, dim))
+        nn.init.trunc_normal_(self.latents, std=0.02)
+        self.read = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.norm = nn.LayerNorm(dim)
+        self.write = nn.MultiheadAttention(dim, heads, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        latents = self.latents.expand(len(tokens), -1, -1)  # (B, latents, D)
+        latents = self.norm(latents + self.read(latents, tokens, tokens, need_weights=False)[0])
+        return self.write(tokens[:, :1], latents, latents, need_weights=False)[0][:, 0]
+
+
+ATTENTIONS = {"mha": MultiHeadAttention, "mla": LatentAttention, "perceiver": PerceiverAttention}
+
+
+class Routing(NamedTuple):
+    """Where each of B images went among E experts, its k routes from the likeliest on."""
+
+    logits: Tensor  # (B, E) float32
+    chosen: Tensor  # (B, k) int64, different experts
+    gates: Tensor  # (B, k) float32, weights of their outputs
+
+    @property
+    def load(self) -> Tensor:
+        """Share of all routes that went to each expert, sum 1: (E,) float32."""
+        return F.one_hot(self.chosen, self.logits.shape[1]).float().mean((0, 1))
+
+
+class SparseExperts(nn.Module):
+    """Experts Linear, GELU, Linear, of which each image is computed by `top_k` alone.
+
+    Outrageously Large Neural Networks, https://arxiv.org/abs/1701.06538. The gates are the router's
+    probabilities of the chosen experts divided by their sum. With one expert an image that is
+    always 1 and would teach the router nothing, so there the gate is the probability itself (Switch
+    Transformer, https://arxiv.org/abs/2101.03961).
+
+    (B, D) -> (B, D), and the `Routing`, which is computed in float32 under autocast too. `hidden`
+    is the number of features between the two layers of an expert.
+    """
+
+    def __init__(self, dim: int, *, hidden: int, experts: int = 4, top_k: int = 2):
+        super().__init__()
+        if not 1 <= top_k <= experts:
+            raise InputError(f"top_k={top_k} does not fit: use 1 to experts={experts}")
+        self.top_k = top_k
+        self.router = nn.Linear(dim, experts)
+        self.weight1 = nn.Parameter(torch.empty(experts, dim, hidden))
+        self.bias1 = nn.Parameter(torch.empty(experts, hidden))
+        self.weight2 = nn.Parameter(torch.empty(experts, hidden, dim))
+        self.bias2 = nn.Parameter(torch.empty(experts, dim))
+        for parameter, inputs in zip(self.stacked(), (dim, dim, hidden, hidden), strict=True):
+            nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5)  # as nn.Linear
+
+    def stacked(self) -> tuple[Tensor, ...]:
+        return self.weight1, self.bias1, self.weight2, self.bias2
+
+    def route(self, x: Tensor) -> Routing:
+        with torch.autocast(x.device.type, enabled=False):
+            logits = self.router(x.float())
+            gates, chosen = logits.softmax(1).topk(self.top_k)
+            if self.top_k > 1:
+                gates = gates / gates.sum(1, keepdim=True)
+        return Routing(logits, chosen, gates)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
+        routing = self.route(x)
+        # Routes sorted by expert, so that each expert multiplies one contiguous block of rows.
+        expert, order = routing.chosen.flatten().sort(stable=True)  # (B k,)
+        counts = F.one_hot(expert, len(self.weight1)).sum(0).tolist()  # the only transfer
+        rows = x.index_select(0, order // self.top_k).split(counts)
+        # zip unbinds the weights, with one stack as gradient; indexing would fill all E each time.
+        layers = zip(rows, *self.stacked(), strict=True)
+        y = [torch.addmm(b2, F.gelu(torch.addmm(b1, x, w1)), w2) for x, w1, b1, w2, b2 in layers]
+        # Back in the order of the images: (B, k, D).
+        y = torch.cat(y).index_select(0, order.argsort()).unflatten(0, routing.chosen.shape)
+        return (routing.gates[..., None] * y).sum(1), routing
+
+
+class MixtureHead(nn.Module):
+    """Class token + its attention, norm; norm; + mixture of experts, norm; Linear.
+
+    Tokens (B, T, D) -> logits (B, classes).
+
+    Args:
+        prefix_tokens: not used, since the class token attends to all tokens.
+        attention: "mha" (published), "mla" or "perceiver".
+        heads: of the attention; must divide `dim`.
+        experts: E, of which each image goes through `top_k`.
+        expert_ratio: hidden features of an expert / `dim`.
+        balance: weight α of the load-balancing loss.
+        z: weight β of the router z-loss.
+
+    Attributes:
+        experts: returns its `Routing` beside the features: a forward hook sees it in evaluation.
+        routing: that of the last forward pass in training, or None. Not copied, nor pickled.
+
+    Raises:
+        InputError: an unknown attention, or numbers that do not fit together.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_classes: int,
+        prefix_tokens: int = 1,
+        attention: str = "mha",
+        heads: int = 12,
+        experts: int = 4,
+        top_k: int = 2,
+        expert_ratio: int = 2,
+        balance: float = 0.01,
+        z: float = 0.001,
+    ):
+        super().__init__()
+        if attention not in ATTENTIONS:
+            raise InputError(f"attention {attention!r} is unknown: use {', '.join(ATTENTIONS)}")
+        if heads < 1 or dim % heads:
+            raise InputError(f"heads={heads} does not divide the {dim} features of a token")
+        self.balance, self.z = balance, z
+        self.routing: Routing | None = None
+        self.attention = ATTENTIONS[attention](dim, heads=heads)
+        self.norm_attention = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim)
+        self.experts = SparseExperts(dim, hidden=expert_ratio * dim, experts=experts, top_k=top_k)
+        self.norm_experts = nn.LayerNorm(dim)
+        self.classifier = nn.Linear(dim, num_classes)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"routing": None}  # tensors inside a graph cannot be copied
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of biases and learned queries, which have two dimensions here."""
+        ends = ("bias1", "bias2", "latents")
+        return {name for name, _ in self.named_parameters() if name.endswith(ends)}
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.norm(self.norm_attention(tokens[:, 0] + self.attention(tokens)))  # (B, D)
+        mixture, routing = self.experts(x)
+        if self.training:
+            self.routing = routing
+        return self.classifier(self.norm_experts(x + mixture))
+
+    def last_routing(self) -> Routing:
+        if self.routing is None:
+            raise RuntimeError("there is no routing yet: call the model in training mode first")
+        return self.routing
+
+    def auxiliary_losses(self, targets: Tensor) -> dict[str, Tensor]:
+        """Load balancing and router z-loss of the last forward pass in training, weighted.
+
+        `load_balance` is α E Σ f_i P_i over the top-k routes, with f_i the share of routes to
+        expert i and P_i its mean probability (GShard, https://arxiv.org/abs/2006.16668; Switch
+        Transformer): α at an even load, whatever k, and up to α E / k. `router_z` is
+        β mean(logsumexp(logits)²) (ST-MoE, https://arxiv.org/abs/2202.08906).
+        """
+        routing = self.last_routing()
+        experts = routing.logits.shape[1]
+        overlap = (routing.load * routing.logits.softmax(1).mean(0)).sum()
+        return {
+            "load_balance": self.balance * experts * overlap,
+            "router_z": self.z * routing.logits.logsumexp(1).square().mean(),
+        }
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, Tensor]:
+        """Routing of the last forward pass in training, scalars by name.
+
+        `load_i`: share of all routes that went to expert i. Entropies are in nats, from 0 (one
+        expert) to log E: `routing_entropy` that of the router's probabilities averaged over the
+        images, `routing_entropy_image` that of one image's, averaged over the images. Their
+        difference is what the choice says of the image.
+        """
+        routing = self.last_routing()
+        p = routing.logits.softmax(1)
+        return {
+            **{f"load_{i}": share for i, share in enumerate(routing.load)},
+            "routing_entropy": torch.special.entr(p.mean(0)).sum(),
+            "routing_entropy_image": torch.special.entr(p).sum(1).mean(),
+        }
+
+
+@register_model
+def vit_moe(pretrained: bool = False, **options: Any) -> BackboneModel:
+    """By default the ViT-B/16 that google/vit-base-patch16-224-in21k is, and `MixtureHead`."""
+    return build(MixtureHead, "vit_base_patch16_224.orig_in21k", pretrained, **options)

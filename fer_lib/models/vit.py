@@ -1,0 +1,165 @@
+"""Vision transformers: from scratch on patches or on a convolutional stem, and ViT-Tiny.
+
+An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+from timm.layers import trunc_normal_
+from timm.models import (
+    VisionTransformer,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+)
+from torch import Tensor, nn
+
+from fer_lib.files import InputError
+from fer_lib.models.backbones import BackboneModel, build
+from fer_lib.models.cnn import grey_48
+
+
+class ConvStem(nn.Module):
+    """Two convolutions, each halving the side, then a linear map of every position to a token.
+
+    Takes the place of timm's PatchEmbed: (B, C, S, S) -> (B, (S / 4)², embed_dim).
+    """
+
+    def __init__(
+        self, *, img_size: int, patch_size: int, in_chans: int, embed_dim: int, **unused: Any
+    ):
+        super().__init__()
+        if patch_size != 4:
+            raise InputError(f"the stem of vit_cnn makes patches of 4 pixels, not {patch_size}")
+        self.img_size, self.patch_size = (img_size, img_size), (4, 4)
+        self.num_patches = (img_size // 4) ** 2
+        channels = (in_chans, 32, 64)
+        self.stem = nn.Sequential(
+            *(
+                layer
+                for inputs, outputs in pairwise(channels)
+                for layer in (
+                    nn.Conv2d(inputs, outputs, 3, padding=1),
+                    nn.BatchNorm2d(outputs),
+                    nn.ReLU(inplace=True),
+                    nn.MaxPool2d(2),
+                )
+            )
+        )
+        self.proj = nn.Linear(channels[-1], embed_dim)
+
+    def feat_ratio(self) -> int:
+        """Pixels of a token's side, as timm asks for it."""
+        return 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)  # (B, 64, S / 4, S / 4)
+        return self.proj(x.flatten(2).transpose(1, 2))
+
+
+class ScratchViT(VisionTransformer):
+    """timm's VisionTransformer with a head of two layers, at the sizes of 48-pixel faces.
+
+    Args:
+        mlp_dim: width of the hidden layer in each block; None: 4 × `embed_dim`.
+        dropout: rate after the position embeddings, in every block and in the head.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 7,
+        img_size: int = 48,
+        patch_size: int = 4,
+        in_chans: int = 1,
+        embed_dim: int = 192,
+        depth: int = 6,
+        num_heads: int = 6,
+        mlp_dim: int | None = None,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        embed_layer: type[nn.Module] | None = None,
+    ):
+        if embed_dim % num_heads:
+            raise InputError(f"num_heads={num_heads} must divide embed_dim={embed_dim}")
+        if img_size % patch_size:
+            raise InputError(f"patch_size={patch_size} must divide the side of {img_size} pixels")
+        super().__init__(
+            img_size=img_size,
+            patch_size=patch_size,
+            in_chans=in_chans,
+            num_classes=0,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=(mlp_dim or 4 * embed_dim) / embed_dim,
+            pos_drop_rate=dropout,
+            proj_drop_rate=dropout,
+            drop_path_rate=drop_path,
+            **{"embed_layer": embed_layer} if embed_layer else {},
+        )
+        self.num_classes = num_classes
+        self.head = nn.Sequential(
+            nn.Linear(embed_dim, embed_dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(embed_dim, num_classes),
+        )
+        trunc_normal_(self.head[0].weight, std=0.02)
+        nn.init.zeros_(self.head[0].bias)
+
+
+class TokenHead(nn.Sequential):
+    """A head on the class token alone: (B, P + N, D) -> (B, classes)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens[:, 0])
+
+
+class ThreeLayerHead(TokenHead):
+    """Linear, GELU, Dropout, twice, then Linear."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_classes: int,
+        prefix_tokens: int = 1,
+        hidden: tuple[int, int] = (256, 128),
+        dropout: tuple[float, float] = (0.4, 0.3),
+    ):
+        super().__init__(
+            nn.Linear(dim, hidden[0]),
+            nn.GELU(),
+            nn.Dropout(dropout[0]),
+            nn.Linear(hidden[0], hidden[1]),
+            nn.GELU(),
+            nn.Dropout(dropout[1]),
+            nn.Linear(hidden[1], num_classes),
+        )
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "vit_patch.untrained": grey_48 | {"classifier": "head.3"},
+        "vit_cnn.untrained": grey_48 | {"classifier": "head.3"},
+    }
+)
+
+
+@register_model
+def vit_patch(pretrained: bool = False, **options: Any) -> ScratchViT:
+    """Patches of 4 or 8 pixels; the published small size is patch_size=8, embed_dim=128, depth=4,
+    num_heads=4."""
+    return build_model_with_cfg(ScratchViT, "vit_patch", pretrained, **options)
+
+
+@register_model
+def vit_cnn(pretrained: bool = False, **options: Any) -> ScratchViT:
+    return build_model_with_cfg(ScratchViT, "vit_cnn", pretrained, embed_layer=ConvStem, **options)
+
+
+@register_model
+def vit_tiny(pretrained: bool = False, in_chans: int = 1, **options: Any) -> BackboneModel:
+    return build(ThreeLayerHead, "vit_tiny_patch16_224", pretrained, in_chans=in_chans, **options)

@@ -1,0 +1,134 @@
+"""Weights files: reading them, and starting a model or its backbone from one."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fer_lib.files import InputError
+
+State = dict[str, Tensor]
+
+TIMM_NAMES = (
+    (r"^(?:vit|model)\.", ""),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^layernorm\.", "norm."),
+    (r"^(?:encoder\.layer|layers)\.(\d+)\.", r"blocks.\1."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.(?:attention\.)?(?:query|q_proj)\.", ".attn.q."),
+    (r"\.attention\.(?:attention\.)?(?:key|k_proj)\.", ".attn.k."),
+    (r"\.attention\.(?:attention\.)?(?:value|v_proj)\.", ".attn.v."),
+    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.(?:intermediate\.dense|mlp\.fc1)\.", ".mlp.fc1."),
+    (r"(?<!attention)\.(?:output\.dense|mlp\.fc2)\.", ".mlp.fc2."),
+)
+"""Names of transformers' ViTs, of hub files and of both its 5.x layouts, in timm's terms."""
+
+
+def timm_state(state: State) -> State:
+    """Translate the encoder of a ViT of transformers (ViT, ViT-MAE) into timm's names.
+
+    A masked autoencoder's decoder and mask token are left out; queries, keys and values become one
+    tensor, as timm has them. A state that has timm's names comes back as it is.
+    """
+    if not any("embeddings.patch_embeddings" in name for name in state):
+        return state
+    renamed = {}
+    for name, tensor in state.items():
+        if not name.startswith(("decoder.", "classifier.", "pooler.", "vit.pooler.")):
+            for old, new in TIMM_NAMES:
+                name = re.sub(old, new, name)
+            renamed[name] = tensor
+    for name in [name for name in renamed if ".attn.q." in name]:
+        parts = [renamed.pop(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
+        renamed[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
+    return renamed
+
+
+def read_weights(path: str | Path) -> tuple[State, dict[str, str]]:
+    """Read a safetensors file: its tensors by name, on the CPU, and its metadata.
+
+    Raises:
+        InputError: the file is missing, damaged, or of another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(path).expanduser(), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path} cannot be read as weights ({error}): give a .safetensors file"
+        ) from error
+
+
+def load_into(model: nn.Module, state: State, path: str | Path) -> None:
+    """Load a state dict, every tensor of it; InputError where it is of another model."""
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if own != given:
+        differs = sorted(name for name in own | given if own.get(name) != given.get(name))
+        raise InputError(
+            f"{path} is a checkpoint of another model than {type(model).__name__}: "
+            f"{len(differs)} tensors differ, {differs[0]} first"
+        )
+    model.load_state_dict(state)
+
+
+def load_start(model: nn.Module, path: str | Path) -> None:
+    """Start a model from a file: from a finished run's of the same model, or its backbone only.
+
+    A backbone's file has timm's, DINOv2's or transformers' names, or is that of another model of
+    this project; it may hold more than the backbone (a head, a decoder), which is left out.
+    Position embeddings are resampled to the model's grid and the first layer is adapted to its
+    channels. Weights are in the file's precision there and in float32 here.
+
+    Raises:
+        InputError: the file cannot be read, or lacks a tensor of the backbone.
+    """
+    state, metadata = read_weights(path)
+    state = {name: tensor.float() for name, tensor in state.items()}
+    same = {name: t.shape for name, t in state.items()} == {
+        name: t.shape for name, t in model.state_dict().items()
+    }
+    if same:
+        model.load_state_dict(state)
+        return
+    backbone = getattr(model, "backbone", None)
+    if backbone is None:
+        load_into(model, state, path)  # says what differs
+    if metadata.get("model"):
+        state = {
+            name.removeprefix("backbone."): tensor
+            for name, tensor in state.items()
+            if name.startswith("backbone.")
+        }
+    state = adapted(timm_state(state), backbone, path)
+    missing = sorted(set(backbone.state_dict()) - set(state))
+    if missing:
+        raise InputError(
+            f"{path} does not hold this backbone: {len(missing)} of its tensors are missing or of "
+            f"another shape, {missing[0]} first; name the backbone that the file is of"
+        )
+    backbone.load_state_dict({name: state[name] for name in backbone.state_dict()})
+
+
+def adapted(state: State, backbone: nn.Module, path: str | Path) -> State:
+    """The tensors of a state that fit a timm ViT, resampled to its patches, grid and channels."""
+    from timm.models import adapt_input_conv
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    own = backbone.state_dict()
+    first = "patch_embed.proj.weight"
+    if first not in state or "pos_embed" not in state:
+        raise InputError(f"{path} holds no vision transformer: {first} or pos_embed is missing")
+    channels = own[first].shape[1]
+    if channels != state[first].shape[1] == 3:
+        state = state | {first: adapt_input_conv(channels, state[first])}
+    state = checkpoint_filter_fn(state, backbone)
+    return {name: t for name, t in state.items() if name in own and t.shape == own[name].shape}

@@ -1,0 +1,245 @@
+"""What a training starts from: hub, file or run; and what is frozen on the way."""
+
+import json
+import socket
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from fer_lib.data.sample import make_sample
+from fer_lib.files import InputError
+from fer_lib.learner import Learner
+from fer_lib.models import MODULES, create_model
+from fer_lib.models.weights import timm_state
+from fer_lib.optim import freeze, layers, parameter_groups
+from fer_lib.recipes import recipe
+from fer_lib.train import fine_tuning, main, train
+
+TINY = {"patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}
+BACKBONES = ["vit_tiny", "vit_mae", "vit_moe", "grefel"]
+tiny = {"backbone_options": TINY, "img_size": 48, "in_chans": 1}
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return make_sample(300)
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Any use of the network is an error of its own kind."""
+
+    def refuse(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def vit(**options):
+    torch.manual_seed(1)
+    return timm.create_model("vit_tiny_patch16_224", num_classes=0, **TINY, **options)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_starts_from_a_file_and_the_head_at_random(name, tmp_path):
+    source = vit(img_size=48, in_chans=1)
+    save_file(source.state_dict() | {"head.weight": torch.zeros(5, 24)}, tmp_path / "w.safetensors")
+    model = create_model(name, pretrained=tmp_path / "w.safetensors", **tiny)
+    for key, tensor in source.state_dict().items():
+        assert torch.equal(model.backbone.state_dict()[key], tensor)
+
+
+def test_weights_of_another_size_precision_and_number_of_channels_are_adapted(tmp_path):
+    source = vit(img_size=96)
+    half = {name: tensor.half() for name, tensor in source.state_dict().items()}
+    save_file(half, tmp_path / "w.safetensors")
+    model = create_model("vit_tiny", pretrained=str(tmp_path / "w.safetensors"), **tiny).backbone
+    assert model.pos_embed.shape == (1, 10, 24)
+    assert model.pos_embed.dtype == torch.float32
+    grey = source.patch_embed.proj.weight.sum(1, keepdim=True)
+    torch.testing.assert_close(model.patch_embed.proj.weight, grey, atol=2e-3, rtol=1e-3)
+
+
+def test_an_encoder_of_transformers_is_the_same_network_in_timms_names(tmp_path):
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    torch.manual_seed(0)
+    config = ViTMAEConfig(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=96,
+        image_size=48,
+        num_channels=1,
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2,
+        layer_norm_eps=1e-6,
+        mask_ratio=0.0,
+    )
+    theirs = ViTMAEForPreTraining(config).eval()
+    x = torch.randn(3, 1, 48, 48)
+    order = torch.arange(9.0).expand(3, -1)
+    with torch.no_grad():
+        expected = theirs.vit(x, noise=order).last_hidden_state
+    theirs.save_pretrained(tmp_path)  # in the names of the hub
+    for source in ("in memory", "on disk"):
+        state = theirs.state_dict()
+        if source == "on disk":
+            state = load_file(tmp_path / "model.safetensors")
+            assert any("encoder.layer." in name for name in state)
+        ours = vit(img_size=48, in_chans=1).eval()
+        ours.load_state_dict(timm_state(state))
+        with torch.no_grad():
+            torch.testing.assert_close(ours.forward_features(x), expected, atol=1e-5, rtol=1e-5)
+    model = create_model("vit_mae", pretrained=tmp_path / "model.safetensors", **tiny).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model.backbone.forward_features(x), expected, atol=1e-5, rtol=0)
+
+
+def test_all_patches_are_seen_and_a_prediction_is_the_same_twice():
+    model = create_model("vit_mae", **tiny).eval()
+    x = torch.randn(2, 1, 48, 48, requires_grad=True)
+    first = model(x)
+    assert torch.equal(first, model(x))
+    first.sum().backward()
+    patches = x.grad.abs().unfold(2, 16, 16).unfold(3, 16, 16).sum((-1, -2))  # (B, 1, 3, 3)
+    assert (patches > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vit_tiny", {"pretrained": "none.safetensors"}, "none.safetensors cannot be read"),
+        ("vit_patch", {"pretrained": True}, "has no pretrained weights"),
+        ("baseline_cnn", {"pretrained": True}, "has no pretrained weights"),
+        ("vit_moe", {"backbone": "vit_none"}, "'vit_none' is unknown"),
+        ("vit_mae", {"backbone": "resnet18"}, "'resnet18' is unknown"),
+        ("grefel", {"backbone": "vit_base_patch16_siglip_224"}, "no class token"),
+        ("vit_tiny", {"depth": 3}, "does not take these options"),
+        ("vit_patch", {"patch_size": 5}, "patch_size=5"),
+        ("vit_cnn", {"patch_size": 8}, "patches of 4"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(name, options, message):
+    with pytest.raises(InputError, match=message):
+        create_model(name, **options)
+
+
+def test_a_file_of_another_backbone_is_refused(tmp_path):
+    save_file(vit(img_size=48).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="does not hold this backbone"):
+        create_model("vit_mae", pretrained=tmp_path / "w.safetensors", img_size=48)
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="no vision transformer"):
+        create_model("vit_mae", pretrained=tmp_path / "a.safetensors", img_size=48)
+
+
+def test_without_a_hub_there_is_an_error_with_remedies_and_no_random_start(monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("huggingface.co cannot be reached")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
+    for name in BACKBONES:
+        with pytest.raises(InputError, match=r"cannot be reached.*pretrained=FILE.*=False"):
+            create_model(name, pretrained=True, backbone="vit_tiny_patch16_224")
+
+
+def test_weights_of_the_hub_are_loaded(monkeypatch):
+    source = vit()
+    monkeypatch.setattr(
+        "timm.models._builder.load_state_dict_from_hf",
+        lambda *_, **__: source.state_dict() | {"head.weight": 0, "head.bias": 0},
+    )
+    model = create_model("grefel", pretrained=True, backbone="vit_tiny_patch16_224",
+                         backbone_options=TINY)  # fmt: skip
+    assert torch.equal(model.backbone.blocks[1].mlp.fc1.weight, source.blocks[1].mlp.fc1.weight)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_checkpoint_touches_neither_network_nor_its_first_weights(name, faces, tmp_path, offline):
+    changes = {"epochs": 1, "limit": 64, "ema_decay": 0.0}
+    if name in BACKBONES:
+        start = tmp_path / "start.safetensors"
+        save_file(vit(img_size=48, in_chans=1).state_dict(), start)
+        changes |= {"pretrained": str(start), "options": tiny}
+    run = train(recipe(name, "ours", "sample", **changes), faces, runs=tmp_path / "runs")
+    if name in BACKBONES:
+        start.unlink()
+    model = run.load_model()
+    assert not model.training
+    assert train(run.train_config, faces, runs=tmp_path / "runs").folder == run.folder
+
+
+def test_fine_tuning_starts_from_the_best_weights_of_a_run(faces, tmp_path, capsys):
+    short = {"epochs": 1, "limit": 64, "options": tiny}
+    first = train(recipe("grefel", "ours", "sample", **short), faces, runs=tmp_path)
+    config = fine_tuning(first, epochs=1, limit=64)
+    assert (config.recipe, config.weight_decay) == ("finetune", 0.007)
+    assert config.options["backbone_options"] == TINY
+    learner = Learner(config, faces)
+    best = load_file(first.folder / "best.safetensors")
+    assert all(
+        torch.equal(tensor, best[name]) for name, tensor in learner.core.state_dict().items()
+    )
+    arguments = ["grefel", "--runs", str(tmp_path), "--set", "epochs=1", "limit=64"]
+    with pytest.raises(SystemExit):
+        main(["vit_mae", *arguments[1:], "--from-run", str(first.folder)])
+    assert "is of grefel, not vit_mae" in capsys.readouterr().err
+
+
+def test_a_run_is_found_again_only_for_the_same_start(faces, tmp_path):
+    start = tmp_path / "start.safetensors"
+    save_file(vit(img_size=48, in_chans=1).state_dict(), start)
+    config = recipe("vit_mae", "ours", "sample", epochs=1, limit=64, options=tiny,
+                    pretrained=str(start))  # fmt: skip
+    first = train(config, faces, runs=tmp_path / "runs")
+    assert len(first.config["environment"]["pretrained_sha256"]) == 64
+    assert train(config, faces, runs=tmp_path / "runs").folder == first.folder
+    other = {name: tensor + 1 for name, tensor in load_file(start).items()}
+    save_file(other, start)
+    assert train(config, faces, runs=tmp_path / "runs").folder != first.folder
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_layers_run_from_the_input_to_the_head_and_hold_every_parameter_once(name):
+    options = {"vit_patch": {"depth": 2, "embed_dim": 24}, "vit_cnn": {"depth": 2, "embed_dim": 24}}
+    model = create_model(name, **(tiny if name in BACKBONES else options.get(name, {"width": 4})))
+    found = layers(model)
+    assert sorted(name for layer in found for name in layer) == sorted(
+        name for name, _ in model.named_parameters()
+    )
+    assert len(found) == 4  # a stem and two blocks, or three stages; and the head
+    head = {id(p) for p in model.get_classifier().parameters()}
+    assert head <= {id(model.get_parameter(name)) for name in found[-1]}
+    config = recipe(name, "ours", layer_decay=0.5)
+    groups = parameter_groups(model, config)
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    assert len(ids) == len(list(model.parameters()))
+
+
+def test_frozen_layers_have_no_gradient_and_no_dropout():
+    model = create_model(
+        "vit_mae", **tiny | {"backbone_options": TINY | {"proj_drop_rate": 0.5}}
+    ).train()
+    freeze(model, 2)  # the embedding and the first block
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert {name.split(".")[1] for name in frozen} == {
+        *("cls_token", "pos_embed", "patch_embed", "blocks"),
+    }
+    assert not any(name.startswith("backbone.blocks.1") for name in frozen)
+    assert not model.backbone.blocks[0].mlp.drop1.training
+    assert model.backbone.blocks[1].mlp.drop1.training
+
+
+def test_metadata_of_the_weights_rebuilds_the_model(faces, tmp_path):
+    config = recipe("vit_mae", "ours", "sample", epochs=1, limit=64, options=tiny)
+    run = train(config, faces, runs=tmp_path)
+    from safetensors import safe_open
+
+    with safe_open(run.folder / "best.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["options"]) == config.options
