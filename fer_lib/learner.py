@@ -24,6 +24,7 @@ from fer_lib.optim import (
     keep_memory,
     layers,
     parameter_groups,
+    plain_attention,
     processes,
     schedules,
 )
@@ -98,6 +99,8 @@ class Learner:
                 f"{config.model} has {depth} layers, the last with the head, so frozen_layers is "
                 f"at most {depth - 1}, not {config.frozen_layers}"
             )
+        if self.device.type == "cpu" and self.precision == "bf16":
+            plain_attention(core)
         self.core = core.to(self.device, memory_format=torch.channels_last)
         self.prepare = Prepare(core.pretrained_cfg, self.device)
         self.ema = (

@@ -52,6 +52,17 @@ def keep_memory() -> None:
             mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
 
 
+def plain_attention(model: nn.Module) -> None:
+    """Let timm's attention multiply matrices itself, where the fused kernel is the slower one.
+
+    That is so for bf16 on CPUs: a training step of the ViTs here takes 1.4 to 1.8 times as long
+    with it (benchmarks/attention.py).
+    """
+    for module in model.modules():
+        if getattr(module, "fused_attn", False):
+            module.fused_attn = False
+
+
 def choose_precision(config: TrainConfig) -> str:
     """Resolve "auto": bf16 where the device multiplies in it, else fp16 on a GPU, else float32.
 

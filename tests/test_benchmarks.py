@@ -193,3 +193,11 @@ def test_the_others_draw_what_we_draw(loop, augmentation, faces, other):
         theirs = getattr(augmentation, other)(draw)(images)
     assert (ours - prepare(images)).abs().mean() > 0.05
     torch.testing.assert_close(theirs, ours, atol=0.05, rtol=0)
+
+
+def test_attention_prints_rates_of_both_ways(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    import attention
+
+    attention.main(["--models", "vit_patch", "--batch-size", "2", "--rounds", "1"])
+    assert re.search(r"\| vit_patch \| [\d,]+ \| [\d,]+ \| \d", capsys.readouterr().out)

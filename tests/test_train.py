@@ -452,3 +452,12 @@ def test_gradients_are_clipped_and_sgd_trains(faces):
         (p - q).square().sum() for p, q in zip(learner.core.parameters(), before, strict=True)
     )
     assert 0 < moved.sqrt() < 0.1 * 1e-6 * 10 * len(learner.batches)  # momentum 0.9: up to 10 times
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs the fused kernel is the faster one")
+@pytest.mark.parametrize(("precision", "fused"), [("bf16", False), ("no", True)])
+def test_bf16_attention_on_a_cpu_is_not_fused(faces, precision, fused):
+    config = recipe("vit_patch", "ours", "sample", precision=precision)
+    learner = Learner(config, faces)
+    assert {block.attn.fused_attn for block in learner.core.blocks} == {fused}
+    assert {block.attn.fused_attn for block in learner.kept.blocks} == {fused}
