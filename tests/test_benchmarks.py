@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from functools import partial
 from pathlib import Path
 
