@@ -36,9 +36,16 @@ def targets(faces: FaceSet, rows: np.ndarray, labels: str = "original") -> np.nd
     return soft
 
 
-def training_rows(faces: FaceSet, limit: int | None, seed: int) -> np.ndarray:
-    """Rows of the training images used: all, or `limit` of them drawn by the seed."""
+def training_rows(
+    faces: FaceSet, limit: int | None, seed: int, labels: str = "original"
+) -> np.ndarray:
+    """Rows of the training images used: all, or `limit` of them drawn by the seed.
+
+    With `labels` "votes", those without an emotion vote are left out: they have no target.
+    """
     rows = faces.where("train")
+    if labels == "votes" and faces.votes is not None:
+        rows = rows[soft_targets(faces.votes[rows], faces.classes)[1]]
     if limit is None or limit >= len(rows):
         return rows
     return np.sort(np.random.default_rng(seed).permutation(rows)[:limit])

@@ -71,6 +71,9 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
     """All settings by name, those of the model and of the augmentation among them."""
     values = json.loads(json.dumps(config.to_dict()))  # lists and tuples become the same
     options, draws = values.pop("options"), values.pop("augmentation")
+    if isinstance(values["pretrained"], str):  # files of runs have the same names: say which run
+        start = Path(values["pretrained"])
+        values["pretrained"] = (start.parent if start.stem in ("best", "encoder") else start).name
     return values | options | {f"augmentation.{key}": value for key, value in draws.items()}
 
 

@@ -58,7 +58,7 @@ class Learner:
 
     def set_up_data(self, faces: FaceSet) -> None:
         config, device = self.config, self.device
-        rows = training_rows(faces, config.limit, config.seed)
+        rows = training_rows(faces, config.limit, config.seed, config.labels)
         if not len(rows) or not len(faces.where("valid")):
             raise InputError(f"{faces.name} has no training or no validation images")
         soft = torch.from_numpy(targets(faces, rows, config.labels)).to(device)

@@ -21,6 +21,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
+from fer_lib.batches import training_rows
 from fer_lib.checkpoints import load_state, load_weights, save_state, save_weights
 from fer_lib.config import PRESETS, RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
@@ -133,6 +134,10 @@ class Training:
             self.rows = state.pop("rows")
             self.learner.load_state_dict(state, str(self.state_path))
             self.say(f"{run.name} resumes after epoch {len(self.rows)}")
+        if mute := len(faces.where("train")) - len(
+            training_rows(faces, None, 0, self.config.labels)
+        ):
+            self.say(f"{mute:,} training faces have no emotion vote and are left out")
 
     def say(self, text: str) -> None:
         if self.main:

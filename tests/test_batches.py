@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fer_lib.batches import Batches, targets
+from fer_lib.batches import Batches, targets, training_rows
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
@@ -103,3 +103,14 @@ def test_class_statistics():
 def test_loss_is_computed_in_float32():
     logits = torch.full((1, 7), 300.0, dtype=torch.bfloat16)
     assert SoftCrossEntropy()(logits, torch.eye(7)[:1]).dtype == torch.float32
+
+
+def test_training_on_votes_leaves_out_faces_without_one():
+    faces = make_sample(300)
+    rows = faces.where("train")
+    faces.votes[rows[:3], :8] = 0
+    used = training_rows(faces, None, 0, "votes")
+    assert not set(rows[:3]) & set(used)
+    assert np.isfinite(targets(faces, used, "votes")).all()
+    assert list(training_rows(faces, None, 0)) == list(rows)
+    assert len(training_rows(faces, 20, 0, "votes")) == 20
