@@ -74,6 +74,7 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
     if isinstance(values["pretrained"], str):  # files of runs have the same names: say which run
         start = Path(values["pretrained"])
         values["pretrained"] = (start.parent if start.stem in ("best", "encoder") else start).name
+    options |= options.pop("backbone_options", None) or {}
     return values | options | {f"augmentation.{key}": value for key, value in draws.items()}
 
 

@@ -148,6 +148,18 @@ def test_without_a_hub_there_is_an_error_with_remedies_and_no_random_start(monke
             create_model(name, pretrained=True, backbone="vit_tiny_patch16_224")
 
 
+def test_weights_of_the_hub_that_do_not_fit_are_not_called_unreachable(monkeypatch):
+    weights = timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: weights)
+    with pytest.raises(InputError, match="do not fit these options of vit_moe"):
+        create_model(
+            "vit_moe",
+            pretrained=True,
+            backbone="vit_tiny_patch16_224",
+            backbone_options={"embed_dim": 24, "num_heads": 2},
+        )
+
+
 def test_weights_of_the_hub_are_loaded(monkeypatch):
     source = vit()
     monkeypatch.setattr(

@@ -67,6 +67,11 @@ def create_model(
         reason = str(error).splitlines()[0]
         if reason.startswith("No pretrained weights exist"):
             raise InputError(f"{name} has no pretrained weights: use pretrained=False") from error
+        if "loading state_dict" in reason:
+            raise InputError(
+                f"the pretrained weights do not fit these options of {name}: leave out what changes "
+                "the size of the backbone, or use pretrained=False"
+            ) from error
         raise InputError(
             f"the pretrained weights of {name} cannot be had ({reason}): run it again where "
             "huggingface.co can be reached, or give pretrained=FILE.safetensors, or ask for random "
