@@ -69,8 +69,8 @@ def create_model(
             raise InputError(f"{name} has no pretrained weights: use pretrained=False") from error
         if "loading state_dict" in reason:
             raise InputError(
-                f"the pretrained weights do not fit these options of {name}: leave out what changes "
-                "the size of the backbone, or use pretrained=False"
+                f"the pretrained weights do not fit these options of {name}: leave out what "
+                "changes the size of the backbone, or use pretrained=False"
             ) from error
         raise InputError(
             f"the pretrained weights of {name} cannot be had ({reason}): run it again where "
