@@ -33,12 +33,18 @@ from fer_lib.optim import (
 class Learner:
     """One model in training; knows nothing of files, nor which model it is.
 
+    Args:
+        progress: a bar for each epoch.
+        resumes: a state will be loaded, so the model need not be given its first weights.
+
     Attributes:
         core: the bare model; `ema`: its moving average, or None.
         held_out: uint8 images (N, C, H, W) of "valid" and "test", on the device.
     """
 
-    def __init__(self, config: TrainConfig, faces: FaceSet, *, progress: bool = False):
+    def __init__(
+        self, config: TrainConfig, faces: FaceSet, *, progress: bool = False, resumes: bool = False
+    ):
         keep_memory()
         self.config, self.progress = config, progress
         self.precision = choose_precision(config)
@@ -54,7 +60,7 @@ class Learner:
         )
         self.device = self.accelerator.device
         self.set_up_data(faces)
-        self.set_up_model(len(faces.classes))
+        self.set_up_model(len(faces.classes), resumes)
 
     def set_up_data(self, faces: FaceSet) -> None:
         config, device = self.config, self.device
@@ -88,11 +94,13 @@ class Learner:
             adjustment=tau * log_prior(soft) if tau else None,
         )
 
-    def set_up_model(self, classes: int) -> None:
+    def set_up_model(self, classes: int, resumes: bool) -> None:
         config = self.config
+        # A state that is loaded afterwards holds all weights: no hub and no file is asked again.
+        pretrained = False if resumes else config.pretrained
         torch.manual_seed(config.seed)
         core = create_model(
-            config.model, num_classes=classes, pretrained=config.pretrained, **config.options
+            config.model, num_classes=classes, pretrained=pretrained, **config.options
         )
         if config.frozen_layers >= (depth := len(layers(core))):
             raise InputError(
@@ -155,11 +163,14 @@ class Learner:
             "train_loss": losses.mean().item(),
             "train_accuracy": correct[0] / correct[1],
             "train_images": correct[1],
-            **{name: value.item() / (steps * config.accumulate) for name, value in extra.items()},
+            **{
+                name: self.accelerator.reduce(value, "mean").item() / (steps * config.accumulate)
+                for name, value in extra.items()
+            },
         }
 
     def step(self, x: Tensor, answer: Tensor, extra: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Forward, backward and update, without a synchronisation of the device."""
+        """Forward, backward and update; nothing of the loop's own waits for the device."""
         with self.accelerator.accumulate(self.model):
             logits = self.model(x.contiguous(memory_format=torch.channels_last))
             loss = self.criterion(logits, answer)

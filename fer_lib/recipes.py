@@ -205,7 +205,7 @@ SMALL_SCRATCH = {
     "mixup": 0.0,
     "augmentation": LIGHT,
 }
-SHORTER: dict[tuple[str, str], dict[str, Any]] = {
+SHORTER: dict[tuple[str, ...], dict[str, Any]] = {
     ("baseline_cnn", "sample"): {"epochs": 12},
     ("attention_cnn", "sample"): {"epochs": 12, "options": {"width": 24}},
     ("vit_patch", "sample"): SMALL_SCRATCH
@@ -216,9 +216,10 @@ SHORTER: dict[tuple[str, str], dict[str, Any]] = {
     ("vit_mae", "sample"): SMALL_BACKBONE,
     ("vit_moe", "sample"): SMALL_BACKBONE,
     ("grefel", "sample"): SMALL_BACKBONE,
+    ("grefel", "sample", "finetune"): SMALL_BACKBONE | {"epochs": 4, "lr": 2e-4},
     **{(model, "quick"): QUICK for model in MODULES},
 }
-"""What the two short presets change in a recipe of a model."""
+"""What the two short presets change in the recipes of a model, or in one that is named."""
 
 
 def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: Any) -> TrainConfig:
@@ -230,7 +231,7 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
     if (model, name) not in RECIPES:
         known = ", ".join(f"{key[1]} {key[0]}" for key in RECIPES)
         raise InputError(f"there is no recipe {name!r} of {model!r}; there are {known}")
-    shorter = dict(SHORTER.get((model, preset), {}))
+    shorter = dict(SHORTER.get((model, preset, name), SHORTER.get((model, preset), {})))
     values = dict(RECIPES[model, name])
     options = values.pop("options", {}) | shorter.pop("options", {}) | overrides.pop("options", {})
     values |= shorter | overrides

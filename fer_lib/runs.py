@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -107,12 +108,14 @@ def find_run(config: TrainConfig, fingerprint: str, folder: str | Path | None = 
     Where it started from a weights file that is still there, the file must be the same too.
     """
     start = pretrained_sha256(config)
-    same = [
-        run
-        for run in list_runs(folder, fingerprint=fingerprint, finished=False)
-        if run.train_config.to_json() == config.to_json()
-        and start in (None, run.config["environment"].get("pretrained_sha256"))
-    ]
+
+    def is_same(run: Run) -> bool:
+        known, settings = run.config["environment"].get("pretrained_sha256"), run.train_config
+        if start and known:  # wherever the file lies
+            settings = replace(settings, pretrained=config.pretrained)
+        return start in (None, known) and settings.to_json() == config.to_json()
+
+    same = list(filter(is_same, list_runs(folder, fingerprint=fingerprint, finished=False)))
     return max(same, key=lambda run: (run.finished, run.name), default=None)
 
 

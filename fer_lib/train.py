@@ -60,7 +60,8 @@ def train(
     run = find(config, faces, runs)
     if run and run.finished:
         return run
-    learner = Learner(config, faces, progress=progress)  # refuses what does not fit
+    resumes = run is not None and state_path(run).exists()
+    learner = Learner(config, faces, progress=progress, resumes=resumes)  # refuses what misfits
     if not processes().is_main_process:
         return Training(find(config, faces, runs), learner, faces).fit()
     with locked(runs_folder(runs) / ".lock", "starting a run"):
@@ -68,6 +69,11 @@ def train(
     with locked(run.folder / ".lock", f"training {run.folder}"):
         find(config, faces, runs)  # tells the other processes
         return Training(run, learner, faces).fit()
+
+
+def state_path(run: Run) -> Path:
+    """The file from which a run resumes."""
+    return run.folder / "checkpoint" / "state.pt"
 
 
 def find(config: TrainConfig, faces: FaceSet, runs: str | None) -> Run | None:
@@ -97,8 +103,8 @@ def fine_tuning(
 ) -> TrainConfig:
     """The config of a training that starts from a finished run's best weights.
 
-    The model is that of the run; of the recipe's options only those of the head count, such as
-    its dropout.
+    Model, preset and labels are those of the run where nothing else is said; of the recipe's
+    options only those of the head count, such as its dropout.
 
     Args:
         name: the recipe, "published", "ours" or, where there is one, "finetune".
@@ -111,7 +117,7 @@ def fine_tuning(
     if not run.finished:
         raise InputError(f"{run.folder} is unfinished: train it to its end first")
     old = run.train_config
-    config = recipe(old.model, name, preset or old.preset, **changes)
+    config = recipe(old.model, name, preset or old.preset, **{"labels": old.labels} | changes)
     options = dict(RECIPES[old.model, name].get("options", {}))
     options.pop("backbone_options", None)
     options = old.options | options | changes.get("options", {})
@@ -125,7 +131,7 @@ class Training:
         self.run, self.learner, self.faces = run, learner, faces
         self.config, self.main = learner.config, learner.accelerator.is_main_process
         self.rows: list[dict[str, Any]] = []
-        self.state_path = run.folder / "checkpoint" / "state.pt"
+        self.state_path = state_path(run)
         if self.main:
             for leftover in run.folder.rglob(".*.partial.*"):  # of a process killed while writing
                 leftover.unlink()
@@ -237,7 +243,9 @@ def main(arguments: list[str] | None = None) -> None:
         help="start from the best weights of this finished run; default recipe: finetune",
     )
     parser.add_argument("--preset", choices=PRESETS, help="default: sample, or quick on real data")
-    parser.add_argument("--labels", default="original", choices=("original", "votes"))
+    parser.add_argument(
+        "--labels", choices=("original", "votes"), help="default: original, or those of --from-run"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", help="folder of all runs; default: runs/")
     parser.add_argument(
@@ -249,14 +257,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     try:
-        preset = args.preset or default_preset(args.dataset)
-        changes = {"seed": args.seed, "labels": args.labels} | dict(map(setting, args.set))
+        changes = {"seed": args.seed} | dict(map(setting, args.set))
+        if args.labels:
+            changes = {"labels": args.labels} | changes
         if args.from_run:
             run = Run(args.from_run)
             if run.train_config.model != args.model:
                 raise InputError(f"{run.folder} is of {run.train_config.model}, not {args.model}")
-            config = fine_tuning(run, args.recipe or "finetune", preset, **changes)
+            config = fine_tuning(run, args.recipe or "finetune", args.preset, **changes)
         else:
+            preset = args.preset or default_preset(args.dataset)
             config = recipe(args.model, args.recipe or "ours", preset, **changes)
         with processes().main_process_first():  # which writes the cache that the others read
             faces = load_faces(args.dataset, args.data_dir, say=processes().print)

@@ -2,20 +2,24 @@
 
 import json
 import socket
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from fer_lib.checkpoints import save_weights
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS_8
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
 from fer_lib.models.weights import timm_state
 from fer_lib.optim import freeze, layers, parameter_groups
 from fer_lib.recipes import recipe
-from fer_lib.train import fine_tuning, main, train
+from fer_lib.train import Training, fine_tuning, main, train
 
 TINY = {"patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}
 BACKBONES = ["vit_tiny", "vit_mae", "vit_moe", "grefel"]
@@ -203,6 +207,99 @@ def test_fine_tuning_starts_from_the_best_weights_of_a_run(faces, tmp_path, caps
     assert "is of grefel, not vit_mae" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("before", "after"), [(7, 8), (8, 7)])
+def test_a_run_with_or_without_contempt_gives_all_that_it_has(before, after, tmp_path):
+    config = recipe("grefel", "ours", "sample", options=tiny)
+    first = create_model("grefel", num_classes=before, **tiny)
+    classes = EMOTIONS_8[:before]
+    save_weights(tmp_path / "best.safetensors", first, config, classes)
+    second = create_model("grefel", num_classes=after, pretrained=tmp_path / "best.safetensors",
+                          **tiny)  # fmt: skip
+    old, new = first.state_dict(), second.state_dict()
+    for name, tensor in new.items():
+        n = min(len(tensor), len(old[name]))
+        assert torch.equal(tensor[:n], old[name][:n]), name
+    assert second.head.anchors.shape[0] == after
+    assert second.head.anchors.isfinite().all()
+
+
+def test_a_run_of_another_size_is_refused_and_not_taken_in_part(tmp_path):
+    config = recipe("grefel", "ours", "sample", options=tiny)
+    first = create_model("grefel", **tiny)
+    save_weights(tmp_path / "best.safetensors", first, config, EMOTIONS_8[:7])
+    with pytest.raises(InputError, match="another model"):
+        create_model("grefel", pretrained=tmp_path / "best.safetensors", **tiny, anchors=3)
+
+
+def test_a_training_resumes_without_what_it_started_from(faces, tmp_path, monkeypatch, offline):
+    start = tmp_path / "start.safetensors"
+    save_file(vit(img_size=48, in_chans=1).state_dict(), start)
+    config = recipe("vit_mae", "ours", "sample", epochs=2, limit=64, options=tiny,
+                    pretrained=str(start))  # fmt: skip
+    keep = Training.keep
+
+    def killed(self):
+        keep(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "keep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, faces, runs=tmp_path / "runs")
+    monkeypatch.undo()
+    start.unlink()
+    run = train(config, faces, runs=tmp_path / "runs")
+    assert len(run.metrics()) == 2
+
+
+def test_dinov2_names_registers_and_scales_are_read(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    name = "vit_small_patch14_reg4_dinov2"
+    source = timm.create_model(name, num_classes=0, img_size=64, **sizes)
+    state = source.state_dict()
+    assert "blocks.0.ls1.gamma" in state
+    # As DINOv2's own files have them: registers apart, a position for the class token.
+    theirs = {k: v for k, v in state.items() if k not in ("reg_token", "pos_embed")}
+    theirs |= {
+        "register_tokens": state["reg_token"],
+        "mask_token": torch.zeros(1, 24),
+        "pos_embed": torch.cat([torch.zeros(1, 1, 24), state["pos_embed"]], dim=1),
+    }
+    save_file({k: v.contiguous() for k, v in theirs.items()}, tmp_path / "dino.safetensors")
+    model = create_model("vit_moe", backbone=name, backbone_options=sizes, img_size=48,
+                         pretrained=tmp_path / "dino.safetensors")  # fmt: skip
+    new = model.backbone.state_dict()
+    assert torch.equal(new["blocks.1.ls2.gamma"], state["blocks.1.ls2.gamma"])
+    assert torch.equal(new["reg_token"], state["reg_token"])
+    assert new["pos_embed"].shape == (1, 36, 24)  # resampled from 64 places
+    assert model(torch.zeros(1, 3, 48, 48)).shape == (1, 7)
+
+
+def test_a_step_moves_anchors_and_routers_and_logs_their_losses(faces):
+    for name, part, losses in (
+        ("grefel", "head.directions", {"anchor_spread", "centre"}),
+        ("vit_moe", "head.experts.router.weight", {"load_balance", "router_z", "load_0"}),
+    ):
+        config = recipe(name, "ours", "sample", limit=64, accumulate=2, options=tiny)
+        learner = Learner(config, faces)
+        before = learner.core.get_parameter(part).detach().clone()
+        logged = learner.train_epoch(0)
+        assert losses <= set(logged)
+        assert np.isfinite(list(logged.values())).all()
+        moved = (learner.core.get_parameter(part) - before).abs().max()
+        assert moved > 1e-4, name
+
+
+def test_grefel_learns_eight_classes_from_votes(faces):
+    eight = faces.subset(np.arange(len(faces)))
+    eight.classes = EMOTIONS_8
+    learner = Learner(recipe("grefel", "ours", "sample", labels="votes", limit=64, options=tiny),
+                      eight)  # fmt: skip
+    assert learner.batches.targets.shape == (64, 8)
+    assert np.isfinite(learner.train_epoch(0)["train_loss"])
+    assert np.isfinite(learner.validate()["valid_loss"])
+
+
 def test_a_run_is_found_again_only_for_the_same_start(faces, tmp_path):
     start = tmp_path / "start.safetensors"
     save_file(vit(img_size=48, in_chans=1).state_dict(), start)
@@ -211,6 +308,10 @@ def test_a_run_is_found_again_only_for_the_same_start(faces, tmp_path):
     first = train(config, faces, runs=tmp_path / "runs")
     assert len(first.config["environment"]["pretrained_sha256"]) == 64
     assert train(config, faces, runs=tmp_path / "runs").folder == first.folder
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(start.read_bytes())
+    elsewhere = replace(config, pretrained=str(moved))
+    assert train(elsewhere, faces, runs=tmp_path / "runs").folder == first.folder
     other = {name: tensor + 1 for name, tensor in load_file(start).items()}
     save_file(other, start)
     assert train(config, faces, runs=tmp_path / "runs").folder != first.folder

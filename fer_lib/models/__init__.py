@@ -80,5 +80,5 @@ def create_model(
     if isinstance(pretrained, str | Path):
         from fer_lib.models.weights import load_start
 
-        load_start(model, pretrained)
+        load_start(model, pretrained, name)
     return model

@@ -146,7 +146,7 @@ class MixtureHead(nn.Module):
     Args:
         prefix_tokens: not used, since the class token attends to all tokens.
         attention: "mha" (published), "mla" or "perceiver".
-        heads: of the attention; must divide `dim`.
+        heads: of the attention; must divide `dim`. None: one for every 64 features, 12 in a ViT-B.
         experts: E, of which each image goes through `top_k`.
         expert_ratio: hidden features of an expert / `dim`.
         balance: weight α of the load-balancing loss.
@@ -167,7 +167,7 @@ class MixtureHead(nn.Module):
         num_classes: int,
         prefix_tokens: int = 1,
         attention: str = "mha",
-        heads: int = 12,
+        heads: int | None = None,
         experts: int = 4,
         top_k: int = 2,
         expert_ratio: int = 2,
@@ -177,6 +177,7 @@ class MixtureHead(nn.Module):
         super().__init__()
         if attention not in ATTENTIONS:
             raise InputError(f"attention {attention!r} is unknown: use {', '.join(ATTENTIONS)}")
+        heads = max(1, dim // 64) if heads is None else heads
         if heads < 1 or dim % heads:
             raise InputError(f"heads={heads} does not divide the {dim} features of a token")
         self.balance, self.z = balance, z

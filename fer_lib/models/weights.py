@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS, EMOTIONS_8
 
 State = dict[str, Tensor]
 
@@ -80,34 +81,34 @@ def load_into(model: nn.Module, state: State, path: str | Path) -> None:
     model.load_state_dict(state)
 
 
-def load_start(model: nn.Module, path: str | Path) -> None:
+def load_start(model: nn.Module, path: str | Path, name: str) -> None:
     """Start a model from a file: from a finished run's of the same model, or its backbone only.
+
+    A run of the same model gives all of its weights. Where it had seven classes and this one has
+    eight, *contempt* starts at random; the other way round it is left out. Classes stand in the
+    same order everywhere, contempt last.
 
     A backbone's file has timm's, DINOv2's or transformers' names, or is that of another model of
     this project; it may hold more than the backbone (a head, a decoder), which is left out.
     Position embeddings are resampled to the model's grid and the first layer is adapted to its
     channels. Weights are in the file's precision there and in float32 here.
 
+    Args:
+        name: of the model.
+
     Raises:
-        InputError: the file cannot be read, or lacks a tensor of the backbone.
+        InputError: the file cannot be read, is a run of this model at another size, or lacks a
+            tensor of the backbone.
     """
     state, metadata = read_weights(path)
-    state = {name: tensor.float() for name, tensor in state.items()}
-    same = {name: t.shape for name, t in state.items()} == {
-        name: t.shape for name, t in model.state_dict().items()
-    }
-    if same:
-        model.load_state_dict(state)
-        return
+    state = {key: tensor.float() for key, tensor in state.items()}
     backbone = getattr(model, "backbone", None)
-    if backbone is None:
-        load_into(model, state, path)  # says what differs
-    if metadata.get("model"):
-        state = {
-            name.removeprefix("backbone."): tensor
-            for name, tensor in state.items()
-            if name.startswith("backbone.")
-        }
+    if metadata.get("model") == name or backbone is None:
+        load_into(model, with_classes(state, model.state_dict()), path)
+        return
+    if "model" in metadata:
+        inside = "backbone."
+        state = {k.removeprefix(inside): v for k, v in state.items() if k.startswith(inside)}
     state = adapted(timm_state(state), backbone, path)
     missing = sorted(set(backbone.state_dict()) - set(state))
     if missing:
@@ -115,7 +116,18 @@ def load_start(model: nn.Module, path: str | Path) -> None:
             f"{path} does not hold this backbone: {len(missing)} of its tensors are missing or of "
             f"another shape, {missing[0]} first; name the backbone that the file is of"
         )
-    backbone.load_state_dict({name: state[name] for name in backbone.state_dict()})
+    backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
+
+
+def with_classes(state: State, own: State) -> State:
+    """A state whose tensors of seven or eight classes have as many as those of `own`."""
+    fitted = dict(state)
+    for key, tensor in state.items():
+        here = own.get(key, tensor)
+        seven_or_eight = {len(EMOTIONS), len(EMOTIONS_8)} == {*here.shape[:1], *tensor.shape[:1]}
+        if seven_or_eight and here.shape[1:] == tensor.shape[1:]:
+            fitted[key] = torch.cat([tensor, here[len(tensor) :]])[: len(here)]
+    return fitted
 
 
 def adapted(state: State, backbone: nn.Module, path: str | Path) -> State:
