@@ -13,7 +13,7 @@ from torch import nn
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, replacing
 from fer_lib.models import create_model
-from fer_lib.models.weights import load_into, read_weights
+from fer_lib.models.weights import load_into, read_weights, write_weights
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -37,19 +37,13 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
 
 def save_weights(path: Path, model: nn.Module, config: TrainConfig, classes: Iterable[str]) -> None:
     """Write weights as safetensors, with what it takes to build the model in the metadata."""
-    from safetensors.torch import save
-
     metadata = {
         "model": config.model,
         "options": json.dumps(config.options),
         "classes": json.dumps(list(classes)),
         "train": json.dumps(config.to_dict()),
     }
-    state = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
-    }
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(state, metadata))
+    write_weights(path, model.state_dict(), metadata)
 
 
 def load_weights(path: str | Path) -> nn.Module:

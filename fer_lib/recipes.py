@@ -163,7 +163,8 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("vit_moe", "published"): MOE_PUBLISHED,
     ("vit_moe", "ours"): FINE_TUNING,
     ("grefel", "published"): GREFEL_PUBLISHED,
-    ("grefel", "ours"): FINE_TUNING,
+    # Each branch is taught by itself too: else the surest takes the weight and all of the gradient.
+    ("grefel", "ours"): FINE_TUNING | {"options": FINE_TUNING["options"] | {"branch_weight": 0.3}},
     # From a finished run of grefel, on the same data or on others.
     ("grefel", "finetune"): GREFEL_PUBLISHED
     | {

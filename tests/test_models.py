@@ -26,12 +26,14 @@ from fer_lib.recipes import recipe
         ("vit_mae", {}, 85_805_575),
         # Published with 590,592 more: the pooler of transformers' ViT, which nothing used.
         ("vit_moe", {}, 98_211_083 - 590_592),
+        ("grefel", {}, 88_640_654),
     ],
 )
 def test_parameters_are_those_published(name, options, parameters):
     model = create_model(name, **options)
     assert sum(p.numel() for p in model.parameters()) == parameters
     size = {"vit_tiny": (1, 224, 224), "vit_mae": (3, 224, 224), "vit_moe": (3, 224, 224)}
+    size["grefel"] = size["vit_moe"]
     assert model.pretrained_cfg["input_size"] == size.get(name, (1, 48, 48))
     with torch.no_grad():
         assert model(torch.zeros(2, *model.pretrained_cfg["input_size"])).shape == (2, 7)

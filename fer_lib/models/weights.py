@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fer_lib.files import InputError
+from fer_lib.files import InputError, replacing
 from fer_lib.labels import EMOTIONS, EMOTIONS_8
 
 State = dict[str, Tensor]
@@ -66,6 +66,15 @@ def read_weights(path: str | Path) -> tuple[State, dict[str, str]]:
         raise InputError(
             f"{path} cannot be read as weights ({error}): give a .safetensors file"
         ) from error
+
+
+def write_weights(path: Path, state: State, metadata: dict[str, str]) -> None:
+    """Write tensors and metadata as safetensors, all or nothing."""
+    from safetensors.torch import save
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(state, metadata))
 
 
 def load_into(model: nn.Module, state: State, path: str | Path) -> None:

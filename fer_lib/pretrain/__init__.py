@@ -1,0 +1,15 @@
+"""Self-supervised pretraining on faces: a masked autoencoder learns from images without labels.
+
+    python -m fer_lib.pretrain --dataset fer2013 --data-dir DIR --preset full
+
+As in training, every draw follows from (seed, epoch) alone, and metrics stay on the device until
+the epoch ends. A pretraining that is killed resumes at its last finished epoch and, on the same
+CPU, ends with the same numbers as one that was not. It runs in one process.
+"""
+
+from fer_lib.pretrain.autoencoder import reconstruct
+from fer_lib.pretrain.config import PretrainConfig, pretraining
+from fer_lib.pretrain.folder import Pretraining
+from fer_lib.pretrain.loop import pretrain
+
+__all__ = ["PretrainConfig", "Pretraining", "pretrain", "pretraining", "reconstruct"]

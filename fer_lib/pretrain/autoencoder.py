@@ -1,0 +1,107 @@
+"""The masked autoencoder itself, and what it reconstructs.
+
+Masked Autoencoders Are Scalable Vision Learners, https://arxiv.org/abs/2111.06377: a ViT encodes
+the few patches that are left visible, and a small decoder draws the others.
+"""
+
+import math
+
+import torch
+from timm.layers import build_sincos2d_pos_embed
+from torch import Tensor, nn
+
+from fer_lib.files import InputError
+from fer_lib.pretrain.config import PretrainConfig
+
+
+def build_autoencoder(config: PretrainConfig) -> nn.Module:
+    """A `transformers.ViTMAEForPreTraining` with random weights; nothing is downloaded."""
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining  # loads in seconds
+
+    autoencoder = ViTMAEForPreTraining(
+        ViTMAEConfig(
+            image_size=config.img_size,
+            patch_size=config.patch_size,
+            num_channels=1,
+            hidden_size=config.embed_dim,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.num_heads,
+            intermediate_size=4 * config.embed_dim,
+            decoder_hidden_size=config.decoder_dim,
+            decoder_num_hidden_layers=config.decoder_depth,
+            decoder_num_attention_heads=config.decoder_heads,
+            decoder_intermediate_size=4 * config.decoder_dim,
+            layer_norm_eps=1e-6,  # that of timm's ViTs, which take the encoder's weights over
+            mask_ratio=config.mask_ratio,
+            norm_pix_loss=config.norm_pix_loss,
+            # With the fused kernel a training step in bf16 on a CPU takes twice as long.
+            attn_implementation="eager",
+        )
+    )
+    initialise(autoencoder)
+    return autoencoder
+
+
+@torch.no_grad()
+def initialise(autoencoder: nn.Module) -> None:
+    """Draw weights as the paper's code does, and set the fixed sine and cosine positions.
+
+    transformers 5.23 itself leaves the positions at zero, and they are not trained: neither encoder
+    nor decoder could tell where a patch is, and the loss stays at that of the mean image.
+    """
+    encoder, decoder = autoencoder.vit.embeddings, autoencoder.decoder
+    for module in autoencoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+    nn.init.xavier_uniform_(encoder.patch_embeddings.projection.weight.flatten(1))
+    for token in (encoder.cls_token, decoder.mask_token):
+        nn.init.normal_(token, std=0.02)
+    for positions in (encoder.position_embeddings, decoder.decoder_pos_embed):  # (1, 1 + P, D)
+        side = math.isqrt(positions.shape[1] - 1)
+        positions[0, 1:] = build_sincos2d_pos_embed([side, side], positions.shape[2])
+
+
+def mask_noise(images: int, patches: int, seed: int) -> Tensor:
+    """(images, patches) float32 on the CPU; the patches with the largest numbers are masked."""
+    return torch.rand(images, patches, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def reconstruct(
+    autoencoder: nn.Module, x: Tensor, *, mask_ratio: float = 0.75, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """What the encoder sees of some images, and what the autoencoder makes of it.
+
+    Trained with `norm_pix_loss`, it predicts the pattern of a patch but neither its mean nor its
+    standard deviation: both are taken from the true patch, so brightness and contrast of what is
+    masked are given, not predicted.
+
+    Args:
+        autoencoder: of `Pretraining.load()`.
+        x: (B, 1, H, W) float, normalised, on the device of the autoencoder.
+        mask_ratio: share of the patches to hide, also another than in training.
+        seed: rules which.
+
+    Returns:
+        masked: (B, 1, H, W), masked patches grey (0).
+        reconstructed: (B, 1, H, W), visible patches as they are, masked ones as predicted.
+    """
+    patches = autoencoder.patchify(x)  # (B, P, pixels)
+    number = patches.shape[1]
+    if not 1 <= int(number * (1 - mask_ratio)) < number:
+        raise InputError(f"mask_ratio={mask_ratio} must hide some of {number} patches, leave some")
+    trained_with = autoencoder.config.mask_ratio
+    try:
+        autoencoder.config.mask_ratio = float(mask_ratio)
+        output = autoencoder(x, noise=mask_noise(len(x), number, seed).to(x.device))
+    finally:
+        autoencoder.config.mask_ratio = trained_with
+    predicted = output.logits
+    if autoencoder.config.norm_pix_loss:
+        deviation = (patches.var(-1, keepdim=True) + 1e-6).sqrt()  # as in the loss
+        predicted = predicted * deviation + patches.mean(-1, keepdim=True)
+    hidden = output.mask.bool()[..., None]  # (B, P, 1)
+    return (
+        autoencoder.unpatchify(patches.masked_fill(hidden, 0.0)),
+        autoencoder.unpatchify(torch.where(hidden, predicted, patches)),
+    )

@@ -1,0 +1,161 @@
+"""Everything about a pretraining but the data: `PretrainConfig`, and its presets."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from fer_lib.augment import Augmentation
+from fer_lib.config import TrainConfig, fits
+from fer_lib.files import InputError
+
+LR_OF_256 = 2e-3
+"""Learning rate of a batch of 256 images; it grows with the batch, as in the paper.
+
+The paper's is 1.5e-4, for a wider network and batches of 4096, of which FER2013 has seven.
+"""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything about a pretraining but the data; equal configs on equal data are the same one.
+
+    Attributes:
+        preset: "sample", "quick" or "full", a name for the values below.
+        seed: rules initial weights, batches, augmentation and masks.
+        limit: train on this many images, drawn once by the seed; None for all.
+        epochs: passes over the training images.
+        batch_size: images of one optimizer step.
+        lr: largest learning rate, reached by a linear warm-up and lowered to 0 by a cosine.
+        weight_decay: on weights with two dimensions or more; norms and biases have none.
+        warmup_epochs: epochs of linear warm-up.
+        mask_ratio: share of the patches that the encoder does not see.
+        norm_pix_loss: the target is each patch less its mean, over its standard deviation.
+        img_size: side of the grey input image, pixels.
+        patch_size: side of a patch, pixels.
+        embed_dim, depth, num_heads: of the encoder, as timm names them; its MLPs are 4 times as
+            wide.
+        decoder_dim, decoder_depth, decoder_heads: of the decoder, likewise.
+        augmentation: draws for each training image.
+        precision: "bf16", "fp16", "no" (float32), or "auto", as in `TrainConfig`.
+    """
+
+    preset: str = "full"
+    seed: int = 0
+    limit: int | None = None
+    epochs: int = 200
+    batch_size: int = 256
+    lr: float = LR_OF_256
+    weight_decay: float = 0.05
+    warmup_epochs: float = 10
+    mask_ratio: float = 0.75
+    norm_pix_loss: bool = True
+    img_size: int = 48
+    patch_size: int = 6
+    embed_dim: int = 192
+    depth: int = 6
+    num_heads: int = 6
+    decoder_dim: int = 96
+    decoder_depth: int = 2
+    decoder_heads: int = 4
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(flip=0.5, crop=(0.6, 1.0))
+    )
+    precision: str = "auto"
+
+    def __post_init__(self):
+        _ = self.training  # refuses wrong values of what every training has
+        for name in ("patch_size", "depth", "decoder_depth"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        if self.img_size < 1 or self.img_size % self.patch_size:
+            raise InputError(f"patch_size={self.patch_size} must divide img_size={self.img_size}")
+        for dim, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_heads")):
+            width, parts = getattr(self, dim), getattr(self, heads)
+            if parts < 1 or width < 1 or width % parts or width % 4:
+                raise InputError(f"{dim}={width} must be a multiple of {heads}={parts} and of 4")
+        if not 1 <= int(self.patches * (1 - self.mask_ratio)) < self.patches:
+            raise InputError(
+                f"mask_ratio={self.mask_ratio} must hide some of the {self.patches} patches and "
+                "leave some"
+            )
+
+    @property
+    def training(self) -> TrainConfig:
+        """The settings that this one has in common with every training."""
+        names = {f.name for f in fields(self)} & {f.name for f in fields(TrainConfig)}
+        return TrainConfig(model="vit_mae", **{name: getattr(self, name) for name in names})
+
+    @property
+    def patches(self) -> int:
+        """Patches of one image."""
+        return (self.img_size // self.patch_size) ** 2
+
+    @property
+    def encoder(self) -> dict[str, int]:
+        """The encoder as options of timm's VisionTransformer."""
+        names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
+        return {"in_chans": 1} | {name: getattr(self, name) for name in names}
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """What `fer_lib.augment.Prepare` has to know of the input."""
+        return {"input_size": (1, self.img_size, self.img_size), "mean": (0.5,), "std": (0.5,)}
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "PretrainConfig":
+        """Inverse of `to_dict`, also after a trip through JSON; missing fields keep the default.
+
+        Raises:
+            InputError: a field is unknown or not of its type.
+        """
+        if unknown := set(values) - {f.name for f in fields(cls)}:
+            raise InputError(f"unknown pretraining setting: {', '.join(sorted(unknown))}")
+        for one in fields(cls):
+            if one.name in values and not fits(values[one.name], one.type):
+                raise InputError(f"{one.name}={values[one.name]!r} is not of the type {one.type}")
+        if "augmentation" in values:
+            read = TrainConfig.from_dict(
+                {"model": "vit_mae", "augmentation": values["augmentation"]}
+            )
+            values = values | {"augmentation": read.augmentation}
+        return cls(**values)
+
+
+PRETRAINING: dict[str, dict[str, Any]] = {
+    "sample": {
+        "epochs": 12,
+        "batch_size": 32,
+        "lr": 3e-3,
+        "patch_size": 8,
+        "embed_dim": 64,
+        "depth": 3,
+        "num_heads": 4,
+        "decoder_dim": 48,
+        "decoder_depth": 1,
+    },
+    "quick": {"epochs": 10, "batch_size": 128, "limit": 8192, "embed_dim": 128, "num_heads": 4},
+    "full": {},
+}
+"""What each preset changes in `PretrainConfig`."""
+
+
+def pretraining(preset: str = "full", **overrides: Any) -> PretrainConfig:
+    """Return the settings of a preset, changed by `overrides`.
+
+    Unless it is given, the learning rate is `LR_OF_256` times batch_size / 256, and the warm-up
+    takes at most a tenth of the epochs.
+
+    Raises:
+        InputError: there is no such preset or setting, or settings contradict.
+    """
+    if preset not in PRETRAINING:
+        raise InputError(f"preset is one of {', '.join(PRETRAINING)}, not {preset!r}")
+    values = PRETRAINING[preset] | overrides
+    config = PretrainConfig.from_dict({"warmup_epochs": 0, **values, "preset": preset})
+    derived = {
+        "lr": LR_OF_256 * config.batch_size / 256,
+        "warmup_epochs": min(PretrainConfig.warmup_epochs, config.epochs / 10),
+    }
+    return PretrainConfig.from_dict(config.to_dict() | derived | values)

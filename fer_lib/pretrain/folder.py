@@ -1,0 +1,149 @@
+"""The folder of a pretraining: what is written, and how the next stage finds and reads it."""
+
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fer_lib.data import FaceSet
+from fer_lib.data.faceset import SPLITS
+from fer_lib.files import InputError, read_json, write_json
+from fer_lib.models.weights import load_into, read_weights, timm_state, write_weights
+from fer_lib.pretrain.autoencoder import build_autoencoder
+from fer_lib.pretrain.config import PretrainConfig
+from fer_lib.runs import code_digest, describe_environment, new_folder
+
+BACKBONE = "vit_tiny_patch16_224"
+"""timm's ViT that the encoder is at another size; it takes inputs from -1 to 1, as ours does."""
+
+CODE = ("augment", "batches", "optim", "pretrain/*", "models/weights")
+"""Modules that the numbers of a pretraining depend on."""
+
+
+class Pretraining:
+    """One pretraining's folder, `runs/pretraining/<timestamp>_mae_<dataset>_s<seed>/`.
+
+    A folder without `results.json` is unfinished: pretraining again resumes it.
+
+    Attributes:
+        encoder_path: the encoder's weights, in the names of timm's VisionTransformer.
+        options: of the classifier on it:
+            `create_model("vit_mae", pretrained=encoder_path, **options)`.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.config = read_json(self.folder / "config.json")
+        try:
+            self.pretrain_config = PretrainConfig.from_dict(self.config["pretrain"])
+        except (KeyError, TypeError, InputError) as error:
+            raise InputError(f"{folder} is no pretraining of this version ({error})") from error
+        self.encoder_path = self.folder / "encoder.safetensors"
+        self.autoencoder_path = self.folder / "autoencoder.safetensors"
+        sizes = self.pretrain_config.encoder
+        outside = {name: sizes.pop(name) for name in ("img_size", "in_chans")}
+        self.options = {"backbone": BACKBONE, **outside, "backbone_options": sizes}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the data it was trained on."""
+        return self.config["data"]["fingerprint"]
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "results.json").exists()
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What `results.json` holds; InputError where the pretraining is unfinished."""
+        return read_json(self.folder / "results.json")
+
+    def metrics(self):
+        """`metrics.csv`, a row an epoch, as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.read_csv(self.folder / "metrics.csv")
+
+    def load(self) -> nn.Module:
+        """The autoencoder after its last epoch, in evaluation mode, on the CPU."""
+        state, _ = read_weights(self.autoencoder_path)
+        autoencoder = build_autoencoder(self.pretrain_config)
+        load_into(autoencoder, state, self.autoencoder_path)
+        return autoencoder.eval()
+
+    def __repr__(self) -> str:
+        return f"Pretraining({self.folder.name}, {'' if self.finished else 'un'}finished)"
+
+
+def find_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pretraining | None:
+    """The newest of exactly this config on exactly these data; a finished one if there is."""
+    same = []
+    for path in sorted(root.glob("*/config.json")):
+        try:
+            one = Pretraining(path.parent)
+        except InputError as error:
+            print(f"left out: {error}")
+            continue
+        if one.fingerprint == faces.fingerprint and one.pretrain_config == config:
+            same.append(one)
+    return max(same, key=lambda one: (one.finished, one.folder.name), default=None)
+
+
+def start_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pretraining:
+    """Make a new folder with its `config.json`."""
+    dataset = re.sub(r"[^\w.-]+", "-", faces.name)
+    folder = new_folder(root, f"mae_{dataset}_s{config.seed}")
+    data = {
+        "dataset": faces.name,
+        "fingerprint": faces.fingerprint,
+        "images": {split: len(faces.where(split)) for split in SPLITS},
+        **{key: faces.manifest.get(key) for key in ("layout", "source", "mark", "dropped")},
+    }
+    environment = describe_environment(config.training)
+    environment |= {"transformers": version("transformers"), "code": code_digest(CODE)}
+    write_json(
+        folder / "config.json",
+        {"pretrain": config.to_dict(), "data": data, "environment": environment},
+    )
+    return Pretraining(folder)
+
+
+def write_autoencoder(run: Pretraining, autoencoder: nn.Module) -> None:
+    """Write the whole autoencoder, and its encoder alone in timm's names."""
+    state = autoencoder.state_dict()
+    data = run.config["data"]
+    metadata = {
+        "options": json.dumps(run.options),
+        "dataset": data["dataset"],
+        "fingerprint": run.fingerprint,
+        "mark": data["mark"] or "",
+    }
+    write_weights(run.autoencoder_path, state, metadata)
+    write_weights(run.encoder_path, timm_state(state), metadata)
+
+
+def write_results(run: Pretraining, faces: FaceSet, rows: list[dict[str, Any]]) -> None:
+    """Write `results.json`, last of all: it makes the pretraining finished."""
+    config, seconds = run.pretrain_config, sum(row["train_seconds"] for row in rows)
+    marks = [faces.mark] if faces.mark else []
+    if config.limit is not None and config.limit < len(faces.where("train")):
+        marks.append(f"pretrained on {config.limit:,} images")
+    encoder, _ = read_weights(run.encoder_path)
+    results = {
+        "preset": config.preset,
+        "seed": config.seed,
+        "dataset": faces.name,
+        "fingerprint": faces.fingerprint,
+        "mark": "; ".join(marks),
+        "encoder_parameters": sum(tensor.numel() for tensor in encoder.values()),
+        "epochs": len(rows),
+        "train_images": rows[0]["train_images"],
+        "train_seconds": round(seconds, 2),
+        "images_per_second": round(sum(row["train_images"] for row in rows) / seconds, 1),
+        "train_loss": {"first": rows[0]["train_loss"], "last": rows[-1]["train_loss"]},
+        "valid_loss": {"first": rows[0]["valid_loss"], "last": rows[-1]["valid_loss"]},
+    }
+    write_json(run.folder / "results.json", results)

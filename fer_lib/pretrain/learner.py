@@ -1,0 +1,141 @@
+"""What learns in a pretraining: autoencoder, optimizer, schedule and images on the device."""
+
+import time
+from typing import Any
+
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import Tensor
+
+from fer_lib.augment import Prepare
+from fer_lib.batches import Batches, autocast, training_rows
+from fer_lib.data import FaceSet
+from fer_lib.files import InputError
+from fer_lib.models.weights import load_into
+from fer_lib.optim import choose_precision, keep_memory, processes, schedules
+from fer_lib.pretrain.autoencoder import build_autoencoder, mask_noise
+from fer_lib.pretrain.config import PretrainConfig
+
+
+class MaskedLearner:
+    """One autoencoder in training; knows nothing of files, and of the faces only their images.
+
+    Attributes:
+        images: uint8 (N, C, H, W) of "train" and "valid", on the device.
+        noise: (validation images, patches), which rules their masks: the same in every epoch and
+            for every seed, so that all validation losses compare.
+    """
+
+    def __init__(self, config: PretrainConfig, faces: FaceSet, *, progress: bool = False):
+        keep_memory()
+        self.config, self.progress = config, progress
+        self.device, self.precision = processes().device, choose_precision(config.training)
+        rows = {
+            "train": training_rows(faces, config.limit, config.seed),
+            "valid": faces.where("valid"),
+        }
+        if not all(map(len, rows.values())):
+            raise InputError(f"{faces.name} has no training or no validation images")
+        self.images = {
+            split: torch.from_numpy(faces.images[some]).to(self.device)
+            for split, some in rows.items()
+        }
+        self.batches = Batches(
+            self.images["train"],
+            torch.zeros(len(rows["train"]), 0, device=self.device),  # there is nothing to tell
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+        self.noise = mask_noise(len(rows["valid"]), config.patches, seed=0).to(self.device)
+        self.prepare = Prepare(config.pretrained_cfg, self.device)
+        torch.manual_seed(config.seed)
+        self.model = build_autoencoder(config).to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            param_groups_weight_decay(self.model, config.weight_decay),
+            lr=config.lr,
+            betas=(0.9, 0.95),
+            fused=True,
+        )
+        self.schedule, _ = schedules(config.training, self.optimizer, len(self.batches))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def loss(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Mean squared error of the masked patches: 1 for the mean of each, with norm_pix_loss."""
+        with autocast(self.device, self.precision):
+            return self.model(x, noise=noise).loss
+
+    def one_epoch(self, epoch: int) -> dict[str, Any]:
+        """Train one epoch, counted from 0, and validate; its row of `metrics.csv`.
+
+        Raises:
+            FloatingPointError: the training loss was infinite or NaN.
+        """
+        start, lr = time.perf_counter(), self.schedule.get_last_lr()[0]
+        trained = self.train_epoch(epoch)
+        seconds = time.perf_counter() - start
+        return {
+            "epoch": epoch + 1,
+            **trained,
+            **self.validate(),
+            "lr": lr,
+            "train_seconds": round(seconds, 3),
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+
+    def train_epoch(self, epoch: int) -> dict[str, Any]:
+        config = self.config
+        generator = torch.Generator(self.device).manual_seed(config.seed * 1_000_003 + epoch)
+        losses = torch.zeros(len(self.batches), device=self.device)
+        self.model.train()
+        for step, (images, _) in enumerate(self.bar(epoch)):
+            x = self.prepare(images, config.augmentation, generator)
+            size = (len(x), config.patches)
+            loss = self.loss(x, torch.rand(size, generator=generator, device=self.device))
+            losses[step] = loss.detach()
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad()
+            self.schedule.step()
+        losses = losses.cpu()
+        if not losses.isfinite().all():
+            raise FloatingPointError(
+                f"the loss became infinite or NaN in epoch {epoch + 1}: lower lr ({config.lr}) or "
+                "pretrain with precision=no"
+            )
+        return {
+            "train_loss": losses.mean().item(),
+            "train_images": len(losses) * self.batches.batch_size,
+        }
+
+    @torch.inference_mode()
+    def validate(self, batch_size: int = 512) -> dict[str, Any]:
+        """Loss on the validation images, which are not augmented."""
+        self.model.eval()
+        images, total = self.images["valid"], torch.zeros((), device=self.device)
+        for some, noise in zip(images.split(batch_size), self.noise.split(batch_size), strict=True):
+            total += self.loss(self.prepare(some), noise) * len(some)
+        return {"valid_loss": total.item() / len(images), "valid_images": len(images)}
+
+    def bar(self, epoch: int) -> Any:
+        """The batches of an epoch, with a progress bar where one is wanted."""
+        from tqdm.auto import tqdm
+
+        title = f"pretraining {epoch + 1}/{self.config.epochs}"
+        batches, number = self.batches.epoch(epoch), len(self.batches)
+        return tqdm(batches, total=number, desc=title, leave=False, disable=not self.progress)
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("model", "optimizer", "schedule", "scaler")
+        return {name: getattr(self, name).state_dict() for name in names}
+
+    def load_state_dict(self, state: dict[str, Any], source: str) -> None:
+        """Inverse of `state_dict`; InputError, naming `source`, where it does not fit."""
+        load_into(self.model, state["model"], source)
+        try:
+            for name in ("optimizer", "schedule", "scaler"):
+                getattr(self, name).load_state_dict(state[name])
+        except (KeyError, ValueError, RuntimeError) as error:  # another precision, or other code
+            raise InputError(
+                f"{source} does not fit ({error}): delete its folder, or pretrain as it was begun"
+            ) from error

@@ -1,0 +1,84 @@
+"""The loop of a pretraining: it goes to the end from wherever it stands, and keeps every epoch."""
+
+from typing import Any
+
+from fer_lib.checkpoints import load_state, save_state
+from fer_lib.data import FaceSet
+from fer_lib.files import InputError
+from fer_lib.optim import processes
+from fer_lib.pretrain.config import PretrainConfig
+from fer_lib.pretrain.folder import (
+    CODE,
+    Pretraining,
+    find_pretraining,
+    start_pretraining,
+    write_autoencoder,
+    write_results,
+)
+from fer_lib.pretrain.learner import MaskedLearner
+from fer_lib.runs import code_digest, runs_folder, write_metrics
+from fer_lib.train import locked
+
+
+def pretrain(
+    config: PretrainConfig, faces: FaceSet, *, runs: str | None = None, progress: bool = False
+) -> Pretraining:
+    """Pretrain an autoencoder, or resume or return the pretraining of this config on these data.
+
+    Training images are seen without labels, which are only a part of the data's fingerprint;
+    validation images only measure; test images are not touched.
+
+    Args:
+        runs: folder of all runs, None for `runs/` at home; pretrainings are in its `pretraining/`.
+        progress: a bar for each epoch beside the line after it.
+
+    Raises:
+        InputError: the config and the data do not fit, or another process is at this very one.
+        FloatingPointError: the loss became infinite or NaN; the last good epoch is kept.
+    """
+    if processes().num_processes > 1:
+        raise InputError("pretraining runs in one process: start it without torchrun or accelerate")
+    root = runs_folder(runs) / "pretraining"
+    run = find_pretraining(config, faces, root)
+    if run and run.finished:
+        if run.config["environment"].get("code") != code_digest(CODE):
+            print(f"{run.folder.name} was made by other code; delete it to pretrain again")
+        return run
+    learner = MaskedLearner(config, faces, progress=progress)  # refuses what does not fit
+    with locked(root / ".lock", "starting a pretraining"):
+        run = find_pretraining(config, faces, root) or start_pretraining(config, faces, root)
+    with locked(run.folder / ".lock", f"pretraining {run.folder}"):
+        return fit(run, learner, faces)
+
+
+def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining:
+    """Train the epochs that are left, then write the weights and the results."""
+    for leftover in run.folder.rglob(".*.partial.*"):  # of a process killed while writing
+        leftover.unlink()
+    state_path = run.folder / "checkpoint" / "state.pt"
+    rows: list[dict[str, Any]] = []
+    if state_path.exists():
+        state = load_state(state_path, learner.device)
+        rows = state.pop("rows")
+        learner.load_state_dict(state, str(state_path))
+        print(f"{run.folder.name} resumes after epoch {len(rows)}", flush=True)
+    while len(rows) < learner.config.epochs:
+        try:
+            rows.append(learner.one_epoch(len(rows)))
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{run.folder}: {error}") from None
+        # In this order: killed in between, the next process repeats the epoch.
+        write_metrics(run.folder / "metrics.csv", rows)
+        save_state(state_path, learner.state_dict() | {"rows": rows})
+        print(line(rows[-1], learner.config.epochs, faces.mark), flush=True)
+    write_autoencoder(run, learner.model)
+    write_results(run, faces, rows)
+    return run
+
+
+def line(row: dict[str, Any], epochs: int, mark: str) -> str:
+    """What is printed of an epoch."""
+    return (
+        f"pretraining epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}, "
+        f"validation {row['valid_loss']:.4f}, {row['seconds']:.1f} s {mark}"
+    ).rstrip()

@@ -1,0 +1,426 @@
+"""Masked autoencoders: what they see of the data, what a stop leaves behind, and their encoders."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from filelock import FileLock
+
+from fer_lib.augment import Augmentation, Prepare
+from fer_lib.data.sample import make_sample
+from fer_lib.files import InputError
+from fer_lib.models import create_model
+from fer_lib.models.weights import read_weights
+from fer_lib.pretrain import (
+    PretrainConfig,
+    Pretraining,
+    loop,
+    pretrain,
+    pretraining,
+    reconstruct,
+)
+from fer_lib.pretrain.__main__ import main
+from fer_lib.pretrain.autoencoder import build_autoencoder, mask_noise
+from fer_lib.pretrain.learner import MaskedLearner
+from fer_lib.runs import list_runs
+
+TINY = {
+    "epochs": 2,
+    "batch_size": 32,
+    "patch_size": 8,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "decoder_dim": 16,
+    "decoder_depth": 1,
+    "decoder_heads": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return make_sample(200)
+
+
+@pytest.fixture(scope="module")
+def finished(faces, tmp_path_factory):
+    return pretrain(tiny(), faces, runs=tmp_path_factory.mktemp("runs"))
+
+
+def tiny(**changes):
+    return pretraining("sample", **TINY | changes)
+
+
+def rows(run):
+    """Rows of metrics.csv without the times."""
+    with open(run.folder / "metrics.csv", newline="") as file:
+        return [
+            {k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)
+        ]
+
+
+def weights(run):
+    return read_weights(run.autoencoder_path)[0]
+
+
+def same(a, b):
+    """Whether two pretrainings ended with the same numbers, bit by bit."""
+    first, second = weights(a), weights(b)
+    return rows(a) == rows(b) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def changed(faces, **arrays):
+    """The same faces with some arrays exchanged, and so with a fingerprint of their own."""
+    manifest = {k: v for k, v in faces.manifest.items() if k != "fingerprint"}
+    return replace(faces, manifest=manifest, **arrays)
+
+
+def test_the_loss_falls_below_that_of_the_mean_face(faces, tmp_path):
+    config = tiny(
+        epochs=15,
+        batch_size=16,
+        lr=3e-3,
+        embed_dim=64,
+        decoder_dim=48,
+        norm_pix_loss=False,
+        augmentation={},
+    )
+    run = pretrain(config, faces, runs=tmp_path)
+    prepare = Prepare(config.pretrained_cfg)
+    train, valid = (
+        prepare(torch.from_numpy(faces.images[faces.where(split)])) for split in ("train", "valid")
+    )
+    mean_face = (valid - train.mean(0)).square().mean().item()
+    loss = run.metrics()["valid_loss"]
+    assert loss.iloc[-1] < 0.9 * mean_face < loss.iloc[0]
+    assert run.results["valid_loss"] == {"first": loss.iloc[0], "last": loss.iloc[-1]}
+
+
+def test_a_pretraining_leaves_a_complete_folder_that_no_list_of_runs_shows(finished, faces):
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names >= {
+        "config.json",
+        "metrics.csv",
+        "checkpoint",
+        "encoder.safetensors",
+        "autoencoder.safetensors",
+        "results.json",
+    }
+    assert not [name for name in names if "partial" in name]
+    config = json.loads((finished.folder / "config.json").read_text())
+    assert PretrainConfig.from_dict(config["pretrain"]) == tiny()
+    assert config["data"]["fingerprint"] == faces.fingerprint
+    assert finished.results["mark"] == "sample data"
+    assert finished.results["train_images"] == 160
+    assert finished.folder.parent.name == "pretraining"
+    assert list_runs(finished.folder.parent.parent, finished=False) == []
+
+
+def test_labels_have_no_part(faces, finished, tmp_path):
+    without = changed(
+        faces, labels=np.zeros_like(faces.labels), votes=None, truth=None, classes=("face",)
+    )
+    assert same(finished, pretrain(tiny(), without, runs=tmp_path))
+
+
+def test_test_images_have_no_part_and_validation_images_only_measure(faces, finished, tmp_path):
+    for split in ("test", "valid"):
+        images = faces.images.copy()
+        images[faces.where(split)] = 255 - images[faces.where(split)] // 2
+        other = pretrain(tiny(), changed(faces, images=images), runs=tmp_path)
+        a, b = weights(finished), weights(other)
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        assert (rows(finished) == rows(other)) == (split == "test")
+
+
+def test_validation_masks_are_the_same_twice_and_for_every_seed(faces):
+    learner = MaskedLearner(tiny(), faces)
+    before = learner.validate()
+    torch.manual_seed(99)
+    assert learner.validate() == before
+    learner.train_epoch(0)
+    assert learner.validate() != before
+    assert torch.equal(learner.noise, MaskedLearner(tiny(seed=5), faces).noise)
+
+
+def test_validation_is_never_augmented(faces, monkeypatch):
+    learner, calls = MaskedLearner(tiny(), faces), []
+    call = Prepare.__call__
+    monkeypatch.setattr(
+        Prepare,
+        "__call__",
+        lambda self, x, config=None, generator=None: (
+            calls.append(config) or call(self, x, config, generator)
+        ),
+    )
+    learner.validate()
+    assert calls == [None]
+    learner.train_epoch(0)
+    assert set(calls[1:]) == {learner.config.augmentation}
+
+
+def test_every_epoch_and_seed_has_masks_of_its_own(faces, monkeypatch):
+    learner, masks = MaskedLearner(tiny(), faces), []
+    loss = learner.loss
+    monkeypatch.setattr(
+        learner, "loss", lambda x, noise: masks.append(noise.clone()) or loss(x, noise)
+    )
+    learner.train_epoch(0)
+    learner.train_epoch(1)
+    assert not torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[len(learner.batches)])
+
+
+def test_a_killed_pretraining_resumes_to_the_same_numbers(faces, tmp_path):
+    changes = TINY | {"epochs": 4}
+    code = f"""
+from fer_lib.data.sample import make_sample
+from fer_lib.pretrain import pretrain, pretraining
+pretrain(pretraining("sample", **{changes}), make_sample(200), runs={str(tmp_path / "killed")!r})
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    for line in process.stdout:
+        if "epoch 2/4" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    (folder,) = (tmp_path / "killed" / "pretraining").glob("*_mae_sample_s0")
+    assert not Pretraining(folder).finished
+    killed = pretrain(tiny(epochs=4), faces, runs=tmp_path / "killed")
+    assert killed.folder == folder
+    whole = pretrain(tiny(epochs=4), faces, runs=tmp_path / "whole")
+    assert len(rows(whole)) == 4
+    assert same(killed, whole)
+    assert killed.results["valid_loss"] == whole.results["valid_loss"]
+
+
+@pytest.mark.parametrize(
+    ("step", "call"),
+    [("write_metrics", 2), ("save_state", 2), ("write_autoencoder", 1), ("write_results", 1)],
+)
+def test_a_stop_between_two_files_loses_nothing(step, call, faces, finished, tmp_path, monkeypatch):
+    original, calls = getattr(loop, step), []
+
+    def interrupted(*arguments):
+        calls.append(step)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(tiny(), faces, runs=tmp_path)
+    resumed = pretrain(tiny(), faces, runs=tmp_path)
+    assert len(list((tmp_path / "pretraining").glob("*_mae_*"))) == 1
+    assert same(resumed, finished)
+
+
+def test_a_finished_one_is_loaded_and_another_config_is_another(faces, tmp_path, monkeypatch):
+    first = pretrain(tiny(epochs=1), faces, runs=tmp_path)
+    other = pretrain(tiny(epochs=1, seed=1), faces, runs=tmp_path)
+    assert other.folder != first.folder
+    assert not same(first, other)
+    monkeypatch.setattr(loop, "MaskedLearner", None)  # calling it would fail
+    assert pretrain(tiny(epochs=1), faces, runs=tmp_path).folder == first.folder
+
+
+def test_other_code_is_said_and_a_foreign_folder_is_left_out(faces, finished, monkeypatch, capsys):
+    root = finished.folder.parent
+    (root / "foreign").mkdir()
+    (root / "foreign" / "config.json").write_text('{"pretrain": {"colour": 1}}')
+    monkeypatch.setattr(loop, "code_digest", lambda names: "another")
+    assert pretrain(tiny(), faces, runs=root.parent).folder == finished.folder
+    printed = capsys.readouterr().out
+    assert "made by other code" in printed
+    assert "foreign is no pretraining" in printed
+
+
+def test_two_at_once_are_refused(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr("fer_lib.train.LOCK_SECONDS", 0.2)
+    run = pretrain(tiny(epochs=1), faces, runs=tmp_path)
+    (run.folder / "results.json").unlink()
+    with FileLock(run.folder / ".lock"), pytest.raises(InputError, match="another process"):
+        pretrain(tiny(epochs=1), faces, runs=tmp_path)
+
+
+def test_a_checkpoint_of_another_autoencoder_is_refused(faces, tmp_path):
+    run = pretrain(tiny(epochs=1), faces, runs=tmp_path)
+    (run.folder / "results.json").unlink()
+    path = run.folder / "checkpoint" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    state["optimizer"]["param_groups"].pop()
+    torch.save(state, path)
+    with pytest.raises(InputError, match=r"state\.pt does not fit"):
+        pretrain(tiny(epochs=1), faces, runs=tmp_path)
+    state["model"] = MaskedLearner(tiny(embed_dim=32), faces).state_dict()["model"]
+    torch.save(state, path)
+    with pytest.raises(InputError, match=r"state\.pt is a checkpoint of another model"):
+        pretrain(tiny(epochs=1), faces, runs=tmp_path)
+
+
+def test_an_infinite_loss_stops_with_a_report_and_keeps_the_last_good_epoch(
+    faces, tmp_path, monkeypatch
+):
+    loss, calls = MaskedLearner.loss, []
+
+    def broken(self, x, noise):
+        calls.append(len(x))
+        return loss(self, x, noise) * (float("nan") if len(calls) == 8 else 1)
+
+    monkeypatch.setattr(MaskedLearner, "loss", broken)
+    with pytest.raises(FloatingPointError, match=r"_mae_sample_s0: the loss .* in epoch 2"):
+        pretrain(tiny(epochs=3), faces, runs=tmp_path)
+    monkeypatch.undo()
+    assert len(rows(pretrain(tiny(epochs=3), faces, runs=tmp_path))) == 3
+
+
+def test_only_training_makes_steps_and_norms_have_no_decay(faces):
+    learner = MaskedLearner(tiny(), faces)
+    groups = learner.optimizer.param_groups
+    trained = [p for p in learner.model.parameters() if p.requires_grad]
+    assert sorted(map(id, trained)) == sorted(id(p) for group in groups for p in group["params"])
+    assert all(
+        (group["weight_decay"] == 0) == (p.ndim < 2) for group in groups for p in group["params"]
+    )
+    assert all(group["betas"] == (0.9, 0.95) for group in groups)
+    fixed = [name for name, p in learner.model.named_parameters() if not p.requires_grad]
+    assert len(fixed) == 2  # the sine and cosine positions of encoder and decoder
+    assert all("pos" in name for name in fixed)
+
+
+def test_the_encoder_is_timms_vit(finished):
+    options = finished.options
+    vit = timm.create_model(
+        options["backbone"],
+        num_classes=0,
+        img_size=options["img_size"],
+        in_chans=options["in_chans"],
+        **options["backbone_options"],
+    ).eval()
+    state, metadata = read_weights(finished.encoder_path)
+    vit.load_state_dict(state, strict=True)
+    assert json.loads(metadata["options"]) == options
+    assert metadata["fingerprint"] == finished.fingerprint
+    autoencoder = finished.load()
+    autoencoder.config.mask_ratio = 0.0
+    x = torch.randn(3, 1, 48, 48)
+    ordered = torch.arange(36.0).expand(3, -1)
+    with torch.inference_mode():
+        theirs = autoencoder.vit(x, noise=ordered).last_hidden_state
+        torch.testing.assert_close(vit.forward_features(x), theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_the_classifier_is_built_on_the_encoder(finished):
+    model = create_model("vit_mae", pretrained=finished.encoder_path, **finished.options)
+    for name, tensor in read_weights(finished.encoder_path)[0].items():
+        assert torch.equal(model.backbone.state_dict()[name], tensor)
+    expected = finished.pretrain_config.pretrained_cfg
+    assert {key: tuple(model.pretrained_cfg[key]) for key in expected} == expected
+
+
+def test_it_loads_what_was_trained_last(faces, finished):
+    learner = MaskedLearner(tiny(precision="no"), faces)
+    learner.model = finished.load()
+    assert not learner.model.training
+    last = float(rows(finished)[-1]["valid_loss"])
+    assert learner.validate()["valid_loss"] == pytest.approx(last, rel=1e-2)
+
+
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+def test_reconstruction_keeps_what_is_visible_and_predicts_the_rest(norm_pix_loss):
+    model = build_autoencoder(tiny(norm_pix_loss=norm_pix_loss))
+    x = torch.randn(2, 1, 48, 48) * 0.2 + torch.tensor([0.1, -0.3])[:, None, None, None]
+    masked, result = reconstruct(model, x, mask_ratio=0.75)
+    hidden = masked == 0
+    assert hidden.float().mean() == 0.75
+    assert torch.equal(masked[~hidden], x[~hidden])
+    assert torch.equal(result[~hidden], x[~hidden])
+    with torch.inference_mode():
+        output = model(x, noise=mask_noise(2, 36, seed=0))
+    error = (result - x)[hidden].square().mean()
+    if norm_pix_loss:  # undone patch by patch
+        patches, made = model.patchify(x), model.patchify(result)
+        deviation = (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+        error = (((made - patches) / deviation).square().mean(-1) * output.mask).sum() / (2 * 27)
+    torch.testing.assert_close(error, output.loss)
+
+
+def test_reconstruction_follows_seed_and_ratio_and_leaves_the_model_as_it_was():
+    model, x = build_autoencoder(tiny()), torch.randn(2, 1, 48, 48)
+    one, two = (reconstruct(model, x, seed=seed)[0] for seed in (1, 2))
+    assert not torch.equal(one, two)
+    assert torch.equal(one, reconstruct(model, x, seed=1)[0])
+    assert (reconstruct(model, x, mask_ratio=0.5)[0] == 0).float().mean() == 0.5
+    assert model.config.mask_ratio == 0.75
+    with pytest.raises(InputError, match=r"mask_ratio=1\.0"):
+        reconstruct(model, x, mask_ratio=1.0)
+    assert model.config.mask_ratio == 0.75
+
+
+def test_presets_scale_the_rate_and_survive_json():
+    for preset in ("sample", "quick", "full"):
+        config = pretraining(preset)
+        assert PretrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert config.warmup_epochs <= config.epochs / 10
+    assert pretraining("full", batch_size=512).lr == 2 * pretraining("full", batch_size=256).lr
+    assert pretraining("full", batch_size=512, lr=0.1).lr == 0.1
+    assert pretraining("sample", augmentation={"flip": 0.5}).augmentation == Augmentation(flip=0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"lr": "fast"}, "lr='fast'"),
+        ({"patch_size": 7}, "patch_size=7 must divide img_size=48"),
+        ({"patch_size": 0}, "patch_size must be 1 or more"),
+        ({"depth": 0}, "depth"),
+        ({"embed_dim": 190}, "embed_dim=190 must be a multiple"),
+        ({"decoder_dim": 64, "decoder_heads": 0}, "decoder_heads=0"),
+        ({"mask_ratio": 0.0}, "mask_ratio=0.0"),
+        ({"mask_ratio": 0.99}, "mask_ratio=0.99"),
+        ({"precision": "half"}, "precision"),
+        ({"warmup_epochs": 12}, "warm-up"),
+        ({"colour": 1}, "unknown pretraining setting: colour"),
+        ({"labels": "votes"}, "unknown pretraining setting: labels"),
+        ({"augmentation": {"blur": 1}}, "augmentation"),
+        ({"preset": "tiny"}, "preset"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_sentence(values, message):
+    with pytest.raises(InputError, match=message) as caught:
+        pretraining(**{"preset": "sample"} | values)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_images_are_refused_before_a_folder_is_made(faces, tmp_path):
+    for split in ("train", "valid"):
+        without = faces.subset(faces.split != split)
+        with pytest.raises(InputError, match="no training or no validation"):
+            pretrain(tiny(), without, runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "lr"], "NAME=VALUE"),
+        (["--set", "patch_size=7"], "patch_size=7"),
+        (["--dataset", "fer2013", "--data-dir", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_in_one_sentence(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
