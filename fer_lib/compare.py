@@ -26,6 +26,9 @@ from fer_lib.runs import Run
 LEVEL = 0.05
 """Largest corrected p value of a difference that counts as a finding."""
 
+MANY = 15
+"""Paired tests up to which there is a sentence for each: those of six runs."""
+
 TESTS = ("a", "b", "difference", "only_a", "only_b", "p", "p_holm", "finding")
 
 
@@ -83,11 +86,22 @@ def _text(value: Any) -> str:
 
 
 def short_names(runs: Sequence[Run]) -> list[str]:
-    """A short name for each run: model, recipe, seed and `setting`; with the time if need be."""
+    """A short name for each run: model, recipe, seed and `setting`; with the time if need be.
+
+    Of several runs with the same model, recipe and seed, what all of them changed alike is left
+    out.
+    """
     configs = [run.train_config for run in runs]
+    stems = [f"{config.model} {config.recipe} s{config.seed}" for config in configs]
+    settings = [setting(config).split() for config in configs]
+    alike = {
+        stem: set.intersection(*(set(s) for s, t in zip(settings, stems, strict=True) if t == stem))
+        for stem in stems
+        if stems.count(stem) > 1
+    }
     short = [
-        f"{config.model} {config.recipe} s{config.seed} {setting(config)}".rstrip()
-        for config in configs
+        " ".join([stem, *(part for part in parts if part not in alike.get(stem, ()))])
+        for stem, parts in zip(stems, settings, strict=True)
     ]
     return [
         name if short.count(name) == 1 else f"{name} {run.name.split('_')[0]}"
@@ -96,9 +110,14 @@ def short_names(runs: Sequence[Run]) -> list[str]:
 
 
 def marks(runs: Sequence[Run], faces: FaceSet) -> str:
-    """All caveats of the data and of the runs, each once, joined by "; "; "" for none."""
-    every = "; ".join([faces.mark, *(run.results["mark"] for run in runs)])
-    return "; ".join(dict.fromkeys(filter(None, every.split("; "))))
+    """All caveats of the data and of the runs, each once, joined by "; "; "" for none.
+
+    One that not all runs have begins with "some".
+    """
+    each = [run.results["mark"].split("; ") for run in runs]
+    every = dict.fromkeys(part for parts in [[faces.mark], *each] for part in parts if part)
+    shared = lambda part: part == faces.mark or all(part in parts for parts in each)  # noqa: E731
+    return "; ".join(part if shared(part) else f"some {part}" for part in every)
 
 
 def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
@@ -187,17 +206,29 @@ def paired_tests(runs: Sequence[Run], faces: FaceSet) -> pd.DataFrame:
 
 
 def sentences(tests: pd.DataFrame) -> list[str]:
-    """What each paired test allows one to say."""
+    """What each paired test allows one to say; of more than `MANY`, those of the best run."""
     if tests.empty:
         return ["There is one run only, so nothing to compare it with."]
+    shown, rest = tests, tests[:0]
+    if len(tests) > MANY:
+        ahead = tests.groupby("a")["difference"].sum() - tests.groupby("b")["difference"].sum()
+        ahead = ahead.fillna(tests.groupby("a")["difference"].sum())
+        best = ahead.idxmax()
+        about = (tests["a"] == best) | (tests["b"] == best)
+        shown, rest = tests[about], tests[~about]
     said = []
-    for row in tests.itertuples():
+    for row in shown.itertuples():
         p = f"p = {row.p_holm:.3f}" if row.p_holm >= 0.001 else "p below 0.001"
         numbers = f"{100 * row.difference:.1f} points, {p} after correction"
         if row.finding:
             said.append(f"{row.a} is better than {row.b} ({numbers}): a finding.")
         else:
             said.append(f"{row.a} and {row.b} cannot be told apart ({numbers}): no finding.")
+    if len(rest):
+        said.append(
+            f"Among the others, {rest['finding'].sum()} of {len(rest)} differences are findings; "
+            "the table has them."
+        )
     return said
 
 

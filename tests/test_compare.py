@@ -121,6 +121,27 @@ def test_runs_of_one_recipe_that_differ_are_told_apart(tmp_path, faces, runs):
     assert seeds.loc["baseline_cnn", "ours"].to_dict() == {"": 2, "epochs=5": 1, "limit=64": 1}
 
 
+def test_what_all_runs_of_a_recipe_changed_alike_is_not_in_their_names(tmp_path, faces):
+    few = make_run(tmp_path, faces, slice(0, 5), time="7", epochs=5, limit=64)
+    many = make_run(tmp_path, faces, slice(0, 5), time="8", epochs=5)
+    assert short_names([few, many]) == ["baseline_cnn ours s0 limit=64", "baseline_cnn ours s0"]
+    assert short_names([many]) == ["baseline_cnn ours s0 epochs=5"]
+
+
+def test_of_many_tests_only_those_of_the_best_run_are_said():
+    names = [f"m{i}" for i in range(8)]
+    rows = [
+        {"a": a, "b": b, "difference": 0.1 * (j - i), "only_a": 1, "only_b": 0, "p": 0.01,
+         "p_holm": 0.02, "finding": i == 1}
+        for i, a in enumerate(names) for j, b in enumerate(names) if i < j
+    ]  # fmt: skip
+    said = sentences(pd.DataFrame(rows))
+    assert len(said) == 8
+    assert all(line.startswith("m0 and m") for line in said[:7])
+    assert said[-1] == "Among the others, 6 of 21 differences are findings; the table has them."
+    assert len(sentences(pd.DataFrame(rows[:3]))) == 3
+
+
 @pytest.mark.parametrize("model", ["baseline_cnn", "attention_cnn"])
 @pytest.mark.parametrize("name", ["ours", "published"])
 @pytest.mark.parametrize("preset", PRESETS)
@@ -213,7 +234,8 @@ def test_marks_of_data_and_runs_stand_once_each(tmp_path, runs, faces):
     quick = make_run(
         tmp_path, faces, slice(0, 5), time="4", mark="sample data; trained on 8,192 images"
     )
-    assert marks([*runs, quick, quick], faces) == "sample data; trained on 8,192 images"
+    assert marks([*runs, quick, quick], faces) == "sample data; some trained on 8,192 images"
+    assert marks([quick, quick], faces) == "sample data; trained on 8,192 images"
     plain = make_run(tmp_path, faces, slice(0, 5), time="5", mark="")
     faces.manifest["mark"] = ""
     assert marks([plain], faces) == ""

@@ -106,8 +106,16 @@ def test_a_killed_run_resumes_to_the_same_numbers(faces, tmp_path):
     np.testing.assert_array_equal(a.test_probabilities, b.test_probabilities)
 
 
-def test_two_processes_do_the_work_of_one_and_write_one_folder(tmp_path):
-    settings = ["baseline_cnn", "--set", "epochs=1", 'options={"width": 4}', "--runs"]
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["baseline_cnn", "--set", "epochs=1", 'options={"width": 4}'],
+        ["vit_moe", "--set", "epochs=1", "limit=256", "frozen_layers=1"],
+    ],
+    ids=["cnn", "experts-and-frozen-layers"],
+)
+def test_two_processes_do_the_work_of_one_and_write_one_folder(settings, tmp_path):
+    settings = [*settings, "--runs"]
     launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "fer_lib.train"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name, how in (("one", ["-m", "fer_lib.train"]), ("two", launch)):
