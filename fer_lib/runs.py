@@ -26,21 +26,14 @@ from fer_lib.files import InputError, home, read_json, replacing, write_json
 from fer_lib.optim import choose_precision, processes
 
 
-class Run:
-    """One training's folder, `runs/<timestamp>_<model>_<dataset>_s<seed>/`.
-
-    A folder without `results.json` is unfinished: training it again resumes it.
-    """
+class RunFolder:
+    """A folder that a training fills; without `results.json` it is unfinished."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         if not (self.folder / "config.json").exists():
             raise InputError(f"{self.folder} is not a run folder: it has no config.json")
         self.config = read_json(self.folder / "config.json")
-        try:
-            self.train_config = TrainConfig.from_dict(self.config["train"])
-        except (KeyError, TypeError, InputError) as error:
-            raise InputError(f"{self.folder} is no run of this version ({error})") from error
 
     @property
     def name(self) -> str:
@@ -66,12 +59,27 @@ class Run:
 
         return pd.read_csv(self.folder / "metrics.csv")
 
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "unfinished"
+        return f"{type(self).__name__}({self.name}, {state})"
+
+
+class Run(RunFolder):
+    """One training's folder, `runs/<timestamp>_<model>_<dataset>_s<seed>/`.
+
+    Training an unfinished one again resumes it.
+    """
+
+    def __init__(self, folder: str | Path):
+        super().__init__(folder)
+        try:
+            self.train_config = TrainConfig.from_dict(self.config["train"])
+        except (KeyError, TypeError, InputError) as error:
+            raise InputError(f"{self.folder} is no run of this version ({error})") from error
+
     def load_model(self) -> nn.Module:
         """The best weights, in evaluation mode, on the CPU; touches no network."""
         return load_weights(self.folder / "best.safetensors")
-
-    def __repr__(self) -> str:
-        return f"Run({self.name}, {'finished' if self.finished else 'unfinished'})"
 
 
 def runs_folder(folder: str | Path | None = None) -> Path:

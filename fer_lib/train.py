@@ -230,30 +230,15 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m fer_lib.train", description=__doc__.split("\n")[0]
     )
     parser.add_argument("model", choices=sorted(MODULES))
-    parser.add_argument(
-        "--dataset", default="sample", help="sample, fer2013, ferplus, rafdb, or a name"
-    )
-    parser.add_argument(
-        "--data-dir", help="folder or file of the data; default: data/<dataset>, then Kaggle"
-    )
+    add_arguments(parser, "TrainConfig")
     parser.add_argument("--recipe", default=None, choices=RECIPE_NAMES, help="default: ours")
     parser.add_argument(
         "--from-run",
         metavar="FOLDER",
         help="start from the best weights of this finished run; default recipe: finetune",
     )
-    parser.add_argument("--preset", choices=PRESETS, help="default: sample, or quick on real data")
     parser.add_argument(
         "--labels", choices=("original", "votes"), help="default: original, or those of --from-run"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", help="folder of all runs; default: runs/")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="settings of TrainConfig to change",
     )
     args = parser.parse_args(arguments)
     try:
@@ -276,6 +261,18 @@ def main(arguments: list[str] | None = None) -> None:
     if processes().is_main_process:
         accuracy = run.results["test"]["full"]["accuracy"]
         print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())
+
+
+def add_arguments(parser: argparse.ArgumentParser, settings: str) -> None:
+    """Add what every training takes; `settings` names the class whose fields `--set` changes."""
+    add = parser.add_argument
+    add("--dataset", default="sample", help="sample, fer2013, ferplus, rafdb, or a name")
+    add("--data-dir", help="folder or file of the data; default: data/<dataset>, then Kaggle")
+    add("--preset", choices=PRESETS, help="default: sample, or quick on real data")
+    add("--seed", type=int, default=0)
+    add("--runs", help="folder of all runs; default: runs/")
+    change = f"settings of {settings} to change"
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help=change)
 
 
 def setting(text: str) -> tuple[str, Any]:

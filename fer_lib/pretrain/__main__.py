@@ -3,12 +3,11 @@
 import argparse
 import json
 
-from fer_lib.config import PRESETS
 from fer_lib.data import load_faces
 from fer_lib.files import InputError
 from fer_lib.pretrain import pretrain, pretraining
 from fer_lib.recipes import default_preset
-from fer_lib.train import setting
+from fer_lib.train import add_arguments, setting
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -17,22 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m fer_lib.pretrain",
         description="Pretrain a masked autoencoder on the images of a dataset, without labels.",
     )
-    parser.add_argument(
-        "--dataset", default="sample", help="sample, fer2013, ferplus, rafdb, or a name"
-    )
-    parser.add_argument(
-        "--data-dir", help="folder or file of the data; default: data/<dataset>, then Kaggle"
-    )
-    parser.add_argument("--preset", choices=PRESETS, help="default: sample, or quick on real data")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", help="folder of all runs; default: runs/")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="settings of PretrainConfig to change",
-    )
+    add_arguments(parser, "PretrainConfig")
     args = parser.parse_args(arguments)
     try:
         changes = {"seed": args.seed} | dict(map(setting, args.set))

@@ -10,11 +10,11 @@ from torch import nn
 
 from fer_lib.data import FaceSet
 from fer_lib.data.faceset import SPLITS
-from fer_lib.files import InputError, read_json, write_json
+from fer_lib.files import InputError, write_json
 from fer_lib.models.weights import load_into, read_weights, timm_state, write_weights
 from fer_lib.pretrain.autoencoder import build_autoencoder
 from fer_lib.pretrain.config import PretrainConfig
-from fer_lib.runs import code_digest, describe_environment, new_folder
+from fer_lib.runs import RunFolder, code_digest, describe_environment, new_folder
 
 BACKBONE = "vit_tiny_patch16_224"
 """timm's ViT that the encoder is at another size; it takes inputs from -1 to 1, as ours does."""
@@ -23,10 +23,10 @@ CODE = ("augment", "batches", "optim", "pretrain/*", "models/weights")
 """Modules that the numbers of a pretraining depend on."""
 
 
-class Pretraining:
+class Pretraining(RunFolder):
     """One pretraining's folder, `runs/pretraining/<timestamp>_mae_<dataset>_s<seed>/`.
 
-    A folder without `results.json` is unfinished: pretraining again resumes it.
+    Pretraining again resumes an unfinished one.
 
     Attributes:
         encoder_path: the encoder's weights, in the names of timm's VisionTransformer.
@@ -35,8 +35,7 @@ class Pretraining:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self.config = read_json(self.folder / "config.json")
+        super().__init__(folder)
         try:
             self.pretrain_config = PretrainConfig.from_dict(self.config["pretrain"])
         except (KeyError, TypeError, InputError) as error:
@@ -47,35 +46,12 @@ class Pretraining:
         outside = {name: sizes.pop(name) for name in ("img_size", "in_chans")}
         self.options = {"backbone": BACKBONE, **outside, "backbone_options": sizes}
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the data it was trained on."""
-        return self.config["data"]["fingerprint"]
-
-    @property
-    def finished(self) -> bool:
-        return (self.folder / "results.json").exists()
-
-    @property
-    def results(self) -> dict[str, Any]:
-        """What `results.json` holds; InputError where the pretraining is unfinished."""
-        return read_json(self.folder / "results.json")
-
-    def metrics(self):
-        """`metrics.csv`, a row an epoch, as a pandas DataFrame."""
-        import pandas as pd
-
-        return pd.read_csv(self.folder / "metrics.csv")
-
     def load(self) -> nn.Module:
         """The autoencoder after its last epoch, in evaluation mode, on the CPU."""
         state, _ = read_weights(self.autoencoder_path)
         autoencoder = build_autoencoder(self.pretrain_config)
         load_into(autoencoder, state, self.autoencoder_path)
         return autoencoder.eval()
-
-    def __repr__(self) -> str:
-        return f"Pretraining({self.folder.name}, {'' if self.finished else 'un'}finished)"
 
 
 def find_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pretraining | None:
