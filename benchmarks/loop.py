@@ -42,10 +42,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from fer_lib.batches import training_rows
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
-from fer_lib.learner import Learner, training_rows
+from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
 
 IMAGES = {"cpu": 1024, "cuda": 16384}  # an epoch of seconds, not of minutes
@@ -55,7 +56,7 @@ class Singles(Dataset):
     """Training faces one by one, through PIL and torchvision: float32 (C, H, W) and its label."""
 
     def __init__(self, faces: FaceSet, config: TrainConfig, cfg: dict):
-        rows, draw = training_rows(faces, config), config.augmentation
+        rows, draw = training_rows(faces, config.limit, config.seed), config.augmentation
         self.images, self.labels = faces.images[rows], faces.labels[rows]
         channels, *size = cfg["input_size"]
         affine = transforms.RandomAffine(
