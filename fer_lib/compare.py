@@ -211,9 +211,8 @@ def sentences(tests: pd.DataFrame) -> list[str]:
         return ["There is one run only, so nothing to compare it with."]
     shown, rest = tests, tests[:0]
     if len(tests) > MANY:
-        ahead = tests.groupby("a")["difference"].sum() - tests.groupby("b")["difference"].sum()
-        ahead = ahead.fillna(tests.groupby("a")["difference"].sum())
-        best = ahead.idxmax()
+        won, lost = (tests.groupby(side)["difference"].sum() for side in "ab")
+        best = won.sub(lost, fill_value=0).idxmax()
         about = (tests["a"] == best) | (tests["b"] == best)
         shown, rest = tests[about], tests[~about]
     said = []

@@ -55,8 +55,8 @@ def keep_memory() -> None:
 def plain_attention(model: nn.Module) -> None:
     """Let timm's attention multiply matrices itself, where the fused kernel is the slower one.
 
-    That is so for bf16 on CPUs: with it, a training step of vit_patch and vit_cnn takes 1.8 to 2.0
-    times as long (benchmarks/attention.py).
+    That is so for bf16 on CPUs: with it, a training step of vit_patch and vit_cnn takes nearly
+    twice as long (benchmarks/attention.py).
     """
     for module in model.modules():
         if getattr(module, "fused_attn", False):

@@ -177,10 +177,15 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
 }
 QUICK = {"epochs": 3, "limit": 8192}
 LIGHT = Augmentation(flip=0.5, affine=0.5, rotate=10, translate=0.05)
-# The same networks, small enough for two cores and with random weights, so with a larger rate.
-SMALL_BACKBONE = {
+SMALL = {
     "epochs": 12,
     "batch_size": 64,
+    "ema_decay": 0.99,
+    "mixup": 0.0,
+    "augmentation": LIGHT,
+}
+# The same networks, small enough for two cores and with random weights, so with a larger rate.
+SMALL_BACKBONE = SMALL | {
     "pretrained": False,
     "lr": 1e-3,
     "layer_decay": 1.0,
@@ -189,30 +194,19 @@ SMALL_BACKBONE = {
     "schedule": "cosine",
     "warmup_epochs": 1,
     "patience": None,
-    "ema_decay": 0.99,
-    "mixup": 0.0,
     "cutmix": 0.0,
-    "augmentation": LIGHT,
     "options": {
         "img_size": 48,
         "in_chans": 1,
         "backbone_options": {"patch_size": 8, "embed_dim": 96, "depth": 3, "num_heads": 3},
     },
 }
-SMALL_SCRATCH = {
-    "epochs": 12,
-    "batch_size": 64,
-    "ema_decay": 0.99,
-    "mixup": 0.0,
-    "augmentation": LIGHT,
-}
 SHORTER: dict[tuple[str, ...], dict[str, Any]] = {
     ("baseline_cnn", "sample"): {"epochs": 12},
     ("attention_cnn", "sample"): {"epochs": 12, "options": {"width": 24}},
-    ("vit_patch", "sample"): SMALL_SCRATCH
+    ("vit_patch", "sample"): SMALL
     | {"options": {"patch_size": 8, "embed_dim": 96, "depth": 3, "num_heads": 3}},
-    ("vit_cnn", "sample"): SMALL_SCRATCH
-    | {"options": {"embed_dim": 96, "depth": 2, "num_heads": 3}},
+    ("vit_cnn", "sample"): SMALL | {"options": {"embed_dim": 96, "depth": 2, "num_heads": 3}},
     ("vit_tiny", "sample"): SMALL_BACKBONE,
     ("vit_mae", "sample"): SMALL_BACKBONE,
     ("vit_moe", "sample"): SMALL_BACKBONE,

@@ -250,6 +250,8 @@ def main(arguments: list[str] | None = None) -> None:
             if run.train_config.model != args.model:
                 raise InputError(f"{run.folder} is of {run.train_config.model}, not {args.model}")
             config = fine_tuning(run, args.recipe or "finetune", args.preset, **changes)
+        elif args.recipe == "finetune":
+            raise InputError("the recipe finetune goes on from a finished run: give --from-run")
         else:
             preset = args.preset or default_preset(args.dataset)
             config = recipe(args.model, args.recipe or "ours", preset, **changes)

@@ -205,6 +205,9 @@ def test_fine_tuning_starts_from_the_best_weights_of_a_run(faces, tmp_path, caps
     with pytest.raises(SystemExit):
         main(["vit_mae", *arguments[1:], "--from-run", str(first.folder)])
     assert "is of grefel, not vit_mae" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--recipe", "finetune"])
+    assert "give --from-run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("before", "after"), [(7, 8), (8, 7)])

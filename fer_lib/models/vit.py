@@ -23,7 +23,8 @@ from fer_lib.models.cnn import grey_48
 class ConvStem(nn.Module):
     """Two convolutions, each halving the side, then a linear map of every position to a token.
 
-    Takes the place of timm's PatchEmbed: (B, C, S, S) -> (B, (S / 4)², embed_dim).
+    Takes the place of timm's PatchEmbed: (B, C, S, S) -> (B, (S / 4)², embed_dim). `unused` is what
+    timm gives every such layer besides: bias, device and dtype.
     """
 
     def __init__(
@@ -62,7 +63,6 @@ class ScratchViT(VisionTransformer):
     """timm's VisionTransformer with a head of two layers, at the sizes of 48-pixel faces.
 
     Args:
-        mlp_dim: width of the hidden layer in each block; None: 4 × `embed_dim`.
         dropout: rate after the position embeddings, in every block and in the head.
     """
 
@@ -76,7 +76,6 @@ class ScratchViT(VisionTransformer):
         embed_dim: int = 192,
         depth: int = 6,
         num_heads: int = 6,
-        mlp_dim: int | None = None,
         dropout: float = 0.0,
         drop_path: float = 0.0,
         embed_layer: type[nn.Module] | None = None,
@@ -93,7 +92,6 @@ class ScratchViT(VisionTransformer):
             embed_dim=embed_dim,
             depth=depth,
             num_heads=num_heads,
-            mlp_ratio=(mlp_dim or 4 * embed_dim) / embed_dim,
             pos_drop_rate=dropout,
             proj_drop_rate=dropout,
             drop_path_rate=drop_path,
@@ -126,17 +124,16 @@ class ThreeLayerHead(TokenHead):
         *,
         num_classes: int,
         prefix_tokens: int = 1,
-        hidden: tuple[int, int] = (256, 128),
         dropout: tuple[float, float] = (0.4, 0.3),
     ):
         super().__init__(
-            nn.Linear(dim, hidden[0]),
+            nn.Linear(dim, 256),
             nn.GELU(),
             nn.Dropout(dropout[0]),
-            nn.Linear(hidden[0], hidden[1]),
+            nn.Linear(256, 128),
             nn.GELU(),
             nn.Dropout(dropout[1]),
-            nn.Linear(hidden[1], num_classes),
+            nn.Linear(128, num_classes),
         )
 
 
