@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fer_lib.augment import Prepare
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.ferplus import soft_targets
+from fer_lib.data.refined import refined_targets
 from fer_lib.files import InputError
 
 
@@ -16,15 +17,17 @@ def targets(faces: FaceSet, rows: np.ndarray, labels: str = "original") -> np.nd
     """Training targets of some faces: (len(rows), classes) float32, each row sums to 1.
 
     Args:
-        labels: "original" (one-hot) or "votes" (share of each emotion among the annotators).
+        labels: "original" (one-hot), "votes" (share of each emotion among the annotators), or
+            refined ones, for training images only (see `data.refined`).
 
     Raises:
-        InputError: votes are asked for and the data has none, or a face has no emotion vote.
+        InputError: votes are asked for and the data has none, or a face has no emotion vote; or
+            there are no such refined labels of these faces.
     """
     if labels == "original":
         return np.eye(len(faces.classes), dtype=np.float32)[faces.labels[rows]]
     if labels != "votes":
-        raise InputError(f"labels {labels!r} are unknown: use original or votes")
+        return refined_targets(faces, rows, labels)
     if faces.votes is None:
         raise InputError(f"{faces.name} has no votes: put fer2013new.csv beside its data")
     soft, keep = soft_targets(faces.votes[rows], faces.classes)

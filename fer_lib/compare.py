@@ -155,6 +155,25 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     return table.sort_values("accuracy", ascending=False, kind="stable")
 
 
+TEST_SETS = {"full": "all test images", "clean": "clean", "ferplus_majority": "majority of votes"}
+"""Parts of a run's results on the test images, as a reader knows them."""
+
+
+def by_test_set(runs: dict[str, Run]) -> pd.DataFrame:
+    """Accuracy of named runs on each set of test images and labels, as `plots.intervals` takes it.
+
+    Columns: `model` (the given name), `set` (of `TEST_SETS`), `value`, `low`, `high`.
+    """
+    rows = [
+        {"model": name, "set": title, "value": part["accuracy"]}
+        | dict(zip(("low", "high"), part["interval"]["accuracy"], strict=True))
+        for name, run in runs.items()
+        for key, title in TEST_SETS.items()
+        if (part := run.results["test"].get(key))
+    ]
+    return pd.DataFrame(rows)
+
+
 def _accuracy(part: dict[str, Any] | None) -> dict[str, float]:
     """Accuracy and its interval of one part of the results; NaN where there is none."""
     low, high = part["interval"]["accuracy"] if part else (np.nan, np.nan)

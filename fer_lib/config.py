@@ -6,6 +6,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 from fer_lib.augment import Augmentation
+from fer_lib.data.refined import LABELS
 from fer_lib.files import InputError
 
 PRESETS = ("sample", "quick", "full")
@@ -24,7 +25,8 @@ class TrainConfig:
         options: keyword arguments of the model's constructor.
         pretrained: what the weights start from: False (at random), True (from the backbone's hub),
             or a safetensors file, of the backbone or of a finished run.
-        labels: training targets, "original" or "votes"; validation and test keep their labels.
+        labels: training targets: "original", "votes", or "refined_<rule>", with ":soft" for the
+            soft ones of a rule (`fer_lib.refine`); validation and test keep their own labels.
         limit: train on this many images, drawn once by the seed; None for all.
         epochs: passes over the training images.
         batch_size: images of one optimizer step, over all processes.
@@ -98,7 +100,6 @@ class TrainConfig:
         choices = {
             "recipe": RECIPE_NAMES,
             "preset": PRESETS,
-            "labels": ("original", "votes"),
             "schedule": ("cosine", "plateau", "constant"),
             "plateau_metric": ("valid_accuracy", "valid_loss"),
             "precision": ("auto", "bf16", "fp16", "no"),
@@ -108,6 +109,10 @@ class TrainConfig:
                 raise InputError(
                     f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}"
                 )
+        if self.labels not in ("original", "votes") and not LABELS.fullmatch(self.labels):
+            raise InputError(
+                f"labels is original, votes, refined_RULE or refined_RULE:soft, not {self.labels!r}"
+            )
         for name in ("epochs", "batch_size", "accumulate", "lr"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be above 0, not {getattr(self, name)}")

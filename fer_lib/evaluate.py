@@ -195,8 +195,10 @@ def evaluate(faces: FaceSet, predictions: Predictions, split: str = "test") -> d
         A part that no image belongs to is None.
 
     Raises:
-        InputError: the predictions are not those of exactly these images, or of other classes.
+        InputError: the predictions are not those of exactly these images, or of other classes; or
+            the faces were changed after loading (see `FaceSet.require_unchanged`).
     """
+    faces.require_unchanged()
     rows = faces.where(split)
     probabilities = aligned(faces, predictions, split)
     labels = faces.labels[rows]

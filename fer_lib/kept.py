@@ -67,12 +67,14 @@ def results_table(folder: Path) -> str:
 
 def _row(kept: dict[str, Any]) -> dict[str, str]:
     results, environment = kept["results"], kept["config"]["environment"]
+    labels = kept["config"]["train"]["labels"]
+    learned = () if labels == "original" else (f"{labels} labels",)
     full, clean = (results["test"].get(part) for part in ("full", "clean"))
     low, high = full["interval"]["accuracy"]
     return {
         "model": results["model"],
         "recipe": f"{results['recipe']}, {results['preset']}, seed {results['seed']}",
-        "data": " ".join(filter(None, (results["dataset"], results["mark"]))),
+        "data": " ".join(filter(None, (results["dataset"], *learned, results["mark"]))),
         "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",
         "clean test": f"{clean['accuracy']:.1%}" if clean else "",
         "macro-F1": f"{full['macro_f1']:.3f}",

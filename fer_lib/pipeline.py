@@ -45,9 +45,11 @@ class Stage:
 
 DATA = "{data}/manifest.json"  # has the fingerprint of faces.npz
 RUNS = ("{runs}/*_{dataset}_s*/results.json", "{runs}/*_{dataset}_s*/predictions.npz")
+REFINED = ("{data}/refinement.json", "{data}/refined_*.npz")
 TRAININGS = ("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae", "07_vit_moe", "08_grefel")
 STAGES = (
     Stage("01_data", (DATA,), ("{data}/audit.json",)),
+    Stage("02_label_refinement", (DATA,), REFINED),
     *(Stage(name, (DATA,), ("{runs}/*_{dataset}_s{seed}/inference.json",)) for name in TRAININGS),
     Stage("09_evaluation", (DATA, *RUNS), ("{runs}/*_{dataset}_s*/evaluation.json",)),
     Stage("10_comparison", (DATA, *RUNS), ("{runs}/comparison_{dataset}_{preset}/comparison.*",)),

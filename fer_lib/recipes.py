@@ -4,13 +4,14 @@ from typing import Any
 
 from fer_lib.augment import Augmentation
 from fer_lib.config import TrainConfig
+from fer_lib.data.loading import SAMPLE
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
 
 
 def default_preset(dataset: str) -> str:
     """The preset where none is given: a first look, never hours of training by surprise."""
-    return "sample" if dataset == "sample" else "quick"
+    return "sample" if SAMPLE.fullmatch(dataset) else "quick"
 
 
 CNN_PUBLISHED = {
@@ -202,7 +203,7 @@ SMALL_BACKBONE = SMALL | {
     },
 }
 SHORTER: dict[tuple[str, ...], dict[str, Any]] = {
-    ("baseline_cnn", "sample"): {"epochs": 12},
+    ("baseline_cnn", "sample"): {"epochs": 24, "options": {"width": 32}},
     ("attention_cnn", "sample"): {"epochs": 12, "options": {"width": 24}},
     ("vit_patch", "sample"): SMALL
     | {"options": {"patch_size": 8, "embed_dim": 96, "depth": 3, "num_heads": 3}},

@@ -21,6 +21,7 @@ from fer_lib import plots
 from fer_lib.checkpoints import load_weights
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
+from fer_lib.data.refined import refined_sha256
 from fer_lib.evaluate import Predictions, evaluate
 from fer_lib.files import InputError, home, read_json, replacing, write_json
 from fer_lib.optim import choose_precision, processes
@@ -110,20 +111,23 @@ def list_runs(
     ]
 
 
-def find_run(config: TrainConfig, fingerprint: str, folder: str | Path | None = None) -> Run | None:
+def find_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = None) -> Run | None:
     """The newest run of exactly this config on exactly these data; a finished one if there is.
 
-    Where it started from a weights file that is still there, the file must be the same too.
+    Where it started from a weights file, or learned from a file of refined labels, that is still
+    there, the file must be the same too.
     """
-    start = pretrained_sha256(config)
+    start, refined = pretrained_sha256(config), refined_sha256(faces.name, config.labels)
 
     def is_same(run: Run) -> bool:
         known, settings = run.config["environment"].get("pretrained_sha256"), run.train_config
         if start and known:  # wherever the file lies
             settings = replace(settings, pretrained=config.pretrained)
-        return start in (None, known) and settings.to_json() == config.to_json()
+        same_labels = refined in (None, run.config["data"].get("refined_sha256"))
+        same_start = start in (None, known)
+        return same_labels and same_start and settings.to_json() == config.to_json()
 
-    same = list(filter(is_same, list_runs(folder, fingerprint=fingerprint, finished=False)))
+    same = list(filter(is_same, list_runs(folder, fingerprint=faces.fingerprint, finished=False)))
     return max(same, key=lambda run: (run.finished, run.name), default=None)
 
 
@@ -136,6 +140,7 @@ def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = N
         "dataset": faces.name,
         "classes": list(faces.classes),
         "fingerprint": faces.fingerprint,
+        "refined_sha256": refined_sha256(faces.name, config.labels),
         "counts": faces.counts(),
         **manifest,
     }
@@ -247,6 +252,7 @@ def write_results(
         "recipe": config.recipe,
         "preset": config.preset,
         "seed": config.seed,
+        "labels": config.labels,
         "dataset": faces.name,
         "fingerprint": faces.fingerprint,
         "mark": mark,

@@ -54,9 +54,11 @@ def train(
         progress: a bar for each epoch beside the line after it.
 
     Raises:
-        InputError: the config and the data do not fit, or another process trains this very run.
+        InputError: the config and the data do not fit, the faces were changed after loading, or
+            another process trains this very run.
         FloatingPointError: the loss became infinite or NaN; the last good epoch is kept.
     """
+    faces.require_unchanged()
     run = find(config, faces, runs)
     if run and run.finished:
         return run
@@ -65,7 +67,7 @@ def train(
     if not processes().is_main_process:
         return Training(find(config, faces, runs), learner, faces).fit()
     with locked(runs_folder(runs) / ".lock", "starting a run"):
-        run = find_run(config, faces.fingerprint, runs) or start_run(config, faces, runs)
+        run = find_run(config, faces, runs) or start_run(config, faces, runs)
     with locked(run.folder / ".lock", f"training {run.folder}"):
         find(config, faces, runs)  # tells the other processes
         return Training(run, learner, faces).fit()
@@ -79,7 +81,7 @@ def state_path(run: Run) -> Path:
 def find(config: TrainConfig, faces: FaceSet, runs: str | None) -> Run | None:
     """The run of this config on these data, as the main process finds it, told to all."""
     folder = [None]
-    if processes().is_main_process and (run := find_run(config, faces.fingerprint, runs)):
+    if processes().is_main_process and (run := find_run(config, faces, runs)):
         folder = [str(run.folder)]
         if run.finished and run.config["environment"].get("code") != code_digest():
             print(f"{run.name} was trained by other code; delete its folder to train it again")
@@ -238,7 +240,9 @@ def main(arguments: list[str] | None = None) -> None:
         help="start from the best weights of this finished run; default recipe: finetune",
     )
     parser.add_argument(
-        "--labels", choices=("original", "votes"), help="default: original, or those of --from-run"
+        "--labels",
+        help="original, votes, refined_RULE or refined_RULE:soft; default: original, or those of "
+        "--from-run",
     )
     args = parser.parse_args(arguments)
     try:

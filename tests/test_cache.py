@@ -124,7 +124,7 @@ def test_the_sample_is_drawn_once(monkeypatch):
     import fer_lib.data.sample as module
 
     calls = []
-    monkeypatch.setattr(module, "make_sample", lambda: calls.append(1) or make_sample(100))
+    monkeypatch.setattr(module, "make_sample", lambda *_, **__: calls.append(1) or make_sample(100))
     first = load_faces("sample", **MUTE)
     assert load_faces("sample", seed=4, **MUTE).fingerprint == first.fingerprint
     assert calls == [1]
@@ -132,6 +132,21 @@ def test_the_sample_is_drawn_once(monkeypatch):
     np.testing.assert_array_equal(load_faces("sample", **MUTE).truth, first.truth)
     with pytest.raises(InputError, match="drawn"):
         load_faces("sample", "/tmp", **MUTE)
+
+
+def test_the_name_of_a_sample_says_how_many_faces_and_how_many_wrong_labels():
+    faces = load_faces("sample-30-200", **MUTE)
+    assert (faces.name, len(faces), (faces.labels != faces.truth).sum()) == (
+        "sample-30-200",
+        200,
+        60,
+    )
+    assert load_faces("sample-30-200", **MUTE).fingerprint == faces.fingerprint
+    assert faces.mark == "sample data"
+    with pytest.raises(InputError, match=r"sample data: wrong is 0.5, choose 0 to 0.4"):
+        load_faces("sample-50", **MUTE)
+    with pytest.raises(InputError, match="there is no dataset 'sample-x'"):
+        load_faces("sample-x", **MUTE)
 
 
 def test_a_damaged_cache_is_named_and_never_used(folder, fer_home, refused):

@@ -11,7 +11,7 @@ from fer_lib import colab
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = (ROOT / "requirements.txt").read_text(encoding="utf-8")
 
-# The GPU runtime's packages in June 2026 (Python 3.12); it has neither jupyterlab nor papermill.
+# The GPU runtime's packages in June 2026 (Python 3.12); it has no jupyterlab, papermill, cleanlab.
 RUNTIME = {
     "torch": "2.11.0+cu128",
     "torchvision": "0.26.0+cu128",
@@ -91,19 +91,19 @@ def test_environment_of_the_project_satisfies_requirements():
     assert colab.unsuited(REQUIREMENTS) == []
 
 
-def test_colab_runtime_needs_only_papermill(runtime, pip, capsys):
+def test_colab_runtime_needs_only_two_packages(runtime, pip, capsys):
     assert colab.main() == 0
-    assert [one.split(">")[0] for one in pip.installed] == ["papermill"]
+    assert [one.split(">")[0] for one in pip.installed] == ["cleanlab", "papermill"]
     assert pip.constraints == [
         "torch==2.11.0+cu128",
         "torchvision==0.26.0+cu128",
         "numpy==2.0.2",
     ]
-    assert capsys.readouterr().out == f"installed {pip.installed[0]}\n"
+    assert capsys.readouterr().out == f"installed {', '.join(pip.installed)}\n"
 
 
 def test_complete_runtime_installs_nothing(runtime, pip, capsys):
-    runtime["papermill"] = "2.7.0"
+    runtime |= {"papermill": "2.7.0", "cleanlab": "2.9.0"}
     assert colab.main() == 0
     assert pip.installed == []
     assert capsys.readouterr().out == "nothing to install\n"
@@ -128,7 +128,7 @@ def test_absent_numpy_is_named_and_not_constrained(runtime, pip, capsys):
 def test_failing_pip_is_one_sentence(runtime, pip, capsys):
     pip.returncode = 1
     assert colab.main() == 1
-    assert capsys.readouterr().out.startswith("pip could not install papermill>=")
+    assert capsys.readouterr().out.startswith("pip could not install cleanlab>=")
 
 
 def test_outside_a_clone_is_one_sentence(monkeypatch, tmp_path, pip, capsys):

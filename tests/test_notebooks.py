@@ -22,6 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHORT = {"epochs": 1, "limit": 128}
 TINY = {
+    "02_label_refinement": {
+        "changes": SHORT | {"options": {"width": 4}},
+        "voters": ["baseline_cnn", "attention_cnn"],
+        "folds": 2,
+        "published": True,
+    },
     "03_cnn": {"changes": SHORT | {"options": {"width": 4}}},
     "04_vit_scratch": {"changes": SHORT},
     "05_vit_tiny": {"changes": SHORT},
@@ -51,7 +57,7 @@ def code_of(content: nbformat.NotebookNode) -> list[str]:
 
 def test_the_notebooks_are_there():
     assert {path.stem for path in NOTEBOOKS} == {stage.name for stage in STAGES}
-    assert set(TINY) == set(TRAININGS)
+    assert set(TINY) == {"02_label_refinement", *TRAININGS}
 
 
 @notebook

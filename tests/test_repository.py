@@ -40,6 +40,7 @@ ORDER = (
     "runs",
     "learner",
     "train",
+    "refine",
     "pretrain",
     "explain",
     "kept",

@@ -77,7 +77,7 @@ def test_a_finished_run_is_returned_and_another_config_is_another_run(faces, tmp
     other = train(small(epochs=1, seed=1), faces, runs=tmp_path)
     assert other.folder != first.folder
     assert [run.name for run in list_runs(tmp_path)] == sorted([first.name, other.name])
-    assert find_run(small(epochs=1), "another fingerprint", tmp_path) is None
+    assert find_run(small(epochs=1), make_sample(100, seed=9), tmp_path) is None
 
 
 def test_a_killed_run_resumes_to_the_same_numbers(faces, tmp_path):

@@ -44,7 +44,8 @@ def _files(folder: Path) -> set[str]:
     """Names in a folder that are neither hidden nor the cache nor a README."""
     if not folder.is_dir():
         return set()
-    return {n for n in os.listdir(folder) if n[0] != "." and n not in OWN and n != "README.md"}
+    names = set(os.listdir(folder)) - {"README.md"}
+    return {name for name in names if name[0] != "." and not OWN.fullmatch(name)}
 
 
 def _kagglehub_cache(handle: str) -> Path | None:

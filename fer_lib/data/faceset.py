@@ -66,6 +66,18 @@ class FaceSet:
             self.manifest["fingerprint"] = fingerprint(self)
         return self.manifest["fingerprint"]
 
+    def require_unchanged(self) -> None:
+        """Raise InputError where the faces are no longer those that the fingerprint is of.
+
+        What trains or scores asks this first: labels that were replaced in memory, refined ones
+        say, would else pass for those of the dataset.
+        """
+        if self.fingerprint != fingerprint(self):
+            raise InputError(
+                f"{self.name} was changed after it was loaded: load it again; refined labels are "
+                "for training only, as its setting `labels`"
+            )
+
     def where(self, split: str) -> np.ndarray:
         """Row numbers of a split, in order, int64."""
         return np.flatnonzero(self.split == split)

@@ -1,6 +1,7 @@
 """Reading class folders: the two of Kaggle made from FER2013, and anybody's own."""
 
 import os
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +29,10 @@ FRACTIONS = {
 }
 """How the split is drawn, by the folders that are there."""
 
-OWN = {"faces.npz", "manifest.json", "audit.json"}
-"""The cache and its audit, which may lie beside their source."""
+OWN = re.compile(
+    r"(faces|refined_.+|voter_.+)\.npz|(manifest|audit|refinement)\.json", re.IGNORECASE
+)
+"""What the project writes beside a source: the cache, its audit, votes and refined labels."""
 
 MERGED = (28_709, 7_178)  # images in train/ and test/ of FER2013, the latter without Usage
 
@@ -152,7 +155,7 @@ def _scan(root: Path, parts: dict[str, Path]) -> tuple[list[Picture], int]:
 
 def _plain_files(folder: Path) -> set[str]:
     with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if entry.is_file()} - OWN
+        return {one.name for one in entries if one.is_file() and not OWN.fullmatch(one.name)}
 
 
 def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], int]:

@@ -62,7 +62,7 @@ def _files(path: Path) -> list[tuple[str, os.stat_result]]:
         (os.path.relpath(os.path.join(place, name), path), os.stat(os.path.join(place, name)))
         for place, _, names in os.walk(path)
         for name in names
-        if name not in OWN and name[0] != "."
+        if not OWN.fullmatch(name) and name[0] != "."
     ]
 
 

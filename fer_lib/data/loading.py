@@ -19,6 +19,9 @@ KINDS = {
 }
 """Layouts in which each public dataset can lie."""
 
+SAMPLE = re.compile(r"sample(?:-(\d+)(?:-(\d+))?)?")
+"""Names of drawn faces: "sample" is "sample-10-3000", 3,000 faces with 10 % wrong labels."""
+
 READERS = "1"
 """Version of the readers: what another one has cached is read again."""
 
@@ -33,9 +36,10 @@ def load_faces(
     """Load a dataset from wherever it lies; read once, then cached in `data/<dataset>/`.
 
     Args:
-        dataset: "sample" (drawn faces), "fer2013" (7 classes, original labels, with the votes of
-            FERPlus where fer2013new.csv lies beside fer2013.csv), "ferplus" (8 classes, majority
-            labels), "rafdb", or any other name for class folders of your own in `data_dir`.
+        dataset: "sample" (drawn faces; "sample-20-8000": 8,000, with 20 % wrong labels), "fer2013"
+            (7 classes, original labels, with the votes of FERPlus where fer2013new.csv lies beside
+            fer2013.csv), "ferplus" (8 classes, majority labels), "rafdb", or any other name for
+            class folders of your own in `data_dir`.
         data_dir: file or folder in any known layout (see `layouts.recognise`). None: the cache,
             else the `data_dir` that a deleted cache was read from, else see
             `acquire.find_source`.
@@ -48,7 +52,7 @@ def load_faces(
     if not re.fullmatch(r"\w[\w.-]*", dataset):
         raise InputError(f"dataset {dataset!r} must be a plain name, as it names a folder in data/")
     folder = home() / "data" / dataset
-    if dataset == "sample":
+    if SAMPLE.fullmatch(dataset):
         return _sample(folder, data_dir, say)
     manifest, given = _manifest(folder), data_dir or _given_before(folder)
     source, layout = _source(dataset, given, manifest, ask_cache=not data_dir)
@@ -143,7 +147,9 @@ def _sample(folder: Path, data_dir: str | Path | None, say: Callable[[str], obje
         return faces
     from fer_lib.data.sample import make_sample
 
-    faces = make_sample()
+    wrong, number = SAMPLE.fullmatch(folder.name).groups()
+    faces = make_sample(int(number or 3000), wrong=int(wrong or 10) / 100)
+    faces.name = folder.name
     faces.manifest |= {"origin": origin, "split": {"official": True}}
     _save(faces, folder)
     _tell(faces, faces.manifest["source"], say)

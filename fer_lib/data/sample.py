@@ -29,6 +29,7 @@ NEIGHBOUR = np.array(
 WRONG_ODDS = np.array([1.2, 1.2, 1.8, 0.3, 1.3, 0.8, 1.0])
 """How often a label of each class is wrong, against the average."""
 
+ALIKE = 6  # a neighbour is so many times as likely behind a wrong label, at equal frequency
 NOT_A_FACE = 0.004  # share of images that show no face, as in FER2013
 NEAR_PER_COPY = 0.2  # near copies for each exact copy
 MIXED = 0.3  # share of images between their expression and its neighbour's
@@ -155,12 +156,19 @@ def _mislabel(
     number: int,
     rng: np.random.Generator,
 ) -> None:
-    """Change the truth of `number` of the `single` rows, in three of four to the neighbour."""
+    """Change the truth of `number` of the `single` rows, to a class that is frequent or alike.
+
+    Frequency counts, or else faces of the rarest class would mostly carry its neighbour's label,
+    and no method could know them for what they are.
+    """
     rows = np.flatnonzero(single)
     odds = WRONG_ODDS[labels[rows]]
     rows = rng.choice(rows, number, replace=False, p=odds / odds.sum())
-    other = (labels[rows] + rng.integers(1, len(EMOTIONS), len(rows))) % len(EMOTIONS)
-    truth[rows] = np.where(rng.random(len(rows)) < 0.75, NEIGHBOUR[labels[rows]], other)
+    kinds = np.arange(len(EMOTIONS))
+    chance = IMBALANCE * np.where(NEIGHBOUR[labels[rows], None] == kinds, ALIKE, 1)
+    chance[labels[rows, None] == kinds] = 0
+    below = np.cumsum(chance, axis=1)
+    truth[rows] = (rng.random((len(rows), 1)) * below[:, -1:] >= below).sum(1)
 
 
 def _groups(source: np.ndarray, labels: np.ndarray, split: np.ndarray) -> dict[str, int]:

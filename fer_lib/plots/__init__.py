@@ -17,6 +17,7 @@ from fer_lib.plots.scores import (
     intervals,
     learning_curves,
     per_class,
+    recovery,
 )
 from fer_lib.plots.style import (
     EMOTION_COLOURS,
@@ -48,6 +49,7 @@ __all__ = [
     "overlays",
     "per_class",
     "reconstructions",
+    "recovery",
     "routing",
     "save",
     "table",

@@ -112,6 +112,33 @@ def intervals(table: pd.DataFrame, *, mark: str, xlabel: str = "accuracy") -> Fi
     return figure
 
 
+def recovery(
+    points: dict[str, tuple[float | None, float | None]],
+    curve: Sequence[tuple[float, float]],
+    *,
+    mark: str,
+) -> Figure:
+    """Precision against recall: named points, and a dashed curve of one rule by its threshold.
+
+    Args:
+        points: recall and precision, 0..1; one without precision, as nothing was changed, is left
+            out.
+        curve: likewise, of the rule `soft`.
+    """
+    figure, axis = new_figure(5.4, 4, mark=mark)
+    axis.plot(*np.transpose(curve), "--", color="0.6", label="soft, by its threshold")
+    palette = sns.color_palette("colorblind", len(points))
+    for (name, point), colour, marker in zip(points.items(), palette, "osD^vP*", strict=False):
+        if None in point:
+            continue
+        axis.plot(*point, marker, color=colour, markersize=8, label=name)
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
+    axis.legend(frameon=False, fontsize=8, loc="lower left")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter(mpl.ticker.PercentFormatter(1))
+    return figure
+
+
 def per_class(scores: dict[str, dict[str, float]], *, mark: str, ylabel: str = "recall") -> Figure:
     """Heat map of a score by model (rows) and class (columns)."""
     table = pd.DataFrame(scores).T

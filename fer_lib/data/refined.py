@@ -1,0 +1,144 @@
+"""Refined labels: what an ensemble would rather call the training images. On disk, never for tests.
+
+One file a rule, `data/<dataset>/refined_<rule>.npz`, holds a label for each *training* image of one
+dataset and for no other image. Nothing but the targets of a training reads it.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_lib.data.faceset import DAMAGE, FaceSet
+from fer_lib.files import InputError, home, replacing
+
+LABELS = re.compile(r"refined_([a-z]\w*)(:soft)?")
+"""How a training names refined labels: a rule's hard labels, or with `:soft` its soft ones."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Labels by one rule; row i of every array is the same image.
+
+    Attributes:
+        rule: its name, as in "majority".
+        labels: (N,) int64, the hard labels.
+        soft: (N, K) float32, the soft labels, rows sum to 1.
+        reasons: (N,) str, why a label was changed; "" where it was kept.
+        settings: of the rule, its thresholds.
+    """
+
+    rule: str
+    labels: np.ndarray
+    soft: np.ndarray
+    reasons: np.ndarray
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> np.ndarray:
+        """(N,) bool."""
+        return self.reasons != ""
+
+
+def refined_path(dataset: str, rule: str) -> Path:
+    return home() / "data" / dataset / f"refined_{rule}.npz"
+
+
+def save_refined(faces: FaceSet, refined: Refined, voters: tuple[str, ...]) -> Path:
+    """Write `refined_<rule>.npz`, with the ids of the training images and a manifest.
+
+    Args:
+        refined: of `faces.where("train")`, in order.
+        voters: who voted.
+
+    Raises:
+        InputError: the labels are not those of the training images alone.
+    """
+    rows = faces.where("train")
+    if len(refined.labels) != len(rows):
+        raise InputError(
+            f"{len(refined.labels):,} refined labels are not those of the {len(rows):,} training "
+            f"images of {faces.name}: labels of validation and test images are never written"
+        )
+    manifest = {
+        "dataset": faces.name,
+        "fingerprint": faces.fingerprint,
+        "mark": faces.mark,
+        "classes": list(faces.classes),
+        "rule": refined.rule,
+        "settings": refined.settings,
+        "voters": list(voters),
+        "changed": int(refined.changed.sum()),
+    }
+    arrays = {key: value for key, value in asdict(refined).items() if isinstance(value, np.ndarray)}
+    path = refined_path(faces.name, refined.rule)
+    with replacing(path) as temporary:
+        np.savez(temporary, ids=faces.ids[rows], manifest=json.dumps(manifest), **arrays)
+    return path
+
+
+def load_refined(faces: FaceSet, rule: str) -> Refined:
+    """The labels that a rule gave to the training images of these faces, in their order.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or it is of other faces or of images that
+            are not for training.
+    """
+    path = refined_path(faces.name, rule)
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist: refine the labels of {faces.name} first, with notebook "
+            "02_label_refinement or python -m fer_lib.pipeline --stages 02"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in ("ids", "labels", "soft", "reasons")}
+            manifest = json.loads(str(file["manifest"]))
+        ids, fingerprint = arrays.pop("ids"), manifest["fingerprint"]
+        refined = Refined(manifest["rule"], **arrays, settings=manifest["settings"])
+        shape = (len(ids), len(faces.classes))
+        intact = refined.soft.shape == shape and len(refined.labels) == len(ids)
+    except DAMAGE:
+        intact = False
+    if not intact:
+        raise InputError(f"{path} is damaged: delete it and refine the labels again")
+    if fingerprint != faces.fingerprint or not np.array_equal(ids, faces.ids[faces.where("train")]):
+        raise InputError(
+            f"{path} is not of the training images of {faces.name} as they now are: run notebook "
+            "02_label_refinement again"
+        )
+    return refined
+
+
+def refined_targets(faces: FaceSet, rows: np.ndarray, labels: str) -> np.ndarray:
+    """Training targets by refined labels: (len(rows), K) float32, each row sums to 1.
+
+    Args:
+        rows: row numbers of training images.
+        labels: as `LABELS` has it, "refined_majority" or "refined_majority:soft".
+
+    Raises:
+        InputError: see `load_refined`; or a row is no training image, or `labels` no such name.
+    """
+    match = LABELS.fullmatch(labels)
+    if not match:
+        raise InputError(f"labels {labels!r} are unknown: use original, votes or refined_RULE")
+    rule, soft = match.groups()
+    refined, train = load_refined(faces, rule), faces.where("train")
+    if not np.isin(rows, train).all():
+        raise InputError(f"{labels} are labels for training; validation and test keep their own")
+    place = np.searchsorted(train, rows)
+    if soft:
+        return refined.soft[place]
+    return np.eye(len(faces.classes), dtype=np.float32)[refined.labels[place]]
+
+
+def refined_sha256(dataset: str, labels: str) -> str | None:
+    """SHA-256 of the file behind the labels of a training; None for others, or where it is gone."""
+    match = LABELS.fullmatch(labels)
+    path = match and refined_path(dataset, match[1])
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else None

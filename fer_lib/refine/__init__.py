@@ -1,0 +1,1 @@
+"""Label refinement: voters, rules, and what the changed labels are worth."""

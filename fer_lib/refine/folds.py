@@ -1,0 +1,148 @@
+"""Out-of-fold voters: models of our own, none of which has seen the label that it votes on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fer_lib.augment import Prepare
+from fer_lib.batches import probabilities, training_rows
+from fer_lib.config import TrainConfig
+from fer_lib.data.faceset import FaceSet
+from fer_lib.data.splits import group_keys, grouped_split
+from fer_lib.evaluate import load_predictions
+from fer_lib.files import InputError
+from fer_lib.optim import processes
+from fer_lib.refine.ballots import Ballots
+from fer_lib.runs import Run, runs_folder
+from fer_lib.train import train
+
+
+def fold_sets(faces: FaceSet, folds: int, seed: int) -> list[FaceSet]:
+    """Split the training images into folds: in set k the test images are those of fold k.
+
+    Exact and near copies stay in one fold, and each fold has its share of every class. The
+    training images of set k are all other folds; its validation images, which choose the epoch,
+    are those of `faces` without the copies of images in fold k. The test images of `faces` are in
+    no set.
+
+    Raises:
+        InputError: `folds` is not between 2 and the number of training images.
+    """
+    rows = faces.where("train")
+    if not 2 <= folds <= len(rows):
+        raise InputError(f"folds={folds} must lie between 2 and {len(rows)} training images")
+    keys = group_keys(faces.images)
+    shares = {str(number): 1 / folds for number in range(folds)}
+    place = np.full(len(faces), "", dtype="<U8")
+    place[rows] = grouped_split(faces.labels[rows], keys[rows], shares, seed)
+    sets = []
+    for number in range(folds):
+        held = place == str(number)
+        valid = (faces.split == "valid") & ~np.isin(keys, keys[held])
+        keep = (place != "") | valid
+        some = faces.subset(keep)
+        some.split = np.where(held, "test", faces.split)[keep]
+        some.name = f"{faces.name}-fold-{number + 1}-of-{folds}"
+        sets.append(some)
+    return sets
+
+
+def train_folds(
+    config: TrainConfig,
+    faces: FaceSet,
+    *,
+    folds: int = 5,
+    runs: str | Path | None = None,
+    progress: bool = False,
+) -> list[Run]:
+    """The models of one voter, one for each of `fold_sets`: trained, resumed or found.
+
+    Folds and weights are drawn by the seed of the config; the runs lie in `<runs>/folds/`.
+
+    Raises:
+        InputError: the config would train on other labels than the original ones, or see
+            `fold_sets`.
+    """
+    if config.labels != "original":
+        raise InputError(f"voters learn from the original labels, not from {config.labels!r}")
+    folder = str(runs_folder(runs) / "folds")
+    sets = fold_sets(faces, folds, config.seed)
+    return [train(config, some, runs=folder, progress=progress) for some in sets]
+
+
+def fold_votes(
+    faces: FaceSet,
+    rows: np.ndarray,
+    configs: Sequence[TrainConfig],
+    *,
+    folds: int = 5,
+    runs: str | Path | None = None,
+    progress: bool = False,
+) -> Ballots:
+    """Votes of one voter for each config (of nobody without any), by the models of `train_folds`.
+
+    On a training image votes the one model of the voter that did not learn from it; on any other
+    image the mean of its models, none of which has learned from validation or test images.
+
+    Args:
+        rows: row numbers of the images to vote on.
+
+    Raises:
+        InputError: see `train_folds`.
+    """
+    names, parts = [], [np.empty((0, len(rows), len(faces.classes)), np.float32)]
+    for config in configs:
+        models = train_folds(config, faces, folds=folds, runs=runs, progress=progress)
+        parts.append(_votes(faces, rows, models)[None])
+        names.append(f"{config.model} s{config.seed}, {folds} folds")
+    return Ballots(tuple(names), np.concatenate(parts))
+
+
+def echo(config: TrainConfig, faces: FaceSet, *, folds: int = 5, **where: Any) -> pd.DataFrame:
+    """How often a model names the label of training images, `never seen` and `learned` by it.
+
+    Where the truth is known, of images with a wrong label alone: there the label can only be
+    remembered. Columns: `images`, `names the label` (share).
+
+    Args:
+        config, folds, where: of `train_folds`, whose first model is asked.
+    """
+    run = train_folds(config, faces, folds=folds, **where)[0]
+    first, rows = fold_sets(faces, folds, config.seed)[0], faces.where("train")
+    ids, labels = faces.ids[rows], faces.labels[rows]
+    answers = ask(run, faces.images[rows]).argmax(1)
+    doubtful = np.ones(len(rows), bool) if faces.truth is None else labels != faces.truth[rows]
+    learned = training_rows(first, config.limit, config.seed)
+    asked = {"never seen": first.where("test"), "learned": learned}
+    table = {}
+    for kind, some in asked.items():
+        which = np.isin(ids, first.ids[some]) & doubtful
+        share = float((answers == labels)[which].mean()) if which.any() else None
+        table[kind] = {"images": int(which.sum()), "names the label": share}
+    return pd.DataFrame(table).T
+
+
+def _votes(faces: FaceSet, rows: np.ndarray, runs: Sequence[Run]) -> np.ndarray:
+    """Probabilities (len(rows), K) float32 by the models of one voter."""
+    place = {name: row for row, name in enumerate(faces.ids.tolist())}
+    p = np.full((len(faces), len(faces.classes)), np.nan, np.float32)
+    for run in runs:
+        kept = load_predictions(run.folder / "predictions.npz")
+        p[[place[name] for name in kept.test_ids.tolist()]] = kept.test_probabilities
+    others = rows[faces.split[rows] != "train"]
+    if len(others):
+        p[others] = np.mean([ask(run, faces.images[others]) for run in runs], axis=0)
+    return p[rows]
+
+
+def ask(run: Run, images: np.ndarray) -> np.ndarray:
+    """Class probabilities (N, K) float32 of uint8 images (N, C, H, W) by the model of a run."""
+    device = processes().device
+    model = run.load_model().to(device)
+    prepare, flip = Prepare(model.pretrained_cfg, device), run.train_config.flip_tta
+    pixels = torch.from_numpy(images).to(device)
+    return probabilities(model, pixels, prepare, flip=flip).cpu().numpy()

@@ -1,0 +1,186 @@
+"""Rules that turn votes into labels. Each changes a label only for a reason that it states."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fer_lib.data.audit import plurality
+from fer_lib.data.ferplus import soft_targets
+from fer_lib.data.refined import Refined
+from fer_lib.files import InputError
+from fer_lib.labels import VOTES
+from fer_lib.refine.ballots import Ballots
+
+
+def published_threshold(voters: int) -> int:
+    """Votes that the published project asks for: more than half, or half of fewer than four."""
+    return voters // 2 + 1 if voters >= 4 else -(-voters // 2)
+
+
+def majority(
+    ballots: Ballots, labels: np.ndarray, classes: Sequence[str], *, votes: int | None = None
+) -> Refined:
+    """The published rule: the class that enough voters name replaces the label.
+
+    The threshold counts all voters, also those that abstain. Where two classes reach it, as two
+    voters can who disagree, the label is kept. The soft label is the share of each class among the
+    votes, with the label as one more vote.
+
+    Args:
+        labels: (N,) int64, the present labels.
+        classes: K names.
+        votes: how many must agree; None: `published_threshold`.
+    """
+    need = published_threshold(len(ballots.voters)) if votes is None else votes
+    counts = (ballots.votes()[..., None] == np.arange(len(classes))).sum(0)  # (N, K)
+    enough = counts >= need
+    new = np.where(enough.sum(1) == 1, counts.argmax(1), labels)
+    one_hot = np.eye(len(classes))[labels]
+    soft = (counts + one_hot) / (counts.sum(1, keepdims=True) + 1)
+    said = [
+        f"{counts[row, k]} of {len(ballots.voters)} voters say {classes[k]}"
+        for row, k in enumerate(new)
+    ]
+    return _refined("majority", labels, new, soft, said, {"votes": need})
+
+
+def soft_average(
+    ballots: Ballots, labels: np.ndarray, classes: Sequence[str], *, confidence: float = 0.5
+) -> Refined:
+    """The class with the largest mean probability replaces the label where that is high enough.
+
+    The soft label is the mean over the voters, with the label as one more voter that is certain.
+
+    Args:
+        confidence: least mean probability of the new label.
+    """
+    mean = _mean(ballots, labels, len(classes))
+    best = mean.argmax(1)
+    top = mean.max(1)
+    new = np.where(top >= confidence, best, labels)
+    speaking = (ballots.votes() >= 0).sum(0)[:, None]
+    soft = (speaking * mean + np.eye(len(classes))[labels]) / (speaking + 1)
+    said = [f"mean probability {p:.2f} of {classes[k]}" for p, k in zip(top, new, strict=True)]
+    return _refined("soft", labels, new, soft, said, {"confidence": confidence})
+
+
+def relative(
+    ballots: Ballots, labels: np.ndarray, classes: Sequence[str], *, margin: float = 1.2
+) -> Refined:
+    """The soft average, with each class on a scale of its own.
+
+    Voters are never as sure of a rare class as of a frequent one. So the mean probability of a
+    class is divided by what it is on average where the class is the label (the class thresholds of
+    confident learning), and the class with the largest quotient replaces the label where it is
+    clearly above that of the label. The soft label is that of `soft_average`.
+
+    Args:
+        margin: least quotient of the new label as a multiple of that of the old one.
+    """
+    from cleanlab.count import get_confident_thresholds
+
+    mean, rows = _mean(ballots, labels, len(classes)), np.arange(len(labels))
+    scaled = mean / get_confident_thresholds(labels, mean)
+    best = scaled.argmax(1)
+    times = scaled[rows, best] / scaled[rows, labels].clip(1e-6)
+    new = np.where(times >= margin, best, labels)
+    said = [
+        f"{classes[k]} is {min(t, 99):.1f} times as likely as the label, each for its class"
+        for t, k in zip(times, new, strict=True)
+    ]
+    soft = soft_average(ballots, labels, classes).soft
+    return _refined("relative", labels, new, soft, said, {"margin": margin})
+
+
+def confident_learning(ballots: Ballots, labels: np.ndarray, classes: Sequence[str]) -> Refined:
+    """Confident learning (https://arxiv.org/abs/1911.00068), as cleanlab implements it.
+
+    It estimates how often each class is labelled as each other one, from the images whose mean
+    probability of a class is above the average of that class, and takes as many of the least
+    credible labels out. Those are replaced by the class with the largest mean probability. The
+    soft label is that of `soft_average`.
+    """
+    from cleanlab.filter import find_label_issues
+
+    mean = _mean(ballots, labels, len(classes))
+    issues = find_label_issues(labels, mean, filter_by="prune_by_noise_rate", n_jobs=1)
+    new = np.where(issues, mean.argmax(1), labels)
+    own = mean[np.arange(len(labels)), labels]
+    said = [
+        f"label of probability {p:.2f} is not credible, {classes[k]} has {mean[row, k]:.2f}"
+        for row, (p, k) in enumerate(zip(own, new, strict=True))
+    ]
+    soft = soft_average(ballots, labels, classes).soft
+    return _refined("confident", labels, new, soft, said, {"filter_by": "prune_by_noise_rate"})
+
+
+def annotators(votes: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Refined:
+    """The oracle: what most of FERPlus's ten annotators see.
+
+    The label is kept where most see none of the classes, or nobody an emotion. The soft label is
+    the share of each class among the votes for the classes; without any, the label.
+
+    Args:
+        votes: (N, 10) counts over `labels.VOTES`.
+    """
+    names = np.array(VOTES)[plurality(votes)]
+    known = np.isin(names, classes) & (votes.sum(1) > 0)
+    order = {name: k for k, name in enumerate(classes)}
+    new = np.array([order.get(name, -1) for name in names])
+    new = np.where(known, new, labels)
+    shares, voted = soft_targets(votes, classes)
+    soft = np.where(voted[:, None], shares, np.eye(len(classes))[labels])
+    most, cast = votes.max(1).astype(int), votes.sum(1).astype(int)
+    said = [
+        f"{m} of {n} annotators see {classes[k]}" for m, n, k in zip(most, cast, new, strict=True)
+    ]
+    return _refined("annotators", labels, new, soft, said, {})
+
+
+def apply_rules(
+    ballots: Ballots,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    votes: np.ndarray | None,
+    *,
+    confidence: float = 0.5,
+    margin: float = 1.2,
+) -> dict[str, Refined]:
+    """All rules by name; `annotators` where there are votes of people.
+
+    Args:
+        votes: (N, 10) counts over `labels.VOTES`, or None.
+
+    Raises:
+        InputError: nobody voted.
+    """
+    if not ballots.voters:
+        raise InputError("there is no voter: name a model or a classifier of Hugging Face")
+    refined = [
+        majority(ballots, labels, classes),
+        soft_average(ballots, labels, classes, confidence=confidence),
+        relative(ballots, labels, classes, margin=margin),
+        confident_learning(ballots, labels, classes),
+    ]
+    refined += [] if votes is None else [annotators(votes, labels, classes)]
+    return {one.rule: one for one in refined}
+
+
+def _mean(ballots: Ballots, labels: np.ndarray, classes: int) -> np.ndarray:
+    """(N, K) float64: the mean over the voters; where all abstain, certainty of the label."""
+    mean = ballots.mean().astype(np.float64)
+    silent = np.isnan(mean).any(1)
+    mean[silent] = np.eye(classes)[labels[silent]]
+    return mean / mean.sum(1, keepdims=True)
+
+
+def _refined(
+    rule: str,
+    labels: np.ndarray,
+    new: np.ndarray,
+    soft: np.ndarray,
+    said: Sequence[str],
+    settings: dict,
+) -> Refined:
+    reasons = np.where(new == labels, "", np.array(said))
+    return Refined(rule, new.astype(np.int64), soft.astype(np.float32), reasons, settings)

@@ -1,0 +1,190 @@
+"""Refined labels on disk, in training, and their way into validation and test: there is none."""
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_lib import learner, runs
+from fer_lib.batches import targets
+from fer_lib.config import TrainConfig
+from fer_lib.data.faceset import SPLITS, FaceSet
+from fer_lib.data.refined import Refined, load_refined, refined_path, save_refined
+from fer_lib.data.sample import make_sample
+from fer_lib.evaluate import evaluate, load_predictions, metrics
+from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS
+from fer_lib.learner import Learner
+from fer_lib.recipes import recipe
+from fer_lib.runs import find_run
+from fer_lib.train import main, train
+
+PACKAGE = Path(learner.__file__).parent
+
+
+@pytest.fixture
+def faces() -> FaceSet:
+    return make_sample(300)
+
+
+def turned(faces: FaceSet, split: str | None = "train", rule: str = "turned") -> Refined:
+    """Labels that are all wrong, each class taken for the next one."""
+    rows = slice(None) if split is None else faces.where(split)
+    labels = (faces.labels[rows] + 1) % len(faces.classes)
+    soft = np.full((len(labels), len(faces.classes)), 0.05, np.float32)
+    soft[np.arange(len(labels)), labels] = 0.7
+    return Refined(rule, labels, soft, np.full(len(labels), "turned"), {"by": 1})
+
+
+def tiny(**changes) -> TrainConfig:
+    changes = {"epochs": 1, "options": {"width": 4}} | changes
+    return recipe("baseline_cnn", "ours", "sample", **changes)
+
+
+def test_refined_labels_come_back_as_they_were_written(faces):
+    refined = turned(faces)
+    path = save_refined(faces, refined, ("one voter",))
+    assert path == refined_path("sample", "turned")
+    again = load_refined(faces, "turned")
+    assert (again.labels == refined.labels).all()
+    assert (again.soft == refined.soft).all()
+    assert again.reasons.tolist() == refined.reasons.tolist()
+    assert (again.rule, again.settings) == ("turned", {"by": 1})
+    with np.load(path) as file:
+        assert file["ids"].tolist() == faces.ids[faces.where("train")].tolist()
+        assert '"voters": ["one voter"]' in str(file["manifest"])
+        assert faces.fingerprint in str(file["manifest"])
+
+
+@pytest.mark.parametrize("split", [None, "valid", "test"])
+def test_labels_of_other_images_than_those_for_training_are_not_written(faces, split):
+    with pytest.raises(InputError, match="never written"):
+        save_refined(faces, turned(faces, split), ())
+    assert not refined_path("sample", "turned").exists()
+
+
+def test_a_file_of_other_images_or_a_damaged_one_is_refused(faces):
+    with pytest.raises(InputError, match=r"refined_turned.npz does not exist: refine the labels"):
+        load_refined(faces, "turned")
+    path = save_refined(faces, turned(faces), ())
+    with np.load(path) as file:
+        arrays = dict(file)
+    held_out = np.concatenate([arrays["ids"][:-1], faces.ids[faces.where("test")][:1]])
+    np.savez(path, **arrays | {"ids": held_out})
+    with pytest.raises(InputError, match="is not of the training images of sample"):
+        load_refined(faces, "turned")
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match="is not of the training images of sample"):
+        load_refined(make_sample(300, seed=1), "turned")
+    np.savez(path, **arrays | {"soft": arrays["soft"][:, :3]})
+    with pytest.raises(InputError, match="is damaged"):
+        load_refined(faces, "turned")
+    path.write_bytes(b"PK nothing")
+    with pytest.raises(InputError, match="is damaged"):
+        load_refined(faces, "turned")
+
+
+def test_targets_are_hard_or_soft_and_for_training_images_only(faces):
+    save_refined(faces, turned(faces), ())
+    rows = faces.where("train")[::3]
+    hard = targets(faces, rows, "refined_turned")
+    assert (hard == np.eye(7)[(faces.labels[rows] + 1) % 7]).all()
+    soft = targets(faces, rows, "refined_turned:soft")
+    assert soft.max(1) == pytest.approx(0.7)
+    assert (soft.argmax(1) == hard.argmax(1)).all()
+    for split in ("valid", "test"):
+        with pytest.raises(InputError, match="validation and test keep their own"):
+            targets(faces, faces.where(split)[:1], "refined_turned")
+    with pytest.raises(InputError, match="'refined' are unknown: use original, votes or refined_R"):
+        targets(faces, rows, "refined")
+    with pytest.raises(InputError, match="not 'refined_Turned soft'"):
+        tiny(labels="refined_Turned soft")
+
+
+def test_no_refined_label_gets_into_validation_or_test_accuracy(faces, tmp_path):
+    """Trained on labels that are all wrong, everything reported is still against the original."""
+    before = faces.labels.copy()
+    save_refined(faces, turned(faces), ())
+    learned = Learner(tiny(labels="refined_turned"), faces)
+    wrong = (before + 1) % 7
+    assert (learned.batches.targets.argmax(1).numpy() == wrong[faces.where("train")]).all()
+    assert (learned.valid_labels.numpy() == before[faces.where("valid")]).all()
+
+    run = train(tiny(labels="refined_turned", epochs=3), faces, runs=tmp_path)
+    assert (faces.labels == before).all()
+    predictions = load_predictions(run.folder / "predictions.npz")
+    for split in ("valid", "test"):
+        p, rows = getattr(predictions, f"{split}_probabilities"), faces.where(split)
+        reported = run.results[split]["full"]
+        assert reported["confusion"] == metrics(p, before[rows], EMOTIONS)["confusion"]
+        assert reported["confusion"] != metrics(p, wrong[rows], EMOTIONS)["confusion"]
+    assert run.metrics()["valid_accuracy"].max() == pytest.approx(
+        run.results["valid"]["full"]["accuracy"], abs=0.05
+    )  # bf16 in training, float32 at the end
+    assert run.results["labels"] == "refined_turned"
+
+
+def test_labels_that_were_replaced_in_memory_are_noticed(faces, tmp_path):
+    run = train(tiny(), faces, runs=tmp_path)
+    predictions = load_predictions(run.folder / "predictions.npz")
+    for split in SPLITS:
+        changed = replace(faces, labels=faces.labels.copy())
+        changed.labels[faces.where(split)[0]] = (faces.labels[faces.where(split)[0]] + 1) % 7
+        with pytest.raises(InputError, match="was changed after it was loaded"):
+            evaluate(changed, predictions)
+        with pytest.raises(InputError, match="was changed after it was loaded"):
+            train(tiny(), changed, runs=tmp_path)
+    # With a fingerprint of their own they are other data, whose run this is not.
+    rows = np.arange(len(faces))
+    other = faces.subset(rows)
+    other.labels = (other.labels + 1) % 7
+    assert find_run(tiny(), other, tmp_path) is None
+
+
+def test_nothing_but_the_targets_of_a_training_reads_refined_labels():
+    """Whoever adds a reader has to come by here."""
+    readers = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Name) and node.id in ("load_refined", "refined_targets"):
+                readers.add((str(path.relative_to(PACKAGE)), node.id))
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in ("load_refined", "refined_targets"), path
+    assert readers == {("data/refined.py", "load_refined"), ("batches.py", "refined_targets")}
+    users = {
+        (str(path.relative_to(PACKAGE)), part.name)
+        for path in PACKAGE.rglob("*.py")
+        for part in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(part, ast.FunctionDef)
+        and any(isinstance(n, ast.Name) and n.id == "targets" for n in ast.walk(part))
+    }
+    assert ("learner.py", "set_up_data") in users
+
+
+def test_another_refinement_is_another_run(faces, tmp_path):
+    save_refined(faces, turned(faces), ("a",))
+    first = train(tiny(labels="refined_turned"), faces, runs=tmp_path)
+    assert first.config["data"]["refined_sha256"]
+    assert train(tiny(labels="refined_turned"), faces, runs=tmp_path).folder == first.folder
+    save_refined(faces, turned(faces), ("a", "b"))
+    second = train(tiny(labels="refined_turned"), faces, runs=tmp_path)
+    assert second.folder != first.folder
+    refined_path("sample", "turned").unlink()
+    found = find_run(tiny(labels="refined_turned"), faces, tmp_path)
+    assert found.folder == second.folder  # a finished run is loaded where the file is gone
+    assert runs.refined_sha256("sample", "original") is None
+
+
+def test_the_command_line_takes_refined_labels(capsys, tmp_path):
+    command = ["baseline_cnn", "--runs", str(tmp_path), "--labels", "refined_turned"]
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "refined_turned.npz does not exist: refine the labels of sample" in (
+        capsys.readouterr().err
+    )
+    with pytest.raises(SystemExit):
+        main([*command[:-1], "better"])
+    assert "refined_RULE or refined_RULE:soft, not 'better'" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*/config.json"))

@@ -1,0 +1,421 @@
+"""Voters that are checkpoints of Hugging Face: asked, refused, kept, and taken up again.
+
+Their files are made here, tiny and with random weights: nothing is fetched.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fer_lib.data.sample import make_sample
+from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS, EMOTIONS_8
+from fer_lib.refine.hub import HUB_VOTERS, hub_votes, load_processor
+
+ORDERS = {
+    "alphabetical": ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
+    "capitals": ("Sad", "Disgust", "Angry", "Neutral", "Fear", "Surprise", "Happy"),
+    "contempt": ("afraid", "contempt", "joy", "sad", "neutral", "angry", "surprised", "disgusted"),
+    "no-disgust": ("surprise", "neutral", "sad", "happy", "fear", "angry"),
+}
+FAVOURS = dict(zip(ORDERS, ("sadness", "Happy", "contempt", "fear"), strict=True))
+SPREAD = 2.0  # logit of the favourite, the second has half of it, the others 0
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return make_sample(100)
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def write(folder, labels, favours=None, *, second=None, seed=0, side=32):
+    """Write a checkpoint that always favours a class, or whose vote depends on the image."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    torch.manual_seed(seed)
+    tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tiny |= {"intermediate_size": 8, "image_size": side, "patch_size": 16}
+    model = ViTForImageClassification(ViTConfig(id2label=dict(enumerate(labels)), **tiny))
+    if favours is None:
+        nn.init.normal_(model.vit.embeddings.patch_embeddings.projection.weight)
+        nn.init.normal_(model.classifier.weight, std=2)
+    else:
+        nn.init.zeros_(model.classifier.weight)
+        with torch.no_grad():
+            model.classifier.bias[:] = 0
+            model.classifier.bias[labels.index(favours)] = SPREAD
+            if second:
+                model.classifier.bias[labels.index(second)] = SPREAD / 2
+    model.save_pretrained(folder)
+    ViTImageProcessor(size={"height": side, "width": side}).save_pretrained(folder)
+    return str(folder)
+
+
+def edit(folder, file, **values):
+    path = f"{folder}/{file}"
+    with open(path) as old:
+        settings = json.load(old) | values
+    with open(path, "w") as new:
+        json.dump({key: value for key, value in settings.items() if value is not None}, new)
+
+
+@pytest.fixture
+def voters(tmp_path):
+    """The folders of four voters."""
+    return [write(tmp_path / key, order, FAVOURS[key]) for key, order in ORDERS.items()]
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The batches that models are given, by their size; the one image of a check is left out."""
+    from transformers import ViTForImageClassification
+
+    forward, seen = ViTForImageClassification.forward, SimpleNamespace(sizes=[], kill_at=None)
+
+    def count(self, pixel_values, **options):
+        if len(pixel_values) > 1:
+            seen.sizes.append(len(pixel_values))
+            if len(seen.sizes) == seen.kill_at:
+                raise KeyboardInterrupt
+        return forward(self, pixel_values=pixel_values, **options)
+
+    monkeypatch.setattr(ViTForImageClassification, "forward", count)
+    return seen
+
+
+def refused(fer_home, faces, names, **options):
+    """The one sentence, having checked that no voter was asked before."""
+    with pytest.raises(InputError) as caught:
+        hub_votes(faces, faces.where("train"), names, say=lambda line: None, **options)
+    assert not list(fer_home.rglob("voter_*"))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    return message
+
+
+def silent(faces, rows, names, **options):
+    return hub_votes(faces, rows, names, say=lambda line: None, **options)
+
+
+def test_four_voters_of_four_label_orders_vote_by_name(faces, voters):
+    rows = faces.where("train")[::-1]
+    ballots = silent(faces, rows, voters)
+    assert ballots.voters == tuple(voters)
+    assert ballots.probabilities.shape == (4, len(rows), 7)
+    assert ballots.probabilities.dtype == np.float32
+    sad, happy, contempt, fear = ballots.votes()
+    assert (sad == EMOTIONS.index("sad")).all()
+    assert (happy == EMOTIONS.index("happy")).all()
+    assert (contempt == -1).all()
+    disgusted = faces.labels[rows] == EMOTIONS.index("disgust")
+    assert (disgusted != disgusted[::-1]).any()
+    assert (fear == np.where(disgusted, -1, EMOTIONS.index("fear"))).all()
+    for voter, others in ((0, 6), (1, 6), (3, 5)):
+        shares = ballots.probabilities[voter, ~disgusted].max(1)
+        np.testing.assert_allclose(shares, np.exp(SPREAD) / (np.exp(SPREAD) + others), rtol=1e-5)
+
+
+def test_contempt_as_second_choice_is_left_out_of_the_sum(faces, tmp_path):
+    name = write(tmp_path / "v", ORDERS["contempt"], "surprised", second="contempt")
+    vote = silent(faces, faces.where("test"), [name]).probabilities[0]
+    expected = np.ones(7)
+    expected[EMOTIONS.index("surprise")] = np.exp(SPREAD)
+    np.testing.assert_allclose(vote, np.tile(expected / expected.sum(), (len(vote), 1)), rtol=1e-5)
+
+
+def test_eight_classes_take_contempt_and_who_does_not_know_it_abstains_on_it(faces, voters):
+    labels = faces.labels.copy()
+    labels[::2] = EMOTIONS_8.index("contempt")
+    eight = replace(faces, labels=labels, classes=EMOTIONS_8, manifest={})
+    votes = silent(eight, np.arange(20), voters).votes()
+    assert (votes[2] == EMOTIONS_8.index("contempt")).all()
+    assert (votes[0, ::2] == -1).all()
+    assert (votes[0, 1::2] == EMOTIONS_8.index("sad")).all()
+
+
+def test_the_order_of_a_head_plays_no_role(faces, tmp_path):
+    from transformers import AutoModelForImageClassification
+
+    labels = ORDERS["alphabetical"]
+    names = [write(tmp_path / "a", labels), str(tmp_path / "b")]
+    shutil.copytree(*names)
+    order = [3, 0, 6, 2, 5, 1, 4]
+    model = AutoModelForImageClassification.from_pretrained(names[0])
+    for tensor in (model.classifier.weight, model.classifier.bias):
+        tensor.data = tensor.data[order]
+    model.config.id2label = {i: labels[old] for i, old in enumerate(order)}
+    model.save_pretrained(names[1])
+    one, other = silent(faces, np.arange(40), names).probabilities
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    assert len(np.unique(one.argmax(1))) > 1
+
+
+def per_image(name, images):
+    """(N, M): the probabilities of a voter, by its own pipeline on one PIL image after another."""
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+    model = AutoModelForImageClassification.from_pretrained(name).eval()
+    answers = []
+    for image in images:
+        picture = Image.fromarray(image.transpose(1, 2, 0).squeeze()).convert("RGB")
+        with torch.no_grad():
+            logits = model(**processor(picture, return_tensors="pt")).logits
+        answers.append(logits.softmax(1)[0].numpy())
+    return np.stack(answers)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_batch_of_some_rows_is_answered_as_image_by_image(channels, faces, tmp_path):
+    images = faces.images.repeat(channels, 1)
+    images[:, -1] = 255 - images[:, -1]
+    data = replace(faces, images=images, manifest={})
+    rows = np.array([70, 3, 41, 3, 18, 99, 0])
+    name = write(tmp_path / "v", EMOTIONS)
+    ballots = silent(data, rows, [name], batch_size=4)
+    expected = per_image(name, images[rows])
+    np.testing.assert_allclose(ballots.probabilities[0], expected, atol=0.002)
+    assert np.ptp(expected, axis=0).max() > 0.05
+
+
+@pytest.mark.parametrize("side", [32, 112])
+def test_preprocessing_of_a_batch_is_that_of_pil_but_for_rounding(side, faces, tmp_path):
+    from transformers import AutoImageProcessor
+
+    name = write(tmp_path / "v", EMOTIONS, side=side)
+    images = torch.from_numpy(faces.images[:6]).expand(-1, 3, -1, -1)
+    processor = load_processor(name)
+    assert processor.backend == "torchvision"
+    batch = processor(images, return_tensors="pt")["pixel_values"]
+    pictures = [Image.fromarray(image[0]).convert("RGB") for image in faces.images[:6]]
+    pil = AutoImageProcessor.from_pretrained(name, backend="pil")
+    single = pil(pictures, return_tensors="pt")["pixel_values"]
+    assert batch.shape == single.shape == (6, 3, side, side)
+    grey_level = 1 / 255 / 0.5
+    assert (batch - single).abs().max() < 1.01 * grey_level
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_processor_type": None},
+        {"image_processor_type": "ViTImageProcessorFast"},
+        {"image_processor_type": "ViTFeatureExtractor"},
+        {"image_processor_type": None, "feature_extractor_type": "ViTFeatureExtractor", "size": 32},
+    ],
+)
+def test_old_names_of_a_preprocessor_are_understood(settings, faces, tmp_path):
+    name = write(tmp_path / "v", EMOTIONS)
+    images = torch.from_numpy(faces.images[:4]).expand(-1, 3, -1, -1)
+    expected = load_processor(name)(images, return_tensors="pt")["pixel_values"]
+    edit(name, "preprocessor_config.json", **settings)
+    old = load_processor(name)(images, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(old, expected)
+
+
+def test_missing_voters_are_named_or_left_out_by_name(fer_home, faces, voters, tmp_path):
+    missing = [str(tmp_path / "none"), "nobody/nothing", "nobody/nothing@v1"]
+    message = refused(fer_home, faces, [*voters, *missing])
+    assert "3 of 7 voters are in no folder and not to be had from the Hugging Face hub" in message
+    assert f"({', '.join(missing)})" in message
+    assert "allow_missing=True" in message
+    lines = []
+    rows = np.arange(8)
+    names = [voters[0], *missing, voters[1]]
+    ballots = hub_votes(faces, rows, names, allow_missing=True, say=lines.append)
+    assert ballots.voters == (voters[0], voters[1])
+    assert ballots.votes()[:, 0].tolist() == [EMOTIONS.index("sad"), EMOTIONS.index("happy")]
+    for name, line in zip(missing, lines[:3], strict=True):
+        assert line.startswith(f"voter {name} is left out")
+    assert len(lines) == 5
+
+
+def test_no_voter_left_is_an_error_even_where_missing_ones_are_allowed(fer_home, faces):
+    message = refused(fer_home, faces, HUB_VOTERS, allow_missing=True)
+    assert "4 of 4 voters" in message
+    assert all(name in message for name in HUB_VOTERS)
+
+
+def no_head(folder):
+    from transformers import ViTForImageClassification
+
+    model = ViTForImageClassification.from_pretrained(folder)
+    labels = model.config.id2label
+    model.vit.save_pretrained(folder)
+    edit(folder, "config.json", id2label=labels)
+    return "would start at random"
+
+
+def head_of_another_width(folder):
+    edit(folder, "config.json", id2label=dict(enumerate(EMOTIONS[:5])), label2id=None)
+    return "no head that was trained for its 5 labels (classifier.bias would start at random)"
+
+
+def label_numbers_with_a_gap(folder):
+    labels = dict(zip((0, 1, 2, 3, 4, 5, 7), EMOTIONS, strict=True))
+    edit(folder, "config.json", id2label=labels, label2id=None)
+    return "no head that was trained for its 7 labels (7 outputs)"
+
+
+def no_label_names(folder):
+    edit(folder, "config.json", id2label=None, label2id=None, num_labels=7)
+    return "LABEL_0"
+
+
+def an_unknown_label(folder):
+    edit(folder, "config.json", id2label=dict(enumerate((*EMOTIONS[:6], "confused"))))
+    return "'confused'"
+
+
+def a_label_twice(folder):
+    edit(folder, "config.json", id2label=dict(enumerate((*EMOTIONS[:6], "anger"))))
+    return "'anger'"
+
+
+def damaged_weights(folder):
+    with open(f"{folder}/model.safetensors", "r+b") as file:
+        file.write(b"\xff" * 16)
+    return "cannot be used as an image classifier"
+
+
+def no_weights(folder):
+    os.remove(f"{folder}/model.safetensors")
+    return "cannot be used as an image classifier"
+
+
+def no_preprocessor(folder):
+    os.remove(f"{folder}/preprocessor_config.json")
+    return "cannot be used as an image classifier"
+
+
+def preprocessor_of_another_size(folder):
+    edit(folder, "preprocessor_config.json", size={"height": 48, "width": 48})
+    return "cannot be used as an image classifier"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(no_head, head_of_another_width, label_numbers_with_a_gap),
+        *(no_label_names, an_unknown_label, a_label_twice),
+        *(damaged_weights, no_weights, no_preprocessor, preprocessor_of_another_size),
+    ],
+)
+@pytest.mark.parametrize("allow_missing", [False, True])
+def test_a_voter_that_cannot_vote_is_refused(
+    spoil, allow_missing, fer_home, faces, voters, tmp_path
+):
+    bad = write(tmp_path / "bad", EMOTIONS)
+    reason = spoil(bad)
+    message = refused(fer_home, faces, [*voters, bad], allow_missing=allow_missing)
+    assert f"voter {bad} " in message
+    assert reason in message
+
+
+def test_a_voter_named_twice_is_refused(fer_home, faces, voters):
+    assert "twice" in refused(fer_home, faces, [*voters, voters[0]])
+    assert "twice" in refused(fer_home, faces, [*voters, voters[0] + "/"])
+
+
+def test_killed_and_started_again_it_continues(counted, faces, tmp_path, fer_home):
+    names = [write(tmp_path / "first", EMOTIONS), write(tmp_path / "second", EMOTIONS, seed=1)]
+    rows = faces.where("train")[:40]
+    counted.kill_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        silent(faces, rows, names, batch_size=16)
+    counted.sizes, counted.kill_at = [], None
+    lines = []
+    resumed = hub_votes(faces, rows, names, batch_size=16, say=lines.append)
+    assert counted.sizes == [16, 8, 16, 16, 8]
+    said = [line.removeprefix(f"voter {name}: ") for line, name in zip(lines, names, strict=True)]
+    assert said == ["16 images cached, 24 computed", "0 images cached, 40 computed"]
+    shutil.rmtree(fer_home / "data")
+    afresh = silent(faces, rows, names, batch_size=16)
+    np.testing.assert_allclose(resumed.probabilities, afresh.probabilities, atol=1e-6)
+
+
+def test_a_complete_vote_loads_no_weights_and_more_rows_ask_for_these_only(
+    counted, faces, voters, monkeypatch
+):
+    import transformers
+
+    first = silent(faces, np.arange(10), voters)
+    with monkeypatch.context() as patch:
+        for kind in ("AutoModelForImageClassification", "AutoConfig", "AutoImageProcessor"):
+            patch.setattr(getattr(transformers, kind), "from_pretrained", None)
+        again = silent(faces, np.arange(10), voters)
+        part = silent(faces, np.array([7, 2]), voters)
+    np.testing.assert_array_equal(first.probabilities, again.probabilities)
+    np.testing.assert_array_equal(first.probabilities[:, [7, 2]], part.probabilities)
+    counted.sizes = []
+    silent(faces, np.arange(15), voters[:1])
+    assert counted.sizes == [5]
+
+
+def test_another_checkpoint_of_the_same_name_is_asked_itself(faces, tmp_path):
+    """Of other weights, other label names or other preprocessing; and other data too."""
+    name, rows = str(tmp_path / "v"), np.arange(5)
+
+    def vote():
+        return EMOTIONS[np.unique(silent(faces, rows, [name]).votes()).item()]
+
+    write(name, EMOTIONS, "sad")
+    assert vote() == "sad"
+    write(name, EMOTIONS, "fear")
+    assert vote() == "fear"
+    edit(name, "config.json", id2label=dict(enumerate(EMOTIONS[::-1])), label2id=None)
+    assert vote() == "sad"
+    write(name, EMOTIONS)
+    before = silent(faces, rows, [name]).probabilities
+    edit(name, "preprocessor_config.json", image_mean=[0.1, 0.1, 0.1])
+    changed = silent(faces, rows, [name]).probabilities
+    assert not np.allclose(before, changed)
+    other = replace(faces, images=255 - faces.images, manifest={})
+    assert not np.allclose(changed, silent(other, rows, [name]).probabilities)
+    other_folder = write(tmp_path / "elsewhere" / "v", EMOTIONS, seed=1)
+    assert not np.allclose(before, silent(faces, rows, [other_folder]).probabilities)
+
+
+def test_a_damaged_file_of_answers_is_named(faces, voters, fer_home):
+    silent(faces, np.arange(5), voters)
+    path = sorted(fer_home.rglob("voter_no-disgust*.npz"))[0]
+    assert path.parent == fer_home / "data" / "sample"
+    with np.load(path) as file:
+        assert file["probabilities"].shape == (100, 6)
+        assert np.isnan(file["probabilities"]).all(1).sum() == 95
+        short = {"classes": file["classes"], "probabilities": file["probabilities"][:50]}
+    cut = path.read_bytes()[:-50]
+    for damage in (lambda: np.savez(path, **short), lambda: path.write_bytes(cut)):
+        damage()
+        with pytest.raises(InputError, match=f"{path.name} are damaged: delete it"):
+            silent(faces, np.arange(5), voters)
+
+
+def test_a_name_on_the_hub_and_its_revision_are_read_and_then_not_needed(faces, tmp_path):
+    name = HUB_VOTERS[0]
+    commits = {"main": "a" * 40, "v1": "b" * 40}
+    repository = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+    for (revision, commit), favourite in zip(commits.items(), ("sad", "fear"), strict=True):
+        write(repository / "snapshots" / commit, EMOTIONS, favourite)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / revision).write_text(commit)
+    for _ in range(2):
+        votes = silent(faces, np.arange(6), [name, f"{name}@v1"]).votes()
+        assert (votes[0] == EMOTIONS.index("sad")).all()
+        assert (votes[1] == EMOTIONS.index("fear")).all()
+        shutil.rmtree(tmp_path / "hub", ignore_errors=True)
