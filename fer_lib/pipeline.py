@@ -36,21 +36,26 @@ class Stage:
         name: stem of the notebook.
         inputs, outputs: glob patterns over {data}, {runs}, {dataset}, {preset} and {seed}. Each
             input must match a file before the stage, each output one that the stage has written.
+        optional: more inputs, of which a stage may use those that are there.
     """
 
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    optional: tuple[str, ...] = ()
 
 
 DATA = "{data}/manifest.json"  # has the fingerprint of faces.npz
 RUNS = ("{runs}/*_{dataset}_s*/results.json", "{runs}/*_{dataset}_s*/predictions.npz")
-REFINED = ("{data}/refinement.json", "{data}/refined_*.npz")
+REFINED = "{data}/refined_*.npz"
 TRAININGS = ("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae", "07_vit_moe", "08_grefel")
 STAGES = (
     Stage("01_data", (DATA,), ("{data}/audit.json",)),
-    Stage("02_label_refinement", (DATA,), REFINED),
-    *(Stage(name, (DATA,), ("{runs}/*_{dataset}_s{seed}/inference.json",)) for name in TRAININGS),
+    Stage("02_label_refinement", (DATA,), ("{data}/refinement.json", REFINED)),
+    *(
+        Stage(name, (DATA,), ("{runs}/*_{dataset}_s{seed}/inference.json",), (REFINED,))
+        for name in TRAININGS
+    ),
     Stage("09_evaluation", (DATA, *RUNS), ("{runs}/*_{dataset}_s*/evaluation.json",)),
     Stage("10_comparison", (DATA, *RUNS), ("{runs}/comparison_{dataset}_{preset}/comparison.*",)),
 )
@@ -155,7 +160,8 @@ class Pipeline:
         digest.update(notebook(stage).read_bytes())
         for path in sorted(Path(__file__).parent.rglob("*.py")):
             digest.update(path.read_bytes())
-        for path in (path for pattern in stage.inputs for path in self.files(pattern)):
+        every = stage.inputs + stage.optional
+        for path in (path for pattern in every for path in self.files(pattern)):
             digest.update(f"{path}{hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
         return digest.hexdigest()
 

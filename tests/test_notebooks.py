@@ -24,7 +24,7 @@ SHORT = {"epochs": 1, "limit": 128}
 TINY = {
     "02_label_refinement": {
         "changes": SHORT | {"options": {"width": 4}},
-        "voters": ["baseline_cnn", "attention_cnn"],
+        "voters": [["baseline_cnn", {}], ["attention_cnn", {"label_smoothing": 0.1}]],
         "folds": 2,
         "published": True,
     },
