@@ -45,13 +45,19 @@ LOCK_SECONDS = 15  # a notebook's kernel notices within seconds that its parent 
 
 
 def train(
-    config: TrainConfig, faces: FaceSet, *, runs: str | None = None, progress: bool = False
+    config: TrainConfig,
+    faces: FaceSet,
+    *,
+    runs: str | None = None,
+    progress: bool = False,
+    quiet: bool = False,
 ) -> Run:
     """Train a model, or resume or return the run of this config on these data.
 
     Args:
         runs: folder of all runs; None for `runs/` at home.
-        progress: a bar for each epoch beside the line after it.
+        progress: a bar for each epoch.
+        quiet: no line after each epoch.
 
     Raises:
         InputError: the config and the data do not fit, the faces were changed after loading, or
@@ -65,12 +71,12 @@ def train(
     resumes = run is not None and state_path(run).exists()
     learner = Learner(config, faces, progress=progress, resumes=resumes)  # refuses what misfits
     if not processes().is_main_process:
-        return Training(find(config, faces, runs), learner, faces).fit()
+        return Training(find(config, faces, runs), learner, faces, quiet).fit()
     with locked(runs_folder(runs) / ".lock", "starting a run"):
         run = find_run(config, faces, runs) or start_run(config, faces, runs)
     with locked(run.folder / ".lock", f"training {run.folder}"):
         find(config, faces, runs)  # tells the other processes
-        return Training(run, learner, faces).fit()
+        return Training(run, learner, faces, quiet).fit()
 
 
 def state_path(run: Run) -> Path:
@@ -129,8 +135,8 @@ def fine_tuning(
 class Training:
     """The epochs of one run and its files; `fit()` goes to the end from wherever it stands."""
 
-    def __init__(self, run: Run, learner: Learner, faces: FaceSet):
-        self.run, self.learner, self.faces = run, learner, faces
+    def __init__(self, run: Run, learner: Learner, faces: FaceSet, quiet: bool):
+        self.run, self.learner, self.faces, self.quiet = run, learner, faces, quiet
         self.config, self.main = learner.config, learner.accelerator.is_main_process
         self.rows: list[dict[str, Any]] = []
         self.state_path = state_path(run)
@@ -148,7 +154,7 @@ class Training:
             self.say(f"{mute:,} training faces have no emotion vote and are left out")
 
     def say(self, text: str) -> None:
-        if self.main:
+        if self.main and not self.quiet:
             print(text, flush=True)
 
     def fit(self) -> Run:

@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 from fer_lib.compare import (
     best_on_validation,
+    by_test_set,
     leaderboard,
     marks,
     paired_tests,
@@ -180,6 +181,17 @@ def test_the_leaderboard_holds_the_scores_of_the_results(runs):
     assert row["clean_accuracy"] == pytest.approx(299 / 399)
     assert row["low"] < 0.75 < row["high"]
     assert np.isnan(row["ferplus_majority"])  # there are no votes
+
+
+def test_accuracies_stand_by_test_set_and_name(runs, faces):
+    table = by_test_set({"a": runs[0], "b": runs[1]})
+    assert table.columns.tolist() == ["model", "set", "value", "low", "high"]
+    assert table["model"].tolist() == ["a"] * (len(table) // 2) + ["b"] * (len(table) // 2)
+    full = table[table["set"] == "all test images"].set_index("model")
+    assert full["value"].tolist() == pytest.approx([0.75, 0.85])
+    interval = runs[1].results["test"]["full"]["interval"]["accuracy"]
+    assert full.loc["b", ["low", "high"]].tolist() == interval
+    assert set(table["set"]) == {"all test images", "clean"}  # these faces have no votes
 
 
 def test_paired_tests_agree_with_the_binomial_and_with_holm(runs, faces):

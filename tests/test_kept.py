@@ -75,6 +75,14 @@ def test_runs_are_kept_and_the_readme_has_them_best_first(root):
     assert kept["config"]["train"] == better.config["train"]
 
 
+def test_the_table_says_what_labels_a_run_has_learned_from(root):
+    run = make_run(root, right=10)
+    train = run.config["train"] | {"labels": "refined_majority"}
+    write_json(run.folder / "config.json", run.config | {"train": train})
+    main([str(run.folder)])
+    assert "| noise refined_majority labels | 50.0% (" in (root / "README.md").read_text()
+
+
 def test_a_kept_file_names_no_folder_of_the_user(root):
     run = make_run(root, right=10)
     keep(run, root / "kept")

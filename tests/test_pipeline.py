@@ -37,7 +37,7 @@ def two_stages(tmp_path, monkeypatch):
         "STAGES",
         (
             Stage("01_one", ("{data}/manifest.json",), ("{runs}/one.txt",)),
-            Stage("02_two", ("{runs}/one.txt",), ("{runs}/two.txt",)),
+            Stage("02_two", ("{runs}/one.txt",), ("{runs}/two.txt",), ("{runs}/extra_*.txt",)),
         ),
     )
     runs = tmp_path / "runs"
@@ -69,6 +69,14 @@ def test_a_missing_output_or_a_changed_notebook_runs_its_stage(two_stages):
     book.write_text(book.read_text().replace("text * 2", "text * 3"))
     assert two_stages() == ["two"]
     assert (two_stages.runs / "two.txt").read_text() == "aaa"
+
+
+def test_an_optional_input_may_be_missing_and_runs_its_stage_when_it_comes_or_changes(two_stages):
+    two_stages()
+    for text in ("a", "b"):
+        (two_stages.runs / "extra_1.txt").write_text(text)
+        assert two_stages() == ["two"]
+        assert two_stages() == []
 
 
 def test_changed_code_of_the_package_runs_its_stages(two_stages, monkeypatch, tmp_path):

@@ -106,6 +106,16 @@ def test_embedding_has_a_cloud_a_class_and_its_anchors(rng):
     assert len(without.axes[0].collections) == 7
 
 
+def test_recovery_draws_a_point_a_rule_that_changed_something():
+    points = {"majority": (0.6, 0.5), "soft": (0.4, 0.9), "idle": (0.0, None)}
+    figure = plots.recovery(points, [(0.9, 0.3), (0.5, 0.8)], mark="sample data")
+    assert marked(figure)
+    curve, *drawn = figure.axes[0].lines
+    np.testing.assert_allclose(curve.get_xydata(), [(0.9, 0.3), (0.5, 0.8)])
+    assert [line.get_label() for line in drawn] == ["majority", "soft"]
+    np.testing.assert_allclose([line.get_xydata()[0] for line in drawn], [(0.6, 0.5), (0.4, 0.9)])
+
+
 def test_accuracy_by_confidence_bins_images():
     confidence = np.array([0.05, 0.5, 0.52, 0.58, 1.0])
     correct = np.array([False, True, False, True, True])

@@ -69,9 +69,14 @@ def train_folds(
     """
     if config.labels != "original":
         raise InputError(f"voters learn from the original labels, not from {config.labels!r}")
-    folder = str(runs_folder(runs) / "folds")
-    sets = fold_sets(faces, folds, config.seed)
-    return [train(config, some, runs=folder, progress=progress) for some in sets]
+    folder, done = str(runs_folder(runs) / "folds"), []
+    for some in fold_sets(faces, folds, config.seed):
+        run = train(config, some, runs=folder, progress=progress, quiet=True)
+        right = run.results["test"]["full"]["accuracy"]
+        name = f"{config.model} s{config.seed}, {some.name}"
+        print(f"{name}: names {right:.1%} of the labels {faces.mark}".rstrip(), flush=True)
+        done.append(run)
+    return done
 
 
 def fold_votes(
