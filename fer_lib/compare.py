@@ -193,8 +193,13 @@ def correct(run: Run, faces: FaceSet) -> np.ndarray:
     return answers == faces.labels[faces.where("test")]
 
 
-def paired_tests(runs: Sequence[Run], faces: FaceSet) -> pd.DataFrame:
+def paired_tests(
+    runs: Sequence[Run], faces: FaceSet, *, against_first: bool = False
+) -> pd.DataFrame:
     """Compare each two runs on the same test images, the better one of a pair as `a`.
+
+    With `against_first` each run is compared with the first alone: fewer tests, planned ahead, are
+    corrected for less.
 
     Columns: `a`, `b` (`short_names`), `difference` (of accuracies, 0 or more), `only_a`, `only_b`
     (images that only this one has right), `p` (McNemar, exact), `p_holm` (corrected for the number
@@ -205,7 +210,9 @@ def paired_tests(runs: Sequence[Run], faces: FaceSet) -> pd.DataFrame:
     """
     answers = dict(zip(short_names(runs), (correct(run, faces) for run in runs), strict=True))
     rows = []
-    for pair in combinations(answers, 2):
+    first, *others = answers
+    pairs = [(first, other) for other in others] if against_first else combinations(answers, 2)
+    for pair in pairs:
         a, b = sorted(pair, key=lambda name: -answers[name].mean())
         only_a, only_b = answers[a] & ~answers[b], answers[b] & ~answers[a]
         rows.append(

@@ -198,7 +198,6 @@ def evaluate(faces: FaceSet, predictions: Predictions, split: str = "test") -> d
         InputError: the predictions are not those of exactly these images, or of other classes; or
             the faces were changed after loading (see `FaceSet.require_unchanged`).
     """
-    faces.require_unchanged()
     rows = faces.where(split)
     probabilities = aligned(faces, predictions, split)
     labels = faces.labels[rows]
@@ -231,8 +230,10 @@ def aligned(faces: FaceSet, predictions: Predictions, split: str) -> np.ndarray:
     """Probabilities (n, K) of a split ("test" or "valid") in the order of `faces.where(split)`.
 
     Raises:
-        InputError: the predictions are not those of exactly these images, or of other classes.
+        InputError: the predictions are not those of exactly these images, or of other classes; or
+            the faces were changed after loading (see `FaceSet.require_unchanged`).
     """
+    faces.require_unchanged()
     if predictions.classes != tuple(faces.classes):
         raise InputError(
             f"the predictions are for the classes {', '.join(predictions.classes)}, but "

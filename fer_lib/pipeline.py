@@ -48,13 +48,18 @@ class Stage:
 DATA = "{data}/manifest.json"  # has the fingerprint of faces.npz
 RUNS = ("{runs}/*_{dataset}_s*/results.json", "{runs}/*_{dataset}_s*/predictions.npz")
 REFINED = "{data}/refined_*.npz"
-TRAININGS = ("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae", "07_vit_moe", "08_grefel")
+TRAININGS = {
+    **dict.fromkeys(("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae"), ()),
+    **dict.fromkeys(("07_vit_moe", "08_grefel"), (REFINED,)),
+}
+"""Notebooks that train, and what they may read besides the data."""
+
 STAGES = (
     Stage("01_data", (DATA,), ("{data}/audit.json",)),
     Stage("02_label_refinement", (DATA,), ("{data}/refinement.json", REFINED)),
     *(
-        Stage(name, (DATA,), ("{runs}/*_{dataset}_s{seed}/inference.json",), (REFINED,))
-        for name in TRAININGS
+        Stage(name, (DATA,), ("{runs}/*_{dataset}_s{seed}/inference.json",), labels)
+        for name, labels in TRAININGS.items()
     ),
     Stage("09_evaluation", (DATA, *RUNS), ("{runs}/*_{dataset}_s*/evaluation.json",)),
     Stage("10_comparison", (DATA, *RUNS), ("{runs}/comparison_{dataset}_{preset}/comparison.*",)),

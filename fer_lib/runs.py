@@ -114,10 +114,10 @@ def list_runs(
 def find_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = None) -> Run | None:
     """The newest run of exactly this config on exactly these data; a finished one if there is.
 
-    Where it started from a weights file, or learned from a file of refined labels, that is still
-    there, the file must be the same too.
+    Where the weights file that it started from is still there, or the file of refined labels that
+    it learned from, the weights and the labels must be the same too.
     """
-    start, refined = pretrained_sha256(config), refined_sha256(faces.name, config.labels)
+    start, refined = pretrained_sha256(config), refined_sha256(faces, config.labels)
 
     def is_same(run: Run) -> bool:
         known, settings = run.config["environment"].get("pretrained_sha256"), run.train_config
@@ -140,7 +140,7 @@ def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = N
         "dataset": faces.name,
         "classes": list(faces.classes),
         "fingerprint": faces.fingerprint,
-        "refined_sha256": refined_sha256(faces.name, config.labels),
+        "refined_sha256": refined_sha256(faces, config.labels),
         "counts": faces.counts(),
         **manifest,
     }

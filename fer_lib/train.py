@@ -154,7 +154,7 @@ class Training:
             self.say(f"{mute:,} training faces have no emotion vote and are left out")
 
     def say(self, text: str) -> None:
-        if self.main and not self.quiet:
+        if self.main:
             print(text, flush=True)
 
     def fit(self) -> Run:
@@ -212,11 +212,13 @@ class Training:
                 save_weights(folder / "best.safetensors", self.learner.kept, self.config, classes)
             write_metrics(folder / "metrics.csv", self.rows)
             save_state(self.state_path, self.learner.state_dict() | {"rows": self.rows})
-        self.say(
+        line = (
             f"{self.config.model} epoch {row['epoch']}/{self.config.epochs}: "
             f"loss {row['train_loss']:.3f}, validation {row['valid_accuracy']:.2%}"
-            f"{' (best)' if best else ''}, {row['seconds']:.1f} s {self.faces.mark}".rstrip()
+            f"{' (best)' if best else ''}, {row['seconds']:.1f} s {self.faces.mark}"
         )
+        if not self.quiet:
+            self.say(line.rstrip())
 
     def finish(self) -> None:
         """Score the best weights on validation and test, and write the results, last of all."""

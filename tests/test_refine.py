@@ -9,11 +9,11 @@ from fer_lib.data.sample import make_sample
 from fer_lib.data.splits import group_keys
 from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError
-from fer_lib.labels import EMOTIONS, VOTES
+from fer_lib.labels import EMOTIONS, EMOTIONS_8, VOTES
 from fer_lib.recipes import recipe
 from fer_lib.refine import rules, worth
 from fer_lib.refine.ballots import Ballots, translate, vocabulary
-from fer_lib.refine.folds import fold_sets, fold_votes
+from fer_lib.refine.folds import echo, fold_sets, fold_votes, predict
 from fer_lib.runs import list_runs
 
 ABC = ("angry", "disgust", "fear")
@@ -97,6 +97,68 @@ def test_confident_learning_finds_planted_errors():
     assert (result.labels[~result.changed] == labels[~result.changed]).all()
 
 
+@pytest.fixture(scope="module")
+def noisy():
+    """Three voters, right in 95 of 100, on 4,000 images of which one in five has a wrong label.
+
+    The last class is rare, and the voters are never sure of it.
+    """
+    rng = np.random.default_rng(0)
+    truth = rng.choice(3, 4000, p=[0.55, 0.4, 0.05])
+    labels = truth.copy()
+    wrong = rng.permutation(4000)[:800]
+    labels[wrong] = np.where(truth[wrong] == 0, 1, 0)  # the rare class goes under a frequent one
+    p = np.empty((3, 4000, 3))
+    for one in p:
+        seen = np.where(rng.random(4000) < 0.93, truth, rng.integers(0, 3, 4000))
+        sure = np.where(seen == 2, 0.45, 0.8)[:, None]
+        one[:] = np.where(np.arange(3) == seen[:, None], sure, (1 - sure) * [0.8, 0.15, 0.05])
+    p /= p.sum(2, keepdims=True)
+    return Ballots(("a", "b", "c"), p.astype(np.float32)), labels, truth
+
+
+def test_the_best_rule_mends_most_wrong_labels(noisy):
+    voters, labels, truth = noisy
+    refined = rules.apply_rules(voters, labels, ABC, None)
+    assert list(refined) == ["majority", "soft", "relative", "confident"]
+    found = {rule: worth.against_truth(labels, one, truth) for rule, one in refined.items()}
+    assert min(found["relative"]["recall"], found["relative"]["precision"]) > 0.8
+    rare = truth == 2
+    mended = {rule: (one.labels[rare] == 2).mean() for rule, one in refined.items()}
+    assert mended["relative"] > mended["soft"] + 0.02  # on the scale of its class it is sure
+    curve = worth.recovery_curve(voters, labels, ABC, truth)
+    assert len(curve) > 10
+    assert curve[-1][0] < found["soft"]["recall"] < curve[0][0] + 1e-9
+    assert found["majority"]["right_after"] > found["majority"]["right_before"] == 0.8
+    with pytest.raises(InputError, match="there is no voter"):
+        rules.apply_rules(Ballots((), np.empty((0, 4000, 3))), labels, ABC, None)
+
+
+def test_images_without_a_vote_keep_their_label_and_count_for_nothing(noisy):
+    voters, labels, _ = noisy
+    p = np.concatenate([voters.probabilities, np.full((3, 500, 3), np.nan, np.float32)], axis=1)
+    more = np.concatenate([labels, np.full(500, 2)])
+    for rule in (rules.relative, rules.confident_learning, rules.soft_average, rules.majority):
+        result = rule(Ballots(voters.voters, p), more, ABC)
+        assert not result.changed[-500:].any()
+        assert (result.labels[:-500] == rule(voters, labels, ABC).labels).all()
+        assert np.allclose(result.soft.sum(1), 1)
+
+
+def test_rules_take_eight_classes_and_a_class_that_no_label_has():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 7, 300)  # never contempt
+    p = rng.dirichlet(np.ones(8), (2, 300)).astype(np.float32)
+    votes = rng.multinomial(10, np.full(10, 0.1), 300).astype(np.float32)
+    refined = rules.apply_rules(Ballots(("a", "b"), p), labels, EMOTIONS_8, votes)
+    for one in refined.values():
+        assert one.soft.shape == (300, 8)
+        assert np.isfinite(one.soft).all()
+        assert ((one.labels >= 0) & (one.labels < 8)).all()
+        assert (one.changed == (one.labels != labels)).all()
+    assert (refined["annotators"].labels == 7).any()
+
+
 def test_the_annotators_are_the_oracle():
     votes = np.zeros((5, len(VOTES)), np.float32)
     half, foreign = {"disgust": 6, "angry": 4}, {"contempt": 9, "fear": 1}
@@ -153,6 +215,10 @@ def test_changes_are_counted_against_the_truth_and_against_annotators():
     seen = worth.against_annotators(labels, result, votes, ABC)
     assert (seen["images"], seen["changed"]) == (4, 3)  # the last has no vote for an emotion
     assert (seen["towards"], seen["away"], seen["neither"]) == pytest.approx((1 / 3,) * 3)
+    shared = votes.copy()
+    shared[1, VOTES.index("angry")] = 9
+    tied = worth.against_annotators(labels, result, shared, ABC)
+    assert (tied["towards"], tied["away"], tied["tied"]) == pytest.approx((0, 1 / 3, 1 / 3))
     assert (seen["agree_before"], seen["agree_after"]) == (0.5, 0.5)
     assert seen["votes_old"] == pytest.approx(0.9 / 3)
     assert seen["votes_new"] == pytest.approx((0.9 + 0.1 + 0) / 3)
@@ -176,6 +242,11 @@ def test_the_surest_changes_are_looked_at_first():
     assert worth.worth_a_look(voters, codes("aaa"), result).tolist() == [2, 0]
     table = worth.voters_table(voters, codes("adf"), None, ABC)
     assert table.loc["v2"].to_dict() == {"votes": 3, "abstains": 0, "label": 0}
+    assert table["votes"].dtype.kind == "i"  # counts, not shares
+    votes = np.zeros((3, len(VOTES)), np.float32)
+    votes[[0, 1], [VOTES.index("disgust"), VOTES.index("fear")]] = 10
+    table = worth.voters_table(ballots("d-d"), codes("adf"), votes, ABC)
+    assert table.loc["v0"].to_dict() == {"votes": 2, "abstains": 1, "label": 0, "annotators": 1}
 
 
 @pytest.fixture(scope="module")
@@ -218,9 +289,15 @@ def test_no_voter_has_seen_the_label_it_votes_on(faces, tmp_path):
         assert run.fingerprint == some.fingerprint  # trained without the held fold
         place = np.searchsorted(faces.ids[rows[: len(faces.where("train"))]], kept.test_ids)
         assert (result.probabilities[0, place] == kept.test_probabilities).all()
+    held_out = np.mean([predict(run, faces.images[faces.where("test")]) for run in runs], axis=0)
+    assert np.allclose(result.probabilities[0, -len(held_out) :], held_out)
     again = fold_votes(faces, rows, [config], folds=3, runs=tmp_path)
     assert (again.probabilities == result.probabilities).all()
     assert len(list_runs(tmp_path / "folds")) == 3  # found, not trained again
+    table = echo(faces, config, folds=3, runs=tmp_path)
+    wrong = (faces.labels != faces.truth)[faces.where("train")].sum()
+    assert table["images"].tolist() == [wrong, 2 * wrong]  # each is learned by two of three models
+    assert table["names the label"].between(0, 1).all()
     voted = recipe("baseline_cnn", "ours", "sample", labels="votes")
     with pytest.raises(InputError, match="voters learn from the original labels"):
         fold_votes(faces, rows, [voted], runs=tmp_path)

@@ -1,6 +1,7 @@
 """Refined labels on disk, in training, and their way into validation and test: there is none."""
 
 import ast
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from fer_lib import learner, runs
 from fer_lib.batches import targets
+from fer_lib.compare import paired_tests
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import SPLITS, FaceSet
 from fer_lib.data.refined import Refined, load_refined, refined_path, save_refined
@@ -18,6 +20,7 @@ from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.learner import Learner
 from fer_lib.recipes import recipe
+from fer_lib.refine import worth
 from fer_lib.runs import find_run
 from fer_lib.train import main, train
 
@@ -45,7 +48,7 @@ def tiny(**changes) -> TrainConfig:
 
 def test_refined_labels_come_back_as_they_were_written(faces):
     refined = turned(faces)
-    path = save_refined(faces, refined, ("one voter",))
+    path = save_refined(faces, faces.where("train"), refined, ("one voter",))
     assert path == refined_path("sample", "turned")
     again = load_refined(faces, "turned")
     assert (again.labels == refined.labels).all()
@@ -58,17 +61,22 @@ def test_refined_labels_come_back_as_they_were_written(faces):
         assert faces.fingerprint in str(file["manifest"])
 
 
-@pytest.mark.parametrize("split", [None, "valid", "test"])
+@pytest.mark.parametrize("split", [None, "valid", "test", "as many"])
 def test_labels_of_other_images_than_those_for_training_are_not_written(faces, split):
-    with pytest.raises(InputError, match="never written"):
-        save_refined(faces, turned(faces, split), ())
+    rows = np.arange(len(faces)) if split is None else faces.where(split)
+    if split == "as many":
+        rows = np.arange(len(faces))[-len(faces.where("train")) :]
+    labels = Refined("turned", faces.labels[rows], np.eye(7)[faces.labels[rows]], rows.astype(str))
+    for given in (rows, faces.where("train"))[: 1 if split == "as many" else 2]:
+        with pytest.raises(InputError, match="never written"):
+            save_refined(faces, given, labels, ())
     assert not refined_path("sample", "turned").exists()
 
 
 def test_a_file_of_other_images_or_a_damaged_one_is_refused(faces):
     with pytest.raises(InputError, match=r"refined_turned.npz does not exist: refine the labels"):
         load_refined(faces, "turned")
-    path = save_refined(faces, turned(faces), ())
+    path = save_refined(faces, faces.where("train"), turned(faces), ())
     with np.load(path) as file:
         arrays = dict(file)
     held_out = np.concatenate([arrays["ids"][:-1], faces.ids[faces.where("test")][:1]])
@@ -78,16 +86,18 @@ def test_a_file_of_other_images_or_a_damaged_one_is_refused(faces):
     np.savez(path, **arrays)
     with pytest.raises(InputError, match="is not of the training images of sample"):
         load_refined(make_sample(300, seed=1), "turned")
-    np.savez(path, **arrays | {"soft": arrays["soft"][:, :3]})
-    with pytest.raises(InputError, match="is damaged"):
-        load_refined(faces, "turned")
+    foreign = np.full_like(arrays["labels"], 7)
+    for bad in ({"soft": arrays["soft"][:, :3]}, {"soft": arrays["soft"] * 2}, {"labels": foreign}):
+        np.savez(path, **arrays | bad)
+        with pytest.raises(InputError, match="is damaged"):
+            load_refined(faces, "turned")
     path.write_bytes(b"PK nothing")
     with pytest.raises(InputError, match="is damaged"):
         load_refined(faces, "turned")
 
 
 def test_targets_are_hard_or_soft_and_for_training_images_only(faces):
-    save_refined(faces, turned(faces), ())
+    save_refined(faces, faces.where("train"), turned(faces), ())
     rows = faces.where("train")[::3]
     hard = targets(faces, rows, "refined_turned")
     assert (hard == np.eye(7)[(faces.labels[rows] + 1) % 7]).all()
@@ -106,7 +116,7 @@ def test_targets_are_hard_or_soft_and_for_training_images_only(faces):
 def test_no_refined_label_gets_into_validation_or_test_accuracy(faces, tmp_path):
     """Trained on labels that are all wrong, everything reported is still against the original."""
     before = faces.labels.copy()
-    save_refined(faces, turned(faces), ())
+    save_refined(faces, faces.where("train"), turned(faces), ())
     learned = Learner(tiny(labels="refined_turned"), faces)
     wrong = (before + 1) % 7
     assert (learned.batches.targets.argmax(1).numpy() == wrong[faces.where("train")]).all()
@@ -136,6 +146,10 @@ def test_labels_that_were_replaced_in_memory_are_noticed(faces, tmp_path):
             evaluate(changed, predictions)
         with pytest.raises(InputError, match="was changed after it was loaded"):
             train(tiny(), changed, runs=tmp_path)
+        with pytest.raises(InputError, match="was changed after it was loaded"):
+            paired_tests([run, run], changed)
+        with pytest.raises(InputError, match="was changed after it was loaded"):
+            worth.agreement(run, changed, faces.where("test"), turned(faces, "test"))
     # With a fingerprint of their own they are other data, whose run this is not.
     rows = np.arange(len(faces))
     other = faces.subset(rows)
@@ -144,37 +158,56 @@ def test_labels_that_were_replaced_in_memory_are_noticed(faces, tmp_path):
 
 
 def test_nothing_but_the_targets_of_a_training_reads_refined_labels():
-    """Whoever adds a reader has to come by here."""
+    """Whoever adds a reader, in the package or in a notebook, has to come by here."""
+    names = ("load_refined", "refined_targets", "refined_path")
     readers = set()
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Name) and node.id in ("load_refined", "refined_targets"):
-                readers.add((str(path.relative_to(PACKAGE)), node.id))
-            if isinstance(node, ast.Attribute):
-                assert node.attr not in ("load_refined", "refined_targets"), path
-    assert readers == {("data/refined.py", "load_refined"), ("batches.py", "refined_targets")}
-    users = {
-        (str(path.relative_to(PACKAGE)), part.name)
-        for path in PACKAGE.rglob("*.py")
-        for part in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for part in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(part, ast.FunctionDef):
+                used = {n.id for n in ast.walk(part) if isinstance(n, ast.Name)}
+                used |= {n.attr for n in ast.walk(part) if isinstance(n, ast.Attribute)}
+                readers |= {(path.name, part.name, name) for name in names if name in used}
+            if isinstance(part, ast.ImportFrom):
+                assert not [a for a in part.names if a.name in names and a.asname], path
+    assert readers == {
+        ("refined.py", "save_refined", "refined_path"),
+        ("refined.py", "load_refined", "refined_path"),
+        ("refined.py", "refined_targets", "load_refined"),
+        ("refined.py", "refined_sha256", "refined_path"),
+        ("refined.py", "refined_sha256", "refined_targets"),
+        ("batches.py", "targets", "refined_targets"),
+    }
+    for path in (PACKAGE.parent / "notebooks").glob("*.ipynb"):
+        code = [
+            c["source"] for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"
+        ]
+        text = "".join(line for lines in code for line in lines)
+        assert not [name for name in (*names, "refined_sha256", "np.load") if name in text], path
+    (user,) = [
+        part.name
+        for part in ast.walk(ast.parse((PACKAGE / "learner.py").read_text(encoding="utf-8")))
         if isinstance(part, ast.FunctionDef)
         and any(isinstance(n, ast.Name) and n.id == "targets" for n in ast.walk(part))
-    }
-    assert ("learner.py", "set_up_data") in users
+    ]
+    assert user == "set_up_data"
 
 
 def test_another_refinement_is_another_run(faces, tmp_path):
-    save_refined(faces, turned(faces), ("a",))
+    save_refined(faces, faces.where("train"), turned(faces), ("a",))
     first = train(tiny(labels="refined_turned"), faces, runs=tmp_path)
     assert first.config["data"]["refined_sha256"]
     assert train(tiny(labels="refined_turned"), faces, runs=tmp_path).folder == first.folder
-    save_refined(faces, turned(faces), ("a", "b"))
+    save_refined(faces, faces.where("train"), turned(faces), ("a", "b"))  # the same labels
+    assert train(tiny(labels="refined_turned"), faces, runs=tmp_path).folder == first.folder
+    other = turned(faces)
+    other.labels[0] = faces.labels[faces.where("train")[0]]
+    save_refined(faces, faces.where("train"), other, ("a", "b"))
     second = train(tiny(labels="refined_turned"), faces, runs=tmp_path)
     assert second.folder != first.folder
     refined_path("sample", "turned").unlink()
     found = find_run(tiny(labels="refined_turned"), faces, tmp_path)
     assert found.folder == second.folder  # a finished run is loaded where the file is gone
-    assert runs.refined_sha256("sample", "original") is None
+    assert runs.refined_sha256(faces, "original") is None
 
 
 def test_the_command_line_takes_refined_labels(capsys, tmp_path):

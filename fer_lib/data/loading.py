@@ -137,7 +137,9 @@ def _read(dataset: str, layout: Layout, seed: int) -> FaceSet:
 def _sample(folder: Path, data_dir: str | Path | None, say: Callable[[str], object]) -> FaceSet:
     """The drawn faces; drawn again where the code that draws them has changed."""
     if data_dir:
-        raise InputError("dataset sample is drawn: leave --data-dir out, or name another dataset")
+        raise InputError(
+            f"dataset {folder.name} is drawn: leave --data-dir out, or name another dataset"
+        )
     code = sorted(Path(__file__).parent.glob("*.py"))
     origin = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
     manifest = _manifest(folder)

@@ -7,6 +7,7 @@ dataset and for no other image. Nothing but the targets of a training reads it.
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,21 +49,20 @@ def refined_path(dataset: str, rule: str) -> Path:
     return home() / "data" / dataset / f"refined_{rule}.npz"
 
 
-def save_refined(faces: FaceSet, refined: Refined, voters: tuple[str, ...]) -> Path:
+def save_refined(faces: FaceSet, rows: np.ndarray, refined: Refined, voters: Sequence[str]) -> Path:
     """Write `refined_<rule>.npz`, with the ids of the training images and a manifest.
 
     Args:
-        refined: of `faces.where("train")`, in order.
+        rows: the row numbers that `refined` is of: those of the training images, in order.
         voters: who voted.
 
     Raises:
-        InputError: the labels are not those of the training images alone.
+        InputError: the rows are not those of the training images alone.
     """
-    rows = faces.where("train")
-    if len(refined.labels) != len(rows):
+    if not np.array_equal(rows, faces.where("train")) or len(refined.labels) != len(rows):
         raise InputError(
-            f"{len(refined.labels):,} refined labels are not those of the {len(rows):,} training "
-            f"images of {faces.name}: labels of validation and test images are never written"
+            f"{len(refined.labels):,} refined labels are not those of the training images of "
+            f"{faces.name}: labels of validation and test images are never written"
         )
     manifest = {
         "dataset": faces.name,
@@ -100,8 +100,10 @@ def load_refined(faces: FaceSet, rule: str) -> Refined:
             manifest = json.loads(str(file["manifest"]))
         ids, fingerprint = arrays.pop("ids"), manifest["fingerprint"]
         refined = Refined(manifest["rule"], **arrays, settings=manifest["settings"])
-        shape = (len(ids), len(faces.classes))
-        intact = refined.soft.shape == shape and len(refined.labels) == len(ids)
+        n, k = len(ids), len(faces.classes)
+        intact = refined.labels.shape == refined.reasons.shape == (n,)
+        intact &= bool(((refined.labels >= 0) & (refined.labels < k)).all())
+        intact &= refined.soft.shape == (n, k) and np.allclose(refined.soft.sum(1), 1, atol=1e-3)
     except DAMAGE:
         intact = False
     if not intact:
@@ -137,8 +139,10 @@ def refined_targets(faces: FaceSet, rows: np.ndarray, labels: str) -> np.ndarray
     return np.eye(len(faces.classes), dtype=np.float32)[refined.labels[place]]
 
 
-def refined_sha256(dataset: str, labels: str) -> str | None:
-    """SHA-256 of the file behind the labels of a training; None for others, or where it is gone."""
+def refined_sha256(faces: FaceSet, labels: str) -> str | None:
+    """SHA-256 of the targets that refined labels are; None for others, or where they are gone."""
     match = LABELS.fullmatch(labels)
-    path = match and refined_path(dataset, match[1])
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else None
+    if not match or not refined_path(faces.name, match[1]).exists():
+        return None
+    targets = refined_targets(faces, faces.where("train"), labels)
+    return hashlib.sha256(np.ascontiguousarray(targets)).hexdigest()

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +12,11 @@ from fer_lib.batches import probabilities, training_rows
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.splits import group_keys, grouped_split
-from fer_lib.evaluate import load_predictions
+from fer_lib.evaluate import aligned, load_predictions
 from fer_lib.files import InputError
 from fer_lib.optim import processes
 from fer_lib.refine.ballots import Ballots
-from fer_lib.runs import Run, runs_folder
+from fer_lib.runs import Run, find_run, runs_folder
 from fer_lib.train import train
 
 
@@ -71,10 +70,12 @@ def train_folds(
         raise InputError(f"voters learn from the original labels, not from {config.labels!r}")
     folder, done = str(runs_folder(runs) / "folds"), []
     for some in fold_sets(faces, folds, config.seed):
+        known = find_run(config, some, folder)
         run = train(config, some, runs=folder, progress=progress, quiet=True)
-        right = run.results["test"]["full"]["accuracy"]
-        name = f"{config.model} s{config.seed}, {some.name}"
-        print(f"{name}: names {right:.1%} of the labels {faces.mark}".rstrip(), flush=True)
+        if not (known and known.finished):
+            right = run.results["test"]["full"]["accuracy"]
+            name = f"{config.model} s{config.seed}, {some.name}"
+            print(f"{name}: names {right:.1%} of the labels {faces.mark}".rstrip(), flush=True)
         done.append(run)
     return done
 
@@ -91,7 +92,8 @@ def fold_votes(
     """Votes of one voter for each config (of nobody without any), by the models of `train_folds`.
 
     On a training image votes the one model of the voter that did not learn from it; on any other
-    image the mean of its models, none of which has learned from validation or test images.
+    image the mean of its models, none of which has learned from validation or test images (copies
+    of some stand among the training images, as the audit tells).
 
     Args:
         rows: row numbers of the images to vote on.
@@ -107,28 +109,38 @@ def fold_votes(
     return Ballots(tuple(names), np.concatenate(parts))
 
 
-def echo(config: TrainConfig, faces: FaceSet, *, folds: int = 5, **where: Any) -> pd.DataFrame:
-    """How often a model names the label of training images, `never seen` and `learned` by it.
+def echo(
+    faces: FaceSet, config: TrainConfig, *, folds: int = 5, runs: str | Path | None = None
+) -> pd.DataFrame:
+    """How often the models of a voter name the label of training images never seen, and learned.
 
     Where the truth is known, of images with a wrong label alone: there the label can only be
-    remembered. Columns: `images`, `names the label` (share).
+    remembered. Of the learned images at most 2,000 a model are asked, drawn by its seed.
 
     Args:
-        config, folds, where: of `train_folds`, whose first model is asked.
+        config, folds, runs: of `train_folds`, which finds or trains the models.
+
+    Returns:
+        Rows `never seen` and `learned`; columns `images` (asked, over all models), `names the
+        label` (share; None of nothing).
     """
-    run = train_folds(config, faces, folds=folds, **where)[0]
-    first, rows = fold_sets(faces, folds, config.seed)[0], faces.where("train")
-    ids, labels = faces.ids[rows], faces.labels[rows]
-    answers = ask(run, faces.images[rows]).argmax(1)
-    doubtful = np.ones(len(rows), bool) if faces.truth is None else labels != faces.truth[rows]
-    learned = training_rows(first, config.limit, config.seed)
-    asked = {"never seen": first.where("test"), "learned": learned}
-    table = {}
-    for kind, some in asked.items():
-        which = np.isin(ids, first.ids[some]) & doubtful
-        share = float((answers == labels)[which].mean()) if which.any() else None
-        table[kind] = {"images": int(which.sum()), "names the label": share}
-    return pd.DataFrame(table).T
+    wrong = np.ones(len(faces), bool) if faces.truth is None else faces.labels != faces.truth
+    right: dict[str, list[np.ndarray]] = {"never seen": [], "learned": []}
+    models = train_folds(config, faces, folds=folds, runs=runs)
+    for run, some in zip(models, fold_sets(faces, folds, config.seed), strict=True):
+        doubtful, held = np.isin(some.ids, faces.ids[wrong]), some.where("test")
+        kept = aligned(some, load_predictions(run.folder / "predictions.npz"), "test").argmax(1)
+        right["never seen"].append((kept == some.labels[held])[doubtful[held]])
+        learned = training_rows(some, config.limit, config.seed)
+        learned = np.random.default_rng(config.seed).permutation(learned[doubtful[learned]])[:2000]
+        answers = predict(run, some.images[learned]).argmax(1)
+        right["learned"].append(answers == some.labels[learned])
+    every = {kind: np.concatenate(parts) for kind, parts in right.items()}
+    table = {
+        kind: {"images": len(of), "names the label": float(of.mean()) if len(of) else None}
+        for kind, of in every.items()
+    }
+    return pd.DataFrame.from_dict(table, orient="index")
 
 
 def _votes(faces: FaceSet, rows: np.ndarray, runs: Sequence[Run]) -> np.ndarray:
@@ -140,11 +152,11 @@ def _votes(faces: FaceSet, rows: np.ndarray, runs: Sequence[Run]) -> np.ndarray:
         p[[place[name] for name in kept.test_ids.tolist()]] = kept.test_probabilities
     others = rows[faces.split[rows] != "train"]
     if len(others):
-        p[others] = np.mean([ask(run, faces.images[others]) for run in runs], axis=0)
+        p[others] = np.mean([predict(run, faces.images[others]) for run in runs], axis=0)
     return p[rows]
 
 
-def ask(run: Run, images: np.ndarray) -> np.ndarray:
+def predict(run: Run, images: np.ndarray) -> np.ndarray:
     """Class probabilities (N, K) float32 of uint8 images (N, C, H, W) by the model of a run."""
     device = processes().device
     model = run.load_model().to(device)

@@ -79,8 +79,8 @@ def hub_votes(
     Classes are matched by the names in a checkpoint's `id2label`; images are prepared by its own
     preprocessor. All voters are checked before the first is asked. What they say is kept in
     `data/<dataset>/voter_<name>_<fingerprint>.npz`, rewritten after each batch: another call asks
-    only what is missing there, and loads no weights where nothing is. A name on the hub is known by
-    its name: where its weights may change, hold it to a revision.
+    only what is missing there, and loads no weights where nothing is. They are kept by the
+    name on the hub, so pin a revision (`name@revision`) where its weights may change.
 
     Args:
         rows: (N,) int, the images of `faces` to vote on.
@@ -101,16 +101,17 @@ def hub_votes(
     if len({known.path for known in answers.values()}) < len(names):
         raise InputError(f"a voter is named twice in {', '.join(names)}: name each one once")
     voters = {name: load_voter(name) for name in names if len(answers[name].unasked(rows))}
-    missing = [name for name, voter in voters.items() if voter is None]
+    missing = {name: voter for name, voter in voters.items() if isinstance(voter, str)}
     present = [name for name in names if name not in missing]
     if (missing and not allow_missing) or not present:
         raise InputError(
             f"{len(missing)} of {len(names)} voters are in no folder and not to be had from the "
-            f"Hugging Face hub ({', '.join(missing)}): correct the name, fetch it (`hf download "
-            "NAME`), or leave it out by allow_missing=True, as long as one is left"
+            f"Hugging Face hub, {'; '.join(map(' '.join, missing.items()))}: correct the name, "
+            "fetch it (`hf download NAME`), or leave it out by allow_missing=True, as long as one "
+            "is left"
         )
     for name in missing:
-        say(f"voter {name} is left out: it is in no folder and not to be had from the hub")
+        say(f"voter {name} is left out, not to be had {missing[name]}")
     tables = []
     for name in present:
         known = answers[name]
@@ -131,6 +132,8 @@ def answers_path(faces: FaceSet, name: str) -> Path:
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
         name = f"{folder.resolve().name}-{digest.hexdigest()[:8]}"
+    else:
+        name = f"{name}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     slug = re.sub(r"[^\w.-]+", "-", name)
     return home() / "data" / faces.name / f"voter_{slug}_{faces.fingerprint[:12]}.npz"
 
@@ -149,8 +152,8 @@ def read_answers(path: Path, number: int) -> Answers:
     raise InputError(f"the answers of a voter in {path} are damaged: delete it and run again")
 
 
-def load_voter(name: str) -> Voter | None:
-    """Load a voter and check that it can vote; None where it cannot be found or fetched."""
+def load_voter(name: str) -> Voter | str:
+    """Load a voter and check that it can vote; where it cannot be found or fetched, the reason."""
     from transformers import AutoConfig, AutoModelForImageClassification  # loads in seconds
 
     folder = Path(name).expanduser()
@@ -165,23 +168,23 @@ def load_voter(name: str) -> Voter | None:
         )
         voter = Voter(classes, processor, model.float().eval())
         with torch.inference_mode():
-            width = voter.logits(torch.zeros(1, 1, 48, 48, dtype=torch.uint8)).shape[1]
+            trial = voter.logits(torch.zeros(1, 1, 48, 48, dtype=torch.uint8))
     except InputError:
         raise
     except (*DAMAGE, SafetensorError, UnpicklingError) as error:
         if isinstance(error, OSError) and not folder.is_dir():
-            return None
+            return f"({shorten(str(error), 60)})"
         raise InputError(
             f"voter {name} cannot be used as an image classifier ({shorten(str(error), 160)}): "
             "save or fetch it again, or name another one"
         ) from error
     # A mismatched tensor is reported with both of its shapes.
     fresh = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
-    if fresh or sorted(labels) != list(range(width)):
-        reason = f"{min(fresh)} would start at random" if fresh else f"{width} outputs"
+    if fresh or sorted(labels) != list(range(trial.shape[1])) or not trial.isfinite().all():
+        reason = f"{min(fresh)} would start at random" if fresh else f"{trial.shape[1]} outputs"
         raise InputError(
-            f"voter {name} has no head that was trained for its {len(labels)} labels ({reason}): "
-            "correct id2label in its config.json, or name another one"
+            f"voter {name} is no classifier that was trained for its {len(labels)} labels "
+            f"({reason}): correct its config.json or its weights, or name another one"
         )
     return voter
 

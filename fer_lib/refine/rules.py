@@ -17,9 +17,7 @@ def published_threshold(voters: int) -> int:
     return voters // 2 + 1 if voters >= 4 else -(-voters // 2)
 
 
-def majority(
-    ballots: Ballots, labels: np.ndarray, classes: Sequence[str], *, votes: int | None = None
-) -> Refined:
+def majority(ballots: Ballots, labels: np.ndarray, classes: Sequence[str]) -> Refined:
     """The published rule: the class that enough voters name replaces the label.
 
     The threshold counts all voters, also those that abstain. Where two classes reach it, as two
@@ -29,9 +27,8 @@ def majority(
     Args:
         labels: (N,) int64, the present labels.
         classes: K names.
-        votes: how many must agree; None: `published_threshold`.
     """
-    need = published_threshold(len(ballots.voters)) if votes is None else votes
+    need = published_threshold(len(ballots.voters))
     counts = (ballots.votes()[..., None] == np.arange(len(classes))).sum(0)  # (N, K)
     enough = counts >= need
     new = np.where(enough.sum(1) == 1, counts.argmax(1), labels)
@@ -75,15 +72,17 @@ def relative(
     clearly above that of the label. The soft label is that of `soft_average`.
 
     Args:
-        margin: least quotient of the new label as a multiple of that of the old one.
+        margin: least quotient of the new label as a multiple of that of the old one. The default
+            was chosen on drawn faces (seed 0, 20 % wrong labels) for like recall and precision.
     """
     from cleanlab.count import get_confident_thresholds
 
     mean, rows = _mean(ballots, labels, len(classes)), np.arange(len(labels))
-    scaled = mean / get_confident_thresholds(labels, mean)
+    asked = (ballots.votes() >= 0).any(0)
+    scaled = mean / get_confident_thresholds(labels[asked], mean[asked])
     best = scaled.argmax(1)
     times = scaled[rows, best] / scaled[rows, labels].clip(1e-6)
-    new = np.where(times >= margin, best, labels)
+    new = np.where(asked & (times >= margin), best, labels)
     said = [
         f"{classes[k]} is {min(t, 99):.1f} times as likely as the label, each for its class"
         for t, k in zip(times, new, strict=True)
@@ -103,7 +102,10 @@ def confident_learning(ballots: Ballots, labels: np.ndarray, classes: Sequence[s
     from cleanlab.filter import find_label_issues
 
     mean = _mean(ballots, labels, len(classes))
-    issues = find_label_issues(labels, mean, filter_by="prune_by_noise_rate", n_jobs=1)
+    asked, issues = (ballots.votes() >= 0).any(0), np.zeros(len(labels), bool)
+    issues[asked] = find_label_issues(
+        labels[asked], mean[asked], filter_by="prune_by_noise_rate", n_jobs=1
+    )
     new = np.where(issues, mean.argmax(1), labels)
     own = mean[np.arange(len(labels)), labels]
     said = [
@@ -144,7 +146,6 @@ def apply_rules(
     votes: np.ndarray | None,
     *,
     confidence: float = 0.5,
-    margin: float = 1.2,
 ) -> dict[str, Refined]:
     """All rules by name; `annotators` where there are votes of people.
 
@@ -159,7 +160,7 @@ def apply_rules(
     refined = [
         majority(ballots, labels, classes),
         soft_average(ballots, labels, classes, confidence=confidence),
-        relative(ballots, labels, classes, margin=margin),
+        relative(ballots, labels, classes),
         confident_learning(ballots, labels, classes),
     ]
     refined += [] if votes is None else [annotators(votes, labels, classes)]

@@ -72,16 +72,17 @@ def against_annotators(
 ) -> dict[str, Any]:
     """Whether a rule moves labels towards what most of FERPlus's ten annotators see.
 
-    A change goes *towards* them where the new label is the plurality of the ten votes, *away* where
-    the old one was, and is *neither* where the plurality is a third thing. Images without a vote
-    for any emotion are left out.
+    A change goes *towards* them where the new label has the most of the ten votes, *away* where the
+    old one has, and is *neither* where a third thing has; it is *tied* where two things share the
+    first place. Images without a vote for any emotion are left out.
 
     Args:
         votes: (N, 10) counts over `labels.VOTES`.
 
     Returns:
-        `images`, `agree_before`, `agree_after` (share of labels that are the plurality), and of the
-        changed labels `changed`, `towards`, `away`, `neither` (shares), `votes_old`, `votes_new`
+        `images`, `agree_before`, `agree_after` (share of labels that are the plurality, as in the
+        audit), and of the changed labels `changed`, `towards`, `away`, `neither`, `tied` (shares),
+        `votes_old`, `votes_new`
         (mean share of the votes for the old and for the new label); `by_class`: changed, towards
         and away of each old label.
     """
@@ -89,9 +90,14 @@ def against_annotators(
     old, new, votes = labels[voted], refined.labels[voted], votes[voted]
     column = np.array([VOTES.index(name) for name in classes])
     winner, changed = plurality(votes), refined.changed[voted]
-    towards, away = changed & (column[new] == winner), changed & (column[old] == winner)
+    tied = changed & ((votes == votes.max(1, keepdims=True)).sum(1) > 1)
+    towards = changed & ~tied & (column[new] == winner)
+    away = changed & ~tied & (column[old] == winner)
     share = votes / votes.sum(1, keepdims=True)
-    mean = lambda k: float(share[changed, column[k[changed]]].mean()) if changed.any() else None  # noqa: E731
+    seen = {  # mean share of the votes, for the old and for the new label
+        name: float(share[changed, column[k[changed]]].mean()) if changed.any() else None
+        for name, k in (("votes_old", old), ("votes_new", new))
+    }
     return {
         "images": len(old),
         "agree_before": float((column[old] == winner).mean()),
@@ -99,9 +105,9 @@ def against_annotators(
         "changed": int(changed.sum()),
         "towards": _share(towards, changed),
         "away": _share(away, changed),
-        "neither": _share(changed & ~towards & ~away, changed),
-        "votes_old": mean(old),
-        "votes_new": mean(new),
+        "neither": _share(changed & ~towards & ~away & ~tied, changed),
+        "tied": _share(tied, changed),
+        **seen,
         "by_class": {
             name: {
                 "changed": int((changed & (old == k)).sum()),
@@ -185,7 +191,7 @@ def voters_table(
         if votes is not None:
             seen = cast & (votes[:, : len(EMOTIONS_8)].sum(1) > 0)
             rows[name]["annotators"] = _share(column[said] == plurality(votes), seen)
-    return pd.DataFrame(rows).T.rename_axis("voter")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("voter")
 
 
 def worth_a_look(ballots: Ballots, labels: np.ndarray, refined: Refined) -> np.ndarray:
