@@ -123,6 +123,32 @@ def test_the_file_is_clean(path):
     assert not [name for name in ids if re.fullmatch(r"[0-9a-f]{8}", name)]
 
 
+def test_labels_are_refined_by_voters_from_disk_alone(tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    size = {"image_size": 16, "patch_size": 8, "hidden_size": 8, "intermediate_size": 8}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 1}
+    names = dict(enumerate(["surprise", "anger", "happiness", "neutral", "sadness", "fear"]))
+    for name in ("one", "two"):
+        config = ViTConfig(**size, **layers, id2label=names, num_labels=len(names))
+        ViTForImageClassification(config).save_pretrained(tmp_path / name)
+        ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / name)
+    given = TINY["02_label_refinement"] | {
+        "voters": [],
+        "hub_voters": [str(tmp_path / name) for name in ("one", "two")],
+        "interactive": False,
+    }
+    path, home = ROOT / "notebooks" / "02_label_refinement.ipynb", tmp_path / "home"
+    values = {name: json.dumps(value) for name, value in given.items()}
+    text = papermill_run(path, tmp_path / "out.ipynb", environment(home, ROOT), **values)
+    assert "2,400 computed" in text
+    kept = json.loads((home / "data" / "sample" / "refinement.json").read_text())
+    assert kept["voters"] == given["hub_voters"]
+    assert kept["echo"] == {}
+    assert kept["changed"]["majority"]["train"]["by_class"]["disgust"] == 0  # they abstain there
+    assert set(kept["agreement_not_accuracy"]["original"]) == {"accuracy", "agreement"}
+
+
 def environment(home: Path, *python_path: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     paths = os.pathsep.join(map(str, python_path))

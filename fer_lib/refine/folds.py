@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from fer_lib.data.splits import group_keys, grouped_split
 from fer_lib.evaluate import aligned, load_predictions
 from fer_lib.files import InputError
 from fer_lib.optim import processes
+from fer_lib.recipes import recipe
 from fer_lib.refine.ballots import Ballots
 from fer_lib.runs import Run, find_run, runs_folder
 from fer_lib.train import train
@@ -48,6 +50,22 @@ def fold_sets(faces: FaceSet, folds: int, seed: int) -> list[FaceSet]:
         some.name = f"{faces.name}-fold-{number + 1}-of-{folds}"
         sets.append(some)
     return sets
+
+
+def voter_configs(
+    voters: Sequence[tuple[str, dict[str, Any]]], preset: str, seed: int, changes: dict[str, Any]
+) -> list[TrainConfig]:
+    """Our recipe for each voter, each with a seed of its own, one after the other.
+
+    Args:
+        voters: of each the model and changes to its settings.
+        seed: of the first.
+        changes: to the settings of all; those of a voter go before.
+    """
+    return [
+        recipe(model, "ours", preset, **{"seed": seed + number} | changes | more)
+        for number, (model, more) in enumerate(voters)
+    ]
 
 
 def train_folds(

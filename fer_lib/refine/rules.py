@@ -153,10 +153,16 @@ def apply_rules(
         votes: (N, 10) counts over `labels.VOTES`, or None.
 
     Raises:
-        InputError: nobody voted.
+        InputError: nobody voted, or on images of fewer than two labels.
     """
     if not ballots.voters:
         raise InputError("there is no voter: name a model or a classifier of Hugging Face")
+    asked = (ballots.votes() >= 0).any(0)
+    if len(np.unique(labels[asked])) < 2:
+        raise InputError(
+            f"the voters ({', '.join(ballots.voters)}) abstain on all images but {asked.sum()}: "
+            "name voters that know the classes of the data"
+        )
     refined = [
         majority(ballots, labels, classes),
         soft_average(ballots, labels, classes, confidence=confidence),
