@@ -18,6 +18,8 @@ from fer_lib.data.ferplus import read_votes
 from fer_lib.data.layout_writers import LONG_NAMES
 from fer_lib.data.sample import write_layout
 from fer_lib.data.tables import read_table
+from fer_lib.refine import rules, worth
+from fer_lib.refine.folds import fold_sets
 
 MUTE = {"say": lambda line: None}
 
@@ -122,3 +124,24 @@ def test_ferplus_pictures_give_the_same_faces_as_the_table(real, folders, tmp_pa
     wrong = (pictures.images != table.images).any((1, 2, 3))
     assert pictures.ids[wrong].tolist() == ["Training_0005274", "PrivateTest_0033200"]
     assert "4 names in fer2013new.csv stand for two images" in pictures.manifest["remarks"][0]
+
+
+def test_folds_of_the_real_faces_leave_no_copy_behind(faces):
+    sets = fold_sets(faces, 5, seed=0)
+    group = dict(zip(faces.ids.tolist(), copy_groups(faces.images).tolist(), strict=True))
+    for some in sets:
+        groups = np.array([group[name] for name in some.ids.tolist()])
+        held = some.split == "test"
+        assert not np.isin(groups[~held], groups[held]).any()
+        assert 5_700 < held.sum() < 5_800
+    assert sum(len(some.where("test")) for some in sets) == 28_709
+
+
+def test_the_annotators_as_a_rule_agree_with_the_audit(faces):
+    rows = faces.where("train")
+    labels, votes = faces.labels[rows], faces.votes[rows]
+    oracle = rules.annotators(votes, labels, faces.classes)
+    found = worth.against_annotators(labels, oracle, votes, faces.classes)
+    assert found["agree_before"] == pytest.approx(0.626, abs=0.005)  # as on all images
+    assert found["agree_after"] > 0.97  # the rest is contempt, unknown, or no face
+    assert found["away"] == 0
