@@ -69,7 +69,8 @@ def relative(
     Voters are never as sure of a rare class as of a frequent one. So the mean probability of a
     class is divided by what it is on average where the class is the label (the class thresholds of
     confident learning), and the class with the largest quotient replaces the label where it is
-    clearly above that of the label. The soft label is that of `soft_average`.
+    clearly above that of the label. With weak voters it gives the rare classes away too freely:
+    for them, rare and merely unsure look alike. The soft label is that of `soft_average`.
 
     Args:
         margin: least quotient of the new label as a multiple of that of the old one. The default

@@ -82,9 +82,8 @@ def against_annotators(
     Returns:
         `images`, `agree_before`, `agree_after` (share of labels that are the plurality, as in the
         audit), and of the changed labels `changed`, `towards`, `away`, `neither`, `tied` (shares),
-        `votes_old`, `votes_new`
-        (mean share of the votes for the old and for the new label); `by_class`: changed, towards
-        and away of each old label.
+        `votes_old`, `votes_new` (mean share of the votes for the old and for the new label);
+        `by_class`: changed, towards and away of each old label.
     """
     voted = votes[:, : len(EMOTIONS_8)].sum(1) > 0
     old, new, votes = labels[voted], refined.labels[voted], votes[voted]
