@@ -1,5 +1,7 @@
 """Everything about a training but the data: `TrainConfig`."""
 
+import argparse
+import ast
 import json
 from dataclasses import asdict, dataclass, field, fields
 from types import UnionType
@@ -181,3 +183,28 @@ def fits(value: Any, annotation: Any) -> bool:
         return bool in kinds
     wider = {float: (int, float), tuple: (list, tuple), Augmentation: (dict, Augmentation)}
     return any(isinstance(value, wider.get(kind, kind)) for kind in kinds)
+
+
+def add_arguments(parser: argparse.ArgumentParser, settings: str) -> None:
+    """Add what every training takes; `settings` names the class whose fields `--set` changes."""
+    add = parser.add_argument
+    add("--dataset", default="sample", help="sample, fer2013, ferplus, rafdb, or a name")
+    add("--data-dir", help="folder or file of the data; default: data/<dataset>, then Kaggle")
+    add("--preset", choices=PRESETS, help="default: sample, or quick on real data")
+    add("--seed", type=int, default=0)
+    add("--runs", help="folder of all runs; default: runs/")
+    change = f"settings of {settings} to change"
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help=change)
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE; the value as JSON or Python where it is that, else as text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set takes NAME=VALUE, not {text!r}")
+    for read in (json.loads, ast.literal_eval):  # true and True, null and None
+        try:
+            return name, read(value)
+        except (ValueError, SyntaxError):
+            pass
+    return name, value

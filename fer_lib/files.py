@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+LOCK_SECONDS = 15  # a notebook's kernel notices within seconds that its parent was killed
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used: one sentence that names it and the remedy."""
@@ -49,6 +53,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file; InputError where another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=LOCK_SECONDS):
+            yield
+    except Timeout:
+        raise InputError(f"another process is {what}: wait for it, or stop it first") from None
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_lib.config import PRESETS
+from fer_lib.config import PRESETS, setting
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, home, read_json, replacing, write_json
 from fer_lib.recipes import default_preset
 from fer_lib.runs import runs_folder
-from fer_lib.train import setting
 
 CELL_TIMEOUT = {"sample": 3600, "quick": 6 * 3600, "full": 48 * 3600}
 """Seconds for one cell, by preset: a whole training is one cell."""

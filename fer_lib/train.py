@@ -9,24 +9,19 @@ the same CPU, ends with the same numbers as one that was not.
 """
 
 import argparse
-import ast
-import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
 
 from fer_lib.batches import training_rows
 from fer_lib.checkpoints import load_state, load_weights, save_state, save_weights
-from fer_lib.config import PRESETS, RECIPE_NAMES, TrainConfig
+from fer_lib.config import RECIPE_NAMES, TrainConfig, add_arguments, setting
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate import Predictions, save_predictions
-from fer_lib.files import InputError
+from fer_lib.files import InputError, locked
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.optim import processes
@@ -40,8 +35,6 @@ from fer_lib.runs import (
     write_metrics,
     write_results,
 )
-
-LOCK_SECONDS = 15  # a notebook's kernel notices within seconds that its parent was killed
 
 
 def train(
@@ -93,17 +86,6 @@ def find(config: TrainConfig, faces: FaceSet, runs: str | None) -> Run | None:
             print(f"{run.name} was trained by other code; delete its folder to train it again")
     (path,) = broadcast_object_list(folder)
     return Run(path) if path else None
-
-
-@contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file; InputError where another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path, timeout=LOCK_SECONDS):
-            yield
-    except Timeout:
-        raise InputError(f"another process is {what}: wait for it, or stop it first") from None
 
 
 def fine_tuning(
@@ -275,31 +257,6 @@ def main(arguments: list[str] | None = None) -> None:
     if processes().is_main_process:
         accuracy = run.results["test"]["full"]["accuracy"]
         print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())
-
-
-def add_arguments(parser: argparse.ArgumentParser, settings: str) -> None:
-    """Add what every training takes; `settings` names the class whose fields `--set` changes."""
-    add = parser.add_argument
-    add("--dataset", default="sample", help="sample, fer2013, ferplus, rafdb, or a name")
-    add("--data-dir", help="folder or file of the data; default: data/<dataset>, then Kaggle")
-    add("--preset", choices=PRESETS, help="default: sample, or quick on real data")
-    add("--seed", type=int, default=0)
-    add("--runs", help="folder of all runs; default: runs/")
-    change = f"settings of {settings} to change"
-    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help=change)
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE; the value as JSON or Python where it is that, else as text."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--set takes NAME=VALUE, not {text!r}")
-    for read in (json.loads, ast.literal_eval):  # true and True, null and None
-        try:
-            return name, read(value)
-        except (ValueError, SyntaxError):
-            pass
-    return name, value
 
 
 if __name__ == "__main__":

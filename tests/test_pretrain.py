@@ -246,7 +246,7 @@ def test_other_code_is_said_and_a_foreign_folder_is_left_out(faces, finished, mo
 
 
 def test_two_at_once_are_refused(faces, tmp_path, monkeypatch):
-    monkeypatch.setattr("fer_lib.train.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("fer_lib.files.LOCK_SECONDS", 0.2)
     run = pretrain(tiny(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()
     with FileLock(run.folder / ".lock"), pytest.raises(InputError, match="another process"):

@@ -16,6 +16,7 @@ from torch import nn
 from fer_lib import learner as learner_module
 from fer_lib import train as train_module
 from fer_lib.checkpoints import load_weights
+from fer_lib.config import setting
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError
@@ -24,7 +25,7 @@ from fer_lib.models import MODULES, create_model
 from fer_lib.optim import parameter_groups, processes, schedules
 from fer_lib.recipes import recipe
 from fer_lib.runs import find_run, list_runs
-from fer_lib.train import main, setting, train
+from fer_lib.train import main, train
 
 
 @pytest.fixture(scope="module")
@@ -352,7 +353,7 @@ def test_weights_files_are_checked(tmp_path):
 def test_two_trainings_of_one_run_at_once_are_refused(faces, tmp_path, monkeypatch):
     from filelock import FileLock
 
-    monkeypatch.setattr("fer_lib.train.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("fer_lib.files.LOCK_SECONDS", 0.2)
     run = train(small(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()
     with FileLock(run.folder / ".lock"), pytest.raises(InputError, match="another process"):

@@ -3,11 +3,11 @@
 import argparse
 import json
 
+from fer_lib.config import add_arguments, setting
 from fer_lib.data import load_faces
 from fer_lib.files import InputError
 from fer_lib.pretrain import pretrain, pretraining
 from fer_lib.recipes import default_preset
-from fer_lib.train import add_arguments, setting
 
 
 def main(arguments: list[str] | None = None) -> None:

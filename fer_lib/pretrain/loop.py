@@ -4,7 +4,7 @@ from typing import Any
 
 from fer_lib.checkpoints import load_state, save_state
 from fer_lib.data import FaceSet
-from fer_lib.files import InputError
+from fer_lib.files import InputError, locked
 from fer_lib.optim import processes
 from fer_lib.pretrain.config import PretrainConfig
 from fer_lib.pretrain.folder import (
@@ -17,7 +17,6 @@ from fer_lib.pretrain.folder import (
 )
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.runs import code_digest, runs_folder, write_metrics
-from fer_lib.train import locked
 
 
 def pretrain(

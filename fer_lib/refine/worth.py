@@ -183,13 +183,14 @@ def voters_table(
     there are any, the plurality of the `annotators` (shares of the votes it cast)."""
     rows = {}
     column = np.array([VOTES.index(name) for name in classes])
+    winner = None if votes is None else plurality(votes)
     for name, said in zip(ballots.voters, ballots.votes(), strict=True):
         cast = said >= 0
         rows[name] = {"votes": int(cast.sum()), "abstains": int((~cast).sum())}
         rows[name]["label"] = _share(said == labels, cast)
         if votes is not None:
             seen = cast & (votes[:, : len(EMOTIONS_8)].sum(1) > 0)
-            rows[name]["annotators"] = _share(column[said] == plurality(votes), seen)
+            rows[name]["annotators"] = _share(column[said] == winner, seen)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("voter")
 
 
