@@ -163,7 +163,7 @@ class Prepare:
 
     Args:
         pretrained_cfg: of the model: `input_size` (C, H, W), `mean` and `std` (C,), for 0..1.
-        device: where the images are.
+        device: of the model; images that lie elsewhere are brought there.
 
     Calling it with (B, c, h, w) uint8 gives (B, C, H, W) float32; without a generator nothing is
     drawn, as validation and test want it.
@@ -171,7 +171,7 @@ class Prepare:
 
     def __init__(self, pretrained_cfg: dict, device: torch.device | str = "cpu"):
         self.channels, *size = pretrained_cfg["input_size"]
-        self.size = tuple(size)
+        self.size, self.device = tuple(size), torch.device(device)
         column = lambda key: torch.tensor(pretrained_cfg[key], device=device).view(-1, 1, 1)  # noqa: E731
         self.mean, self.std = column("mean"), column("std")
 
@@ -181,7 +181,7 @@ class Prepare:
         config: Augmentation | None = None,
         generator: Generator | None = None,
     ) -> Tensor:
-        x = self.grey(images.float().div_(255))
+        x = self.grey(images.to(self.device).float().div_(255))
         if config is None or generator is None:
             return (self.resize(x) - self.mean) / self.std
         draw = Draw(len(x), generator)

@@ -54,15 +54,23 @@ def training_rows(
     return np.sort(np.random.default_rng(seed).permutation(rows)[:limit])
 
 
+def placed(images: Tensor, device: torch.device) -> Tensor:
+    """Images on the device; where they would fill over half of its free memory, on the host."""
+    if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        return images
+    return images.to(device)
+
+
 class Batches:
-    """Shuffled batches of images and targets that lie on one device.
+    """Shuffled batches of images and targets, on the device of the targets.
 
     One permutation an epoch, drawn from (seed, epoch) alone, so that a resumed run sees the same
     batches. Each process of several takes its share of every batch. The last, incomplete batch is
     left out: another one in each epoch.
 
     Args:
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8, on the device or on the host (`placed`); from there each batch
+            is copied while the device computes the one before.
         targets: (N, K) float32.
         batch_size: images of a batch, over all processes.
     """
@@ -94,10 +102,15 @@ class Batches:
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (B, C, H, W) uint8 and targets (B, K) of this process, in order."""
-        order = self.permutation(number).to(self.images.device)
+        order = self.permutation(number)
+        here, there = order.to(self.images.device), order.to(self.targets.device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            rows = order[start : start + self.batch_size][self.rank :: self.processes]
-            yield self.images[rows], self.targets[rows]
+            share = slice(start + self.rank, start + self.batch_size, self.processes)
+            images = self.images[here[share]]
+            if self.images.device != self.targets.device:
+                # Only from page-locked memory does a copy not wait for what the device computes.
+                images = images.pin_memory().to(self.targets.device, non_blocking=True)
+            yield images, self.targets[there[share]]
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -116,7 +129,7 @@ def probabilities(
     precision: str = "no",
     flip: bool = False,
 ) -> Tensor:
-    """Class probabilities of uint8 images (N, C, H, W): (N, K) float32, on their device.
+    """Class probabilities of uint8 images (N, C, H, W): (N, K) float32, on the model's device.
 
     Nothing is drawn, and no image has a part in the result of another. With `flip` they are the
     mean of those of the image and of its mirror image (test-time augmentation).
@@ -125,7 +138,7 @@ def probabilities(
     parts = []
     for some in images.split(batch_size):
         views = (some, some.flip(3)) if flip else (some,)
-        with autocast(images.device, precision):
+        with autocast(prepare.device, precision):
             logits = [
                 model(prepare(view).contiguous(memory_format=torch.channels_last)) for view in views
             ]

@@ -11,7 +11,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from fer_lib.augment import Prepare, mix
-from fer_lib.batches import Batches, probabilities, targets, training_rows
+from fer_lib.batches import Batches, placed, probabilities, targets, training_rows
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.files import InputError
@@ -39,7 +39,7 @@ class Learner:
 
     Attributes:
         core: the bare model; `ema`: its moving average, or None.
-        held_out: uint8 images (N, C, H, W) of "valid" and "test", on the device.
+        held_out: uint8 images (N, C, H, W) of "valid" and "test".
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Learner:
             raise InputError(f"{faces.name} has no training or no validation images")
         soft = torch.from_numpy(targets(faces, rows, config.labels)).to(device)
         self.batches = Batches(
-            torch.from_numpy(faces.images[rows]).to(device),
+            placed(torch.from_numpy(faces.images[rows]), device),
             soft,
             batch_size=config.batch_size,
             seed=config.seed,
@@ -83,7 +83,7 @@ class Learner:
                 f"{config.accumulate} parts on {self.accelerator.num_processes} processes"
             )
         self.held_out = {
-            split: torch.from_numpy(faces.images[faces.where(split)]).to(device)
+            split: placed(torch.from_numpy(faces.images[faces.where(split)]), device)
             for split in ("valid", "test")
         }
         self.valid_labels = torch.from_numpy(faces.labels[faces.where("valid")]).to(device)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fer_lib.batches import Batches, targets, training_rows
+from fer_lib.batches import Batches, placed, targets, training_rows
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
@@ -114,3 +114,22 @@ def test_training_on_votes_leaves_out_faces_without_one():
     assert np.isfinite(targets(faces, used, "votes")).all()
     assert list(training_rows(faces, None, 0)) == list(rows)
     assert len(training_rows(faces, 20, 0, "votes")) == 20
+
+
+def test_images_on_the_host_are_copied_batch_by_batch(monkeypatch):
+    """The meta device stands for a GPU that is too small for the images."""
+    locked = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: locked.append(len(x)) or x)
+    images = torch.arange(103, dtype=torch.uint8).view(103, 1, 1, 1)
+    batches = Batches(images, torch.zeros(103, 7, device="meta"), batch_size=16)
+    for some, soft in batches.epoch(0):
+        assert some.device.type == soft.device.type == "meta"
+        assert some.shape == (16, 1, 1, 1)
+    assert locked == [16] * 6
+
+
+def test_images_stay_on_the_host_where_the_device_has_no_room(monkeypatch):
+    images, gpu = torch.zeros(10, 1, 48, 48, dtype=torch.uint8), torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (images.nbytes, 10**9))
+    assert placed(images, gpu) is images
+    assert placed(images, torch.device("meta")).device.type == "meta"

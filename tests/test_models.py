@@ -59,7 +59,7 @@ def test_published_gates_reach_two_and_corrected_ones_stay_below_one():
         (create_model("attention_cnn", attention="published"), 0, 2),
         (create_model("attention_cnn"), 0, 1),
     ):
-        gate = next(m for m in model.modules() if type(m).__name__.endswith("ChannelAttn"))
+        gate = next(m for m in model.modules() if type(m).__name__.endswith("ChannelAttention"))
         with torch.no_grad():
             gate.fc2.weight.fill_(5.0)
             gate.fc1.weight.fill_(5.0)

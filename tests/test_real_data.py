@@ -26,7 +26,7 @@ MUTE = {"say": lambda line: None}
 
 @pytest.fixture(scope="module")
 def real():
-    if "FER_DATA" not in os.environ:
+    if not os.environ.get("FER_DATA"):
         pytest.skip("set FER_DATA to a folder with fer2013.csv and fer2013new.csv")
     return Path(os.environ["FER_DATA"])
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from timm.models import register_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fer_lib import learner as learner_module
 from fer_lib import train as train_module
@@ -173,6 +174,34 @@ def test_accumulation_does_not_change_the_step(faces, monkeypatch):
         return torch.cat([p.detach().flatten() for p in learner.core.parameters()])
 
     torch.testing.assert_close(weights(1), weights(4), atol=2e-5, rtol=1e-3)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would make the host wait for a GPU: values that are read, sizes that depend."""
+
+    names = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in self.names
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("model", sorted(set(MODULES) - {"vit_moe"}))  # which counts its routes
+def test_no_step_waits_for_the_device(faces, model):
+    counts = []
+    for steps in (2, 4):
+        config = recipe(model, "ours", "sample", limit=8 * steps, batch_size=8, mixup=0.2)
+        learner = Learner(config, faces)
+        learner.train_epoch(0)
+        with Waits() as waits:
+            learner.train_epoch(1)
+        assert len(learner.batches) == steps
+        counts.append(waits.count)
+    assert counts[0] == counts[1] > 0  # the sums of an epoch are read once
 
 
 def test_every_trained_parameter_is_in_the_optimizer_once_and_norms_have_no_decay():

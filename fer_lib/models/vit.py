@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fer_lib.files import InputError
 from fer_lib.models.backbones import BackboneModel, build
-from fer_lib.models.cnn import grey_48
+from fer_lib.models.cnn import conv_and_pool, grey_48
 
 
 class ConvStem(nn.Module):
@@ -40,12 +40,7 @@ class ConvStem(nn.Module):
             *(
                 layer
                 for inputs, outputs in pairwise(channels)
-                for layer in (
-                    nn.Conv2d(inputs, outputs, 3, padding=1),
-                    nn.BatchNorm2d(outputs),
-                    nn.ReLU(inplace=True),
-                    nn.MaxPool2d(2),
-                )
+                for layer in conv_and_pool(inputs, outputs)
             )
         )
         self.proj = nn.Linear(channels[-1], embed_dim)

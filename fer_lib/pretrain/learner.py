@@ -8,7 +8,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
 from fer_lib.augment import Prepare
-from fer_lib.batches import Batches, autocast, training_rows
+from fer_lib.batches import Batches, autocast, placed, training_rows
 from fer_lib.data import FaceSet
 from fer_lib.files import InputError
 from fer_lib.models.weights import load_into
@@ -37,7 +37,7 @@ class MaskedLearner:
         if not all(map(len, rows.values())):
             raise InputError(f"{faces.name} has no training or no validation images")
         self.images = {
-            split: torch.from_numpy(faces.images[some]).to(self.device)
+            split: placed(torch.from_numpy(faces.images[some]), self.device)
             for split, some in rows.items()
         }
         self.batches = Batches(
