@@ -12,6 +12,9 @@ The usual one is what most projects start from: a Dataset of single PIL images, 
 transforms (flip, affine, ToTensor, Normalize), a shuffled DataLoader with a worker for each core,
 which live on between epochs, pinned memory on a GPU, the default memory format, float32 (on a GPU
 with PyTorch's default: convolutions in TF32), plain AdamW, loss and accuracy summed by `.item()`.
+Its network is written as usual, too: ReLU before pooling, and timm's two attention layers of CBAM
+in the place of ours. What that makes of the ratio shows in one more process, the usual loop with
+our network.
 
 Both clip the gradient, leave out the last incomplete batch, and draw the same operations as often
 and as far; neither validates or writes anything. The parts: the input pipeline alone (batches ready
@@ -31,12 +34,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from statistics import median
 
 import torch
 from augmentation import AFFINE, compare_augmentation
 from measure import Apart, cores, environment, in_turn, table
 from PIL import Image
+from timm.layers.cbam import ChannelAttn, SpatialAttn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms
@@ -48,6 +53,7 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
+from fer_lib.models.cnn import ChannelAttention, SpatialAttention
 
 IMAGES = {"cpu": 1024, "cuda": 16384}  # an epoch of seconds, not of minutes
 
@@ -82,15 +88,39 @@ class Singles(Dataset):
         return self.transform(Image.fromarray(self.images[row, 0])), int(self.labels[row])
 
 
+def written_as_usual(net: nn.Module) -> None:
+    """Exchange layers of one of our networks for the usual ones; what it computes stays the same.
+
+    But for a batch norm of one channel that timm's spatial attention has.
+    """
+    for part in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
+        for place, (layer, after) in enumerate(zip_longest(part, list(part)[1:])):
+            if isinstance(layer, nn.MaxPool2d) and isinstance(after, nn.ReLU):
+                part[place], part[place + 1] = after, layer
+            elif isinstance(layer, ChannelAttention):
+                part[place] = ChannelAttn(layer.fc1.in_channels, rd_channels=layer.fc1.out_channels)
+            elif isinstance(layer, SpatialAttention):
+                part[place] = SpatialAttn()
+
+
 class Usual:
     """The usual loop and its parts; each returns the number of images it went through."""
 
     precision = "float32"
 
-    def __init__(self, config: TrainConfig, faces: FaceSet, device: torch.device, workers: int):
+    def __init__(
+        self,
+        config: TrainConfig,
+        faces: FaceSet,
+        device: torch.device,
+        workers: int,
+        our_network: bool = False,
+    ):
         self.config, self.device = config, device
         torch.manual_seed(config.seed)
         net = create_model(config.model, num_classes=len(faces.classes), **config.options)
+        if not our_network:
+            written_as_usual(net)
         data = Singles(faces, config, net.pretrained_cfg)
         self.net = net.to(device).train()
         self.optimizer = torch.optim.AdamW(
@@ -185,10 +215,12 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
         ours = running.enter_context(Apart(Ours, config, faces))
         device, precision = ours.device, ours.precision
         usual = running.enter_context(Apart(Usual, config, faces, device, cores()))
+        mixed = running.enter_context(Apart(Usual, config, faces, device, cores(), True))
         parts = {}
         for part in ("loop", "input", "model"):
             parts[f"ours {part}"] = partial(ours.rate, part)
             parts[f"usual {part}"] = partial(usual.rate, part)
+        parts["mixed loop"] = partial(mixed.rate, "loop")
         if precision != "float32":
             single = replace(config, precision="no")
             float32 = running.enter_context(Apart(Ours, single, faces))
@@ -196,6 +228,7 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
         rates = in_turn(parts, rounds)
     rows = {
         "whole loop": (rates["ours loop"], rates["usual loop"]),
+        "whole loop, the usual one with our network": (rates["ours loop"], rates["mixed loop"]),
         "input alone": (rates["ours input"], rates["usual input"]),
         f"model alone, ours in {precision}": (rates["ours model"], rates["usual model"]),
     }

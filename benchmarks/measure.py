@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
+from functools import cache
 from importlib.metadata import version
 from multiprocessing import get_context
 from statistics import median
@@ -104,3 +105,32 @@ def environment() -> str:
         f"measured on {date.today()}: {processor()}, {cores()} cores{load}; "
         f"python {platform.python_version()}, {versions}; commit {git_commit()}"
     )
+
+
+@cache
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large square matrix product."""
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / shortest(lambda: a @ b, device)
+
+
+@cache
+def memory_rate(device: torch.device) -> float:
+    """Bytes a second, read and written together, of a copy of 256 MiB."""
+    a = torch.ones(2**26, device=device)
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / shortest(lambda: b.copy_(a), device)
+
+
+def shortest(part: Callable[[], Any], device: torch.device, runs: int | None = None) -> float:
+    """Least seconds of a part in three goes of `runs` each (10, on a CPU 3), after a warm-up."""
+    runs = runs or (10 if device.type == "cuda" else 3)
+
+    def again() -> int:
+        for _ in range(runs):
+            part()
+        return runs
+
+    again()
+    return 1 / max(rate(again, device) for _ in range(3))

@@ -58,7 +58,8 @@ class TrainConfig:
         flip_tta: a prediction is the mean of those of the image and of its mirror image.
         augmentation: draws for each training image.
         precision: "bf16", "fp16", "no" (float32), or "auto": bf16 where the device computes in it.
-        compile: run the model through torch.compile (slower on the CPUs tried).
+        compile: run the model through torch.compile (no faster on the CPUs tried), True for its
+            default mode, or by name "reduce-overhead" (CUDA graphs) or "max-autotune".
     """
 
     model: str
@@ -96,7 +97,7 @@ class TrainConfig:
     flip_tta: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
     precision: str = "auto"
-    compile: bool = False
+    compile: bool | str = False
 
     def __post_init__(self):
         choices = {
@@ -105,11 +106,12 @@ class TrainConfig:
             "schedule": ("cosine", "plateau", "constant"),
             "plateau_metric": ("valid_accuracy", "valid_loss"),
             "precision": ("auto", "bf16", "fp16", "no"),
+            "compile": (False, True, "reduce-overhead", "max-autotune"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(
-                    f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}"
+                    f"{name} is one of {', '.join(map(str, allowed))}, not {getattr(self, name)!r}"
                 )
         if self.labels not in ("original", "votes") and not LABELS.fullmatch(self.labels):
             raise InputError(

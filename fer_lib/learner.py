@@ -126,9 +126,11 @@ class Learner:
         except ValueError as error:
             raise InputError(f"optimizer {config.optimizer!r} is unknown to timm") from error
         self.schedule, self.plateau = schedules(config, raw, len(self.batches))
-        self.model, self.optimizer = self.accelerator.prepare(
-            torch.compile(core) if config.compile else core, raw
-        )
+        model = core
+        if config.compile:
+            mode = None if config.compile is True else config.compile
+            model = torch.compile(core, mode=mode)
+        self.model, self.optimizer = self.accelerator.prepare(model, raw)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch, counted from 0; its part of a row of `metrics.csv`.

@@ -202,3 +202,76 @@ def test_attention_prints_rates_of_both_ways(monkeypatch, capsys):
 
     attention.main(["--models", "vit_patch", "--batch-size", "2", "--rounds", "1"])
     assert re.search(r"\| vit_patch \| [\d,]+ \| [\d,]+ \| \d", capsys.readouterr().out)
+
+
+@pytest.fixture
+def steps(loop):
+    import steps
+
+    return steps
+
+
+def test_steps_prints_shares_floor_and_gap(steps, capsys):
+    steps.main(["--models", "baseline_cnn", "--steps", "2", "--batch-size", "8"])
+    text = capsys.readouterr().out
+    assert "drawn faces (sample data)" in text
+    names = [cell.strip() for cell in next(x for x in text.splitlines() if "model" in x).split("|")]
+    row = dict(zip(names[1:-1], cells(text, "baseline_cnn"), strict=True))
+    assert sum(float(row[part].rstrip("%")) for part in steps.PARTS) == pytest.approx(100, abs=0.5)
+    floor = max(float(row["arithmetic, ms"]), float(row["memory, ms"]))
+    assert float(row["gap"]) == pytest.approx(float(row["step, ms"]) / floor, abs=0.2)
+
+
+def test_the_counts_of_a_step_are_those_by_hand(steps, faces):
+    """Multiplications and additions of three convolutions and the head, three times but once
+    for the first layer, whose input has no gradient."""
+    learner = steps.Learner(config(augmentation=Augmentation()), faces)
+    images, answer = next(learner.batches.epoch(0))
+    x = learner.prepare(images)
+    maps = 48**2 * 64 * 9, 24**2 * 64 * 128 * 9, 12**2 * 128 * 256 * 9, 256 * 128 + 128 * 7
+    assert steps.operations(learner, x, answer) == 2 * 8 * (2 * maps[0] + 3 * sum(maps[1:]))
+    weights = sum(p.nbytes for p in learner.core.parameters())
+    kept = steps.bytes_moved(learner, x, answer) - 10 * weights
+    half = learner.precision == "bf16"
+    least = 8 * (48**2 + 24**2 + 24**2 * 2 + 12**2 * 3 + 12**2 * 2) * 64 * (2 if half else 4)
+    assert 2 * least < kept < 6 * least
+
+
+def test_the_clock_is_taken_off_again(steps, faces):
+    from fer_lib import learner as module
+
+    learner, mix = steps.Learner(config(ema_decay=0.9), faces), module.mix
+    forward = vars(learner.model).get("forward")
+    assert set(steps.shares(learner)) == set(steps.PARTS)
+    assert module.mix is mix
+    assert vars(learner.model).get("forward") is forward
+    assert "prepare" in vars(learner)
+    assert "update" not in vars(learner.ema)
+
+
+def test_the_usual_network_computes_what_ours_does(loop):
+    torch.manual_seed(0)
+    ours, usual = (loop.create_model("baseline_cnn").double().eval() for _ in range(2))
+    usual.load_state_dict(ours.state_dict())
+    loop.written_as_usual(usual)
+    kinds = [type(layer).__name__ for layer in usual.stages[0]]
+    assert kinds == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
+    x = torch.randn(2, 1, 48, 48, dtype=torch.double)
+    torch.testing.assert_close(usual(x), ours(x))
+    attention = loop.create_model("attention_cnn")
+    loop.written_as_usual(attention)
+    names = {type(module).__name__ for module in attention.modules()}
+    assert {"ChannelAttn", "SpatialAttn"} < names
+    assert not {"ChannelAttention", "SpatialAttention"} & names
+
+
+def test_the_speedrun_trains_its_network_and_reports_every_seed(loop, monkeypatch, capsys):
+    import speedrun
+
+    settings = ["epochs=2", "warmup_epochs=0.5", "limit=128", "batch_size=32", "compile=false"]
+    settings.append('options={"width": 8}')
+    speedrun.main(["--dataset", "sample", "--seeds", "2", "--set", *settings])
+    text = capsys.readouterr().out
+    assert re.search(r"seed 1: [\d.]+ s, valid [\d.]+%, .* sample data", text)
+    assert re.search(r"test, one view: mean 0\.\d{4}, standard deviation", text)
+    assert {"seconds", "valid"} <= {line.split(":")[0] for line in text.splitlines()}

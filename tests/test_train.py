@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -202,6 +203,25 @@ def test_no_step_waits_for_the_device(faces, model):
         assert len(learner.batches) == steps
         counts.append(waits.count)
     assert counts[0] == counts[1] > 0  # the sums of an epoch are read once
+
+
+@pytest.mark.parametrize("model", sorted(MODULES))
+def test_a_compiled_model_learns_the_same(faces, model, monkeypatch):
+    """Traced and differentiated as a whole, but not compiled to machine code, which takes long."""
+    real, traced = torch.compile, []
+
+    def compile_quickly(core, mode):
+        traced.append(mode)
+        return real(core, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", compile_quickly)
+    rows = []
+    for way in (False, "max-autotune"):
+        torch._dynamo.reset()
+        config = recipe(model, "ours", "sample", limit=16, batch_size=8, precision="no")
+        rows.append(Learner(replace(config, compile=way), faces).train_epoch(0))
+    assert traced == ["max-autotune"]
+    assert rows[1] == pytest.approx(rows[0], rel=1e-3)
 
 
 def test_every_trained_parameter_is_in_the_optimizer_once_and_norms_have_no_decay():

@@ -1,0 +1,195 @@
+"""Images a second of prediction, in batches and one at a time: torch, and the same from ONNX.
+
+    python benchmarks/inference.py
+    python benchmarks/inference.py --model vit_cnn --batch-sizes 1 32 --rounds 5
+
+Both go from uint8 faces to class probabilities, without mirror images. torch is
+`fer_lib.batches.probabilities`, what evaluation uses, in float32 and in the precision that training
+would choose. ONNX is one graph with preparation and softmax, of any batch size, run in float32 by
+onnxruntime. Both find the faces on their device and leave the answers there. On a GPU, float32 is
+without TF32 on both sides; where onnxruntime has no GPU, ONNX runs on the CPU, as the heading says.
+
+The network is not trained, but fitted to drawn faces: at random it gives nearly the same answer to
+all, and any two networks agree. Before anything is timed, both must agree on 64 drawn faces.
+
+All ways run in turn in one process, with as many threads as cores each: threads without work fall
+asleep within milliseconds. The first round is not counted. A rate is the median over the rounds; a
+ratio is taken within each round. One at a time go an eighth of the faces, which takes long enough.
+"""
+
+import argparse
+from copy import deepcopy
+from functools import partial
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from measure import cores, environment, in_turn, rate, table
+from torch import Tensor, nn
+
+from fer_lib.augment import Prepare
+from fer_lib.batches import probabilities
+from fer_lib.config import TrainConfig
+from fer_lib.data.sample import make_sample
+from fer_lib.models import create_model
+from fer_lib.optim import choose_precision, keep_memory, plain_attention
+
+IMAGES = {"cpu": 1024, "cuda": 16384}  # parts of seconds
+CHECKED, TOLERANCE = 64, 1e-4  # faces; difference of a probability
+# Not vit_moe, whose routing the exporter cannot convert, nor grefel, whose logits no layer gives.
+MODELS = ("baseline_cnn", "attention_cnn", "vit_patch", "vit_cnn", "vit_mae", "vit_tiny")
+NEEDED = ("onnx", "onnxruntime", "onnxscript")
+
+
+class Predictor(nn.Module):
+    """Class probabilities (B, classes) of faces (B, 1, 48, 48) uint8, spread out over `faces`."""
+
+    def __init__(self, name: str, faces: Tensor):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = create_model(name)
+        self.prepare = Prepare(self.net.pretrained_cfg)
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None  # the statistics of these faces alone
+        last = [m for m in self.net.get_classifier().modules() if isinstance(m, nn.Linear)][-1]
+        with torch.no_grad():
+            self(faces)
+            deviation, mean = torch.std_mean(self.eval().net(self.prepare(faces)), 0)
+            last.weight.div_(deviation[:, None])
+            last.bias.sub_(mean).div_(deviation)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        return self.net(self.prepare(faces)).softmax(1)
+
+
+class Torch:
+    """Prediction as in evaluation: images (N, 1, 48, 48) uint8 to (N, classes) float32."""
+
+    def __init__(self, predictor: Predictor, device: torch.device, precision: str):
+        self.device, self.precision = device, precision
+        self.net = deepcopy(predictor.net).to(device, memory_format=torch.channels_last)
+        if device.type == "cpu" and precision == "bf16":
+            plain_attention(self.net)
+        self.prepare = Prepare(self.net.pretrained_cfg, device)
+
+    def __call__(self, images: Tensor, size: int) -> Tensor:
+        options = {"batch_size": size, "precision": self.precision}
+        return probabilities(self.net, images, self.prepare, **options)
+
+
+class Onnx:
+    """The same from ONNX, on the GPU if there is one and onnxruntime offers it, else on the CPU."""
+
+    def __init__(self, predictor: Predictor, device: torch.device):
+        import onnxruntime
+
+        gpu, providers = "CUDAExecutionProvider", ["CPUExecutionProvider"]
+        self.device = torch.device("cpu")
+        if device.type == "cuda" and gpu in onnxruntime.get_available_providers():
+            self.device = device
+            onnxruntime.preload_dlls()  # CUDA and cuDNN that torch brings
+            providers.insert(0, (gpu, {"use_tf32": 0}))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cores()
+        self.session = onnxruntime.InferenceSession(export(predictor), options, providers)
+        self.provider = self.session.get_providers()[0]
+        if self.device.type == "cuda" and self.provider != gpu:
+            cuda = torch.version.cuda
+            raise SystemExit(f"onnxruntime cannot use the GPU: install one made for CUDA {cuda}")
+
+    def __call__(self, images: Tensor, size: int) -> Tensor:
+        classes = self.session.get_outputs()[0].shape[1]
+        answers = torch.empty(len(images), classes, device=self.device)
+        binding, place = self.session.io_binding(), (self.device.type, 0)
+        for some, mine in zip(images.split(size), answers.split(size), strict=True):
+            binding.bind_input("faces", *place, np.uint8, some.shape, some.data_ptr())
+            binding.bind_output("probabilities", *place, np.float32, mine.shape, mine.data_ptr())
+            self.session.run_with_iobinding(binding)
+        return answers
+
+
+def export(predictor: Predictor) -> bytes:
+    """An ONNX model from "faces" to "probabilities"."""
+    program = torch.onnx.export(
+        predictor,
+        (torch.zeros(2, 1, 48, 48, dtype=torch.uint8),),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        input_names=["faces"],
+        output_names=["probabilities"],
+        verbose=False,
+    )
+    return program.model_proto.SerializeToString()
+
+
+def check(one: Torch, other: Onnx, faces: Tensor) -> None:
+    """End the script unless both give the same probabilities."""
+    answers = [side(faces.to(side.device), len(faces)).cpu() for side in (one, other)]
+    apart = (answers[0] - answers[1]).abs().max().item()
+    if not apart <= TOLERANCE:
+        raise SystemExit(
+            f"the probabilities of torch and ONNX differ by up to {apart:.1e}, more than "
+            f"{TOLERANCE:.0e}: the two are not the same function, and nothing was timed"
+        )
+
+
+def timed(side: Torch | Onnx, images: Tensor, size: int) -> float:
+    return rate(lambda: len(side(images, size)), side.device)
+
+
+def compare(model: str, images: int, sizes: list[int], rounds: int, device: torch.device) -> str:
+    """Measure all ways with one model: a heading and two tables."""
+    drawn = make_sample(max(100, images))
+    faces = torch.from_numpy(drawn.images)
+    predictor = Predictor(model, faces[:CHECKED])
+    onnx = Onnx(predictor, device)
+    precisions = dict.fromkeys(("no", choose_precision(TrainConfig(model=model))))
+    ways = {f"torch {p.replace('no', 'float32')}": Torch(predictor, device, p) for p in precisions}
+    check(ways["torch float32"], onnx, faces[:CHECKED])
+    parts = {}
+    for way, side in {**ways, "ONNX float32": onnx}.items():
+        mine = faces[:images].to(side.device)
+        for size in sizes:
+            some = mine[: max(1, images // 8) if size == 1 else images // size * size]
+            parts[f"{way}, {size}"] = partial(timed, side, some, size)
+    rates = in_turn(parts, rounds)
+    against = {f"{way}, {n}": (f"{way}, {n}", f"ONNX float32, {n}") for way in ways for n in sizes}
+    single = {part: (part, f"{part.split(', ')[0]}, 1") for part in parts if part[-3:] != ", 1"}
+    first, second = (
+        {title: tuple(rates[part] for part in pair) for title, pair in rows.items()}
+        for rows in (against, single)
+    )
+    heading = (
+        f"{model} on {device.type}: images/s of prediction by batch size, {images:,} drawn faces "
+        f"({drawn.mark}), {rounds} rounds, {cores()} threads, precision of training "
+        f"{list(ways)[-1].split()[1]}, ONNX on {onnx.device.type} by {onnx.provider}"
+    )
+    tables = table(first, "torch", "ONNX"), table(second, "in batches", "one at a time")
+    return "\n\n".join([heading, *tables])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--model", default="attention_cnn", choices=MODELS, metavar="MODEL")
+    add("--batch-sizes", type=int, nargs="+", default=[1, 8, 64, 512])
+    add("--images", type=int, help="faces; default 1,024, on a GPU 16,384")
+    add("--rounds", type=int, default=3)
+    args = parser.parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = IMAGES[device.type] if args.images is None else args.images
+    sizes = sorted({1, *args.batch_sizes})
+    if args.rounds < 1 or sizes[0] < 1 or sizes[-1] > images:
+        parser.error("--rounds and --batch-sizes must be 1 or more, and --images at least these")
+    if missing := [name for name in NEEDED if not find_spec(name)]:
+        parser.exit(1, f"{', '.join(missing)} missing: pip install -e '.[demo]'\n")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_num_threads(cores())
+    keep_memory()
+    print(environment(), flush=True)
+    print(f"\n{compare(args.model, images, sizes, args.rounds, device)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Where the time of a training step goes, and how far it is from what its arithmetic needs.
+
+    python benchmarks/steps.py
+    python benchmarks/steps.py --models vit_tiny vit_mae --batch-size 8        # on a CPU
+    python benchmarks/steps.py --models baseline_cnn --set compile=true --operators 8
+
+An epoch of `fer_lib.learner.Learner.train_epoch`, by our recipe of each model from random weights,
+on drawn faces (sample data: speed does not depend on what a picture shows). Its parts are timed
+from outside, by a clock around the calls that it makes: *input* (augmentation, resize, mixup),
+*forward* with the loss, *backward*, *optimizer* (clipping, update, zeroing, schedule), *average*
+(the moving average of the weights), and *rest*: gathering the batch, the sums of the loss and of
+right answers, and whatever else is in none of the others. On a GPU the clock waits for the device
+before and after each call, so their sum is above the *step*, which is timed without any clock.
+
+The floor is the larger of two times. Arithmetic: floating-point operations of matrix products,
+convolutions and attention, forward and backward, as torch's FlopCounterMode counts them, at the
+rate of a large square matrix product in the same precision, measured in the same process. Memory:
+what autograd keeps of the forward pass is written and read once, each weight is read twice, its
+gradient written and read, weight, moments and moving average read and written by their update, at
+the rate of a large copy, measured likewise. *Gap* is step / floor; *of the matrix rate* is the
+first of the two times as a share of the step.
+"""
+
+import argparse
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any
+
+import torch
+from measure import environment, matrix_rate, memory_rate, shortest
+from torch import Tensor
+from torch.profiler import profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from fer_lib import learner as loop
+from fer_lib.config import setting
+from fer_lib.data.faceset import FaceSet
+from fer_lib.data.sample import make_sample
+from fer_lib.learner import Learner
+from fer_lib.models import MODULES
+from fer_lib.recipes import recipe
+
+PARTS = ("input", "forward", "backward", "optimizer", "average", "rest")
+FLOOR = ("GFLOP an image", "MB an image", "arithmetic, ms", "memory, ms")
+COLUMNS = ("images/s", "step, ms", *PARTS, *FLOOR, "gap", "of the matrix rate")
+
+
+class Clock:
+    """Seconds spent in calls, by part; waits for the device before and after each."""
+
+    def __init__(self, device: torch.device):
+        self.synchronize = getattr(torch, device.type).synchronize
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def around(self, part: str, call: Callable) -> Callable:
+        @wraps(call, updated=())
+        def timed(*arguments: Any, **named: Any) -> Any:
+            self.synchronize()
+            start = time.perf_counter()
+            result = call(*arguments, **named)
+            self.synchronize()
+            self.seconds[part] += time.perf_counter() - start
+            return result
+
+        return timed
+
+
+def watched(learner: Learner) -> dict[str, list[tuple[Any, str]]]:
+    """The calls that `train_epoch` makes for each part, as object and name."""
+    update = [(learner.optimizer, "step"), (learner.optimizer, "zero_grad")]
+    return {
+        "input": [(learner, "prepare"), (loop, "mix")],
+        "forward": [(learner.model, "forward"), (learner, "criterion")],
+        "backward": [(learner.accelerator, "backward")],
+        "optimizer": [
+            (learner.accelerator, "clip_grad_norm_"),
+            *update,
+            (learner.schedule, "step"),
+        ],
+        "average": [(learner.ema, "update")] if learner.ema else [],
+    }
+
+
+def shares(learner: Learner) -> dict[str, float]:
+    """Share of each part in an epoch under the clock."""
+    clock, before = Clock(learner.device), {}
+    for part, calls in watched(learner).items():
+        for owner, name in calls:
+            before[id(owner), name] = owner, name, vars(owner).get(name)
+            vars(owner)[name] = clock.around(part, getattr(owner, name))
+    try:
+        start = time.perf_counter()
+        learner.train_epoch(0)
+        whole = time.perf_counter() - start
+    finally:
+        for owner, name, value in before.values():
+            if value is None:
+                del vars(owner)[name]
+            else:
+                vars(owner)[name] = value
+    clock.seconds["rest"] = whole - sum(clock.seconds.values())
+    return {part: clock.seconds[part] / whole for part in PARTS}
+
+
+def operations(learner: Learner, x: Tensor, answer: Tensor) -> int:
+    """Floating-point operations of forward and backward of a batch."""
+    with FlopCounterMode(display=False) as counter:
+        learner.step(x, answer, {})
+    return counter.get_total_flops()
+
+
+def bytes_moved(learner: Learner, x: Tensor, answer: Tensor) -> int:
+    """Bytes that a step on a batch has to move at least, as the text above counts them."""
+    weights = {p.data_ptr(): p.nbytes for p in learner.core.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        learner.step(x, answer, {})
+    # The weight twice, its gradient twice; then weight, two moments and the average in and out.
+    times = 2 + 2 + 6 + (2 if learner.ema else 0)
+    return 2 * sum(kept.values()) + times * sum(weights.values())
+
+
+@cache
+def drawn(images: int) -> FaceSet:
+    """Drawn faces, at least so many of them for training: four in five are."""
+    return make_sample(max(100, images * 4 // 3))
+
+
+def measure(model: str, changes: dict[str, Any], steps: int) -> tuple[Learner, dict[str, Any]]:
+    """The learner of one model after its epochs, and the cells of its line of the table."""
+    changes = {"pretrained": False} | changes
+    size = recipe(model, "ours", "full", **changes).batch_size
+    config = recipe(model, "ours", "full", **changes, limit=size * steps)
+    learner = Learner(config, drawn(config.limit))
+    step = shortest(lambda: learner.train_epoch(0), learner.device, runs=1) / steps
+    images, answer = next(learner.batches.epoch(0))
+    x = learner.prepare(images)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(learner.precision, torch.float32)
+    flops, moved = operations(learner, x, answer), bytes_moved(learner, x, answer)
+    arithmetic = flops / matrix_rate(learner.device, dtype)
+    memory = moved / memory_rate(learner.device)
+    return learner, {
+        "images/s": f"{size / step:,.0f}",
+        "step, ms": f"{1e3 * step:,.2f}",
+        **{part: f"{share:.1%}" for part, share in shares(learner).items()},
+        "GFLOP an image": f"{flops / size / 1e9:.2f}",
+        "MB an image": f"{moved / size / 1e6:.2f}",
+        "arithmetic, ms": f"{1e3 * arithmetic:,.2f}",
+        "memory, ms": f"{1e3 * memory:,.2f}",
+        "gap": f"{step / max(arithmetic, memory):.1f}",
+        "of the matrix rate": f"{arithmetic / step:.0%}",
+    }
+
+
+def operators(learner: Learner, number: int) -> str:
+    """The costliest operators of an epoch, as torch's profiler prints them."""
+    with profile() as profiled:
+        learner.train_epoch(0)
+    kind = "cpu" if learner.device.type == "cpu" else "device"
+    order = {"sort_by": f"self_{kind}_time_total", "row_limit": number}
+    return profiled.key_averages().table(**order, max_name_column_width=50)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    three = ["baseline_cnn", "attention_cnn", "vit_cnn"]
+    add("--models", nargs="+", default=three, choices=sorted(MODULES), metavar="MODEL")
+    add("--batch-size", type=int, help="default: that of the recipe")
+    add("--steps", type=int, help="of an epoch; default 8, on a GPU 50")
+    add("--operators", type=int, default=0, metavar="N", help="list the N costliest operators")
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of TrainConfig")
+    args = parser.parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    steps = (50 if device.type == "cuda" else 8) if args.steps is None else args.steps
+    if min(steps, 1 if args.batch_size is None else args.batch_size) < 1:
+        parser.error("--steps and --batch-size must be 1 or more")
+    changes = dict(map(setting, args.set))
+    if args.batch_size is not None:
+        changes["batch_size"] = args.batch_size
+    single, half = (matrix_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16))
+    print(
+        f"{environment()}\n\n{device.type}, {torch.get_num_threads()} threads, matrix products "
+        f"{single / 1e12:,.2f} TFLOP/s in float32 and {half / 1e12:,.2f} in bf16, copies "
+        f"{memory_rate(device) / 1e9:,.0f} GB/s; {steps} steps on drawn faces (sample data)\n\n"
+        f"| model | batch | precision | {' | '.join(COLUMNS)} |\n"
+        f"|---|---:|---|{'---:|' * len(COLUMNS)}",
+        flush=True,
+    )
+    listed = []
+    for model in args.models:
+        learner, cells = measure(model, changes, steps)
+        kind = learner.precision.replace("no", "float32")
+        line = " | ".join(cells[column] for column in COLUMNS)
+        print(f"| {model} | {learner.config.batch_size} | {kind} | {line} |", flush=True)
+        if args.operators:
+            listed.append(f"\n{model}\n\n{operators(learner, args.operators)}")
+    print("\n".join(listed))
+
+
+if __name__ == "__main__":
+    main()

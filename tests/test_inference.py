@@ -1,0 +1,93 @@
+"""The inference benchmark compares the same function, and refuses to compare another."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from fer_lib.data.sample import make_sample
+
+needs_onnx = "the benchmark of inference needs it: pip install -e '.[demo]'"
+SMALL = ["--model", "baseline_cnn", "--images", "8", "--batch-sizes", "1", "4", "--rounds", "1"]
+
+
+@pytest.fixture
+def inference(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    import inference
+    import measure
+
+    for module in (inference, measure):
+        monkeypatch.setattr(module, "cores", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    yield inference
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+@pytest.fixture
+def exportable(inference):
+    for name in inference.NEEDED:
+        pytest.importorskip(name, reason=needs_onnx)
+    return inference
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return torch.from_numpy(make_sample(100).images)
+
+
+def test_rates_and_ratios_of_both(exportable, capsys):
+    exportable.main(SMALL)
+    text = capsys.readouterr().out
+    assert "drawn faces (sample data)" in text
+    assert "1 threads" in text
+    lines = [line for line in text.splitlines() if re.match(r"\| (torch|ONNX) \w+, ", line)]
+    rows = [line.strip("| ").replace(",", "").split(" | ") for line in lines]
+    for _, rate, other, ratio in rows:
+        assert float(ratio.split()[0]) == pytest.approx(float(rate) / float(other), rel=0.05)
+    titles = [row[0] for row in rows]
+    assert titles[:2] == ["torch float32 1", "torch float32 4"]
+    assert titles[-1] == "ONNX float32 4"
+
+
+def test_export_takes_any_batch_size(exportable, faces):
+    cpu = torch.device("cpu")
+    predictor = exportable.Predictor("attention_cnn", faces[:64])
+    onnx, ours = exportable.Onnx(predictor, cpu), exportable.Torch(predictor, cpu, "no")
+    assert ours(faces, 50).std(0).min() > 0.05  # else agreement would say nothing
+    for size in (1, 3, 5):
+        torch.testing.assert_close(
+            onnx(faces[:7], size), ours(faces[:7], 7), atol=exportable.TOLERANCE, rtol=0
+        )
+
+
+def test_another_function_is_refused(exportable, monkeypatch, capsys):
+    export = exportable.export
+
+    def brighter(predictor):
+        predictor.prepare.mean = predictor.prepare.mean + 0.02
+        return export(predictor)
+
+    monkeypatch.setattr(exportable, "export", brighter)
+    with pytest.raises(SystemExit, match="not the same function"):
+        exportable.main(SMALL)
+    assert "|" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "bad", [["--images", "3"], ["--rounds", "0"], ["--batch-sizes", "0"], ["--images", "0"]]
+)
+def test_impossible_sizes_are_refused(inference, bad, capsys):
+    with pytest.raises(SystemExit):
+        inference.main([*SMALL, *bad])
+    assert "must be 1 or more" in capsys.readouterr().err
+
+
+def test_missing_packages_are_named(inference, monkeypatch, capsys):
+    monkeypatch.setattr(inference, "find_spec", lambda name: name != "onnxruntime" or None)
+    with pytest.raises(SystemExit):
+        inference.main(SMALL)
+    assert capsys.readouterr().err == ("onnxruntime missing: pip install -e '.[demo]'\n")
