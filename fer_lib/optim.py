@@ -96,21 +96,24 @@ def freeze(model: nn.Module, count: int) -> None:
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Every parameter once: no decay for norms and biases, a rate for each layer and the head."""
+    """Every parameter once: no decay for norms and biases, a rate for each layer and the head.
+
+    Parameters with the same rate and decay are one group, which is one kernel of the optimizer.
+    """
     skip = getattr(model, "no_weight_decay", set)()
     head = {id(p) for p in model.get_classifier().parameters()}
-    groups = []
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for group in param_groups_layer_decay(
         model, config.weight_decay, skip, layer_decay=config.layer_decay
     ):
-        lr = config.lr * group["lr_scale"]
-        for is_head in (False, True):
-            params = [p for p in group["params"] if (id(p) in head) == is_head]
-            if params:
-                scale = config.head_lr_scale if is_head else 1.0
-                decay = group["weight_decay"]
-                groups.append({"params": params, "lr": lr * scale, "weight_decay": decay})
-    return groups
+        for parameter in group["params"]:
+            scale = config.head_lr_scale if id(parameter) in head else 1.0
+            key = config.lr * group["lr_scale"] * scale, group["weight_decay"]
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": params, "lr": lr, "weight_decay": decay}
+        for (lr, decay), params in groups.items()
+    ]
 
 
 def schedules(
