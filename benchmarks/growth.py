@@ -1,0 +1,255 @@
+"""What a training costs as it grows: images a second and peak memory, as tables and a figure.
+
+    python benchmarks/growth.py
+    python benchmarks/growth.py --models vit_tiny --batch-sizes 64 256 --sides 96 224 --repeats 1
+
+`fer_lib.learner.Learner.train_epoch` on drawn faces (sample data: speed does not depend on what a
+picture shows), repeated to as many images as FER2013 has for training. One thing grows at a time:
+the batch, at each model's own input size; the side of the input, for which a ViT is then built; and
+the number of images, with the first model alone. Images lie on the device where they take at most
+half of its free memory, else on the host, from which batches are streamed
+(`fer_lib.batches.placed`); on a GPU further lines keep them there on purpose.
+
+Every point has a fresh process, so that the peak of memory is its own. Two steps warm up, two more
+give the speed from which the number of steps is chosen, at least two; past the end of an epoch its
+order begins again. That order is drawn beforehand and timed by itself: its share is that of a whole
+epoch. A point that does not fit is out of memory, also one whose process the system ends: on Linux
+each offers itself, so that nothing else has to go.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache, partial
+from itertools import chain
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from typing import Any, NamedTuple
+
+import measure
+import seaborn as sns
+import torch
+from augmentation import AFFINE
+from matplotlib.ticker import LogLocator
+from measure import Apart, cores, environment, rate
+from torch import Tensor
+
+from fer_lib.augment import Prepare
+from fer_lib.batches import Batches, placed
+from fer_lib.config import TrainConfig
+from fer_lib.data.counts import FER2013
+from fer_lib.data.faceset import FaceSet
+from fer_lib.data.sample import make_sample
+from fer_lib.learner import Learner
+from fer_lib.models import MODULES, create_model
+from fer_lib.optim import choose_precision
+from fer_lib.plots.style import new_figure, save
+from fer_lib.runs import processor
+
+IMAGES = sum(FER2013["train"])
+DRAWN = 4000  # for training; a quarter as many more are held out
+SMALLEST = 8  # pixels, of which three poolings leave one
+
+
+class Cost(NamedTuple):
+    """What a point takes."""
+
+    speed: float  # images/s
+    memory: int  # peak, bytes
+    before: int  # that before there are images and steps
+    order: float  # share of an epoch that drawing its order takes, 0..1
+    place: str  # type of the device where the images lie
+
+
+Rows = list[tuple[str, int, Cost | None]]  # line of the figure, size of what grows, None: no memory
+
+
+class Steps(Batches):
+    """So many steps of an epoch, in an order drawn beforehand, from its start where it ends."""
+
+    steps = 2
+
+    def draw(self) -> int:
+        """Draw the order and bring it to the device, as an epoch does; the number of images."""
+        self.order = super().permutation(0)
+        return len(self.order.to(self.targets.device))
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def permutation(self, epoch: int) -> Tensor:
+        return self.order[torch.arange(self.steps * self.batch_size) % len(self.order)]
+
+
+class Point:
+    """One training on images of so many pixels a side (None: the model's own)."""
+
+    def __init__(self, config: TrainConfig, faces: FaceSet, side: int | None):
+        self.learner = Learner(config, faces)
+        self.device, self.precision = self.learner.device, self.learner.precision
+        if side:
+            cfg = self.learner.core.pretrained_cfg
+            size = {"input_size": (cfg["input_size"][0], side, side)}
+            self.learner.prepare = Prepare(cfg | size, self.device)
+
+    def train(self) -> int:
+        return self.learner.train_epoch(0)["train_images"]
+
+    def cost(self, seconds: float, number: int, host: bool) -> Cost:
+        """Measure about so many seconds of steps on so many images, on the host if wanted there."""
+        before, few = self.memory(), self.learner.batches
+        rows = torch.arange(number) % len(few.images)
+        images, soft = few.images.cpu()[rows], few.targets[rows.to(self.device)]
+        images = images if host else placed(images, self.device)
+        batches = Steps(images, soft, batch_size=self.learner.config.batch_size)
+        self.learner.batches = batches
+        drawn = rate(batches.draw, self.device)
+        self.train()  # warms up
+        batches.steps = max(2, round(seconds * rate(self.train, self.device) / batches.batch_size))
+        speed = rate(self.train, self.device)
+        order = speed / (speed + drawn)  # of images / drawn + images / speed
+        return Cost(speed, self.memory(), before, order, batches.images.device.type)
+
+    def memory(self) -> int:
+        """Peak of what PyTorch has allocated on a GPU, else of what the process held, bytes."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if (status := Path("/proc/self/status")).exists():
+            return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+        return getrusage(RUSAGE_SELF).ru_maxrss  # on Linux it would count the parent's memory too
+
+
+def cost_here(*arguments: Any) -> Cost:
+    """`cost` of this process's point; where memory runs out, it is the first to be ended."""
+    if (offer := Path("/proc/self/oom_score_adj")).exists():
+        offer.write_text("1000")
+    return measure.here.cost(*arguments)
+
+
+def measured(
+    faces: FaceSet, seconds: float, model: str, *, batch_size: int = 64,
+    images: int = IMAGES, side: int | None = None, host: bool = False,
+) -> Cost | None:  # fmt: skip
+    """Measure a point in a new process; None where it runs out of memory."""
+    config = TrainConfig(
+        model, options={"img_size": side} if side and patch_size(model) else {},
+        batch_size=batch_size, schedule="constant", clip_grad=1.0, augmentation=AFFINE,
+    )  # fmt: skip
+    try:
+        with Apart(Point, config, faces, side) as apart:
+            return apart.submit(cost_here, seconds, images, host).result()
+    except (MemoryError, BrokenProcessPool):
+        return None
+    except RuntimeError as error:  # torch.OutOfMemoryError; on a CPU it has no type of its own
+        if re.search("out of memory|allocate memory|alloc_failed", str(error), re.IGNORECASE):
+            return None
+        raise
+
+
+@cache
+def patch_size(model: str) -> int | None:
+    """Pixels of a patch's side of a ViT; None for a CNN, which takes any side."""
+    with torch.device("meta"):
+        modules = create_model(model).modules()
+    return next((m.patch_embed.patch_size[0] for m in modules if hasattr(m, "patch_embed")), None)
+
+
+def points(args: argparse.Namespace, cost: Callable[..., Cost | None]) -> Iterator[tuple]:
+    """What grows, and its rows, measured when they are asked for."""
+    models, first = args.models, args.models[0]
+    yield "batch size", [(m, n, cost(m, batch_size=n)) for m in models for n in args.batch_sizes]
+    yield "input side, pixels", [(m, n, cost(m, side=n)) for m in models for n in args.sides]
+    sizes, on_host = [n * IMAGES for n in args.repeats], f"{first}, images on the host"
+    rows = [(first, n, cost(first, images=n)) for n in sizes]
+    if torch.cuda.is_available():
+        rows += [(on_host, n, cost(first, images=n, host=True)) for n in sizes]
+    yield "training images", rows
+
+
+def table(what: str, rows: Rows) -> str:
+    """A Markdown table, and above it what a process holds before its images and first step."""
+    before = {name: f"{cost.before / 1e9:.2f} GB ({name})" for name, _, cost in rows if cost}
+    lines = [
+        f"\nGrowing: {what}. Before images and first step: {', '.join(before.values())}\n\n"
+        f"| | {what} | images on | images/s | peak memory, GB | order, share of an epoch |\n"
+        "|---|---:|---|---:|---:|---:|"
+    ]
+    for name, size, cost in rows:
+        cells = "| out of memory | |"
+        if cost:
+            memory, share = f"{cost.memory / 1e9:.2f}", f"{100 * cost.order:.1g} %"
+            cells = f"{cost.place} | {cost.speed:,.1f} | {memory} | {share}"
+        lines.append(f"| {name} | {size:,} | {cells} |")
+    return "\n".join(lines)
+
+
+def draw(panels: dict[str, Rows], title: str, mark: str) -> Any:
+    """The figure: speed above, memory below, a column for each thing that grows."""
+    mark = f"×: out of memory; {mark}"
+    figure, axes = new_figure(9, 5.4, mark=mark, nrows=2, ncols=3, sharex="col", sharey="row")
+    axes[0, 1].set_title(title)  # above the middle: a suptitle would lie under the legend
+    names = list(dict.fromkeys(name for name, *_ in chain(*panels.values())))
+    colours = sns.color_palette("colorblind", len(names))
+    for column, (what, rows) in zip(axes.T, panels.items(), strict=True):
+        for number, name in enumerate(names):
+            costs = {size: cost for line, size, cost in rows if line == name}
+            lost = [size for size, cost in costs.items() if not cost]
+            look = {"color": colours[number], "markersize": 5}
+            for place, axis in enumerate(column):
+                y = [cost[place] if cost else None for cost in costs.values()]
+                axis.plot(list(costs), y, marker="osD^vP*X"[number % 8], label=name, **look)
+                height, edge = [0.05 + 0.07 * number] * len(lost), axis.get_xaxis_transform()
+                axis.plot(lost, height, "x", transform=edge, **look)
+        sizes = sorted({size for _, size, _ in rows})
+        column[1].set(xlabel=what, xscale="log")
+        column[1].set_xticks(sizes, [f"{size:,}" for size in sizes])
+        column[1].minorticks_off()
+    for row, label in enumerate(("images/s", "peak memory, GB")):
+        axis, unit = axes[row, 0], 1e9**row
+        axis.set(ylabel=label, yscale="log")
+        axis.margins(y=0.25)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(lambda y, _, unit=unit: f"{y / unit:,g}")
+        axis.minorticks_off()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = partial(parser.add_argument, nargs="+", type=int)
+    models = {"default": ["baseline_cnn", "vit_patch"], "choices": sorted(MODULES)}
+    add("--models", type=str, metavar="MODEL", **models)
+    add("--batch-sizes", metavar="N", help="default 16 to 1,024, on a GPU to 16,384")
+    add("--sides", default=[48, 96, 144, 224], metavar="PIXELS")
+    add("--repeats", default=[1, 10, 100], metavar="TIMES", help=f"of {IMAGES:,} images")
+    parser.add_argument("--seconds", type=float, default=5, help="of steps, for each point")
+    parser.add_argument("--out", type=Path, default=Path("growth.png"))
+    args = parser.parse_args(arguments)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    args.batch_sizes = args.batch_sizes or [4**n for n in range(2, 8 if device == "cuda" else 6)]
+    if min(*args.batch_sizes, *args.repeats, args.seconds) <= 0 or max(args.batch_sizes) > IMAGES:
+        parser.error(f"--batch-sizes must be 1 to {IMAGES:,}, --repeats and --seconds above 0")
+    for model in args.models:
+        step = patch_size(model) or 1
+        if any(side < SMALLEST or side % step for side in args.sides):
+            parser.error(f"--sides of {model} must be multiples of {step}, {SMALLEST} or more")
+    faces = make_sample(DRAWN * 5 // 4)
+    precision = choose_precision(TrainConfig(args.models[0])).replace("no", "float32")
+    held = {"cpu": "in the process, libraries and all", "cuda": "allocated on the GPU"}[device]
+    print(
+        f"{environment()}\n\nTraining on {device} in {precision}, {cores()} threads, about "
+        f"{args.seconds:g} s a point. Where they do not grow, batches of 64 and {IMAGES:,} images: "
+        f"{DRAWN:,} drawn faces ({faces.mark}), repeated. Memory is the peak {held}.",
+        flush=True,
+    )
+    panels = {}
+    for what, panels[what] in points(args, partial(measured, faces, args.seconds)):
+        print(table(what, panels[what]), flush=True)
+    title = f"Training on {processor()}, {precision}, drawn faces ({faces.mark})"
+    save(draw(panels, title, faces.mark), args.out)
+
+
+if __name__ == "__main__":
+    main()
