@@ -1,7 +1,7 @@
 """What a training costs as it grows: images a second and peak memory, as tables and a figure.
 
     python benchmarks/growth.py
-    python benchmarks/growth.py --models vit_tiny --batch-sizes 64 256 --sides 96 224 --repeats 1
+    python benchmarks/growth.py --models vit_patch --batch-sizes 64 256 --sides 48 96 --repeats 1
 
 `fer_lib.learner.Learner.train_epoch` on drawn faces (sample data: speed does not depend on what a
 picture shows), repeated to as many images as FER2013 has for training. One thing grows at a time:
@@ -12,15 +12,13 @@ half of its free memory, else on the host, from which batches are streamed
 
 Every point has a fresh process, so that the peak of memory is its own. Two steps warm up, two more
 give the speed from which the number of steps is chosen, at least two; past the end of an epoch its
-order begins again. That order is drawn beforehand and timed by itself: its share is that of a whole
-epoch. A point that does not fit is out of memory, also one whose process the system ends: on Linux
-each offers itself, so that nothing else has to go.
+order begins again. That is drawn beforehand, and its time given as a share of a whole epoch. A
+process that the system ends was out of memory: on Linux each offers itself, before anything else.
 """
 
 import argparse
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -49,6 +47,7 @@ from fer_lib.runs import processor
 
 IMAGES = sum(FER2013["train"])
 DRAWN = 4000  # for training; a quarter as many more are held out
+NO_MEMORY = "MemoryError|BrokenProcessPool|out of memory|allocate memory|ALLOC_FAILED"
 SMALLEST = 8  # pixels, of which three poolings leave one
 
 
@@ -71,7 +70,7 @@ class Steps(Batches):
     steps = 2
 
     def draw(self) -> int:
-        """Draw the order and bring it to the device, as an epoch does; the number of images."""
+        """Draw the order and bring it to the device, as an epoch does; number of images."""
         self.order = super().permutation(0)
         return len(self.order.to(self.targets.device))
 
@@ -139,12 +138,10 @@ def measured(
     try:
         with Apart(Point, config, faces, side) as apart:
             return apart.submit(cost_here, seconds, images, host).result()
-    except (MemoryError, BrokenProcessPool):
+    except (MemoryError, RuntimeError) as error:  # on a CPU PyTorch has no type of its own for it
+        if not re.search(NO_MEMORY, repr(error)):
+            raise
         return None
-    except RuntimeError as error:  # torch.OutOfMemoryError; on a CPU it has no type of its own
-        if re.search("out of memory|allocate memory|alloc_failed", str(error), re.IGNORECASE):
-            return None
-        raise
 
 
 @cache
@@ -178,17 +175,16 @@ def table(what: str, rows: Rows) -> str:
     for name, size, cost in rows:
         cells = "| out of memory | |"
         if cost:
-            memory, share = f"{cost.memory / 1e9:.2f}", f"{100 * cost.order:.1g} %"
-            cells = f"{cost.place} | {cost.speed:,.1f} | {memory} | {share}"
+            speed, memory, _, order, place = cost
+            cells = f"{place} | {speed:,.1f} | {memory / 1e9:.2f} | {100 * order:.1g} %"
         lines.append(f"| {name} | {size:,} | {cells} |")
     return "\n".join(lines)
 
 
 def draw(panels: dict[str, Rows], title: str, mark: str) -> Any:
     """The figure: speed above, memory below, a column for each thing that grows."""
-    mark = f"×: out of memory; {mark}"
     figure, axes = new_figure(9, 5.4, mark=mark, nrows=2, ncols=3, sharex="col", sharey="row")
-    axes[0, 1].set_title(title)  # above the middle: a suptitle would lie under the legend
+    axes[0, 1].set_title(title)
     names = list(dict.fromkeys(name for name, *_ in chain(*panels.values())))
     colours = sns.color_palette("colorblind", len(names))
     for column, (what, rows) in zip(axes.T, panels.items(), strict=True):
@@ -199,11 +195,12 @@ def draw(panels: dict[str, Rows], title: str, mark: str) -> Any:
             for place, axis in enumerate(column):
                 y = [cost[place] if cost else None for cost in costs.values()]
                 axis.plot(list(costs), y, marker="osD^vP*X"[number % 8], label=name, **look)
-                height, edge = [0.05 + 0.07 * number] * len(lost), axis.get_xaxis_transform()
-                axis.plot(lost, height, "x", transform=edge, **look)
+                edge = abs(place - 0.05 - 0.07 * number)  # low for speed, high for memory
+                cross = look | {"transform": axis.get_xaxis_transform()}
+                axis.plot(lost, [edge] * len(lost), "x", **cross)
         sizes = sorted({size for _, size, _ in rows})
         column[1].set(xlabel=what, xscale="log")
-        column[1].set_xticks(sizes, [f"{size:,}" for size in sizes])
+        column[1].set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
         column[1].minorticks_off()
     for row, label in enumerate(("images/s", "peak memory, GB")):
         axis, unit = axes[row, 0], 1e9**row
@@ -212,23 +209,24 @@ def draw(panels: dict[str, Rows], title: str, mark: str) -> Any:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(lambda y, _, unit=unit: f"{y / unit:,g}")
         axis.minorticks_off()
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower left", ncols=4, fontsize=8, frameon=False)
     return figure
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = partial(parser.add_argument, nargs="+", type=int)
-    models = {"default": ["baseline_cnn", "vit_patch"], "choices": sorted(MODULES)}
+    models = {"default": ["baseline_cnn", "vit_tiny"], "choices": sorted(MODULES)}
     add("--models", type=str, metavar="MODEL", **models)
-    add("--batch-sizes", metavar="N", help="default 16 to 1,024, on a GPU to 16,384")
+    add("--batch-sizes", metavar="N", help="default 16 to 256, on a GPU to 16,384")
     add("--sides", default=[48, 96, 144, 224], metavar="PIXELS")
     add("--repeats", default=[1, 10, 100], metavar="TIMES", help=f"of {IMAGES:,} images")
     parser.add_argument("--seconds", type=float, default=5, help="of steps, for each point")
     parser.add_argument("--out", type=Path, default=Path("growth.png"))
     args = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    args.batch_sizes = args.batch_sizes or [4**n for n in range(2, 8 if device == "cuda" else 6)]
+    args.batch_sizes = args.batch_sizes or [4**n for n in range(2, 8 if device == "cuda" else 5)]
     if min(*args.batch_sizes, *args.repeats, args.seconds) <= 0 or max(args.batch_sizes) > IMAGES:
         parser.error(f"--batch-sizes must be 1 to {IMAGES:,}, --repeats and --seconds above 0")
     for model in args.models:
@@ -247,8 +245,8 @@ def main(arguments: list[str] | None = None) -> None:
     panels = {}
     for what, panels[what] in points(args, partial(measured, faces, args.seconds)):
         print(table(what, panels[what]), flush=True)
-    title = f"Training on {processor()}, {precision}, drawn faces ({faces.mark})"
-    save(draw(panels, title, faces.mark), args.out)
+    title = f"Training on {processor()}, in {precision}, on drawn faces ({faces.mark})"
+    save(draw(panels, title, f"× out of memory; {faces.mark}"), args.out)
 
 
 if __name__ == "__main__":

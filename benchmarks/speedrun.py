@@ -24,8 +24,26 @@ from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.models.cnn import grey_48
 
-TARGETS = {65: {"epochs": 10}, 70: {"epochs": 30}}
-"""Percent on PrivateTest -> what the recipe below needs for them, chosen on PublicTest."""
+# Percent on PrivateTest -> length and width, chosen on PublicTest.
+TARGETS = {
+    65: {"epochs": 14, "warmup_epochs": 2, "options": {"width": 32}},
+    70: {"epochs": 30, "warmup_epochs": 4, "options": {"width": 48}},
+}
+RECIPE = {
+    "model": "speedrun_cnn",
+    "batch_size": 256,
+    "optimizer": "muon",  # https://kellerjordan.github.io/posts/muon/, AdamW for norms and biases
+    "lr": 0.008,
+    "momentum": 0.95,
+    "weight_decay": 0.02,
+    "label_smoothing": 0.1,
+    "mixup": 0.2,
+    "ema_decay": 0.995,
+    "flip_tta": True,
+    "augmentation": Augmentation(
+        flip=0.5, affine=1, rotate=12, translate=0.08, scale=(0.9, 1.15), erase=0.1
+    ),
+}
 
 
 def conv(inputs: int, outputs: int, pool: int = 1) -> nn.Sequential:
@@ -66,7 +84,7 @@ class SpeedrunCNN(nn.Module):
             Residual(conv(8 * w, 8 * w), conv(8 * w, 8 * w)),  # (B, 8w, 3, 3)
             nn.AdaptiveMaxPool2d(1),
         )
-        self.head = nn.Linear(8 * w, num_classes)
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(8 * w, num_classes))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         return {"blocks": r"^body\.(\d+)"}
@@ -78,7 +96,7 @@ class SpeedrunCNN(nn.Module):
         return self.head(self.body(x).flatten(1))
 
 
-default_cfgs = generate_default_cfgs({"speedrun_cnn.untrained": grey_48 | {"classifier": "head"}})
+default_cfgs = generate_default_cfgs({"speedrun_cnn.untrained": grey_48 | {"classifier": "head.1"}})
 
 
 @register_model
@@ -87,19 +105,6 @@ def speedrun_cnn(pretrained: bool = False, **options: Any) -> SpeedrunCNN:
 
 
 MODULES["speedrun_cnn"] = "cnn"  # so that the training loop may build it
-
-RECIPE = {
-    "model": "speedrun_cnn",
-    "batch_size": 256,
-    "optimizer": "muon",  # https://kellerjordan.github.io/posts/muon/, AdamW for norms and biases
-    "lr": 0.02,
-    "momentum": 0.95,
-    "weight_decay": 0.02,
-    "label_smoothing": 0.1,
-    "ema_decay": 0.99,
-    "flip_tta": True,
-    "augmentation": Augmentation(flip=0.5, affine=1, rotate=10, translate=0.06, scale=(0.9, 1.15)),
-}
 
 
 def run(config: TrainConfig, faces: FaceSet) -> tuple[float, dict[str, float]]:

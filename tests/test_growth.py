@@ -83,7 +83,7 @@ def test_tables_and_a_figure_with_a_point_that_does_not_fit(growth, monkeypatch,
     assert "| baseline_cnn | 16 | cpu | 1,234.5 | 2.00 | 0.2 % |" in text
     assert text.count("out of memory") == 2
     assert "| baseline_cnn | 57,418 |" in text
-    assert "| vit_patch | 57,418 |" not in text
+    assert "| vit_tiny | 57,418 |" not in text
     assert min(Image.open(out).size) > 500
 
 
@@ -97,7 +97,7 @@ def test_a_process_that_is_ended_or_has_no_memory_is_a_point_that_does_not_fit(g
     [
         (["--batch-sizes", "0"], "--batch-sizes must be"),
         (["--repeats", "-1"], "--repeats and --seconds above 0"),
-        (["--sides", "50"], "--sides of vit_patch must be multiples of 4"),
+        (["--sides", "50"], "--sides of vit_tiny must be multiples of 16"),
     ],
 )
 def test_impossible_sizes_are_refused(growth, bad, message, capsys, monkeypatch):

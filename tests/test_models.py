@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fer_lib.augment import Prepare
 from fer_lib.files import InputError
 from fer_lib.models import MODULES, create_model
 from fer_lib.models.cnn import SpatialAttention
@@ -96,3 +97,12 @@ def test_wrong_names_and_options_are_refused(name, options, message):
 def test_pretrained_weights_that_do_not_exist_are_an_error_not_a_random_start():
     with pytest.raises(InputError, match="pretrained"):
         create_model("baseline_cnn", pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["vit_patch", "vit_cnn"])
+def test_a_scratch_vit_of_another_size_says_which_input_it_takes(name):
+    model = create_model(name, img_size=32, in_chans=3, depth=1)
+    assert model.pretrained_cfg["input_size"] == (3, 32, 32)
+    assert create_model(name, depth=1).pretrained_cfg["input_size"] == (1, 48, 48)
+    images = torch.zeros(2, 3, 48, 48, dtype=torch.uint8)
+    assert model(Prepare(model.pretrained_cfg)(images)).shape == (2, 7)

@@ -140,16 +140,24 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+def build_scratch(name: str, pretrained: bool, **options: Any) -> ScratchViT:
+    """Build one of the two; its configuration names the input that it was built for."""
+    vit = build_model_with_cfg(ScratchViT, name, pretrained, **options)
+    size = (options.get("in_chans", 1), *vit.patch_embed.img_size)
+    vit.pretrained_cfg = vit.pretrained_cfg | {"input_size": size}
+    return vit
+
+
 @register_model
 def vit_patch(pretrained: bool = False, **options: Any) -> ScratchViT:
     """Patches of 4 or 8 pixels; the published small size is patch_size=8, embed_dim=128, depth=4,
     num_heads=4."""
-    return build_model_with_cfg(ScratchViT, "vit_patch", pretrained, **options)
+    return build_scratch("vit_patch", pretrained, **options)
 
 
 @register_model
 def vit_cnn(pretrained: bool = False, **options: Any) -> ScratchViT:
-    return build_model_with_cfg(ScratchViT, "vit_cnn", pretrained, embed_layer=ConvStem, **options)
+    return build_scratch("vit_cnn", pretrained, embed_layer=ConvStem, **options)
 
 
 @register_model
