@@ -223,7 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--sides", default=[48, 96, 144, 224], metavar="PIXELS")
     add("--repeats", default=[1, 10, 100], metavar="TIMES", help=f"of {IMAGES:,} images")
     parser.add_argument("--seconds", type=float, default=5, help="of steps, for each point")
-    parser.add_argument("--out", type=Path, default=Path("growth.png"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".png"))
     args = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     args.batch_sizes = args.batch_sizes or [4**n for n in range(2, 8 if device == "cuda" else 5)]

@@ -8,13 +8,10 @@ Ours is `fer_lib.learner.Learner.train_epoch`, what `python -m fer_lib.train` ru
 device as uint8, `Batches`, `Prepare` (flip and affine of a whole batch), `SoftCrossEntropy`, bf16
 where `choose_precision` finds it, channels_last, fused AdamW; no moving average.
 
-The usual one is what most projects start from: a Dataset of single PIL images, torchvision
-transforms (flip, affine, ToTensor, Normalize), a shuffled DataLoader with a worker for each core,
-which live on between epochs, pinned memory on a GPU, the default memory format, float32 (on a GPU
-with PyTorch's default: convolutions in TF32), plain AdamW, loss and accuracy summed by `.item()`.
-Its network is written as usual, too: ReLU before pooling, and timm's two attention layers of CBAM
-in the place of ours. What that makes of the ratio shows in one more process, the usual loop with
-our network.
+The usual one is in `usual.py`: single PIL images, torchvision transforms, a DataLoader with a
+worker for each core, float32, and the network written as usual. Two more of its kind show where the
+ratio comes from: the same loop with our network, and the usual network in channels_last and mixed
+precision, as the reference scripts of torchvision and timm train it where they are asked to.
 
 Both clip the gradient, leave out the last incomplete batch, and draw the same operations as often
 and as far; neither validates or writes anything. The parts: the input pipeline alone (batches ready
@@ -30,143 +27,24 @@ inside the process. A rate is the median over the rounds; a ratio is taken withi
 """
 
 import argparse
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 from statistics import median
 
 import torch
 from augmentation import AFFINE, compare_augmentation
 from measure import Apart, cores, environment, in_turn, table
-from PIL import Image
-from timm.layers.cbam import ChannelAttn, SpatialAttn
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
+from torch import Tensor
+from usual import STYLES, Usual
 
-from fer_lib.batches import training_rows
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
 from fer_lib.learner import Learner
-from fer_lib.models import MODULES, create_model
-from fer_lib.models.cnn import ChannelAttention, SpatialAttention
+from fer_lib.models import MODULES
 
 IMAGES = {"cpu": 1024, "cuda": 16384}  # an epoch of seconds, not of minutes
-
-
-class Singles(Dataset):
-    """Training faces one by one, through PIL and torchvision: float32 (C, H, W) and its label."""
-
-    def __init__(self, faces: FaceSet, config: TrainConfig, cfg: dict):
-        rows, draw = training_rows(faces, config.limit, config.seed), config.augmentation
-        self.images, self.labels = faces.images[rows], faces.labels[rows]
-        channels, *size = cfg["input_size"]
-        affine = transforms.RandomAffine(
-            draw.rotate,
-            (draw.translate, draw.translate),
-            draw.scale,
-            interpolation=InterpolationMode.BILINEAR,
-        )
-        flip = transforms.RandomHorizontalFlip(draw.flip)
-        steps = [flip, transforms.RandomApply([affine], draw.affine)]
-        # After the affine map, where they cost least: if unequal, then in the usual loop's favour.
-        if tuple(size) != self.images.shape[2:]:
-            steps.append(transforms.Resize(size))
-        if channels == 3:
-            steps.append(transforms.Grayscale(3))
-        steps += [transforms.ToTensor(), transforms.Normalize(cfg["mean"], cfg["std"])]
-        self.transform = transforms.Compose(steps)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[row, 0])), int(self.labels[row])
-
-
-def written_as_usual(net: nn.Module) -> None:
-    """Exchange layers of one of our networks for the usual ones; what it computes stays the same.
-
-    But for a batch norm of one channel that timm's spatial attention has.
-    """
-    for part in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
-        for place, (layer, after) in enumerate(zip_longest(part, list(part)[1:])):
-            if isinstance(layer, nn.MaxPool2d) and isinstance(after, nn.ReLU):
-                part[place], part[place + 1] = after, layer
-            elif isinstance(layer, ChannelAttention):
-                part[place] = ChannelAttn(layer.fc1.in_channels, rd_channels=layer.fc1.out_channels)
-            elif isinstance(layer, SpatialAttention):
-                part[place] = SpatialAttn()
-
-
-class Usual:
-    """The usual loop and its parts; each returns the number of images it went through."""
-
-    precision = "float32"
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        faces: FaceSet,
-        device: torch.device,
-        workers: int,
-        our_network: bool = False,
-    ):
-        self.config, self.device = config, device
-        torch.manual_seed(config.seed)
-        net = create_model(config.model, num_classes=len(faces.classes), **config.options)
-        if not our_network:
-            written_as_usual(net)
-        data = Singles(faces, config, net.pretrained_cfg)
-        self.net = net.to(device).train()
-        self.optimizer = torch.optim.AdamW(
-            net.parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )
-        self.loader = DataLoader(
-            data,
-            config.batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=workers,
-            persistent_workers=True,
-            pin_memory=device.type == "cuda",
-        )
-        images, labels = default_collate([data[row] for row in range(config.batch_size)])
-        self.batch = images.to(device), labels.to(device)
-
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.net(images)
-        loss = nn.functional.cross_entropy(logits, labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_grad)
-        self.optimizer.step()
-        return logits, loss
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self.loader:
-            yield images.to(self.device, non_blocking=True), labels.to(self.device)
-
-    def loop(self) -> int:
-        total, right, seen = 0.0, 0, 0
-        for images, labels in self.batches():
-            logits, loss = self.step(images, labels)
-            total += loss.item()
-            right += (logits.argmax(1) == labels).sum().item()
-            seen += len(labels)
-        return seen
-
-    def input(self) -> int:
-        return sum(len(images) for images, _ in self.batches())
-
-    def model(self) -> int:
-        for _ in range(len(self.loader)):
-            self.step(*self.batch)
-        return len(self.loader) * self.config.batch_size
 
 
 class Ours:
@@ -214,13 +92,16 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
     with ExitStack() as running:
         ours = running.enter_context(Apart(Ours, config, faces))
         device, precision = ours.device, ours.precision
-        usual = running.enter_context(Apart(Usual, config, faces, device, cores()))
-        mixed = running.enter_context(Apart(Usual, config, faces, device, cores(), True))
+        others = {
+            style: running.enter_context(Apart(Usual, config, faces, device, cores(), style))
+            for style in STYLES
+        }
         parts = {}
         for part in ("loop", "input", "model"):
             parts[f"ours {part}"] = partial(ours.rate, part)
-            parts[f"usual {part}"] = partial(usual.rate, part)
-        parts["mixed loop"] = partial(mixed.rate, "loop")
+            parts[f"usual {part}"] = partial(others["usual"].rate, part)
+        for style in STYLES[1:]:
+            parts[f"{style} loop"] = partial(others[style].rate, "loop")
         if precision != "float32":
             single = replace(config, precision="no")
             float32 = running.enter_context(Apart(Ours, single, faces))
@@ -228,7 +109,11 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
         rates = in_turn(parts, rounds)
     rows = {
         "whole loop": (rates["ours loop"], rates["usual loop"]),
-        "whole loop, the usual one with our network": (rates["ours loop"], rates["mixed loop"]),
+        "whole loop, the usual one with our network": (
+            rates["ours loop"],
+            rates["our network loop"],
+        ),
+        "whole loop, the reference style": (rates["ours loop"], rates["reference loop"]),
         "input alone": (rates["ours input"], rates["usual input"]),
         f"model alone, ours in {precision}": (rates["ours model"], rates["usual model"]),
     }

@@ -9,22 +9,25 @@ on drawn faces (sample data: speed does not depend on what a picture shows). Its
 from outside, by a clock around the calls that it makes: *input* (augmentation, resize, mixup),
 *forward* with the loss, *backward*, *optimizer* (clipping, update, zeroing, schedule), *average*
 (the moving average of the weights), and *rest*: gathering the batch, the sums of the loss and of
-right answers, and whatever else is in none of the others. On a GPU the clock waits for the device
-before and after each call, so their sum is above the *step*, which is timed without any clock.
+right answers, and whatever else is in none of the others. The parts are shares of an epoch under
+the clock, whose step has a column of its own: on a GPU it waits for the device before and after
+each call, and takes longer than *step*, the best of three epochs without any clock.
 
-The floor is the larger of two times. Arithmetic: floating-point operations of matrix products,
-convolutions and attention, forward and backward, as torch's FlopCounterMode counts them, at the
-rate of a large square matrix product in the same precision, measured in the same process. Memory:
-what autograd keeps of the forward pass is written and read once, each weight is read twice, its
-gradient written and read, weight, moments and moving average read and written by their update, at
-the rate of a large copy, measured likewise. *Gap* is step / floor; *of the matrix rate* is the
-first of the two times as a share of the step.
+The floor is the larger of two times, for the layers as they are written. Arithmetic: floating-point
+operations of matrix products, convolutions and attention, forward and backward, as torch's
+FlopCounterMode counts them, at the rate of a large square matrix product in the same precision,
+measured in the same process. Memory: what autograd keeps of the forward pass is written and read
+once, each weight is read twice, its gradient written and read, weight, moments and moving average
+read and written by their update, at the rate of a large copy, measured likewise; layers fused into
+one, or recomputed, would keep less. *Gap* is step / floor; *of the matrix rate* is the first of the
+two times as a share of the step. On a GPU float32 is without TF32 here.
 """
 
 import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, wraps
 from typing import Any
 
@@ -34,17 +37,19 @@ from torch import Tensor
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from fer_lib import learner as loop
+from fer_lib import learner as learner_module
 from fer_lib.config import setting
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
+from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.recipes import recipe
 
 PARTS = ("input", "forward", "backward", "optimizer", "average", "rest")
-FLOOR = ("GFLOP an image", "MB an image", "arithmetic, ms", "memory, ms")
-COLUMNS = ("images/s", "step, ms", *PARTS, *FLOOR, "gap", "of the matrix rate")
+FLOOR = ("GFLOP an image", "MB kept an image", "arithmetic, ms", "memory, ms")
+SPEED = ("images/s", "step, ms", "under the clock, ms")
+COLUMNS = (*SPEED, *PARTS, *FLOOR, "gap", "of the matrix rate")
 
 
 class Clock:
@@ -71,7 +76,7 @@ def watched(learner: Learner) -> dict[str, list[tuple[Any, str]]]:
     """The calls that `train_epoch` makes for each part, as object and name."""
     update = [(learner.optimizer, "step"), (learner.optimizer, "zero_grad")]
     return {
-        "input": [(learner, "prepare"), (loop, "mix")],
+        "input": [(learner, "prepare"), (learner_module, "mix")],
         "forward": [(learner.model, "forward"), (learner, "criterion")],
         "backward": [(learner.accelerator, "backward")],
         "optimizer": [
@@ -83,8 +88,8 @@ def watched(learner: Learner) -> dict[str, list[tuple[Any, str]]]:
     }
 
 
-def shares(learner: Learner) -> dict[str, float]:
-    """Share of each part in an epoch under the clock."""
+def clocked(learner: Learner) -> dict[str, float]:
+    """Seconds of each part in an epoch under the clock."""
     clock, before = Clock(learner.device), {}
     for part, calls in watched(learner).items():
         for owner, name in calls:
@@ -101,7 +106,7 @@ def shares(learner: Learner) -> dict[str, float]:
             else:
                 vars(owner)[name] = value
     clock.seconds["rest"] = whole - sum(clock.seconds.values())
-    return {part: clock.seconds[part] / whole for part in PARTS}
+    return {part: clock.seconds[part] for part in PARTS}
 
 
 def operations(learner: Learner, x: Tensor, answer: Tensor) -> int:
@@ -111,22 +116,27 @@ def operations(learner: Learner, x: Tensor, answer: Tensor) -> int:
     return counter.get_total_flops()
 
 
-def bytes_moved(learner: Learner, x: Tensor, answer: Tensor) -> int:
-    """Bytes that a step on a batch has to move at least, as the text above counts them."""
-    weights = {p.data_ptr(): p.nbytes for p in learner.core.parameters()}
+def bytes_kept(learner: Learner, x: Tensor, answer: Tensor) -> int:
+    """Bytes that autograd keeps of the forward pass of a batch, weights aside."""
+    weights = {p.shape for p in learner.core.parameters()}  # autocast keeps copies of them
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
+        if tensor.shape not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         learner.step(x, answer, {})
+    return sum(kept.values())
+
+
+def bytes_of_weights(learner: Learner) -> int:
+    """Bytes that are moved for the weights of a step: forward and backward, and their update."""
     # The weight twice, its gradient twice; then weight, two moments and the average in and out.
     times = 2 + 2 + 6 + (2 if learner.ema else 0)
-    return 2 * sum(kept.values()) + times * sum(weights.values())
+    return times * sum(p.nbytes for p in learner.core.parameters())
 
 
 @cache
@@ -142,18 +152,24 @@ def measure(model: str, changes: dict[str, Any], steps: int) -> tuple[Learner, d
     config = recipe(model, "ours", "full", **changes, limit=size * steps)
     learner = Learner(config, drawn(config.limit))
     step = shortest(lambda: learner.train_epoch(0), learner.device, runs=1) / steps
-    images, answer = next(learner.batches.epoch(0))
-    x = learner.prepare(images)
+    # Counted as written: compiled, operations and what is kept would be those of the compiler.
+    written = Learner(replace(config, compile=False, accumulate=1), drawn(config.limit))
+    images, answer = next(written.batches.epoch(0))
+    x = written.prepare(images)
+    flops, kept = operations(written, x, answer), bytes_kept(written, x, answer)
+    del written
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(learner.precision, torch.float32)
-    flops, moved = operations(learner, x, answer), bytes_moved(learner, x, answer)
     arithmetic = flops / matrix_rate(learner.device, dtype)
-    memory = moved / memory_rate(learner.device)
+    memory = (2 * kept + bytes_of_weights(learner)) / memory_rate(learner.device)
+    seconds = clocked(learner)
+    whole = sum(seconds.values())
     return learner, {
         "images/s": f"{size / step:,.0f}",
         "step, ms": f"{1e3 * step:,.2f}",
-        **{part: f"{share:.1%}" for part, share in shares(learner).items()},
+        "under the clock, ms": f"{1e3 * whole / steps:,.2f}",
+        **{part: f"{share / whole:.1%}" for part, share in seconds.items()},
         "GFLOP an image": f"{flops / size / 1e9:.2f}",
-        "MB an image": f"{moved / size / 1e6:.2f}",
+        "MB kept an image": f"{kept / size / 1e6:.2f}",
         "arithmetic, ms": f"{1e3 * arithmetic:,.2f}",
         "memory, ms": f"{1e3 * memory:,.2f}",
         "gap": f"{step / max(arithmetic, memory):.1f}",
@@ -181,12 +197,20 @@ def main(arguments: list[str] | None = None) -> None:
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of TrainConfig")
     args = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.allow_tf32 = False  # nor does the product have it that gives the rate
     steps = (50 if device.type == "cuda" else 8) if args.steps is None else args.steps
     if min(steps, 1 if args.batch_size is None else args.batch_size) < 1:
         parser.error("--steps and --batch-size must be 1 or more")
-    changes = dict(map(setting, args.set))
-    if args.batch_size is not None:
-        changes["batch_size"] = args.batch_size
+    try:
+        changes = dict(map(setting, args.set))
+        if args.batch_size is not None:
+            changes["batch_size"] = args.batch_size
+        if "limit" in changes:
+            raise InputError("limit follows from --steps and the batch size")
+        for model in args.models:
+            recipe(model, "ours", "full", **{"pretrained": False} | changes)
+    except InputError as error:
+        parser.error(str(error))
     single, half = (matrix_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16))
     print(
         f"{environment()}\n\n{device.type}, {torch.get_num_threads()} threads, matrix products "

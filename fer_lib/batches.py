@@ -56,8 +56,10 @@ def training_rows(
 
 def placed(images: Tensor, device: torch.device) -> Tensor:
     """Images on the device; where they would fill over half of its free memory, on the host."""
-    if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
-        return images
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        if images.nbytes > (torch.cuda.mem_get_info(device)[0] + cached) / 2:
+            return images
     return images.to(device)
 
 
@@ -69,8 +71,8 @@ class Batches:
     left out: another one in each epoch.
 
     Args:
-        images: (N, C, H, W) uint8, on the device or on the host (`placed`); from there each batch
-            is copied while the device computes the one before.
+        images: (N, C, H, W) uint8, on the device or on the host (`placed`); there each batch is
+            gathered while the device computes the one before.
         targets: (N, K) float32.
         batch_size: images of a batch, over all processes.
     """

@@ -59,7 +59,7 @@ class TrainConfig:
         augmentation: draws for each training image.
         precision: "bf16", "fp16", "no" (float32), or "auto": bf16 where the device computes in it.
         compile: run the model through torch.compile (no faster on the CPUs tried), True for its
-            default mode, or by name "reduce-overhead" (CUDA graphs) or "max-autotune".
+            default mode, or by name "reduce-overhead" or "max-autotune", both with CUDA graphs.
     """
 
     model: str
@@ -125,6 +125,11 @@ class TrainConfig:
         if self.batch_size % self.accumulate:
             raise InputError(
                 f"accumulate={self.accumulate} must divide batch_size={self.batch_size}"
+            )
+        if self.accumulate > 1 and isinstance(self.compile, str):
+            raise InputError(
+                f"compile={self.compile} records one graph for a whole step: use compile=true with "
+                f"accumulate={self.accumulate}"
             )
         if self.warmup_epochs >= self.epochs:
             raise InputError(f"{self.warmup_epochs} warm-up epochs leave none of {self.epochs}")

@@ -98,7 +98,7 @@ def freeze(model: nn.Module, count: int) -> None:
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Every parameter once: no decay for norms and biases, a rate for each layer and the head.
 
-    Parameters with the same rate and decay are one group, which is one kernel of the optimizer.
+    Parameters of the same rate and decay are one group, so that the optimizer is called less often.
     """
     skip = getattr(model, "no_weight_decay", set)()
     head = {id(p) for p in model.get_classifier().parameters()}

@@ -131,5 +131,7 @@ def test_images_on_the_host_are_copied_batch_by_batch(monkeypatch):
 def test_images_stay_on_the_host_where_the_device_has_no_room(monkeypatch):
     images, gpu = torch.zeros(10, 1, 48, 48, dtype=torch.uint8), torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (images.nbytes, 10**9))
+    for name, used in (("memory_reserved", 100), ("memory_allocated", 90)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, used=used: used)
     assert placed(images, gpu) is images
     assert placed(images, torch.device("meta")).device.type == "meta"

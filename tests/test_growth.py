@@ -87,7 +87,7 @@ def test_tables_and_a_figure_with_a_point_that_does_not_fit(growth, monkeypatch,
     assert min(Image.open(out).size) > 500
 
 
-def test_a_process_that_is_ended_or_has_no_memory_is_a_point_that_does_not_fit(growth, faces):
+def test_a_point_is_measured_in_a_process_and_may_not_fit(growth, faces):
     assert growth.measured(faces, 0.01, "baseline_cnn", batch_size=8, images=100).speed > 0
     assert growth.measured(faces, 0.01, "baseline_cnn", batch_size=8, images=10**14) is None
 

@@ -77,6 +77,8 @@ def test_overrides_win_and_keep_the_rest():
         ({"lr": -1.0}, "lr"),
         ({"schedule": "linear"}, "schedule"),
         ({"batch_size": 64, "accumulate": 3}, "accumulate"),
+        ({"accumulate": 2, "compile": "reduce-overhead"}, "records one graph"),
+        ({"compile": "fast"}, "compile is one of False, True, reduce-overhead"),
         ({"epochs": 2, "warmup_epochs": 2}, "warm-up"),
         ({"class_weights": True, "logit_adjustment": 1.0}, "rare classes"),
         ({"unfreeze_every": 3}, "needs frozen_layers"),

@@ -35,9 +35,9 @@ def conv(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def conv_and_pool(inputs: int, outputs: int) -> list[nn.Module]:
-    """Convolution, batch norm, ReLU and max pooling, the last two in the other order.
+    """Convolution, batch norm, ReLU and max pooling, the last two exchanged: the same function.
 
-    The largest of four values and ReLU can be exchanged, and pooled first, ReLU sees a quarter.
+    Pooled first, ReLU sees a quarter.
     """
     *layers, relu = conv(inputs, outputs)
     return [*layers, nn.MaxPool2d(2), relu]
@@ -46,8 +46,8 @@ def conv_and_pool(inputs: int, outputs: int) -> list[nn.Module]:
 class MeanPool2d(nn.Module):
     """Mean over all positions: (B, C, H, W) -> (B, C, 1, 1).
 
-    The gradient of `nn.AdaptiveAvgPool2d(1)` is an expanded number, for which the layer before it
-    takes ten times as long on a CPU.
+    The gradient of `nn.AdaptiveAvgPool2d(1)` is an expanded number, which costs the layer before it
+    several times as long on a CPU (benchmarks/layers.py).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,26 +104,49 @@ class BaselineCNN(CNN):
         return nn.Sequential(*conv(inputs, outputs), pool)
 
 
-class SpatialAttention(nn.Module):
-    """Gate of each position from the mean and the maximum over channels, 7×7 (CBAM).
+def sum_of_channels(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, 1, H, W), as a matrix product: on a CPU `sum` takes ten times as long."""
+    last = x.permute(0, 2, 3, 1)
+    return F.linear(last, last.new_ones(1, x.shape[1])).permute(0, 3, 1, 2)
 
-    Channels are pooled as pixels would be: on a CPU, mean and amax take three times as long,
-    most of it for their gradients.
+
+class OverChannels(torch.autograd.Function):
+    """Mean and maximum over channels: (B, C, H, W) -> (B, 2, H, W).
+
+    Its gradient, in which equal maxima share alike, is made in one tensor; that of `mean` and
+    `amax` passes through six, and takes three times as long on a CPU (benchmarks/layers.py).
     """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        most = x.amax(1, keepdim=True)
+        ctx.save_for_backward(x, most)
+        return torch.cat([sum_of_channels(x) / x.shape[1], most], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        x, most = ctx.saved_tensors
+        largest = (x - most).sign_().add_(1)  # 1 at a maximum, else 0
+        mean, share = gradient[:, :1] / x.shape[1], gradient[:, 1:] / sum_of_channels(largest)
+        return largest.mul_(share).add_(mean)
+
+
+class SpatialAttention(nn.Module):
+    """Gate of each position from the mean and the maximum over channels, 7×7 (CBAM)."""
 
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        last = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-        whole = (1, x.shape[1])
-        pooled = torch.cat([F.avg_pool2d(last, whole), F.max_pool2d(last, whole)], dim=3)
-        return x * self.conv(pooled.permute(0, 3, 1, 2)).sigmoid()
+        return x * self.conv(OverChannels.apply(x)).sigmoid()
 
 
 class ChannelAttention(ChannelAttn):
-    """Gate of each channel from its mean and its maximum (CBAM)."""
+    """Gate of each channel from its mean and its maximum (CBAM).
+
+    timm's layer with its means and maxima taken by pooling, whose gradients cost a CPU a quarter.
+    """
 
     def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What mean and maximum say, each (B, C, 1, 1)."""

@@ -1,0 +1,114 @@
+"""Layers of the CNNs that are written for the speed of their gradients, against the usual ones.
+
+    python benchmarks/layers.py
+
+Forward and backward of each on the same random batch of 64, in the precision that training would
+choose on the device, channels_last, with glibc's memory kept as in training. Both sides of a pair
+are the same function. They run in turn, round after round, in one process; the first round is not
+counted. A rate is the median over the rounds; a ratio is taken within each round.
+"""
+
+import argparse
+from functools import partial
+
+import torch
+from measure import environment, in_turn, rate, table
+from timm.layers.cbam import ChannelAttn
+from torch import Tensor, nn
+
+from fer_lib.batches import autocast
+from fer_lib.config import TrainConfig
+from fer_lib.models.cnn import (
+    ChannelAttention,
+    MeanPool2d,
+    SpatialAttention,
+    conv,
+    conv_and_pool,
+)
+from fer_lib.optim import choose_precision, keep_memory
+
+
+class UsualSpatialAttention(SpatialAttention):
+    """The same gate by `mean` and `amax`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)
+        return x * self.conv(pooled).sigmoid()
+
+
+def pairs() -> dict[str, tuple[nn.Module, nn.Module, tuple[int, ...]]]:
+    """Title -> our layers, the usual ones, and the shape of their input."""
+    relu = lambda *layers: nn.Sequential(nn.BatchNorm2d(256), nn.ReLU(inplace=True), *layers)  # noqa: E731
+    squeeze = {"rd_ratio": 1 / 16, "rd_divisor": 1}
+    return {
+        "ReLU, mean over positions": (
+            relu(MeanPool2d()),
+            relu(nn.AdaptiveAvgPool2d(1)),
+            (64, 256, 12, 12),
+        ),
+        "convolution, pooling, ReLU": (
+            nn.Sequential(*conv_and_pool(1, 64)),
+            nn.Sequential(*conv(1, 64), nn.MaxPool2d(2)),
+            (64, 1, 48, 48),
+        ),
+        "channel attention": (
+            ChannelAttention(64, **squeeze),
+            ChannelAttn(64, **squeeze),
+            (64, 64, 48, 48),
+        ),
+        "spatial attention": (SpatialAttention(), UsualSpatialAttention(), (64, 64, 48, 48)),
+    }
+
+
+def steps(layers: nn.Module, x: Tensor, precision: str, number: int) -> int:
+    """Forward and backward so many times; the number of images."""
+    for _ in range(number):
+        layers.zero_grad()
+        with autocast(x.device, precision):
+            y = layers(x)
+        y.backward(torch.ones_like(y))
+        x.grad = None
+    return number * len(x)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args(arguments)
+    if args.rounds < 1:
+        parser.error("--rounds must be 1 or more")
+    keep_memory()
+    print(environment(), flush=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = choose_precision(TrainConfig(model="baseline_cnn"))
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    number = 100 if device.type == "cuda" else 5
+    rows = {}
+    for title, (*sides, shape) in pairs().items():
+        x = torch.randn(shape, device=device, dtype=dtype).relu_()
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_(shape[1] > 1)
+        parts = {
+            str(index): partial(
+                rate,
+                partial(
+                    steps,
+                    side.to(device, memory_format=torch.channels_last).train(),
+                    x,
+                    precision,
+                    number,
+                ),
+                device,
+            )
+            for index, side in enumerate(sides)
+        }
+        rates = in_turn(parts, args.rounds)
+        rows[title] = (rates["0"], rates["1"])
+    print(
+        f"\nlayers on {device.type} in {precision}: images/s, forward and backward in batches of "
+        f"64, {args.rounds} rounds of {number} steps in turn, {torch.get_num_threads()} threads"
+        f"\n\n{table(rows, 'ours', 'usual')}"
+    )
+
+
+if __name__ == "__main__":
+    main()
