@@ -6,7 +6,7 @@ import torch
 from fer_lib.augment import Prepare
 from fer_lib.files import InputError
 from fer_lib.models import MODULES, create_model
-from fer_lib.models.cnn import SpatialAttention
+from fer_lib.models.cnn import OverChannels, OverPositions, SpatialAttention
 from fer_lib.recipes import recipe
 
 
@@ -106,3 +106,16 @@ def test_a_scratch_vit_of_another_size_says_which_input_it_takes(name):
     assert create_model(name, depth=1).pretrained_cfg["input_size"] == (1, 48, 48)
     images = torch.zeros(2, 3, 48, 48, dtype=torch.uint8)
     assert model(Prepare(model.pretrained_cfg)(images)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("pool", [OverChannels, OverPositions])
+def test_the_gradients_of_the_gates_pools_are_those_of_mean_and_maximum(pool, layout):
+    x = torch.randn(2, 3, 4, 5, dtype=torch.double).contiguous(memory_format=layout)
+    assert torch.autograd.gradcheck(pool.apply, x.requires_grad_())
+
+
+def test_equal_maxima_over_channels_share_the_gradient():
+    x = torch.ones(1, 4, 1, 1, requires_grad=True)
+    OverChannels.apply(x)[:, 1].sum().backward()
+    assert x.grad.flatten().tolist() == [0.25] * 4

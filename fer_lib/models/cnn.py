@@ -131,6 +131,31 @@ class OverChannels(torch.autograd.Function):
         return largest.mul_(share).add_(mean)
 
 
+class OverPositions(torch.autograd.Function):
+    """Mean and maximum over positions: (B, C, H, W) -> twice (B, C, 1, 1).
+
+    As `OverChannels`; the gradient of a maximum goes to the first of its positions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        most, place = F.adaptive_max_pool2d(x, 1, return_indices=True)
+        ctx.save_for_backward(place)
+        ctx.size = x.shape[2:]
+        return F.avg_pool2d(x, ctx.size), most
+
+    @staticmethod
+    def backward(ctx: Any, mean: Tensor, most: Tensor) -> Tensor:
+        (place,) = ctx.saved_tensors  # y W + x
+        height, width = ctx.size
+        mean = mean / (height * width)
+        whole = F.interpolate(mean, size=(height, width))
+        image, channel = (torch.arange(n, device=place.device) for n in place.shape[:2])
+        place = place.flatten(1)
+        whole[image[:, None], channel, place // width, place % width] = (mean + most).flatten(1)
+        return whole
+
+
 class SpatialAttention(nn.Module):
     """Gate of each position from the mean and the maximum over channels, 7×7 (CBAM)."""
 
@@ -143,14 +168,11 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(ChannelAttn):
-    """Gate of each channel from its mean and its maximum (CBAM).
-
-    timm's layer with its means and maxima taken by pooling, whose gradients cost a CPU a quarter.
-    """
+    """Gate of each channel from its mean and its maximum (CBAM)."""
 
     def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What mean and maximum say, each (B, C, 1, 1)."""
-        mean, most = F.avg_pool2d(x, x.shape[2:]), F.adaptive_max_pool2d(x, 1)
+        mean, most = OverPositions.apply(x)
         return self.fc2(self.act(self.fc1(mean))), self.fc2(self.act(self.fc1(most)))
 
     def forward(self, x: Tensor) -> Tensor:
