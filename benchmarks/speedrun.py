@@ -4,9 +4,9 @@
     python benchmarks/speedrun.py --data-dir DIR --target 70 --seeds 10
     python benchmarks/speedrun.py --data-dir DIR --set epochs=20 lr=0.02      # PublicTest alone
 
-Result: 65 % reached in 354 s on two cores of an AMD EPYC (bf16, 2 threads, torch 2.15.0): 66.65 % on
-PrivateTest (65.45 % without the mirror image), 65.84 % on PublicTest; one seed, so without a spread.
-Not run yet: ten seeds on a GPU, and 70 % anywhere, for which the setting below is a guess.
+Result: 65 % reached in 354 s on two cores of an AMD EPYC (bf16, 2 threads, torch 2.15.0): 66.65 %
+on PrivateTest (65.45 % without the mirror image), 65.84 % on PublicTest; one seed, so without a
+spread. Not run yet: ten seeds on a GPU, and 70 % anywhere, for which the setting below is a guess.
 
 The clock runs for all epochs of the training loop that the whole project uses, input and
 augmentation included, and for nothing else: neither reading, building, compiling and warming up
