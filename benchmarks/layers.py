@@ -16,7 +16,7 @@ from measure import environment, in_turn, rate, table
 from timm.layers.cbam import ChannelAttn
 from torch import Tensor, nn
 
-from fer_lib.batches import autocast
+from fer_lib.batches import DTYPES, autocast
 from fer_lib.config import TrainConfig
 from fer_lib.models.cnn import (
     ChannelAttention,
@@ -81,28 +81,17 @@ def main(arguments: list[str] | None = None) -> None:
     print(environment(), flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision(TrainConfig(model="baseline_cnn"))
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     number = 100 if device.type == "cuda" else 5
     rows = {}
-    for title, (*sides, shape) in pairs().items():
-        x = torch.randn(shape, device=device, dtype=dtype).relu_()
+    for title, (ours, usual, shape) in pairs().items():
+        x = torch.randn(shape, device=device, dtype=DTYPES[precision]).relu_()
         x = x.contiguous(memory_format=torch.channels_last).requires_grad_(shape[1] > 1)
-        parts = {
-            str(index): partial(
-                rate,
-                partial(
-                    steps,
-                    side.to(device, memory_format=torch.channels_last).train(),
-                    x,
-                    precision,
-                    number,
-                ),
-                device,
-            )
-            for index, side in enumerate(sides)
-        }
+        parts = {}
+        for side, layers in (("ours", ours), ("usual", usual)):
+            layers.to(device, memory_format=torch.channels_last)
+            parts[side] = partial(rate, partial(steps, layers, x, precision, number), device)
         rates = in_turn(parts, args.rounds)
-        rows[title] = (rates["0"], rates["1"])
+        rows[title] = (rates["ours"], rates["usual"])
     print(
         f"\nlayers on {device.type} in {precision}: images/s, forward and backward in batches of "
         f"64, {args.rounds} rounds of {number} steps in turn, {torch.get_num_threads()} threads"

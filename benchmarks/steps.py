@@ -38,6 +38,7 @@ from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from fer_lib import learner as learner_module
+from fer_lib.batches import DTYPES
 from fer_lib.config import setting
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
@@ -158,8 +159,7 @@ def measure(model: str, changes: dict[str, Any], steps: int) -> tuple[Learner, d
     x = written.prepare(images)
     flops, kept = operations(written, x, answer), bytes_kept(written, x, answer)
     del written
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(learner.precision, torch.float32)
-    arithmetic = flops / matrix_rate(learner.device, dtype)
+    arithmetic = flops / matrix_rate(learner.device, DTYPES[learner.precision])
     memory = (2 * kept + bytes_of_weights(learner)) / memory_rate(learner.device)
     seconds = clocked(learner)
     whole = sum(seconds.values())

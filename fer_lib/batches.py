@@ -115,10 +115,13 @@ class Batches:
             yield images, self.targets[there[share]]
 
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
+"""In what a model computes, by the name of the precision."""
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which a model computes in "bf16" or "fp16"; none for "no"."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "no")
 
 
 @torch.inference_mode()

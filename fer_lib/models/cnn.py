@@ -105,7 +105,7 @@ class BaselineCNN(CNN):
 
 
 def sum_of_channels(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 1, H, W), as a matrix product: on a CPU `sum` takes ten times as long."""
+    """(B, C, H, W) -> (B, 1, H, W), as a matrix product: in bf16 a CPU is slow at `sum`."""
     last = x.permute(0, 2, 3, 1)
     return F.linear(last, last.new_ones(1, x.shape[1])).permute(0, 3, 1, 2)
 
@@ -114,7 +114,7 @@ class OverChannels(torch.autograd.Function):
     """Mean and maximum over channels: (B, C, H, W) -> (B, 2, H, W).
 
     Its gradient, in which equal maxima share alike, is made in one tensor; that of `mean` and
-    `amax` passes through six, and takes three times as long on a CPU (benchmarks/layers.py).
+    `amax` passes through six, and costs a CPU more than twice the time (benchmarks/layers.py).
     """
 
     @staticmethod
