@@ -1,11 +1,14 @@
 """Figures show what they are given, each with its mark."""
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 
 from fer_lib import plots
+from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
+from fer_lib.models import MODULES
 
 
 @pytest.fixture
@@ -128,3 +131,51 @@ def test_accuracy_by_confidence_bins_images():
     np.testing.assert_allclose(line.get_ydata(), [0, 2 / 3, 1])
     heights = [bar.get_height() for bar in below.patches]
     np.testing.assert_allclose(heights, [0.2, 0, 0, 0, 0, 0.6, 0, 0, 0, 0.2])
+
+
+def test_every_model_has_a_style_of_its_own_in_the_order_of_the_models():
+    assert list(plots.MODEL_STYLES) == list(MODULES)
+    styles = [*plots.MODEL_STYLES.values(), plots.OTHER]
+    for part in ("colour", "marker"):
+        assert len({getattr(style, part) for style in styles}) == len(styles)
+    assert len({str(style.dash) for style in plots.MODEL_STYLES.values()}) == len(MODULES)
+    assert plots.model_style("vit_cnn published s1") is plots.MODEL_STYLES["vit_cnn"]
+    assert plots.model_style("ensemble of 3") is plots.OTHER
+
+
+def test_colours_of_emotions_and_of_models_can_be_told_apart():
+    for colours in (
+        plots.EMOTION_COLOURS.values(),
+        [style.colour for style in plots.MODEL_STYLES.values()],
+    ):
+        points = np.array([mpl.colors.to_rgb(colour) for colour in colours])
+        apart = np.linalg.norm(points[:, None] - points, axis=-1) + np.eye(len(points))
+        assert apart.min() > 0.15  # of a cube of side 1
+        assert (points @ [0.2126, 0.7152, 0.0722]).max() < 0.85  # none vanishes on white
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_a_figure_is_saved_with_the_same_bytes_and_no_date(tmp_path, suffix, monkeypatch):
+    paths = [tmp_path / f"{name}.{suffix}" for name in ("first", "second")]
+    for path, time in zip(paths, ("1000000000", "1100000000"), strict=True):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", time)  # where matplotlib takes the date from
+        figure, axis = plots.new_figure(3, 2, mark="sample data")
+        axis.plot([1, 2, 3], marker="o", label="a line")
+        axis.fill_between([0, 1, 2], [1, 2, 3], hatch="//")
+        axis.legend()
+        plots.save(figure, path)
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second
+    assert not [word for word in (b"2001-", b"2004-", b"Matplotlib") if word in first]
+    if suffix == "pdf":
+        assert b"/FontFile2" in first  # TrueType, embedded
+        assert b"/Type3" not in first
+    if suffix == "svg":
+        assert b"<text" not in first  # outlines only
+        assert b"<path" in first
+
+
+def test_another_format_is_refused_with_a_sentence(tmp_path):
+    figure, _ = plots.new_figure(2, 2, mark="")
+    with pytest.raises(InputError, match=r"figure\.jpg.*\.png, \.pdf, \.svg"):
+        plots.save(figure, tmp_path / "figure.jpg")

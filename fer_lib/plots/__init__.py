@@ -1,4 +1,4 @@
-"""Figures and tables in one style: colour-blind safe, a colour an emotion, caveats on each."""
+"""Figures and tables in one style: colour-blind safe, a colour an emotion and a model, marks."""
 
 from fer_lib.plots.faces import (
     class_counts,
@@ -21,9 +21,13 @@ from fer_lib.plots.scores import (
 )
 from fer_lib.plots.style import (
     EMOTION_COLOURS,
+    MODEL_STYLES,
+    OTHER,
     STYLE,
+    ModelStyle,
     Picture,
     interact,
+    model_style,
     new_figure,
     save,
     table,
@@ -31,7 +35,10 @@ from fer_lib.plots.style import (
 
 __all__ = [
     "EMOTION_COLOURS",
+    "MODEL_STYLES",
+    "OTHER",
     "STYLE",
+    "ModelStyle",
     "Picture",
     "accuracy_by_confidence",
     "agreement",
@@ -45,6 +52,7 @@ __all__ = [
     "interact",
     "intervals",
     "learning_curves",
+    "model_style",
     "new_figure",
     "overlays",
     "per_class",
