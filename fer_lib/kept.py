@@ -1,5 +1,6 @@
 """Results that are kept in the repository: one file a run, and the README's table from all."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ from fer_lib.runs import Run
 START, END = "<!-- results -->", "<!-- /results -->"
 """The lines of the README between which the table stands."""
 
+KEPT = "[0-9]*_*_s[0-9]*.json"
+"""Pattern of the names of kept runs, which have other results beside them."""
+
 
 def keep(run: Run, folder: Path) -> None:
-    """Write configuration and results of a finished run into one file of `folder`.
+    """Write what a finished run has found into one file of `folder`.
 
-    Where the data lay, and every other folder of the user's, is left out.
+    Its parts are `config`, `results`, `metrics` (a list of rows, one an epoch) and, where the
+    notebooks have written them, `evaluation` and `inference`. Where the data lay, and every other
+    folder of the user's, is left out.
 
     Raises:
         InputError: the run is unfinished.
@@ -27,7 +33,13 @@ def keep(run: Run, folder: Path) -> None:
     environment = run.config["environment"]
     command = public_command(environment["command"], run.train_config.model)
     config = {**run.config, "data": data, "environment": {**environment, "command": command}}
-    write_json(folder / f"{run.name}.json", {"config": config, "results": run.results})
+    rows = json.loads(run.metrics().to_json(orient="records", double_precision=15))
+    parts = {"config": config, "results": run.results, "metrics": rows}
+    for part in ("evaluation", "inference"):
+        path = run.folder / f"{part}.json"
+        if path.exists():
+            parts[part] = read_json(path)
+    write_json(folder / f"{run.name}.json", parts)
 
 
 def public_command(command: str, model: str) -> str:
@@ -54,7 +66,7 @@ def results_table(folder: Path) -> str:
     Raises:
         InputError: none is kept in `folder`.
     """
-    files = sorted(folder.glob("*.json"))
+    files = sorted(folder.glob(KEPT))
     if not files:
         raise InputError(
             f"{folder} holds no kept results: keep a finished run first, with "

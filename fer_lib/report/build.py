@@ -1,0 +1,65 @@
+"""Results and figures set as a PDF, by Typst, offline: the same bytes while nothing changes."""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fer_lib.files import InputError, replacing
+from fer_lib.report.figures import refresh
+from fer_lib.report.results import Results
+
+STANDARD = "ua-1"
+"""PDF/UA-1: tagged, with a text in place of every figure; Typst refuses a file that is not."""
+
+
+def source() -> Path:
+    """The folder `report/` of the checkout, with the text of the report."""
+    folder = Path(__file__).resolve().parents[2] / "report"
+    if not (folder / "report.typ").exists():
+        raise InputError(f"{folder} has no report.typ: the report is built from a clone")
+    return folder
+
+
+def build(folder: str | Path | None = None) -> Path:
+    """Build `report.pdf` in a folder from its `results/` and `figures/`; None: `report/` itself.
+
+    Figures are drawn again where the results that they show have changed. Only the fonts that come
+    with Typst are used, and the date is that of the newest run, so every machine makes the same
+    file with the same version of Typst.
+
+    Raises:
+        InputError: a file of results is missing, damaged or of other data, or a part of one that
+            the text speaks of is missing.
+    """
+    import typst
+
+    folder = Path(folder) if folder else source()
+    results = Results(folder / "results")
+    refresh(results, folder / "figures")
+    target = folder / "report.pdf"
+    with TemporaryDirectory() as staged, replacing(target) as temporary:
+        stage(folder, Path(staged))
+        try:
+            typst.compile(
+                Path(staged) / "report.typ",
+                temporary,
+                root=staged,
+                format="pdf",
+                ignore_system_fonts=True,
+                pdf_standards=[STANDARD],
+                timestamp=results.date,
+            )
+        except typst.TypstError as error:
+            where = error.diagnostic.split("┌─")[-1].split("\n")[0].strip()
+            raise InputError(f"the report could not be set: {error.message} ({where})") from error
+    return target
+
+
+def stage(folder: Path, staged: Path) -> None:
+    """Copy text, results and figures below one root, outside of which Typst reads nothing."""
+    for name in ("report.typ", "style.typ", "data.typ", "refs.bib"):
+        shutil.copy(source() / name, staged)
+    for name in ("chapters", "diagrams"):
+        shutil.copytree(source() / name, staged / name)
+    for name in ("results", "figures"):
+        shutil.copytree(folder / name, staged / name)

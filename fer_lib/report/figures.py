@@ -1,0 +1,176 @@
+"""The report's figures, drawn from its results, and drawn again where these have changed."""
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from fer_lib import plots
+from fer_lib.compare import TEST_SETS
+from fer_lib.files import read_json, write_json
+from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results
+
+MANIFEST = "manifest.json"
+"""For each figure its `sha256` and the `sources`: files of results and their SHA-256."""
+
+
+def refresh(results: Results, folder: Path) -> list[str]:
+    """Draw what is missing, stale or altered in `folder`; return the names of what was drawn.
+
+    A figure is stale where a file that it was made from has changed since, by its SHA-256.
+    """
+    path = folder / MANIFEST
+    known = read_json(path) if path.exists() else {}
+    kept, drawn = {}, []
+    for name, draw in FIGURES.items():
+        target = folder / f"{name}.svg"
+        if name in known and is_current(known[name], target, results):
+            kept[name] = known[name]
+            continue
+        results.used = {INDEX}  # whether a file is listed counts too
+        figure = draw(results)
+        if figure is None:
+            continue
+        plots.save(figure, target)
+        sources = {one: results.digest(one) for one in sorted(results.used)}
+        kept[name] = {"sha256": digest(target), "sources": sources}
+        drawn.append(name)
+    for stray in set(folder.glob("*.svg")) - {folder / f"{name}.svg" for name in kept}:
+        stray.unlink()
+    if kept != known:
+        write_json(path, kept)
+    return drawn
+
+
+def is_current(entry: dict, target: Path, results: Results) -> bool:
+    """Whether a figure is as it was drawn, and so are the results that it was drawn from."""
+    sources = entry["sources"].items()
+    return (
+        target.exists()
+        and digest(target) == entry["sha256"]
+        and all(one in results or one == INDEX for one, _ in sources)
+        and all(results.digest(one) == known for one, known in sources)
+    )
+
+
+def digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def leak(results: Results) -> Figure:
+    """Share of each class's test images with a copy in training or validation."""
+    counts = results.read(AUDIT)["copies"]["test"]["by_class"]
+    shares = {name: n["in_train_or_valid"] / max(n["test"], 1) for name, n in counts.items()}
+    return plots.class_shares(shares, mark=results.mark, xlabel="test images met before")
+
+
+def annotators(results: Results) -> Figure | None:
+    """Labels against what most annotators see."""
+    votes = results.read(AUDIT)["votes"]
+    if votes is None:
+        return None
+    table = votes["confusion"]
+    return plots.agreement(table["counts"], table["rows"], table["columns"], mark=results.mark)
+
+
+def curves(results: Results) -> Figure:
+    """Validation accuracy and loss by epoch, a line for the best run of each system."""
+    figure, (left, right) = plots.new_figure(9, 3.4, mark=results.mark, ncols=2)
+    for run in results.headlines:
+        if "metrics" not in run:  # kept by an earlier version
+            continue
+        rows = pd.DataFrame(run["metrics"])
+        name = run["config"]["train"]["model"]
+        style = plots.model_style(name)
+        best = rows[rows["epoch"] == run["results"]["best_epoch"]]
+        for axis, column in ((left, "valid_accuracy"), (right, "valid_loss")):
+            look = {"color": style.colour, "linestyle": style.dash, "label": name}
+            axis.plot(rows["epoch"], rows[column], **look)
+            axis.plot(
+                best["epoch"], best[column], "o", color=style.colour, markerfacecolor="none",
+                markersize=8,
+            )  # fmt: skip
+    left.set(ylabel="validation accuracy", xlabel="epoch")
+    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    right.set(ylabel="validation loss", xlabel="epoch")
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def accuracies(results: Results) -> Figure:
+    """Accuracy of each system's best run on each set of test images, with intervals."""
+    rows = [
+        {"model": run["config"]["train"]["model"], "set": title, "value": part["accuracy"]}
+        | dict(zip(("low", "high"), part["interval"]["accuracy"], strict=True))
+        for run in results.headlines
+        for key, title in TEST_SETS.items()
+        if (part := run["results"]["test"].get(key))
+    ]
+    return plots.intervals(pd.DataFrame(rows), mark=results.mark)
+
+
+def recalls(results: Results) -> Figure:
+    """Recall by system and class."""
+    scores = {
+        run["config"]["train"]["model"]: {
+            name: one["recall"] for name, one in run["results"]["test"]["full"]["per_class"].items()
+        }
+        for run in results.headlines
+    }
+    return plots.per_class(scores, mark=results.mark)
+
+
+def confusion(results: Results) -> Figure:
+    """Confusion matrix of the run that is best on validation."""
+    best = results.best["results"]
+    return plots.confusion_matrix(
+        best["test"]["full"]["confusion"], best["classes"], mark=results.mark
+    )
+
+
+def refinement(results: Results) -> Figure | None:
+    """Of the labels that each rule changes: towards the annotators, and away from them."""
+    if REFINEMENT not in results:
+        return None
+    judged = results.read(REFINEMENT)["against_annotators"]
+    shares = {rule: one for rule, one in judged.items() if one["changed"]}
+    if not shares:
+        return None
+    table = pd.DataFrame(shares).T[["towards", "away", "neither", "tied"]].astype(float)
+    figure, axis = plots.new_figure(7, 0.9 + 0.38 * len(table), mark=results.mark)
+    left = pd.Series(0.0, index=table.index)
+    looks = zip(table, ("#117733", "#882255", "#bbbbbb", "#e4e4e4"), strict=True)
+    for column, colour in looks:
+        bars = axis.barh(table.index, table[column], left=left, color=colour, label=column)
+        light = column in ("towards", "away")
+        texts = [f"{value:.0%}" if value > 0.06 else "" for value in table[column]]
+        axis.bar_label(
+            bars, texts, label_type="center", fontsize=8, color="white" if light else "black"
+        )
+        left += table[column]
+    axis.set(xlabel="share of the changed labels", xlim=(0, 1))
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def students(results: Results) -> Figure | None:
+    """Accuracy of students of original and of refined labels, on each set of test labels."""
+    if REFINEMENT not in results:
+        return None
+    scores = pd.DataFrame(results.read(REFINEMENT)["students"])
+    return plots.intervals(scores, mark=results.mark)
+
+
+FIGURES: dict[str, Callable[[Results], Figure | None]] = {
+    draw.__name__: draw
+    for draw in (leak, annotators, curves, accuracies, recalls, confusion, refinement, students)
+}
+"""What the report can show, by the name of its file; None where there is nothing to draw."""

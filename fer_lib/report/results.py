@@ -1,0 +1,158 @@
+"""What a report is made of: the JSON files in its folder `results/`, checked before they are used.
+
+`index.json` says which files there must be, and of which data:
+
+    {"dataset": ..., "preset": ..., "mark": ..., "fingerprint": ..., "files": [...]}
+"""
+
+import hashlib
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fer_lib.files import InputError, read_json
+from fer_lib.kept import KEPT
+from fer_lib.models import MODULES
+
+INDEX = "index.json"
+COMPARISON, AUDIT, REFINEMENT, MODELS = (
+    "comparison.json",
+    "audit.json",
+    "refinement.json",
+    "models.json",
+)
+NEEDED = {
+    INDEX: ("dataset", "preset", "mark", "fingerprint", "files"),
+    COMPARISON: ("mark", "runs", "tests"),
+    AUDIT: ("fingerprint", "manifest.counts", "copies.test", "near_copies", "clean_test"),
+    REFINEMENT: ("fingerprint", "voters", "changed", "students"),
+    MODELS: tuple(MODULES),
+}
+"""Keys, with dots between those of nested objects, that a file must have."""
+
+NEEDED_OF_A_RUN = (
+    "config.train.model",
+    "config.data.fingerprint",
+    "config.environment.started",
+    "results.valid.full.accuracy",
+    "results.test.full.interval.accuracy",
+    "results.test.full.per_class",
+    "results.test.full.confusion",
+)
+
+
+class Results:
+    """The files of one report, each read once; `used` has the names of those that were read.
+
+    Raises:
+        InputError: a file is missing, damaged, lacks a part, or is of other data than the index.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / INDEX).exists():
+            raise InputError(
+                f"{self.folder / INDEX} does not exist: collect results first, with "
+                "python -m fer_lib.report --collect"
+            )
+        self.used: set[str] = set()
+        self._files: dict[str, Any] = {}
+        self.index = self.read(INDEX)
+        for name in self.index["files"]:
+            self.check(name)
+        if not self.run_files:
+            raise InputError(f"{self.folder / INDEX} lists no run: train one, then collect again")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.index["files"]
+
+    @property
+    def run_files(self) -> list[str]:
+        """Names of the files of runs, oldest first."""
+        return sorted(name for name in self.index["files"] if Path(name).match(KEPT))
+
+    def read(self, name: str) -> Any:
+        """A file of the index, or the index; InputError that names what is missing of it."""
+        self.used.add(name)
+        if name not in self._files:
+            path = self.folder / name
+            if not path.exists():
+                raise InputError(
+                    f"{path} is missing, though {INDEX} lists it: restore it, or collect again"
+                )
+            content = read_json(path)
+            needed = NEEDED.get(name, NEEDED_OF_A_RUN)
+            for key in needed:
+                if not has(content, key):
+                    raise InputError(f"{path} lacks {key!r}: collect again, with this version")
+            self._files[name] = content
+        return self._files[name]
+
+    def check(self, name: str) -> None:
+        """Raise InputError where a file cannot be used, or belongs to other data than the index."""
+        content = self.read(name)
+        is_run = Path(name).match(KEPT)
+        data = content["config"]["data"] if is_run else content
+        other = is_run and data["dataset"] != self.index["dataset"]  # a table of its own
+        if not other and data.get("fingerprint", self.fingerprint) != self.fingerprint:
+            raise InputError(
+                f"{self.folder / name} is stale: it was made from other data "
+                f"({data['fingerprint'][:12]}…) than {INDEX} is for ({self.fingerprint[:12]}…): "
+                "make it again, then collect again"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        return self.index["fingerprint"]
+
+    @property
+    def mark(self) -> str:
+        return self.index["mark"]
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """Kept runs of the report's own data, in the order of the models, then as they were made."""
+        kept = [self.read(name) for name in self.run_files]
+        order = list(MODULES)
+        own = [run for run in kept if run["config"]["data"]["dataset"] == self.index["dataset"]]
+        return sorted(own, key=lambda run: order.index(run["config"]["train"]["model"]))
+
+    @property
+    def headlines(self) -> list[dict[str, Any]]:
+        """The run of each model that is best on validation, the first of equals."""
+        best: dict[str, dict[str, Any]] = {}
+        for run in self.runs:
+            model = run["config"]["train"]["model"]
+            if model not in best or validation(run) > validation(best[model]):
+                best[model] = run
+        return list(best.values())
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The run that is best on validation."""
+        return max(self.headlines, key=validation)
+
+    @cached_property
+    def date(self) -> datetime:
+        """When the newest run was started, with its time zone: the date of the report."""
+        kept = (self.read(name) for name in self.run_files)
+        return max(datetime.fromisoformat(run["config"]["environment"]["started"]) for run in kept)
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of a file."""
+        return hashlib.sha256((self.folder / name).read_bytes()).hexdigest()
+
+
+def validation(run: dict[str, Any]) -> float:
+    """Validation accuracy of a kept run."""
+    return run["results"]["valid"]["full"]["accuracy"]
+
+
+def has(content: Any, key: str) -> bool:
+    """Whether nested objects have a key such as "results.test"."""
+    for part in key.split("."):
+        if not isinstance(content, dict) or part not in content:
+            return False
+        content = content[part]
+    return True
