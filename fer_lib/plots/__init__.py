@@ -1,5 +1,6 @@
 """Figures and tables in one style: colour-blind safe, a colour an emotion and a model, marks."""
 
+from fer_lib.plots.comparison import alike, claims, copies, cost, subsets
 from fer_lib.plots.faces import (
     class_counts,
     faces_grid,
@@ -42,9 +43,13 @@ __all__ = [
     "Picture",
     "accuracy_by_confidence",
     "agreement",
+    "alike",
+    "claims",
     "class_counts",
     "class_shares",
     "confusion_matrix",
+    "copies",
+    "cost",
     "curve",
     "embedding",
     "faces_grid",
@@ -60,5 +65,6 @@ __all__ = [
     "recovery",
     "routing",
     "save",
+    "subsets",
     "table",
 ]

@@ -1,0 +1,208 @@
+"""Figures of many runs side by side: what they cost, how alike they answer, what copies add."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from fer_lib.plots.style import OTHER, model_style, new_figure
+
+AROUND = [(x, y) for r in (9, 18, 30, 44) for x, y in ((r, 0), (-r, 0), (0, r), (0, -r),
+          (r, r), (r, -r), (-r, r), (-r, -r))]  # fmt: skip
+"""Where a label may stand, in points from its point, the first choice first."""
+
+
+def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
+    """Accuracy against a cost on a logarithmic axis, each point with its name beside it.
+
+    Filled markers are our recipe, open ones another.
+
+    Args:
+        table: by name, columns `model`, `recipe`, `cost`, `accuracy`, `low`, `high`.
+    """
+    figure, axis = new_figure(6.4, 4.2, mark=mark)
+    for row in table.itertuples():
+        colour, marker, _ = model_style(row.model)
+        axis.errorbar(
+            row.cost, row.accuracy, yerr=[[row.accuracy - row.low], [row.high - row.accuracy]],
+            fmt=marker, color=colour, markersize=8, capsize=2, elinewidth=1,
+            markerfacecolor=colour if row.recipe == "ours" else "white",
+        )  # fmt: skip
+    axis.set(xscale="log", xlabel=xlabel, ylabel="test accuracy")
+    axis.margins(x=0.18, y=0.12)
+    axis.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+    axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    bars = [((row.cost, row.low), (row.cost, row.high)) for row in table.itertuples()]
+    label_points(axis, table[["cost", "accuracy"]].to_numpy(), list(table.index), bars)
+    return figure
+
+
+def label_points(
+    axis: Any,
+    points: np.ndarray,
+    names: Sequence[str],
+    bars: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
+) -> None:
+    """Write the name of each point beside it, where it covers no other label, point or bar.
+
+    Where all places of `AROUND` are taken, the one that covers least. Further away than the
+    nearest places a thin line leads to the point.
+
+    Args:
+        points: (N, 2) in the units of the axes, whose limits must not change any more.
+        bars: ends of vertical bars to keep clear of.
+    """
+    figure = axis.figure
+    figure.draw_without_rendering()  # so that all that is drawn has its place
+    dots = figure.dpi / 72  # pixels in a point
+    place, inside = axis.transData.transform, axis.get_window_extent()
+    taken = [Bbox.from_extents(*(xy - 4 * dots), *(xy + 4 * dots)) for xy in place(points)]
+    taken += [Bbox([start - dots, end + dots]) for start, end in map(place, bars)]
+    for point, name in zip(points, names, strict=True):
+        text = axis.annotate(
+            name, point, xytext=(0, 0), textcoords="offset points", fontsize=8, zorder=4,
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 1},
+        )  # fmt: skip
+        text.set_in_layout(False)
+
+        def covered(offset: tuple[int, int], text: Any = text) -> float:
+            """Pixels² of other things below the label, or of the label outside the axes."""
+            _beside(text, offset)
+            box = text.get_window_extent().padded(dots)
+            parts = [Bbox.intersection(box, other) for other in taken]
+            outside = box.width * box.height - _area(Bbox.intersection(box, inside))
+            return outside + sum(map(_area, parts))
+
+        costs = [covered(offset) for offset in AROUND]
+        best = AROUND[int(np.argmin(np.round(costs)))]  # the first of equals
+        _beside(text, best)
+        taken.append(text.get_window_extent().padded(dots))
+        if max(map(abs, best)) <= 9:
+            text.arrow_patch.set_visible(False)
+
+
+def _beside(text: Any, offset: tuple[int, int]) -> None:
+    x, y = offset
+    text.set_position(offset)
+    text.set_horizontalalignment("left" if x > 0 else "right" if x < 0 else "center")
+    text.set_verticalalignment("bottom" if y > 0 else "top" if y < 0 else "center")
+
+
+def _area(box: Bbox | None) -> float:
+    return box.width * box.height if box else 0.0
+
+
+def alike(table: pd.DataFrame, *, mark: str, title: str) -> Figure:
+    """A square table of each against each (0..1) as a heat map; the diagonal is left out."""
+    size = 1.8 + 0.08 * max(map(len, table.index)) + 0.45 * len(table)
+    figure, axis = new_figure(size, size - 0.6, mark=mark)
+    sns.heatmap(
+        table, mask=np.eye(len(table), dtype=bool), annot=True, fmt=".2f", cmap="Blues",
+        vmin=0, vmax=1, cbar=False, square=True, ax=axis, annot_kws={"fontsize": 8},
+    )  # fmt: skip
+    axis.set(title=title)
+    axis.grid(visible=False)
+    axis.set_xticks(axis.get_xticks(), axis.get_xticklabels(), rotation=40, ha="right")
+    axis.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def copies(table: pd.DataFrame, *, mark: str) -> Figure:
+    """Accuracy on copied and on other test images, and what the copies add to the whole.
+
+    Args:
+        table: by name, columns `copied_accuracy`, `distinct_accuracy`, `inflation`, `low`, `high`.
+    """
+    width = 6.5 + 0.08 * max(map(len, table.index))
+    figure, (left, right) = new_figure(
+        width, 1.3 + 0.34 * len(table), mark=mark, ncols=2, sharey=True
+    )
+    y = np.arange(len(table))
+    left.hlines(y, table["distinct_accuracy"], table["copied_accuracy"], color="0.7", zorder=1)
+    for column, marker, label in (
+        ("distinct_accuracy", "o", "without a copy"),
+        ("copied_accuracy", "s", "copied from training or validation"),
+    ):
+        for row, name in enumerate(table.index):
+            colour = model_style(name).colour
+            face = colour if marker == "s" else "white"
+            left.plot(table[column].iloc[row], row, marker, color=colour, markerfacecolor=face)
+        left.plot(
+            [], [], marker, color="0.3", markerfacecolor="0.3" if marker == "s" else "white",
+            label=label,
+        )  # fmt: skip
+    left.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    left.set(xlabel="accuracy on the images", yticks=y, yticklabels=table.index)
+    left.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    points = 100 * table[["inflation", "low", "high"]]
+    for row, (name, (value, low, high)) in enumerate(zip(points.index, points.values, strict=True)):
+        style = model_style(name)
+        spread = [[value - low], [high - value]]
+        right.errorbar(value, row, xerr=spread, fmt=style.marker, color=style.colour, capsize=3)
+    right.axvline(0, color="0.5", linewidth=1, zorder=0)
+    right.set(xlabel="points that all images have above the clean ones")
+    left.set_ylim(len(table) - 0.5, -0.5)
+    return figure
+
+
+def subsets(steps: Sequence[dict[str, Any]], *, mark: str) -> Figure:
+    """Validation accuracy of the best subset of each size, the chosen one ringed.
+
+    Args:
+        steps: dicts of `members` (names) and `valid_accuracy`, by size.
+    """
+    sizes = [len(step["members"]) for step in steps]
+    scores = [step["valid_accuracy"] for step in steps]
+    figure, axis = new_figure(5, 3, mark=mark)
+    axis.plot(sizes, scores, OTHER.dash, marker=OTHER.marker, color=OTHER.colour)
+    best = int(np.argmax(scores))
+    axis.plot(sizes[best], scores[best], "o", markersize=15, markerfacecolor="none", color="black")
+    axis.set(xlabel="runs that vote", ylabel="validation accuracy")
+    axis.margins(0.12, 0.15)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=1))
+    return figure
+
+
+def claims(table: pd.DataFrame, *, mark: str) -> Figure:
+    """Published accuracies beside ours of the same kind of images, and ours on the test images.
+
+    Args:
+        table: columns `system`, `on`, `accuracy`, `published_alike` and `ours_test`; a row without
+            `accuracy` is left out, one without the others says "not run yet".
+    """
+    table = table[table["accuracy"].notna()].reset_index(drop=True)
+    figure, axis = new_figure(7.4, 1.2 + 0.42 * len(table), mark=mark)
+    for row in table.itertuples():
+        style = model_style(row.system)
+        axis.plot(row.accuracy, row.Index, "|", color="black", markersize=14, markeredgewidth=2)
+        axis.plot(
+            row.published_alike, row.Index, style.marker, color=style.colour,
+            markerfacecolor="white", markersize=8,
+        )  # fmt: skip
+        axis.plot(row.ours_test, row.Index, style.marker, color=style.colour, markersize=8)
+        if pd.isna(row.published_alike) and pd.isna(row.ours_test):
+            axis.annotate(
+                "not run yet", (row.accuracy, row.Index), xytext=(8, 0), va="center",
+                textcoords="offset points", fontsize=8, color="0.4",
+            )  # fmt: skip
+    for label, marker, face in (
+        ("published", "|", "black"),
+        ("published recipe, images alike", "o", "white"),
+        ("our recipe, test images", "o", "0.3"),
+    ):
+        colour = "black" if marker == "|" else "0.3"
+        axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=9, label=label)
+    names = [f"{row.system}: {row.on}" for row in table.itertuples()]
+    axis.set(xlabel="accuracy", yticks=range(len(table)), yticklabels=names)
+    axis.set_ylim(len(table) - 0.5, -0.5)
+    axis.margins(x=0.12)
+    axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    return figure
