@@ -8,12 +8,16 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox, offset_copy
 
 from fer_lib.plots.style import OTHER, model_style, new_figure
 
-AROUND = [(x, y) for r in (9, 18, 30, 44) for x, y in ((r, 0), (-r, 0), (0, r), (0, -r),
-          (r, r), (r, -r), (-r, r), (-r, -r))]  # fmt: skip
+AROUND = [
+    (radius * np.cos(angle), radius * np.sin(angle))
+    for radius in (8, 16, 26, 38, 52, 68)
+    for angle in np.radians([0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200])
+]
 """Where a label may stand, in points from its point, the first choice first."""
 
 
@@ -34,8 +38,10 @@ def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
             markerfacecolor=colour if row.recipe == "ours" else "white",
         )  # fmt: skip
     axis.set(xscale="log", xlabel=xlabel, ylabel="test accuracy")
-    axis.margins(x=0.18, y=0.12)
-    axis.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+    axis.margins(x=0.22, y=0.14)
+    axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    large = mpl.ticker.EngFormatter(sep="")
+    axis.xaxis.set_major_formatter(lambda x, _: large(x) if x >= 1000 else f"{x:g}")
     axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     bars = [((row.cost, row.low), (row.cost, row.high)) for row in table.itertuples()]
@@ -51,8 +57,8 @@ def label_points(
 ) -> None:
     """Write the name of each point beside it, where it covers no other label, point or bar.
 
-    Where all places of `AROUND` are taken, the one that covers least. Further away than the
-    nearest places a thin line leads to the point.
+    Where all places of `AROUND` are taken, the one that covers least. From a place further away
+    than the nearest a thin line leads to the point.
 
     Args:
         points: (N, 2) in the units of the axes, whose limits must not change any more.
@@ -62,36 +68,36 @@ def label_points(
     figure.draw_without_rendering()  # so that all that is drawn has its place
     dots = figure.dpi / 72  # pixels in a point
     place, inside = axis.transData.transform, axis.get_window_extent()
-    taken = [Bbox.from_extents(*(xy - 4 * dots), *(xy + 4 * dots)) for xy in place(points)]
+    taken = [Bbox([xy - 4 * dots, xy + 4 * dots]) for xy in place(points)]
     taken += [Bbox([start - dots, end + dots]) for start, end in map(place, bars)]
     for point, name in zip(points, names, strict=True):
-        text = axis.annotate(
-            name, point, xytext=(0, 0), textcoords="offset points", fontsize=8, zorder=4,
-            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 1},
-        )  # fmt: skip
+        text = axis.text(*point, name, fontsize=8, zorder=4)
         text.set_in_layout(False)
 
-        def covered(offset: tuple[int, int], text: Any = text) -> float:
-            """Pixels² of other things below the label, or of the label outside the axes."""
-            _beside(text, offset)
-            box = text.get_window_extent().padded(dots)
-            parts = [Bbox.intersection(box, other) for other in taken]
+        def covered(offset: tuple[float, float], text: Text = text) -> float:
+            """Pixels² of other things below the label, and of the label outside the axes."""
+            box = _beside(text, offset)
             outside = box.width * box.height - _area(Bbox.intersection(box, inside))
-            return outside + sum(map(_area, parts))
+            return outside + sum(_area(Bbox.intersection(box, other)) for other in taken)
 
-        costs = [covered(offset) for offset in AROUND]
-        best = AROUND[int(np.argmin(np.round(costs)))]  # the first of equals
-        _beside(text, best)
-        taken.append(text.get_window_extent().padded(dots))
-        if max(map(abs, best)) <= 9:
-            text.arrow_patch.set_visible(False)
+        costs = [round(covered(offset)) for offset in AROUND]
+        best = AROUND[int(np.argmin(costs))]  # the first of equals
+        taken.append(_beside(text, best))
+        if np.hypot(*best) > np.hypot(*AROUND[0]) + 1:
+            line = axis.annotate(
+                "", point, best, textcoords="offset points", zorder=1,
+                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0},
+            )  # fmt: skip
+            line.set_in_layout(False)
 
 
-def _beside(text: Any, offset: tuple[int, int]) -> None:
-    x, y = offset
-    text.set_position(offset)
-    text.set_horizontalalignment("left" if x > 0 else "right" if x < 0 else "center")
-    text.set_verticalalignment("bottom" if y > 0 else "top" if y < 0 else "center")
+def _beside(text: Text, offset: tuple[float, float]) -> Bbox:
+    """Move a label so many points away from its point; the pixels that it then covers."""
+    axis, (x, y) = text.axes, offset
+    text.set_transform(offset_copy(axis.transData, axis.figure, x, y, units="points"))
+    text.set_horizontalalignment("left" if x > 1 else "right" if x < -1 else "center")
+    text.set_verticalalignment("bottom" if y > 1 else "top" if y < -1 else "center")
+    return text.get_window_extent().padded(axis.figure.dpi / 72)
 
 
 def _area(box: Bbox | None) -> float:
@@ -99,16 +105,20 @@ def _area(box: Bbox | None) -> float:
 
 
 def alike(table: pd.DataFrame, *, mark: str, title: str) -> Figure:
-    """A square table of each against each (0..1) as a heat map; the diagonal is left out."""
-    size = 1.8 + 0.08 * max(map(len, table.index)) + 0.45 * len(table)
-    figure, axis = new_figure(size, size - 0.6, mark=mark)
+    """A square table of each against each (0..1) as a heat map; the diagonal is left out.
+
+    Rows have names with numbers, and columns the numbers alone.
+    """
+    size = 1 + 0.42 * len(table)
+    figure, axis = new_figure(size + 0.085 * max(map(len, table.index)), size, mark=mark)
+    names = [f"{name}  {number}" for number, name in enumerate(table.index, 1)]
     sns.heatmap(
         table, mask=np.eye(len(table), dtype=bool), annot=True, fmt=".2f", cmap="Blues",
-        vmin=0, vmax=1, cbar=False, square=True, ax=axis, annot_kws={"fontsize": 8},
+        vmin=0, vmax=1, cbar=False, ax=axis, annot_kws={"fontsize": 8},
+        xticklabels=range(1, len(table) + 1), yticklabels=names,
     )  # fmt: skip
-    axis.set(title=title)
     axis.grid(visible=False)
-    axis.set_xticks(axis.get_xticks(), axis.get_xticklabels(), rotation=40, ha="right")
+    figure.suptitle(title, fontsize=11)
     axis.tick_params(axis="y", rotation=0)
     return figure
 
@@ -146,7 +156,7 @@ def copies(table: pd.DataFrame, *, mark: str) -> Figure:
         spread = [[value - low], [high - value]]
         right.errorbar(value, row, xerr=spread, fmt=style.marker, color=style.colour, capsize=3)
     right.axvline(0, color="0.5", linewidth=1, zorder=0)
-    right.set(xlabel="points that all images have above the clean ones")
+    right.set(xlabel="all less clean, in points")
     left.set_ylim(len(table) - 0.5, -0.5)
     return figure
 
@@ -202,7 +212,7 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
     names = [f"{row.system}: {row.on}" for row in table.itertuples()]
     axis.set(xlabel="accuracy", yticks=range(len(table)), yticklabels=names)
     axis.set_ylim(len(table) - 0.5, -0.5)
-    axis.margins(x=0.12)
+    axis.margins(x=0.16)
     axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     return figure
