@@ -1,5 +1,6 @@
 """Figures and tables in one style: colour-blind safe, a colour an emotion and a model, marks."""
 
+from fer_lib.plots.comparison import alike, claims, copies, cost, subsets
 from fer_lib.plots.evaluation import coverage, reliability, robustness, views
 from fer_lib.plots.faces import (
     answers,
@@ -42,10 +43,14 @@ __all__ = [
     "ModelStyle",
     "Picture",
     "agreement",
+    "alike",
     "answers",
+    "claims",
     "class_counts",
     "class_shares",
     "confusion_matrix",
+    "copies",
+    "cost",
     "coverage",
     "curve",
     "embedding",
@@ -64,6 +69,7 @@ __all__ = [
     "robustness",
     "routing",
     "save",
+    "subsets",
     "table",
     "views",
 ]

@@ -1,0 +1,55 @@
+"""Finished runs side by side: scores, paired tests, costs, ensembles, copies, and claims.
+
+`comparison` computes all of it from kept predictions and documents the format of
+`comparison.json`; `write_comparison` writes it; `python -m fer_lib.compare` keeps runs.
+"""
+
+from fer_lib.compare.answers import Answers, read_answers, require_runs
+from fer_lib.compare.claims import CLAIMS, claims_table
+from fer_lib.compare.comparison import comparison, cost_table, figures
+from fer_lib.compare.copies import inflation
+from fer_lib.compare.costs import costs
+from fer_lib.compare.ensemble import accuracy_of, best_subset, ensemble, soft_vote
+from fer_lib.compare.names import marks, setting, short_names, system_names
+from fer_lib.compare.paired import agreement, letters, paired_tests, sentences
+from fer_lib.compare.scores import (
+    best_on_validation,
+    by_test_set,
+    leaderboard,
+    recalls,
+    systems,
+)
+from fer_lib.compare.writing import ensemble_sentence, tables, write_comparison
+
+__all__ = [
+    "CLAIMS",
+    "Answers",
+    "accuracy_of",
+    "agreement",
+    "best_on_validation",
+    "best_subset",
+    "by_test_set",
+    "claims_table",
+    "comparison",
+    "cost_table",
+    "costs",
+    "ensemble",
+    "ensemble_sentence",
+    "figures",
+    "inflation",
+    "leaderboard",
+    "letters",
+    "marks",
+    "paired_tests",
+    "read_answers",
+    "recalls",
+    "require_runs",
+    "sentences",
+    "setting",
+    "short_names",
+    "soft_vote",
+    "system_names",
+    "systems",
+    "tables",
+    "write_comparison",
+]

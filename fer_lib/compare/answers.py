@@ -1,0 +1,80 @@
+"""What all runs answered to the same images, read once from their kept predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fer_lib.compare.names import short_names
+from fer_lib.data.faceset import FaceSet
+from fer_lib.evaluate import aligned, load_predictions
+from fer_lib.files import InputError
+from fer_lib.runs import Run
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Probabilities of R runs for the validation and the test images of the same faces.
+
+    Attributes:
+        names: R short names (`short_names`).
+        faces: whose order of images the columns have.
+        valid, test: (R, N, K) float32.
+    """
+
+    names: list[str]
+    faces: FaceSet
+    valid: np.ndarray
+    test: np.ndarray
+
+    def labels(self, split: str) -> np.ndarray:
+        """(N,) int64 of "valid" or "test"."""
+        return self.faces.labels[self.faces.where(split)]
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(R, N) int64: the class that each run gives each test image."""
+        return self.test.argmax(2)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(R, N) bool: whether each run is right on each test image."""
+        return self.predicted == self.labels("test")
+
+    def rows(self, names: Sequence[str]) -> list[int]:
+        """Row numbers of named runs.
+
+        Raises:
+            InputError: there is no run of a name.
+        """
+        for name in names:
+            if name not in self.names:
+                raise InputError(f"no run {name!r} here: use some of {', '.join(self.names)}")
+        return [self.names.index(name) for name in names]
+
+
+def read_answers(runs: Sequence[Run], faces: FaceSet) -> Answers:
+    """Read the predictions of runs; weights are not needed.
+
+    Raises:
+        InputError: there are no runs, one was trained on other data, or its predictions are
+            missing or of other images.
+    """
+    require_runs(runs)
+    split: dict[str, list[np.ndarray]] = {"valid": [], "test": []}
+    for run in runs:
+        if run.fingerprint != faces.fingerprint:
+            raise InputError(f"{run.folder} was trained on other data than these of {faces.name}")
+        predictions = load_predictions(run.folder / "predictions.npz")
+        for part, arrays in split.items():
+            arrays.append(aligned(faces, predictions, part))
+    return Answers(short_names(runs), faces, *map(np.stack, split.values()))
+
+
+def require_runs(runs: Sequence[Run]) -> None:
+    """Raise InputError, which says what to do, where there are no runs."""
+    if not runs:
+        raise InputError(
+            "there is no finished run of these data and this preset: train one first, with "
+            "notebook 03_cnn or python -m fer_lib.train"
+        )

@@ -1,0 +1,174 @@
+"""All of a comparison in one dictionary, as `comparison.json` keeps it, and the figures from it."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fer_lib import plots
+from fer_lib.compare.answers import read_answers
+from fer_lib.compare.claims import claims_table
+from fer_lib.compare.copies import inflation
+from fer_lib.compare.costs import BATCHES, costs
+from fer_lib.compare.ensemble import ensemble
+from fer_lib.compare.names import marks, short_names
+from fer_lib.compare.paired import agreement, letters, paired_tests, sentences
+from fer_lib.compare.scores import by_test_set, leaderboard, recalls, systems
+from fer_lib.data.faceset import FaceSet
+from fer_lib.runs import Run
+
+
+def comparison(
+    runs: Sequence[Run],
+    faces: FaceSet,
+    *,
+    every: Sequence[Run] = (),
+    refinement: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Compare finished runs on the same faces; needs their predictions and no weights.
+
+    Args:
+        runs: of these faces and of one preset.
+        every: runs of any data, among which the claims look for theirs; `runs` where none is given.
+        refinement: see `claims_table`.
+
+    Returns:
+        What `comparison.json` holds. Scores are shares in 0..1, missing ones None; runs and
+        systems are ordered by accuracy, the best first; `name` is that of `short_names`.
+
+        * `mark`: caveat for every table and figure, "" for none; `dataset`, `preset`,
+          `fingerprint` (of the faces), `classes`, `images` (numbers of `valid`, `test`, `clean`).
+        * `runs`: a dict a run: `name`, the columns of `leaderboard`, and `letters`: runs that
+          share one cannot be told apart (`paired.letters`).
+        * `systems`: a dict for all seeds of one system: `system` and the columns of `systems`.
+        * `tests`: a dict a pair, columns of `paired_tests`; `sentences`: what they allow to say.
+        * `test_sets`: a dict for each run and set of images, columns of `by_test_set`.
+        * `recall`: name -> class -> share found (`recalls`).
+        * `agreement`: `names`, `kappa` and `equal`: square lists in that order (`agreement`).
+        * `ensemble`: that of `ensemble`; None for a single run.
+        * `inflation`: a dict a run: `name` and the columns of `copies.inflation`.
+        * `costs`: a dict a run: `name` and the columns of `costs`.
+        * `claims`: a dict a claim: the columns of `claims_table`; `published_runs` or `ours_runs`
+          is 0 where it is not run yet.
+
+    Raises:
+        InputError: there are no runs, one was trained on other data, or its predictions are
+            missing or of other images.
+    """
+    table = leaderboard(runs)
+    by_name = dict(zip(short_names(runs), runs, strict=True))
+    ranked = {name: by_name[name] for name in table.index}
+    runs = list(ranked.values())
+    answers, tests = read_answers(runs, faces), paired_tests(runs, faces)
+    kappa, equal = agreement(answers)
+    test = runs[0].results["test"]
+    return {
+        "mark": marks(runs, faces),
+        "dataset": faces.name,
+        "preset": runs[0].train_config.preset,
+        "fingerprint": faces.fingerprint,
+        "classes": list(faces.classes),
+        "images": {
+            "valid": len(faces.where("valid")),
+            "test": test["full"]["n"],
+            "clean": test["clean"]["n"] if test.get("clean") else 0,
+        },
+        "runs": records(table.assign(letters=pd.Series(letters(list(table.index), tests)))),
+        "systems": records(systems(table, answers)),
+        "tests": records(tests.set_index("a")),
+        "sentences": sentences(tests),
+        "test_sets": records(by_test_set(ranked).set_index("model")),
+        "recall": recalls(ranked),
+        "agreement": {
+            "names": list(table.index),
+            "kappa": kappa.to_numpy().tolist(),
+            "equal": equal.to_numpy().tolist(),
+        },
+        "ensemble": ensemble(answers) if len(runs) > 1 else None,
+        "inflation": records(inflation(answers)),
+        "costs": records(costs(runs)),
+        "claims": records(claims_table(every or runs, refinement).set_index("system")),
+    }
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A dict a row, the index among its keys; numbers as they are, NaN as None."""
+    return json.loads(table.reset_index().to_json(orient="records", double_precision=15))
+
+
+def cost_table(compared: dict[str, Any], column: str) -> pd.DataFrame:
+    """What `plots.cost` takes, a row a system: `column` of `costs` against the mean accuracy.
+
+    Systems without such a number are left out, and the words of our own recipe in their names.
+    """
+    priced = {row["name"]: row[column] for row in compared["costs"]}
+    cost: dict[str, float] = {}
+    for run in compared["runs"]:
+        if priced[run["name"]] is not None:
+            cost.setdefault(run["system"], priced[run["name"]])
+    rows = {
+        row["system"].replace(" ours", "", 1): {
+            **{key: row[key] for key in ("model", "recipe", "low", "high")},
+            "accuracy": row["mean"],
+            "cost": cost[row["system"]],
+        }
+        for row in compared["systems"]
+        if row["system"] in cost
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def figures(compared: dict[str, Any]) -> dict[str, Figure]:
+    """Every figure of a comparison by name, from what `comparison` gives or its file holds.
+
+    `accuracies`, `recalls`, `agreement`, `copies`, `cost_parameters`, `cost_macs`, `claims`; with
+    several runs `ensemble`; where times were measured `cost_time`, of the device that most runs
+    were measured on.
+    """
+    mark = compared["mark"]
+    frame = lambda key: pd.DataFrame(compared[key]).replace({None: np.nan})  # noqa: E731
+    same = compared["agreement"]
+    kappa = pd.DataFrame(same["kappa"], same["names"], same["names"])
+    made = {
+        "accuracies": plots.intervals(frame("test_sets"), mark=mark),
+        "recalls": plots.per_class(compared["recall"], mark=mark),
+        "agreement": plots.alike(kappa, mark=mark, title="agreement beyond chance (Cohen's kappa)"),
+        "copies": plots.copies(frame("inflation").set_index("name"), mark=mark),
+        "claims": plots.claims(frame("claims"), mark=mark),
+    }
+    titles = {"parameters": "parameters", "macs": "multiplications with additions for one image"}
+    for column, title in titles.items():
+        table = cost_table(compared, column)
+        made[f"cost_{column}"] = plots.cost(table, mark=mark, xlabel=title)
+    if compared["ensemble"]:
+        made["ensemble"] = plots.subsets(compared["ensemble"]["steps"], mark=mark)
+    timed, machine = same_machine(compared)
+    if timed is not None:
+        title = f"milliseconds for one image alone, {machine}"
+        made["cost_time"] = plots.cost(cost_table(timed, "ms_1"), mark=mark, xlabel=title)
+    return made
+
+
+def same_machine(compared: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The comparison with the times of one machine only, that of most runs, and its name."""
+    timed = [row for row in compared["costs"] if row[f"ms_{BATCHES[0]}"] is not None]
+    machines = [machine(row) for row in timed]
+    if not machines:
+        return None, ""
+    most = max(dict.fromkeys(machines), key=machines.count)
+    kept = [
+        row if machine(row) == most else row | {f"ms_{n}": None for n in BATCHES}
+        for row in compared["costs"]
+    ]
+    return compared | {"costs": kept}, most
+
+
+def machine(row: dict[str, Any]) -> str:
+    """Where the times of a row of `costs` were measured, as in "AMD EPYC (cpu, 2 threads)"."""
+    if row["device"] is None:
+        return ""
+    where = f"{row['device']}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
+    return f"{row['processor']} ({where})" if row["processor"] else where

@@ -1,0 +1,50 @@
+"""What copied images add to a score: test images that also stand in training or validation."""
+
+import numpy as np
+import pandas as pd
+
+from fer_lib.compare.answers import Answers
+from fer_lib.data.audit import clean_test_ids
+from fer_lib.data.copies import copy_groups
+
+
+def inflation(answers: Answers, draws: int = 2000) -> pd.DataFrame:
+    """Accuracy on all test images less that on the clean ones, by run, in the order of the runs.
+
+    Columns: `accuracy`, `clean_accuracy` (see `audit.clean_test_ids`), `inflation` (the first less
+    the second), `low`, `high` (95 % interval of the difference, by a bootstrap that draws an image
+    together with all of its copies), `copied` and `distinct` (number of test images with and
+    without a copy in training or validation), `copied_accuracy`, `distinct_accuracy`. NaN where
+    there are no such images.
+    """
+    faces, rows = answers.faces, answers.faces.where("test")
+    groups = copy_groups(faces.images)
+    copied = np.isin(groups[rows], groups[faces.split != "test"])
+    clean = np.isin(faces.ids[rows], clean_test_ids(faces))
+    _, group = np.unique(groups[rows], return_inverse=True)
+    number = group.max() + 1
+    weights = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), draws)
+
+    def drawn(right: np.ndarray, among: np.ndarray) -> np.ndarray:
+        """Accuracy (draws,) among some of the images."""
+        hits, all_of = (weights @ np.bincount(group, w, number) for w in (right & among, among))
+        return hits / np.maximum(all_of, 1)
+
+    table = {}
+    for name, right in zip(answers.names, answers.correct, strict=True):
+        scores = {
+            key: right[some].mean() if some.any() else np.nan
+            for key, some in (("clean", clean), ("copied", copied), ("distinct", ~copied))
+        }
+        low = high = np.nan
+        if clean.any():
+            difference = drawn(right, np.ones(len(rows), bool)) - drawn(right, clean)
+            low, high = np.quantile(difference, [0.025, 0.975])
+        table[name] = {
+            "accuracy": right.mean(),
+            "clean_accuracy": scores["clean"],
+            **{"inflation": right.mean() - scores["clean"], "low": low, "high": high},
+            **{"copied": int(copied.sum()), "distinct": int((~copied).sum())},
+            **{f"{key}_accuracy": scores[key] for key in ("copied", "distinct")},
+        }
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("name")

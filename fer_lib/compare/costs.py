@@ -1,0 +1,109 @@
+"""What a prediction costs: parameters, multiplications, and time on a stated device.
+
+Weights are never read: a network with random ones of the same build costs the same.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from timeit import repeat
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fer_lib.augment import Prepare
+from fer_lib.batches import probabilities
+from fer_lib.compare.names import short_names
+from fer_lib.files import read_json, write_json
+from fer_lib.models import create_model
+from fer_lib.runs import Run, processor
+
+MILLISECONDS = "ms an image, batch of {}"
+BATCHES = (1, 64)
+
+
+def untrained(run: Run) -> nn.Module:
+    """A network built as the run's, with random weights, in evaluation mode."""
+    config, classes = run.train_config, run.config["data"]["classes"]
+    return create_model(config.model, num_classes=len(classes), **config.options).eval()
+
+
+def macs(model: nn.Module) -> int:
+    """Multiplications with additions (MACs) for one image of the model's own input size.
+
+    Half of the floating-point operations that torch counts, which are those of convolutions and
+    matrix products, attention's among them; what is done element by element is not counted.
+    """
+    image = torch.zeros(1, *model.pretrained_cfg["input_size"])
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model.eval()(image)
+    return counter.get_total_flops() // 2
+
+
+@cache
+def _built(model: str, classes: int, options: str) -> tuple[int, tuple[int, ...]]:
+    """MACs and input size; runs of many seeds are built once."""
+    network = create_model(model, num_classes=classes, **json.loads(options))
+    return macs(network), tuple(network.pretrained_cfg["input_size"])
+
+
+def costs(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row a run, in order, indexed by `short_names`.
+
+    Columns: `model`, `parameters`, `macs` (see `macs`, for one image, without its mirror image),
+    `input` (as in "1x48x48"), of the run's `inference.json` the milliseconds an image `ms_1` and
+    `ms_64` (in batches of 1 and 64), `device`, `processor` and `threads`; None where no time was
+    measured.
+    """
+    rows = []
+    for run in runs:
+        config, classes = run.train_config, run.config["data"]["classes"]
+        options = json.dumps(config.options, sort_keys=True)
+        multiplied, size = _built(config.model, len(classes), options)
+        path = run.folder / "inference.json"
+        measured = read_json(path) if path.exists() else {"milliseconds": {}}
+        times = {f"ms_{n}": measured["milliseconds"].get(MILLISECONDS.format(n)) for n in BATCHES}
+        rows.append(
+            {
+                "model": config.model,
+                "parameters": run.results["parameters"],
+                "macs": multiplied,
+                "input": "x".join(map(str, size)),
+                **times,
+                **{key: measured.get(key) for key in ("device", "processor", "threads")},
+            }
+        )
+    table = pd.DataFrame(rows, index=pd.Index(short_names(runs), name="name"))
+    return table.astype({f"ms_{n}": float for n in BATCHES})
+
+
+def measure(run: Run, *, rounds: int = 5) -> dict[str, Any]:
+    """Time a prediction on the device that is there, and write it as the run's `inference.json`.
+
+    From bytes in memory to probabilities in memory, in float32, without the mirror image; the
+    fastest of several rounds counts. Fetching the answer makes the clock wait for a GPU.
+
+    Returns:
+        `device` ("cpu" or "cuda"), `processor` (its name), `threads`, and `milliseconds` by
+        `MILLISECONDS` of 1 and of 64.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = untrained(run).to(device)
+    prepare = Prepare(network.pretrained_cfg, device)
+    times = {}
+    for size in BATCHES:
+        images = torch.zeros(size, 1, 48, 48, dtype=torch.uint8, device=device)  # as of FER2013
+        call = lambda images=images: probabilities(network, images, prepare).cpu()  # noqa: E731
+        seconds = min(repeat(call, number=1, repeat=rounds + 1)[1:])  # the first one warms up
+        times[MILLISECONDS.format(size)] = 1000 * seconds / size
+    measured = {
+        "device": device.type,
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "milliseconds": times,
+    }
+    write_json(run.folder / "inference.json", measured)
+    return measured

@@ -1,0 +1,95 @@
+"""Soft votes of several runs, and the subset that votes best on validation, scored once on test."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from fer_lib.compare.answers import Answers
+from fer_lib.compare.paired import LEVEL, pair_test
+from fer_lib.evaluate import Predictions, evaluate
+
+EXHAUSTIVE = 10
+"""Runs up to which every subset is tried: 1,023 of them."""
+
+
+def soft_vote(answers: Answers, names: Sequence[str], split: str = "test") -> np.ndarray:
+    """Mean of the probabilities of named runs for "valid" or "test", (N, K) float32.
+
+    Raises:
+        InputError: there is no run of a name.
+    """
+    return getattr(answers, split)[answers.rows(names)].mean(0)
+
+
+def accuracy_of(answers: Answers, names: Sequence[str], split: str = "valid") -> float:
+    """Accuracy of the `soft_vote` of named runs."""
+    return float((soft_vote(answers, names, split).argmax(1) == answers.labels(split)).mean())
+
+
+def best_subset(answers: Answers) -> tuple[list[str], list[dict[str, Any]]]:
+    """The runs whose soft vote is the most accurate on validation, and how they were found.
+
+    Of up to `EXHAUSTIVE` runs every subset is tried, and of equally good ones the smallest is
+    taken; among more, runs are added one by one while the next one helps (forward selection,
+    https://doi.org/10.1145/1015330.1015432, each run at most once). The test set has no part in it.
+
+    Returns:
+        names, the best single run first where they were added one by one; and for each size that
+        was tried a dict of `members` (names of the best subset of this size) and `valid_accuracy`.
+    """
+    find = _every_subset if len(answers.names) <= EXHAUSTIVE else _forward
+    steps = find(answers)
+    best = max(steps, key=lambda step: step["valid_accuracy"])  # the first of equals
+    return best["members"], steps
+
+
+def _every_subset(answers: Answers) -> list[dict[str, Any]]:
+    """The best subset of each size."""
+    sizes = range(1, len(answers.names) + 1)
+    return [_best(answers, map(list, combinations(answers.names, size))) for size in sizes]
+
+
+def _forward(answers: Answers) -> list[dict[str, Any]]:
+    """The best run, and what became of it by adding the most helpful one, up to all of them."""
+    steps: list[dict[str, Any]] = []
+    while len(steps) < len(answers.names):
+        so_far = steps[-1]["members"] if steps else []
+        rest = [name for name in answers.names if name not in so_far]
+        steps.append(_best(answers, ([*so_far, name] for name in rest)))
+    return steps
+
+
+def _best(answers: Answers, subsets: Any) -> dict[str, Any]:
+    scored = (
+        {"members": names, "valid_accuracy": accuracy_of(answers, names)} for names in subsets
+    )
+    return max(scored, key=lambda step: step["valid_accuracy"])
+
+
+def ensemble(answers: Answers) -> dict[str, Any]:
+    """The best subset, scored once on the test images, against the best single run.
+
+    Both are chosen on validation alone.
+
+    Returns:
+        `members` and `steps` (see `best_subset`), `valid_accuracy`, `results` (of the test images,
+        as `evaluate.evaluate` gives them), `single` (name of the best single run), and against it
+        `difference`, `only_a`, `only_b` and `p` (McNemar's, exact: a single planned test), and
+        `finding`.
+    """
+    members, steps = best_subset(answers)
+    single = steps[0]["members"][0]
+    valid, test = (soft_vote(answers, members, split) for split in ("valid", "test"))
+    right = test.argmax(1) == answers.labels("test")
+    against = pair_test(right, answers.correct[answers.rows([single])[0]])
+    return {
+        "members": members,
+        "steps": steps,
+        "valid_accuracy": accuracy_of(answers, members),
+        "results": evaluate(answers.faces, Predictions.of(answers.faces, valid, test), "test"),
+        "single": single,
+        **against,
+        "finding": against["p"] < LEVEL,
+    }

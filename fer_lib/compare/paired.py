@@ -1,0 +1,132 @@
+"""Runs against each other on the same images: paired tests, what they allow one to say, kappa."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from string import ascii_letters
+
+import numpy as np
+import pandas as pd
+
+from fer_lib.compare.answers import Answers, read_answers
+from fer_lib.data.faceset import FaceSet
+from fer_lib.evaluate import holm, mcnemar
+from fer_lib.runs import Run
+
+LEVEL = 0.05
+"""Largest corrected p value of a difference that counts as a finding."""
+
+MANY = 15
+"""Paired tests up to which there is a sentence for each: those of six runs."""
+
+TESTS = ("a", "b", "difference", "only_a", "only_b", "p", "p_holm", "finding")
+
+
+def paired_tests(
+    runs: Sequence[Run], faces: FaceSet, *, against_first: bool = False
+) -> pd.DataFrame:
+    """Compare each two runs on the same test images, the better one of a pair as `a`.
+
+    With `against_first` each run is compared with the first alone: fewer tests, planned ahead, are
+    corrected for less.
+
+    Columns: `a`, `b` (`short_names`), `difference` (of accuracies, 0 or more), `only_a`, `only_b`
+    (images that only this one has right), `p` (McNemar, exact), `p_holm` (corrected for the number
+    of pairs), `finding` (bool: `p_holm` below `LEVEL`). No rows for fewer than two runs.
+
+    Raises:
+        InputError: there are no runs, or one was trained on other data.
+    """
+    answers = read_answers(runs, faces)
+    right = dict(zip(answers.names, answers.correct, strict=True))
+    first, *others = right
+    pairs = [(first, other) for other in others] if against_first else combinations(right, 2)
+    rows = []
+    for pair in pairs:
+        a, b = sorted(pair, key=lambda name: -right[name].mean())
+        rows.append({"a": a, "b": b, **pair_test(right[a], right[b])})
+    table = pd.DataFrame(rows, columns=TESTS[:-2])
+    table["p_holm"] = holm(table["p"])
+    table["finding"] = table["p_holm"] < LEVEL
+    return table
+
+
+def pair_test(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """`difference`, `only_a`, `only_b` and `p` of two rows of right answers, (N,) bool each."""
+    return {
+        "difference": float(a.mean() - b.mean()),
+        "only_a": int((a & ~b).sum()),
+        "only_b": int((b & ~a).sum()),
+        "p": mcnemar(a, b),
+    }
+
+
+def letters(names: Sequence[str], tests: pd.DataFrame) -> dict[str, str]:
+    """Compact letter display: two names share a letter exactly where no finding sets them apart.
+
+    Insert and absorb, https://doi.org/10.1198/1061860043515: from one group of all, each finding
+    splits the groups that hold both of its sides, and what lies within another group is dropped.
+
+    Args:
+        names: all that were compared, the best first: it has the letter a.
+        tests: columns `a`, `b` and `finding`, as of `paired_tests`.
+    """
+    groups = [frozenset(names)]
+    for one, other in tests.loc[tests["finding"].astype(bool), ["a", "b"]].itertuples(index=False):
+        split = [
+            part
+            for group in groups
+            for part in ((group - {one}, group - {other}) if {one, other} <= group else (group,))
+        ]
+        groups = [g for g in dict.fromkeys(split) if not any(g < larger for larger in split)]
+    rank = {name: place for place, name in enumerate(names)}
+    groups.sort(key=lambda group: sorted(rank[name] for name in group))
+    signs = [*ascii_letters, *(f"({n})" for n in range(len(ascii_letters), len(groups)))]
+    return {
+        name: "".join(sign for sign, group in zip(signs, groups, strict=False) if name in group)
+        for name in names
+    }
+
+
+def agreement(answers: Answers) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Cohen's kappa of each two runs' answers to the test images, and the share of equal answers.
+
+    Both square, by name; on the diagonal 1. Kappa takes off the agreement that two runs would have
+    by how often they use each class alone: 0 is chance.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    given, classes = answers.predicted, np.arange(len(answers.faces.classes))
+    number = len(given)
+    kappa, equal = np.eye(number), np.eye(number)
+    for i, j in combinations(range(number), 2):
+        equal[i, j] = equal[j, i] = (given[i] == given[j]).mean()
+        with np.errstate(invalid="ignore"):  # 0/0 where both give all images one and the same class
+            kappa[i, j] = kappa[j, i] = cohen_kappa_score(given[i], given[j], labels=classes)
+    frame = lambda values: pd.DataFrame(values, answers.names, answers.names)  # noqa: E731
+    return frame(np.nan_to_num(kappa, nan=1.0)), frame(equal)
+
+
+def sentences(tests: pd.DataFrame) -> list[str]:
+    """What each paired test allows one to say; of more than `MANY`, those of the best run."""
+    if tests.empty:
+        return ["There is one run only, so nothing to compare it with."]
+    shown, rest = tests, tests[:0]
+    if len(tests) > MANY:
+        won, lost = (tests.groupby(side)["difference"].sum() for side in "ab")
+        best = won.sub(lost, fill_value=0).idxmax()
+        about = (tests["a"] == best) | (tests["b"] == best)
+        shown, rest = tests[about], tests[~about]
+    said = []
+    for row in shown.itertuples():
+        p = f"p = {row.p_holm:.3f}" if row.p_holm >= 0.001 else "p below 0.001"
+        numbers = f"{100 * row.difference:.1f} points, {p} after correction"
+        if row.finding:
+            said.append(f"{row.a} is better than {row.b} ({numbers}): a finding.")
+        else:
+            said.append(f"{row.a} and {row.b} cannot be told apart ({numbers}): no finding.")
+    if len(rest):
+        said.append(
+            f"Among the others, {rest['finding'].sum()} of {len(rest)} differences are findings; "
+            "the table has them."
+        )
+    return said

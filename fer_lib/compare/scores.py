@@ -1,0 +1,140 @@
+"""Scores of runs: the leaderboard, several seeds of one system, sets of test images, classes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fer_lib.compare.answers import Answers, require_runs
+from fer_lib.compare.names import setting, short_names, system_names
+from fer_lib.files import InputError
+from fer_lib.runs import Run
+
+
+def best_on_validation(runs: Sequence[Run], name: str | None = None) -> Run:
+    """The run of that folder name, or without one the run with the best validation accuracy.
+
+    Raises:
+        InputError: there are no runs, or none of that name.
+    """
+    require_runs(runs)
+    if name is None:
+        return max(runs, key=lambda run: run.results["valid"]["full"]["accuracy"])
+    for run in runs:
+        if run.name == name:
+            return run
+    raise InputError(f"no run {name!r} here: use one of {', '.join(run.name for run in runs)}")
+
+
+def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row a run, best test accuracy first, indexed by `short_names`.
+
+    Columns: `run` (folder name), `model`, `recipe`, `setting` (what differs from the recipe, ""
+    for nothing), `system` (`system_names`: the same for runs that differ in the seed alone),
+    `seed`, `parameters`, `epochs`, `train_images`, `valid_accuracy`, then of the test images
+    `accuracy`, `low`, `high` (95 % interval), the same three of the `clean_` ones, `macro_f1`,
+    `balanced_accuracy`, and `ferplus_majority` (accuracy).
+    Scores are shares in 0..1, NaN where a run has none.
+
+    Raises:
+        InputError: there are no runs.
+    """
+    require_runs(runs)
+    rows = []
+    for run, system in zip(runs, system_names(runs), strict=True):
+        results = run.results
+        test = results["test"]
+        rows.append(
+            {
+                "run": run.name,
+                **{key: results[key] for key in ("model", "recipe")},
+                "setting": setting(run.train_config),
+                "system": system,
+                **{key: results[key] for key in ("seed", "parameters", "epochs", "train_images")},
+                "valid_accuracy": results["valid"]["full"]["accuracy"],
+                **_accuracy(test["full"]),
+                **{f"clean_{key}": value for key, value in _accuracy(test.get("clean")).items()},
+                **{key: test["full"][key] for key in ("macro_f1", "balanced_accuracy")},
+                "ferplus_majority": _accuracy(test.get("ferplus_majority"))["accuracy"],
+            }
+        )
+    table = pd.DataFrame(rows, index=pd.Index(short_names(runs), name="name"))
+    return table.sort_values("accuracy", ascending=False, kind="stable")
+
+
+def _accuracy(part: dict[str, Any] | None) -> dict[str, float]:
+    """Accuracy and its interval of one part of the results; NaN where there is none."""
+    low, high = part["interval"]["accuracy"] if part else (np.nan, np.nan)
+    return {"accuracy": part["accuracy"] if part else np.nan, "low": low, "high": high}
+
+
+def systems(table: pd.DataFrame, answers: Answers, draws: int = 2000) -> pd.DataFrame:
+    """One row a system, which is the runs that differ in the seed alone, best mean first.
+
+    Columns: `model`, `recipe`, `runs` (their number), `seeds` (as text), `parameters`, of the test
+    accuracies `mean`, `sd` (of a sample, NaN for one run), `worst`, `best`, and `low`, `high`: the
+    95 % interval of the mean by a bootstrap over the test images, in which all runs meet the same
+    images; it does not hold what another seed would change, which is what `sd` shows. Then the
+    means of `valid_accuracy`, `clean_accuracy`, `macro_f1`, `balanced_accuracy`,
+    `ferplus_majority`.
+
+    Args:
+        table: of `leaderboard`.
+        answers: of the same runs.
+    """
+    counts = len(answers.labels("test"))
+    weights = np.random.default_rng(0).multinomial(counts, np.full(counts, 1 / counts), draws)
+    right = pd.DataFrame(answers.correct.T, columns=answers.names)
+    rows = {}
+    for system, group in table.groupby("system", sort=False):
+        drawn = weights @ right[group.index].mean(axis=1).to_numpy() / counts
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        scores = group["accuracy"]
+        rows[system] = {
+            **group[["model", "recipe"]].iloc[0],
+            "runs": len(group),
+            "seeds": ", ".join(map(str, sorted(group["seed"]))),
+            "parameters": int(group["parameters"].iloc[0]),
+            **{"mean": scores.mean(), "sd": scores.std(), "low": low, "high": high},
+            **{"worst": scores.min(), "best": scores.max()},
+            **group[list(MEANS)].mean(),
+        }
+    made = pd.DataFrame.from_dict(rows, orient="index").rename_axis("system")
+    return made.sort_values("mean", ascending=False, kind="stable")
+
+
+MEANS = ("valid_accuracy", "clean_accuracy", "macro_f1", "balanced_accuracy", "ferplus_majority")
+
+TEST_SETS = {"full": "all test images", "clean": "clean", "ferplus_majority": "majority of votes"}
+"""Parts of a run's results on the test images, as a reader knows them."""
+
+
+def by_test_set(runs: dict[str, Run]) -> pd.DataFrame:
+    """Accuracy of named runs on each set of test images and labels, as `plots.intervals` takes it.
+
+    Columns: `model` (the given name), `set` (of `TEST_SETS`), `value`, `low`, `high`.
+    """
+    rows = [
+        {"model": name, "set": title, "value": part["accuracy"]}
+        | dict(zip(("low", "high"), part["interval"]["accuracy"], strict=True))
+        for name, run in runs.items()
+        for key, title in TEST_SETS.items()
+        if (part := run.results["test"].get(key))
+    ]
+    return pd.DataFrame(rows)
+
+
+def recalls(runs: dict[str, Run]) -> dict[str, dict[str, float]]:
+    """Share of each class's test images that each named run finds: name -> class -> 0..1.
+
+    A class without a test image is left out.
+    """
+    return {
+        name: {
+            emotion: score["recall"]
+            for emotion, score in run.results["test"]["full"]["per_class"].items()
+            if score["support"]
+        }
+        for name, run in runs.items()
+    }

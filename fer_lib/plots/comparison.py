@@ -1,0 +1,218 @@
+"""Figures of many runs side by side: what they cost, how alike they answer, what copies add."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox, offset_copy
+
+from fer_lib.plots.style import OTHER, model_style, new_figure
+
+AROUND = [
+    (radius * np.cos(angle), radius * np.sin(angle))
+    for radius in (8, 16, 26, 38, 52, 68)
+    for angle in np.radians([0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200])
+]
+"""Where a label may stand, in points from its point, the first choice first."""
+
+
+def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
+    """Accuracy against a cost on a logarithmic axis, each point with its name beside it.
+
+    Filled markers are our recipe, open ones another.
+
+    Args:
+        table: by name, columns `model`, `recipe`, `cost`, `accuracy`, `low`, `high`.
+    """
+    figure, axis = new_figure(6.4, 4.2, mark=mark)
+    for row in table.itertuples():
+        colour, marker, _ = model_style(row.model)
+        axis.errorbar(
+            row.cost, row.accuracy, yerr=[[row.accuracy - row.low], [row.high - row.accuracy]],
+            fmt=marker, color=colour, markersize=8, capsize=2, elinewidth=1,
+            markerfacecolor=colour if row.recipe == "ours" else "white",
+        )  # fmt: skip
+    axis.set(xscale="log", xlabel=xlabel, ylabel="test accuracy")
+    axis.margins(x=0.22, y=0.14)
+    axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    large = mpl.ticker.EngFormatter(sep="")
+    axis.xaxis.set_major_formatter(lambda x, _: large(x) if x >= 1000 else f"{x:g}")
+    axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    bars = [((row.cost, row.low), (row.cost, row.high)) for row in table.itertuples()]
+    label_points(axis, table[["cost", "accuracy"]].to_numpy(), list(table.index), bars)
+    return figure
+
+
+def label_points(
+    axis: Any,
+    points: np.ndarray,
+    names: Sequence[str],
+    bars: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
+) -> None:
+    """Write the name of each point beside it, where it covers no other label, point or bar.
+
+    Where all places of `AROUND` are taken, the one that covers least. From a place further away
+    than the nearest a thin line leads to the point.
+
+    Args:
+        points: (N, 2) in the units of the axes, whose limits must not change any more.
+        bars: ends of vertical bars to keep clear of.
+    """
+    figure = axis.figure
+    figure.draw_without_rendering()  # so that all that is drawn has its place
+    dots = figure.dpi / 72  # pixels in a point
+    place, inside = axis.transData.transform, axis.get_window_extent()
+    taken = [Bbox([xy - 4 * dots, xy + 4 * dots]) for xy in place(points)]
+    taken += [Bbox([start - dots, end + dots]) for start, end in map(place, bars)]
+    for point, name in zip(points, names, strict=True):
+        text = axis.text(*point, name, fontsize=8, zorder=4)
+        text.set_in_layout(False)
+
+        def covered(offset: tuple[float, float], text: Text = text) -> float:
+            """Pixels² of other things below the label, and of the label outside the axes."""
+            box = _beside(text, offset)
+            outside = box.width * box.height - _area(Bbox.intersection(box, inside))
+            return outside + sum(_area(Bbox.intersection(box, other)) for other in taken)
+
+        costs = [round(covered(offset)) for offset in AROUND]
+        best = AROUND[int(np.argmin(costs))]  # the first of equals
+        taken.append(_beside(text, best))
+        if np.hypot(*best) > np.hypot(*AROUND[0]) + 1:
+            line = axis.annotate(
+                "", point, best, textcoords="offset points", zorder=1,
+                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0},
+            )  # fmt: skip
+            line.set_in_layout(False)
+
+
+def _beside(text: Text, offset: tuple[float, float]) -> Bbox:
+    """Move a label so many points away from its point; the pixels that it then covers."""
+    axis, (x, y) = text.axes, offset
+    text.set_transform(offset_copy(axis.transData, axis.figure, x, y, units="points"))
+    text.set_horizontalalignment("left" if x > 1 else "right" if x < -1 else "center")
+    text.set_verticalalignment("bottom" if y > 1 else "top" if y < -1 else "center")
+    return text.get_window_extent().padded(axis.figure.dpi / 72)
+
+
+def _area(box: Bbox | None) -> float:
+    return box.width * box.height if box else 0.0
+
+
+def alike(table: pd.DataFrame, *, mark: str, title: str) -> Figure:
+    """A square table of each against each (0..1) as a heat map; the diagonal is left out.
+
+    Rows have names with numbers, and columns the numbers alone.
+    """
+    size = 1 + 0.42 * len(table)
+    figure, axis = new_figure(size + 0.085 * max(map(len, table.index)), size, mark=mark)
+    names = [f"{name}  {number}" for number, name in enumerate(table.index, 1)]
+    sns.heatmap(
+        table, mask=np.eye(len(table), dtype=bool), annot=True, fmt=".2f", cmap="Blues",
+        vmin=0, vmax=1, cbar=False, ax=axis, annot_kws={"fontsize": 8},
+        xticklabels=range(1, len(table) + 1), yticklabels=names,
+    )  # fmt: skip
+    axis.grid(visible=False)
+    figure.suptitle(title, fontsize=11)
+    axis.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def copies(table: pd.DataFrame, *, mark: str) -> Figure:
+    """Accuracy on copied and on other test images, and what the copies add to the whole.
+
+    Args:
+        table: by name, columns `copied_accuracy`, `distinct_accuracy`, `inflation`, `low`, `high`.
+    """
+    width = 6.5 + 0.08 * max(map(len, table.index))
+    figure, (left, right) = new_figure(
+        width, 1.3 + 0.34 * len(table), mark=mark, ncols=2, sharey=True
+    )
+    y = np.arange(len(table))
+    left.hlines(y, table["distinct_accuracy"], table["copied_accuracy"], color="0.7", zorder=1)
+    for column, marker, label in (
+        ("distinct_accuracy", "o", "without a copy"),
+        ("copied_accuracy", "s", "copied from training or validation"),
+    ):
+        for row, name in enumerate(table.index):
+            colour = model_style(name).colour
+            face = colour if marker == "s" else "white"
+            left.plot(table[column].iloc[row], row, marker, color=colour, markerfacecolor=face)
+        left.plot(
+            [], [], marker, color="0.3", markerfacecolor="0.3" if marker == "s" else "white",
+            label=label,
+        )  # fmt: skip
+    left.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    left.set(xlabel="accuracy on the images", yticks=y, yticklabels=table.index)
+    left.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    points = 100 * table[["inflation", "low", "high"]]
+    for row, (name, (value, low, high)) in enumerate(zip(points.index, points.values, strict=True)):
+        style = model_style(name)
+        spread = [[value - low], [high - value]]
+        right.errorbar(value, row, xerr=spread, fmt=style.marker, color=style.colour, capsize=3)
+    right.axvline(0, color="0.5", linewidth=1, zorder=0)
+    right.set(xlabel="all less clean, in points")
+    left.set_ylim(len(table) - 0.5, -0.5)
+    return figure
+
+
+def subsets(steps: Sequence[dict[str, Any]], *, mark: str) -> Figure:
+    """Validation accuracy of the best subset of each size, the chosen one ringed.
+
+    Args:
+        steps: dicts of `members` (names) and `valid_accuracy`, by size.
+    """
+    sizes = [len(step["members"]) for step in steps]
+    scores = [step["valid_accuracy"] for step in steps]
+    figure, axis = new_figure(5, 3, mark=mark)
+    axis.plot(sizes, scores, OTHER.dash, marker=OTHER.marker, color=OTHER.colour)
+    best = int(np.argmax(scores))
+    axis.plot(sizes[best], scores[best], "o", markersize=15, markerfacecolor="none", color="black")
+    axis.set(xlabel="runs that vote", ylabel="validation accuracy")
+    axis.margins(0.12, 0.15)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=1))
+    return figure
+
+
+def claims(table: pd.DataFrame, *, mark: str) -> Figure:
+    """Published accuracies beside ours of the same kind of images, and ours on the test images.
+
+    Args:
+        table: columns `system`, `on`, `accuracy`, `published_alike` and `ours_test`; a row without
+            `accuracy` is left out, one without the others says "not run yet".
+    """
+    table = table[table["accuracy"].notna()].reset_index(drop=True)
+    figure, axis = new_figure(7.4, 1.2 + 0.42 * len(table), mark=mark)
+    for row in table.itertuples():
+        style = model_style(row.system)
+        axis.plot(row.accuracy, row.Index, "|", color="black", markersize=14, markeredgewidth=2)
+        axis.plot(
+            row.published_alike, row.Index, style.marker, color=style.colour,
+            markerfacecolor="white", markersize=8,
+        )  # fmt: skip
+        axis.plot(row.ours_test, row.Index, style.marker, color=style.colour, markersize=8)
+        if pd.isna(row.published_alike) and pd.isna(row.ours_test):
+            axis.annotate(
+                "not run yet", (row.accuracy, row.Index), xytext=(8, 0), va="center",
+                textcoords="offset points", fontsize=8, color="0.4",
+            )  # fmt: skip
+    for label, marker, face in (
+        ("published", "|", "black"),
+        ("published recipe, images alike", "o", "white"),
+        ("our recipe, test images", "o", "0.3"),
+    ):
+        colour = "black" if marker == "|" else "0.3"
+        axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=9, label=label)
+    names = [f"{row.system}: {row.on}" for row in table.itertuples()]
+    axis.set(xlabel="accuracy", yticks=range(len(table)), yticklabels=names)
+    axis.set_ylim(len(table) - 0.5, -0.5)
+    axis.margins(x=0.16)
+    axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    return figure
