@@ -50,7 +50,8 @@ def build(folder: str | Path | None = None) -> Path:
                 timestamp=results.date,
             )
         except typst.TypstError as error:
-            where = error.diagnostic.split("┌─")[-1].split("\n")[0].strip()
+            where = error.diagnostic.partition("┌─ ")[2].partition("\n")[0]
+            where = where.rpartition(f"{Path(staged).name}/")[2]
             raise InputError(f"the report could not be set: {error.message} ({where})") from error
     return target
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from fer_lib.data import load_faces
+from fer_lib.evaluation import from_predictions
 from fer_lib.files import InputError, home, read_json, write_json
 from fer_lib.kept import KEPT, keep
 from fer_lib.models import MODULES, create_model
@@ -22,7 +24,8 @@ def collect(
     """Write `results/` of a report from finished runs and from what the notebooks wrote.
 
     Runs that are kept there already and belong to the same data and preset stay, so a run's folder
-    may be deleted once it has been collected. Weights are never read.
+    may be deleted once it has been collected. Weights are never read. A run that notebook 09 has
+    not looked at is evaluated from its predictions, which takes some seconds.
 
     Args:
         folder: of the report.
@@ -38,7 +41,9 @@ def collect(
     results = Path(folder) / "results"
     manifest = read_json(home() / "data" / dataset / "manifest.json")
     if manifest.get("mark") and Path(folder).resolve() == source():
-        raise InputError(f"numbers from {manifest['mark']} have no place in {folder}: give --folder")
+        raise InputError(
+            f"numbers from {manifest['mark']} have no place in {folder}: give --folder"
+        )
     finished = [run for run in list_runs(runs, preset=preset) if belongs(run, dataset, manifest)]
     comparison = runs_folder(runs) / f"comparison_{dataset}_{preset}" / COMPARISON
     content = read_comparison(comparison, [run for run in finished if is_of(run, dataset)])
@@ -49,6 +54,7 @@ def collect(
         MODELS: describe_models(),
     }
     for run in finished:
+        judge(run)
         keep(run, results)
     for name, part in parts.items():
         if part is not None:
@@ -60,6 +66,13 @@ def collect(
     write_json(results / INDEX, index)
     Results(results)  # what is wrong with them is said right here
     return index["files"]
+
+
+def judge(run: Run) -> None:
+    """Write the run's `evaluation.json` from its predictions, where notebook 09 has not."""
+    path = run.folder / "evaluation.json"
+    if not path.exists():
+        write_json(path, from_predictions(run, load_faces(run.config["data"]["dataset"])))
 
 
 def is_of(run: Run, dataset: str) -> bool:

@@ -1,6 +1,7 @@
 """The report's figures, drawn from its results, and drawn again where these have changed."""
 
 from collections.abc import Callable
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -8,10 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from fer_lib import plots
-from fer_lib.compare import TEST_SETS
+from fer_lib import compare, plots
 from fer_lib.files import read_json, write_json
-from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results
+from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results, validation
 
 MANIFEST = "manifest.json"
 """For each figure its `sha256` and the `sources`: files of results and their SHA-256."""
@@ -102,27 +102,20 @@ def curves(results: Results) -> Figure:
     return figure
 
 
-def accuracies(results: Results) -> Figure:
-    """Accuracy of each system's best run on each set of test images, with intervals."""
-    rows = [
-        {"model": run["config"]["train"]["model"], "set": title, "value": part["accuracy"]}
-        | dict(zip(("low", "high"), part["interval"]["accuracy"], strict=True))
-        for run in results.headlines
-        for key, title in TEST_SETS.items()
-        if (part := run["results"]["test"].get(key))
-    ]
-    return plots.intervals(pd.DataFrame(rows), mark=results.mark)
+@cache
+def compared(results: Results) -> dict[str, Figure]:
+    """Every figure that the comparison has."""
+    return compare.figures(results.read(COMPARISON))
 
 
-def recalls(results: Results) -> Figure:
-    """Recall by system and class."""
-    scores = {
-        run["config"]["train"]["model"]: {
-            name: one["recall"] for name, one in run["results"]["test"]["full"]["per_class"].items()
-        }
-        for run in results.headlines
-    }
-    return plots.per_class(scores, mark=results.mark)
+def of_comparison(name: str) -> Callable[[Results], Figure | None]:
+    """What draws one figure of the comparison; None where there are too few runs for it."""
+
+    def draw(results: Results) -> Figure | None:
+        results.read(COMPARISON)
+        return compared(results).get(name)
+
+    return draw
 
 
 def confusion(results: Results) -> Figure:
@@ -169,8 +162,74 @@ def students(results: Results) -> Figure | None:
     return plots.intervals(scores, mark=results.mark)
 
 
+def evaluated(results: Results) -> list[dict]:
+    """The best run of each system, of those that were evaluated in depth."""
+    return [run for run in results.headlines if "evaluation" in run]
+
+
+def of_evaluation(draw: Callable[..., Figure]) -> Callable[[Results], Figure | None]:
+    """What draws a figure of the evaluated run that is best on validation."""
+
+    def of_best(results: Results) -> Figure | None:
+        runs = evaluated(results)
+        if not runs:
+            return None
+        return draw(max(runs, key=validation)["evaluation"], mark=results.mark)
+
+    return of_best
+
+
+def reliability(found: dict, *, mark: str) -> Figure:
+    """Reliability diagrams before and after temperature scaling."""
+    parts = {"before": found["calibration"]["bins"], "after": found["calibration"]["bins_after"]}
+    return plots.reliability(parts, mark=mark)
+
+
+def coverage(found: dict, *, mark: str) -> Figure:
+    """Accuracy against coverage."""
+    return plots.coverage(found["coverage"], found["abstention"]["targets"], mark=mark)
+
+
+def agreement_steps(results: Results) -> Figure | None:
+    """Accuracy by the share of annotators who agree with the label, of the best run."""
+    if "evaluation" not in results.best:
+        return None
+    table = pd.DataFrame(results.best["evaluation"]["accuracy_by_agreement"])
+    if table.empty:
+        return None
+    names = [f"up to {edge:.0%}\n{n:,} images" for edge, n in zip(table["to"], table["n"], strict=True)]
+    figure, axis = plots.new_figure(6, 3.2, mark=results.mark)
+    spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+    colour = plots.model_style(results.best["config"]["train"]["model"]).colour
+    axis.bar(names, table["accuracy"], yerr=spread, color=colour, capsize=4, width=0.6)
+    axis.set(xlabel="annotators who agree with the label", ylabel="accuracy", ylim=(0, 1))
+    axis.grid(axis="x", visible=False)
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def robustness(results: Results) -> Figure | None:
+    """Accuracy under each kind of damage, a line for each system that was tried."""
+    found = {
+        run["config"]["train"]["model"]: run["evaluation"]["robustness"]
+        for run in evaluated(results)
+        if run["evaluation"].get("robustness")
+    }
+    return plots.robustness(found, mark=results.mark) if found else None
+
+
 FIGURES: dict[str, Callable[[Results], Figure | None]] = {
-    draw.__name__: draw
-    for draw in (leak, annotators, curves, accuracies, recalls, confusion, refinement, students)
+    **{
+        draw.__name__: draw
+        for draw in (leak, annotators, curves, confusion, agreement_steps, robustness)
+    },
+    **{
+        name: of_comparison(name)
+        for name in ("accuracies", "recalls", "cost_parameters", "agreement", "claims", "copies")
+    },
+    "reliability": of_evaluation(reliability),
+    "coverage": of_evaluation(coverage),
+    "refinement": refinement,
+    "students": students,
 }
 """What the report can show, by the name of its file; None where there is nothing to draw."""

@@ -24,12 +24,25 @@ COMPARISON, AUDIT, REFINEMENT, MODELS = (
 )
 NEEDED = {
     INDEX: ("dataset", "preset", "mark", "fingerprint", "files"),
-    COMPARISON: ("mark", "runs", "tests"),
+    COMPARISON: (
+        *("mark", "fingerprint", "runs", "systems", "tests", "sentences", "test_sets", "recall"),
+        *("agreement", "ensemble", "inflation", "costs", "claims"),
+    ),
     AUDIT: ("fingerprint", "manifest.counts", "copies.test", "near_copies", "clean_test"),
-    REFINEMENT: ("fingerprint", "voters", "changed", "students"),
+    REFINEMENT: (
+        *("fingerprint", "kappa", "voters", "configs", "folds", "changed", "against_truth"),
+        *("against_annotators", "students", "tests", "agreement_not_accuracy"),
+    ),
     MODELS: tuple(MODULES),
 }
 """Keys, with dots between those of nested objects, that a file must have."""
+
+NEEDED_OF_AN_EVALUATION = (
+    "calibration.bins_after",
+    "coverage",
+    "abstention.targets",
+    "accuracy_by_agreement",
+)
 
 NEEDED_OF_A_RUN = (
     "config.train.model",
@@ -83,6 +96,8 @@ class Results:
                 )
             content = read_json(path)
             needed = NEEDED.get(name, NEEDED_OF_A_RUN)
+            if "evaluation" in content:
+                needed += tuple(f"evaluation.{key}" for key in NEEDED_OF_AN_EVALUATION)
             for key in needed:
                 if not has(content, key):
                     raise InputError(f"{path} lacks {key!r}: collect again, with this version")
@@ -112,7 +127,7 @@ class Results:
 
     @property
     def runs(self) -> list[dict[str, Any]]:
-        """Kept runs of the report's own data, in the order of the models, then as they were made."""
+        """Kept runs of the report's own data, in the order of the models, the oldest first."""
         kept = [self.read(name) for name in self.run_files]
         order = list(MODULES)
         own = [run for run in kept if run["config"]["data"]["dataset"] == self.index["dataset"]]
