@@ -47,6 +47,7 @@ class Stage:
 DATA = "{data}/manifest.json"  # has the fingerprint of faces.npz
 RUNS = ("{runs}/*_{dataset}_s*/results.json", "{runs}/*_{dataset}_s*/predictions.npz")
 REFINED = "{data}/refined_*.npz"
+COMPARED = ("json", "md", "csv", "tex", "png", "svg")
 TRAININGS = {
     **dict.fromkeys(("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae"), ()),
     **dict.fromkeys(("07_vit_moe", "08_grefel"), (REFINED,)),
@@ -61,7 +62,13 @@ STAGES = (
         for name, labels in TRAININGS.items()
     ),
     Stage("09_evaluation", (DATA, *RUNS), ("{runs}/*_{dataset}_s*/evaluation.json",)),
-    Stage("10_comparison", (DATA, *RUNS), ("{runs}/comparison_{dataset}_{preset}/comparison.*",)),
+    Stage(
+        "10_comparison",
+        (DATA, *RUNS),
+        tuple(f"{{runs}}/comparison_{{dataset}}_{{preset}}/*.{kind}" for kind in COMPARED),
+        # Times where they were measured; for the claims, runs of other data and refined labels.
+        ("{runs}/*_s*/inference.json", "{runs}/*_s*/results.json", "{data}/refinement.json"),
+    ),
 )
 
 

@@ -13,6 +13,7 @@ from fer_lib.compare.ensemble import accuracy_of, best_subset, ensemble, soft_vo
 from fer_lib.compare.names import marks, setting, short_names, system_names
 from fer_lib.compare.paired import agreement, letters, paired_tests, sentences
 from fer_lib.compare.scores import (
+    TEST_SETS,
     best_on_validation,
     by_test_set,
     leaderboard,
@@ -23,6 +24,7 @@ from fer_lib.compare.writing import ensemble_sentence, tables, write_comparison
 
 __all__ = [
     "CLAIMS",
+    "TEST_SETS",
     "Answers",
     "accuracy_of",
     "agreement",

@@ -45,8 +45,13 @@ def macs(model: nn.Module) -> int:
 
 @cache
 def _built(model: str, classes: int, options: str) -> tuple[int, tuple[int, ...]]:
-    """MACs and input size; runs of many seeds are built once."""
-    network = create_model(model, num_classes=classes, **json.loads(options))
+    """MACs and input size; built once for all seeds, and empty, as random weights take seconds."""
+    with torch.device("meta"):
+        network = create_model(model, num_classes=classes, **json.loads(options))
+    network.to_empty(device="cpu")
+    with torch.no_grad():
+        for values in (*network.parameters(), *network.buffers()):
+            values.zero_()
     return macs(network), tuple(network.pretrained_cfg["input_size"])
 
 
