@@ -1,8 +1,9 @@
 """Damaged faces: what a bad camera, bad light or a hand before the face does to an image.
 
 Each kind has a severity with a physical unit. Lengths are pixels of a face of 48 x 48, and grow
-with larger ones. Images come and go as uint8; all draws follow from the seed, are made on the CPU,
-so the same on every device, and are the same for every severity of a kind.
+with larger ones; only a resolution is that many pixels, however large the image. Images come and go
+as uint8. All draws follow from the seed, are made on the CPU, so the same on every device, and are
+the same for every severity of a kind.
 
 The idea is that of ImageNet-C (https://arxiv.org/abs/1903.12261), whose own levels are meant for
 photographs of 224 pixels.
@@ -30,14 +31,14 @@ class Corruption:
     Attributes:
         apply: (images in 0..255 as float (N, C, H, W), severity, generator) -> the same, damaged.
         unit: of the severity.
-        clean: the severity that leaves an image as it is.
+        clean: the severity that leaves an image as it is; None: the height of the image.
         severities: from mild to strong.
     """
 
     apply: Callable[[Tensor, float, Generator], Tensor]
     unit: str
     severities: tuple[float, ...]
-    clean: float = 0
+    clean: float | None = 0
 
 
 def blur(images: Tensor, deviation: float, _: Generator) -> Tensor:
@@ -78,8 +79,8 @@ def rotation(images: Tensor, degrees: float, generator: Generator) -> Tensor:
 
 def resolution(images: Tensor, side: float, _: Generator) -> Tensor:
     """A face that is only so many pixels high, enlarged again."""
-    size = tuple(images.shape[2:])
-    small = [max(1, round(length * side / SIDE)) for length in size]
+    height, width = size = tuple(images.shape[2:])
+    small = [round(side), max(1, round(side * width / height))]
     shrunk = F.interpolate(images, small, mode="bilinear", antialias=True)
     return F.interpolate(shrunk, size, mode="bilinear")
 
@@ -91,8 +92,14 @@ CORRUPTIONS = {
     "brightness": Corruption(brightness, "grey levels", (-50, 50, -100, 100)),
     "occlusion": Corruption(occlusion, f"{PIXELS} (side)", (8, 12, 16, 20, 24)),
     "rotation": Corruption(rotation, "degrees", (10, 20, 30, 45, 60)),
-    "resolution": Corruption(resolution, f"{PIXELS} (side)", (32, 24, 16, 12, 8), clean=SIDE),
+    "resolution": Corruption(resolution, f"{PIXELS} (side)", (32, 24, 16, 12, 8), clean=None),
 }
+
+
+def undamaged(name: str, images: Tensor) -> float:
+    """The severity of a kind at which images (N, C, H, W) stay as they are."""
+    clean = CORRUPTIONS[name].clean
+    return images.shape[2] if clean is None else clean
 
 
 def corrupt(images: Tensor, name: str, severity: float, *, seed: int = 0) -> Tensor:
@@ -100,7 +107,7 @@ def corrupt(images: Tensor, name: str, severity: float, *, seed: int = 0) -> Ten
 
     Args:
         name: of `CORRUPTIONS`.
-        severity: in the unit of the kind; its `clean` one changes nothing.
+        severity: in the unit of the kind; that of `undamaged` changes nothing.
 
     Raises:
         InputError: there is no such kind.
@@ -108,7 +115,7 @@ def corrupt(images: Tensor, name: str, severity: float, *, seed: int = 0) -> Ten
     if name not in CORRUPTIONS:
         raise InputError(f"corruption {name!r} is unknown: use one of {', '.join(CORRUPTIONS)}")
     kind = CORRUPTIONS[name]
-    if severity == kind.clean:
+    if severity == undamaged(name, images):
         return images.clone()
     generator = torch.Generator().manual_seed(seed)
     damaged = kind.apply(images.float(), severity, generator)

@@ -39,7 +39,7 @@ from fer_lib.answers import answers, by_agreement
 from fer_lib.augment import Prepare
 from fer_lib.batches import placed, probabilities
 from fer_lib.calibration import accuracy, calibration
-from fer_lib.corruptions import CORRUPTIONS
+from fer_lib.corruptions import CORRUPTIONS, undamaged
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate import aligned, evaluate, load_predictions
 from fer_lib.files import InputError, read_json, write_json
@@ -204,12 +204,12 @@ class Subject:
         return compare_views(self.model, self.images, self.labels, self.prepare)
 
     def robustness(self, name: str) -> list[dict[str, Any]]:
-        kind = CORRUPTIONS[name]
-        undamaged = {"severity": kind.clean, "unit": kind.unit, **self.clean}
+        severity = undamaged(name, self.images)
+        clean = {"severity": severity, "unit": CORRUPTIONS[name].unit, **self.clean}
         worse = damaged(
             self.model, self.images, self.labels, self.prepare, name, flip=self.flip, seed=SEED
         )
-        return [undamaged, *worse]
+        return [clean, *worse]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,16 +1,18 @@
-"""The whole project in one command: every stage is a notebook, executed headlessly by papermill.
+"""The whole project in one command: notebooks, executed headlessly by papermill, and the report.
 
     python -m fer_lib.pipeline
     python -m fer_lib.pipeline --dataset fer2013 --data-dir DIR --preset quick --stages 01,03
 
-A stage runs again only when its notebook, its parameters, the package's code or one of its input
-files changed, or an output is missing. After a failure the same command goes on where it stopped.
+Every stage but the last is a notebook. A stage runs again only when its notebook, its parameters,
+the package's code or one of its input files changed, or an output is missing. After a failure the
+same command goes on where it stopped.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from fer_lib.config import PRESETS, setting
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, home, read_json, replacing, write_json
 from fer_lib.recipes import default_preset
+from fer_lib.report.build import build, texts
+from fer_lib.report.collect import collect
 from fer_lib.runs import runs_folder
 
 CELL_TIMEOUT = {"sample": 3600, "quick": 6 * 3600, "full": 48 * 3600}
@@ -29,10 +33,10 @@ CELL_TIMEOUT = {"sample": 3600, "quick": 6 * 3600, "full": 48 * 3600}
 
 @dataclass(frozen=True)
 class Stage:
-    """A notebook and the files by which it meets the other stages.
+    """A notebook, or the report, and the files by which it meets the other stages.
 
     Attributes:
-        name: stem of the notebook.
+        name: stem of the notebook, or "report".
         inputs, outputs: glob patterns over {data}, {runs}, {dataset}, {preset} and {seed}. Each
             input must match a file before the stage, each output one that the stage has written.
         optional: more inputs, of which a stage may use those that are there.
@@ -42,6 +46,14 @@ class Stage:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     optional: tuple[str, ...] = ()
+
+    @property
+    def is_report(self) -> bool:
+        return self.name == "report"
+
+    def sources(self) -> list[Path]:
+        """What is executed: the notebook, or the text of the report."""
+        return texts() if self.is_report else [notebook(self)]
 
 
 DATA = "{data}/manifest.json"  # has the fingerprint of faces.npz
@@ -68,6 +80,12 @@ STAGES = (
         tuple(f"{{runs}}/comparison_{{dataset}}_{{preset}}/*.{kind}" for kind in COMPARED),
         # Times where they were measured; for the claims, runs of other data and refined labels.
         ("{runs}/*_s*/inference.json", "{runs}/*_s*/results.json", "{data}/refinement.json"),
+    ),
+    Stage(
+        "report",
+        (DATA, *RUNS, "{data}/audit.json", "{runs}/comparison_{dataset}_{preset}/comparison.json"),
+        ("{runs}/report_{dataset}_{preset}/report.pdf",),
+        ("{runs}/*_s*/inference.json", "{runs}/*_s*/evaluation.json", "{data}/refinement.json"),
     ),
 )
 
@@ -106,7 +124,7 @@ class Pipeline:
             "interactive": False,
         }
         self.extra = extra or {}
-        self.known = {stage.name: notebook_parameters(notebook(stage)) for stage in self.stages}
+        self.known = {stage.name: stage_parameters(stage) for stage in self.stages}
         if unknown := set(self.extra) - set().union(*self.known.values()):
             raise InputError(
                 f"no stage that is run has the parameter {', '.join(sorted(unknown))}; there are "
@@ -129,7 +147,10 @@ class Pipeline:
                 done.append((stage.name, "up to date", 0.0))
                 continue
             began = time.time()
-            self.execute(stage)
+            if stage.is_report:
+                self.report()
+            else:
+                self.execute(stage)
             state = {"key": key, "outputs": self.written(stage, began)}
             write_json(self.folder / "state.json", self.state() | {stage.name: state})
             done.append((stage.name, "run", time.perf_counter() - start))
@@ -168,7 +189,8 @@ class Pipeline:
                 )
         digest = hashlib.sha256()
         digest.update(json.dumps(self.values(stage), sort_keys=True).encode())
-        digest.update(notebook(stage).read_bytes())
+        for path in stage.sources():
+            digest.update(path.read_bytes())
         for path in sorted(Path(__file__).parent.rglob("*.py")):
             digest.update(path.read_bytes())
         every = stage.inputs + stage.optional
@@ -188,6 +210,13 @@ class Pipeline:
     def up_to_date(self, stage: Stage, key: str) -> bool:
         state = self.state().get(stage.name, {})
         return state.get("key") == key and all(map(os.path.exists, state["outputs"]))
+
+    def report(self) -> None:
+        """Build the report of these runs alone, whatever was collected before."""
+        folder = self.runs / f"report_{self.dataset}_{self.preset}"
+        shutil.rmtree(folder / "results", ignore_errors=True)
+        collect(folder, dataset=self.dataset, preset=self.preset, runs=self.runs)
+        build(folder)
 
     def execute(self, stage: Stage) -> None:
         """Execute a notebook into the folder of executed notebooks, and write it as HTML."""
@@ -243,11 +272,11 @@ def notebook(stage: Stage) -> Path:
     return path
 
 
-def notebook_parameters(path: Path) -> set[str]:
-    """Names in the cell tagged `parameters`."""
+def stage_parameters(stage: Stage) -> set[str]:
+    """Names in the cell tagged `parameters` of a stage's notebook; the report has none."""
     import papermill
 
-    return set(papermill.inspect_notebook(str(path)))
+    return set() if stage.is_report else set(papermill.inspect_notebook(str(notebook(stage))))
 
 
 def write_html(path: Path) -> None:
@@ -286,6 +315,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"executed notebooks: {pipeline.folder}")
     for path in pipeline.files("{runs}/comparison_{dataset}_{preset}/comparison.md"):
         print(f"comparison: {path}\n\n{path.read_text(encoding='utf-8')}")
+    for path in pipeline.files("{runs}/report_{dataset}_{preset}/report.pdf"):
+        print(f"report: {path}")
 
 
 if __name__ == "__main__":

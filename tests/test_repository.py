@@ -51,6 +51,7 @@ ORDER = (
     "evaluation",
     "kept",
     "compare",
+    "report",
     "pipeline",
 )
 """A module imports only from those that stand before it."""

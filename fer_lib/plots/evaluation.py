@@ -102,11 +102,12 @@ def views(found: dict[str, dict[str, Any]], *, mark: str) -> Figure:
     figure, (left, right) = new_figure(9, 1.1 + 0.5 * len(table), mark=mark, ncols=2, sharey=True)
     blue = sns.color_palette("colorblind")[0]
     spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
-    left.errorbar(table["accuracy"], names, xerr=np.abs(spread), fmt="o", color=blue, capsize=3)
+    rows = np.arange(len(table))
+    left.errorbar(table["accuracy"], rows, xerr=np.abs(spread), fmt="o", color=blue, capsize=3)
     left.axvline(table["accuracy"].iloc[0], color="0.6", linewidth=1, linestyle="--")
-    left.set(xlabel="accuracy, 95 %", ylim=(len(table) - 0.5, -0.5))
+    left.set(xlabel="accuracy, 95 %", yticks=rows, yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
     percent(left.xaxis)
-    bars = right.barh(names, table["milliseconds"], color="0.6", height=0.55)
+    bars = right.barh(rows, table["milliseconds"], color="0.6", height=0.55)
     costs = ["1 pass" if n == 1 else f"{n} passes" for n in table["passes"]]
     right.bar_label(bars, costs, fontsize=8, padding=3)
     right.set(xlabel="milliseconds an image, in batches")

@@ -56,11 +56,16 @@ def build(folder: str | Path | None = None) -> Path:
     return target
 
 
+def texts() -> list[Path]:
+    """All files of the report's text, sorted."""
+    return sorted([*source().rglob("*.typ"), source() / "refs.bib"])
+
+
 def stage(folder: Path, staged: Path) -> None:
     """Copy text, results and figures below one root, outside of which Typst reads nothing."""
-    for name in ("report.typ", "style.typ", "data.typ", "refs.bib"):
-        shutil.copy(source() / name, staged)
-    for name in ("chapters", "diagrams"):
-        shutil.copytree(source() / name, staged / name)
+    for path in texts():
+        target = staged / path.relative_to(source())
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(path, target)
     for name in ("results", "figures"):
         shutil.copytree(folder / name, staged / name)

@@ -197,7 +197,9 @@ def agreement_steps(results: Results) -> Figure | None:
     table = pd.DataFrame(results.best["evaluation"]["accuracy_by_agreement"])
     if table.empty:
         return None
-    names = [f"up to {edge:.0%}\n{n:,} images" for edge, n in zip(table["to"], table["n"], strict=True)]
+    names = [
+        f"up to {edge:.0%}\n{n:,} images" for edge, n in zip(table["to"], table["n"], strict=True)
+    ]
     figure, axis = plots.new_figure(6, 3.2, mark=results.mark)
     spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
     colour = plots.model_style(results.best["config"]["train"]["model"]).colour
