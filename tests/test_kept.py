@@ -17,7 +17,7 @@ README = f"# Title\n\n{START}\nold\n{END}\n\nMore text.\n"
 
 
 def make_run(
-    root: Path, *, right: int, name: str = "1_baseline", mark: str = "", leak=False
+    root: Path, *, right: int, name: str = "1_baseline_cnn_noise_s0", mark: str = "", leak=False
 ) -> Run:
     """A finished run, right on that many of 20 test images; with `leak`, none of them is clean."""
     rng = np.random.default_rng(0)
@@ -45,6 +45,7 @@ def make_run(
         **{part: evaluate(faces, predictions, part) for part in ("valid", "test")},
     }
     write_json(folder / "results.json", results)
+    (folder / "metrics.csv").write_text("epoch,valid_loss,lr\n1,1.5,0.1\n2,,0.1\n")
     return Run(folder)
 
 
@@ -58,7 +59,7 @@ def root(tmp_path, monkeypatch) -> Path:
 
 def test_runs_are_kept_and_the_readme_has_them_best_first(root):
     worse = make_run(root, right=10, mark=r"\1 sample data")
-    better = make_run(root, right=15, name="2_baseline")
+    better = make_run(root, right=15, name="2_baseline_cnn_noise_s0")
     main([str(worse.folder)])
     main([str(better.folder)])
     text = (root / "README.md").read_text()
@@ -73,6 +74,21 @@ def test_runs_are_kept_and_the_readme_has_them_best_first(root):
     kept = read_json(root / "report/results" / f"{better.name}.json")
     assert kept["results"] == better.results
     assert kept["config"]["train"] == better.config["train"]
+    assert kept["metrics"] == [
+        {"epoch": 1, "valid_loss": 1.5, "lr": 0.1},
+        {"epoch": 2, "valid_loss": None, "lr": 0.1},
+    ]
+
+
+def test_what_else_was_found_about_a_run_is_kept_and_other_results_are_no_runs(root):
+    run = make_run(root, right=10)
+    write_json(run.folder / "evaluation.json", {"calibration": 1})
+    main([str(run.folder)])
+    path = root / "report/results" / f"{run.name}.json"
+    assert read_json(path)["evaluation"] == {"calibration": 1}
+    assert "inference" not in read_json(path)
+    write_json(path.with_name("comparison.json"), {"no": "run"})
+    main([])
 
 
 def test_the_table_says_what_labels_a_run_has_learned_from(root):

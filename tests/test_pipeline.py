@@ -128,8 +128,10 @@ def test_stages_by_number_or_name_in_their_order():
 
 
 def test_the_declared_notebooks_exist_and_take_the_common_parameters():
-    for stage in pipeline.STAGES:
-        known = pipeline.notebook_parameters(pipeline.notebook(stage))
+    *notebooks, report = pipeline.STAGES
+    assert report.is_report
+    for stage in notebooks:
+        known = pipeline.stage_parameters(stage)
         assert known >= {"preset", "dataset", "data_dir", "seed", "interactive", "runs_dir"}, stage
 
 

@@ -1,0 +1,374 @@
+"""The report: built from results alone, the same bytes for the same results, and never silent."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pypdf import PdfReader
+
+from fer_lib.compare import comparison, write_comparison
+from fer_lib.data import load_faces
+from fer_lib.data.audit import audit
+from fer_lib.evaluate import Predictions, evaluate, save_predictions
+from fer_lib.files import InputError, read_json, write_json
+from fer_lib.models import MODULES
+from fer_lib.recipes import recipe
+from fer_lib.refine import rules, worth
+from fer_lib.refine.ballots import Ballots
+from fer_lib.report.__main__ import main
+from fer_lib.report.build import build, source, texts
+from fer_lib.report.collect import collect
+from fer_lib.report.figures import FIGURES, MANIFEST
+from fer_lib.report.results import Results
+from fer_lib.runs import Run
+
+DATASET = "sample-10-600"
+RUN = ("baseline_cnn", "attention_cnn", "vit_patch")
+
+
+def answer(faces, rows, share, rng) -> np.ndarray:
+    """Probabilities (n, 7) of somebody who is right on about a share of the rows."""
+    logits = rng.normal(size=(len(rows), 7))
+    right = rng.random(len(rows)) < share
+    logits[np.flatnonzero(right), faces.labels[rows[right]]] += 3
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def make_run(root: Path, faces, model: str, share: float, number: int) -> Run:
+    """A finished run without weights."""
+    rng = np.random.default_rng(number)
+    config = recipe(model, "ours", "sample")
+    valid, test = (answer(faces, faces.where(split), share, rng) for split in ("valid", "test"))
+    predictions = Predictions.of(faces, valid, test)
+    folder = root / f"20260102-03040{number}_{model}_{DATASET}_s0"
+    data = {"dataset": faces.name, "classes": list(faces.classes), "counts": faces.counts()}
+    data |= {"fingerprint": faces.fingerprint, "mark": faces.mark}
+    environment = {"started": f"2026-01-02T03:04:0{number}+00:00", "commit": "0123456789abcdef+"}
+    environment |= {"processor": "A processor", "torch": "2.0", "timm": "1.0", "precision": "no"}
+    environment |= {"command": f"{root}/fer_lib/train.py {model} --runs {root}"}
+    write_json(
+        folder / "config.json",
+        {"train": config.to_dict(), "data": data, "environment": environment},
+    )
+    save_predictions(folder / "predictions.npz", predictions)
+    rows = [f"{epoch},{2 / epoch},{0.2 * epoch}" for epoch in (1, 2)]
+    (folder / "metrics.csv").write_text("\n".join(["epoch,valid_loss,valid_accuracy", *rows]))
+    results = {key: getattr(config, key) for key in ("model", "recipe", "preset", "seed")}
+    results |= {"mark": faces.mark, "dataset": faces.name, "classes": list(faces.classes)}
+    results |= {"parameters": 1000 * number, "train_images": 480, "epochs": 2, "best_epoch": 2}
+    results |= {"train_seconds": 90.0, "images_per_second": 10.7}
+    results |= {part: evaluate(faces, predictions, part) for part in ("valid", "test")}
+    write_json(folder / "results.json", results)
+    return Run(folder)
+
+
+def refine(faces) -> dict:
+    """What notebook 02 would write, by three voters who are right on two thirds."""
+    rows = faces.where("train")
+    rng = np.random.default_rng(0)
+    said = np.stack([answer(faces, rows, 0.67, rng) for _ in range(3)]).astype(np.float32)
+    ballots = Ballots(("one", "two", "three"), said)
+    labels, votes, classes = faces.labels[rows], faces.votes[rows], faces.classes
+    split, truth = faces.split[rows], faces.truth[rows]
+    made = rules.apply_rules(ballots, labels, classes, votes)
+    students = [
+        {"model": rule, "set": "all test images", "value": 0.5, "low": 0.4, "high": 0.6}
+        for rule in ("original", *made)
+    ]
+    return {
+        **{"dataset": faces.name, "mark": faces.mark, "fingerprint": faces.fingerprint},
+        **{"kappa": 0.5, "voters": ballots.voters, "folds": 3, "students": students, "tests": []},
+        "configs": [recipe("baseline_cnn", "ours", "sample").to_dict()] * 3,
+        "changed": {r: worth.changes(labels, split, o, classes) for r, o in made.items()},
+        "against_truth": {r: worth.against_truth(labels, o, truth) for r, o in made.items()},
+        "against_annotators": {
+            r: worth.against_annotators(labels, o, votes, classes) for r, o in made.items()
+        },
+        "agreement_not_accuracy": {"original": {"accuracy": 0.5, "agreement": 0.8}},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A home with drawn faces, audited and refined, and three finished runs that are compared."""
+    root = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_HOME", str(root))
+        faces = load_faces(DATASET, say=lambda line: None)
+        kept = {"dataset": DATASET, "mark": faces.mark, "fingerprint": faces.fingerprint}
+        folder = root / "data" / DATASET
+        write_json(folder / "audit.json", kept | audit(faces, threshold=0.95))
+        write_json(folder / "refinement.json", refine(faces))
+        runs = [
+            make_run(root / "runs", faces, model, share, number)
+            for number, (model, share) in enumerate(zip(RUN, (0.6, 0.7, 0.4), strict=True), 1)
+        ]
+        write_comparison(
+            root / "runs" / f"comparison_{DATASET}_sample", comparison(runs, faces, every=runs)
+        )
+        collect(root / "report", dataset=DATASET, preset="sample")
+        build(root / "report")
+    return root
+
+
+@pytest.fixture
+def report(home, tmp_path) -> Path:
+    """A report that may be changed, with its results, its figures and its PDF."""
+    return Path(shutil.copytree(home / "report", tmp_path / "report"))
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) >= 1
+    path.write_text(text.replace(old, new, 1))
+
+
+def run_file(report: Path, model: str) -> Path:
+    (path,) = (report / "results").glob(f"*_{model}_*.json")
+    return path
+
+
+def test_two_builds_are_the_same_bytes_and_draw_no_figure_again(report):
+    before = (report / "report.pdf").read_bytes()
+    times = {path: path.stat().st_mtime_ns for path in (report / "figures").iterdir()}
+    assert build(report).read_bytes() == before
+    assert {path: path.stat().st_mtime_ns for path in (report / "figures").iterdir()} == times
+
+
+def test_figures_drawn_anew_are_the_same(report):
+    before = (report / "report.pdf").read_bytes()
+    shutil.rmtree(report / "figures")
+    assert build(report).read_bytes() == before
+
+
+def test_a_changed_number_changes_the_text_and_the_figures_made_from_it(report):
+    before, figure = (report / "report.pdf").read_bytes(), report / "figures" / "leak.svg"
+    drawn = figure.read_bytes()
+    path = report / "results" / "audit.json"
+    content = read_json(path)
+    leak = content["copies"]["test"]
+    leak["by_class"]["happy"]["in_train_or_valid"] += 7
+    write_json(path, content)
+    after = build(report).read_bytes()
+    assert after != before
+    assert figure.read_bytes() != drawn
+    content["distinct"] = 123456
+    write_json(path, content)
+    assert "123,456" in text_of(build(report))
+
+
+def test_a_figure_that_was_altered_is_drawn_again(report):
+    before = (report / "report.pdf").read_bytes()
+    change(report / "figures" / "leak.svg", "<svg", "<svg id='other'")
+    assert build(report).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["comparison.json", "audit.json", "refinement.json", "models.json", "index.json"]
+)
+def test_a_missing_file_is_an_error_that_names_it(report, name):
+    before = (report / "report.pdf").read_bytes()
+    (report / "results" / name).unlink()
+    with pytest.raises(InputError, match=name):
+        build(report)
+    assert (report / "report.pdf").read_bytes() == before
+
+
+def test_a_missing_run_is_an_error_that_names_it(report):
+    path = run_file(report, "vit_patch")
+    path.unlink()
+    with pytest.raises(InputError, match=f"{path.name} is missing"):
+        build(report)
+
+
+def test_a_missing_part_is_an_error_that_names_file_and_part(report):
+    path = report / "results" / "comparison.json"
+    content = read_json(path)
+    del content["inflation"]
+    write_json(path, content)
+    with pytest.raises(InputError, match=r"comparison\.json lacks 'inflation'"):
+        build(report)
+
+
+def test_results_of_other_data_are_stale(report):
+    path = report / "results" / "audit.json"
+    write_json(path, read_json(path) | {"fingerprint": "f" * 64})
+    with pytest.raises(InputError, match=r"audit\.json is stale.*ffffffffffff"):
+        build(report)
+
+
+def test_a_part_that_the_text_needs_and_nobody_checks_is_an_error_with_its_place(report):
+    path = report / "results" / "comparison.json"
+    content = read_json(path)
+    del content["runs"][0]["macro_f1"]
+    write_json(path, content)
+    with pytest.raises(InputError, match=r"could not be set.*macro_f1.*chapters/results\.typ"):
+        build(report)
+
+
+def text_of(path: Path) -> str:
+    return "\f".join(page.extract_text() for page in PdfReader(path).pages)
+
+
+@pytest.fixture(scope="module")
+def text(home) -> str:
+    """Of the report as it was built, its pages apart by form feeds."""
+    return text_of(home / "report" / "report.pdf")
+
+
+def test_every_page_and_table_and_figure_of_drawn_faces_has_its_mark(report, text):
+    pages = text.split("\f")
+    assert len(pages) > 15
+    assert all("SAMPLE DATA" in page for page in pages)
+    text = re.sub(r"\s+", " ", text)
+    captions = re.findall(r"Table \d+\. .*?\(sample data\)", text)
+    assert [int(re.match(r"Table (\d+)", one)[1]) for one in captions] == sorted(
+        range(1, len(captions) + 1)
+    )
+    drawn = [path for path in (report / "figures").glob("*.svg")]
+    assert {path.stem for path in drawn} == set(FIGURES) - {"robustness"}  # there are no weights
+
+
+def test_systems_without_a_run_say_so(text):
+    for model in MODULES:
+        waits = re.search(rf"{model}\s+not run yet", text)
+        assert bool(waits) == (model not in RUN), model
+
+
+def test_the_pdf_is_tagged_described_and_dated_by_the_newest_run(report):
+    reader = PdfReader(report / "report.pdf")
+    assert reader.trailer["/Root"]["/MarkInfo"]["/Marked"]
+    assert reader.trailer["/Root"]["/Lang"].startswith("en")
+    assert "FER2013" in reader.metadata.title
+    assert reader.metadata.author
+    assert reader.metadata.creation_date.isoformat() == "2026-01-02T03:04:03+00:00"
+    fonts = {
+        str(font["/BaseFont"])
+        for page in reader.pages
+        for font in map(lambda one: one.get_object(), page["/Resources"].get("/Font", {}).values())
+    }
+    assert fonts
+    assert all(re.match(r"/[A-Z]{6}\+", name) for name in fonts)  # subsets, so embedded
+
+
+def test_without_refinement_views_and_robustness_the_chapters_say_so(report):
+    path = report / "results" / "index.json"
+    index = read_json(path)
+    index["files"].remove("refinement.json")
+    write_json(path, index)
+    (report / "results" / "refinement.json").unlink()
+    text = re.sub(r"\s+", " ", text_of(build(report)))
+    assert "The refinement has not been run on these data: not run yet" in text
+    assert not (report / "figures" / "students.svg").exists()
+
+
+def test_views_and_robustness_are_shown_where_they_were_computed(report):
+    path = run_file(report, "attention_cnn")
+    content = read_json(path)
+    score = {"n": 60, "accuracy": 0.5, "low": 0.4, "high": 0.6}
+    steps = [{"severity": s, "unit": "pixels", **score} for s in (0, 1, 2)]
+    content["evaluation"] |= {
+        "views": {
+            "one": {"passes": 1, "milliseconds": 1.0, "nll": 1.0, **score},
+            "mirror": {"passes": 2, "milliseconds": 2.0, "nll": 1.0, "p_holm": 0.2, **score},
+        },
+        "robustness": {"blur": steps, "noise": steps},
+        "computed": {"images": 60, "mark": ""},
+    }
+    write_json(path, content)
+    text = re.sub(r"\s+", " ", text_of(build(report)))
+    assert "with its mirror image 2 50.0 % (40.0 to 60.0)" in text
+    assert "robustness" in read_json(report / "figures" / MANIFEST)
+
+
+def test_the_colophon_has_commit_fingerprint_and_device(report, text):
+    fingerprint = read_json(report / "results" / "index.json")["fingerprint"]
+    assert all(one in text for one in (fingerprint, "01234567+", "A processor"))
+    assert "/fer_lib/train.py" not in text  # whose folder it was is nobody's business
+
+
+def test_collecting_needs_no_weights_and_keeps_runs_whose_folder_is_gone(
+    home, report, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    shutil.copytree(home / "data", tmp_path / "data")
+    shutil.copytree(home / "runs", tmp_path / "runs")
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))
+    before = (report / "report.pdf").read_bytes()
+    shutil.rmtree(tmp_path / "runs" / f"20260102-030403_vit_patch_{DATASET}_s0")
+    names = collect(report, dataset=DATASET, preset="sample")
+    assert run_file(report, "vit_patch").name in names
+    assert build(report).read_bytes() == before
+
+
+def test_collecting_says_what_is_missing_or_stale(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    shutil.copytree(home / "data", tmp_path / "data")
+    shutil.copytree(home / "runs", tmp_path / "runs")
+    compared = tmp_path / "runs" / f"comparison_{DATASET}_sample" / "comparison.json"
+    content = read_json(compared)
+    gone = content["runs"].pop()["run"]
+    write_json(compared, content)
+    with pytest.raises(InputError, match=rf"stale.*{gone}.*10_comparison"):
+        collect(tmp_path / "report", dataset=DATASET, preset="sample")
+    compared.unlink()
+    with pytest.raises(InputError, match=r"comparison\.json does not exist.*10_comparison"):
+        collect(tmp_path / "report", dataset=DATASET, preset="sample")
+    with pytest.raises(InputError, match="have no place in"):
+        collect(source(), dataset=DATASET, preset="sample")
+    assert not (tmp_path / "report").exists()
+
+
+def test_the_command_line(report, capsys, tmp_path):
+    main(["--folder", str(report)])
+    assert f"report: {report / 'report.pdf'}" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["--folder", str(tmp_path / "empty")])
+    assert "index.json does not exist" in capsys.readouterr().err
+
+
+TEXT = "\n".join(path.read_text(encoding="utf-8") for path in texts())
+
+
+def test_every_reference_is_cited_and_every_citation_is_a_reference():
+    references = re.findall(r"^@\w+\{(\w+),", TEXT, re.MULTILINE)
+    assert len(references) == len(set(references)) > 20
+    cited = set(re.findall(r"@([a-z]+\d*)\b(?!\{)", TEXT))
+    assert set(references) <= cited
+
+
+def test_every_table_figure_and_chapter_that_has_a_label_is_referred_to():
+    labels = re.findall(r"<((?:tab|fig)-[\w-]+)>", TEXT)
+    assert len(labels) == len(set(labels)) > 30
+    missing = [label for label in labels if not re.search(rf"@{label}(?![\w-])", TEXT)]
+    assert not missing
+    assert not [name for name in FIGURES if f'"{name}"' not in TEXT]  # every figure is shown
+
+
+def test_every_drawing_and_table_has_a_label():
+    shown = len(re.findall(r"^ *#(?:drawing|shown|figure)\(", TEXT, re.MULTILINE))
+    assert shown == len(re.findall(r"^ *\) <(?:tab|fig)-", TEXT, re.MULTILINE))
+
+
+def test_the_committed_report_is_real_and_builds_byte_for_byte(tmp_path):
+    committed = source() / "report.pdf"
+    if not committed.exists():
+        pytest.skip("no report has been committed yet")
+    for name in ("results", "figures"):
+        shutil.copytree(source() / name, tmp_path / name)
+    assert "sample" not in Results(tmp_path / "results").mark
+    made = build(tmp_path)
+    versions = [PdfReader(path).metadata.creator for path in (made, committed)]
+    if versions[0] != versions[1]:
+        pytest.skip(f"the report was set by {versions[1]}, and here is {versions[0]}")
+    assert made.read_bytes() == committed.read_bytes()
+
+
+def test_index_and_manifest_have_no_date_and_no_folder(report, home):
+    for path in (report / "results" / "index.json", report / "figures" / MANIFEST):
+        text = json.dumps(read_json(path))
+        assert str(home) not in text
+        assert "2026-" not in text
