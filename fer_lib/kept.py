@@ -32,7 +32,15 @@ def keep(run: Run, folder: Path) -> None:
     data = {key: value for key, value in run.config["data"].items() if key != "source"}
     environment = run.config["environment"]
     command = public_command(environment["command"], run.train_config.model)
-    config = {**run.config, "data": data, "environment": {**environment, "command": command}}
+    train = dict(run.config["train"])
+    if isinstance(train["pretrained"], str):  # files of runs have the same names: say which run
+        train["pretrained"] = "/".join(Path(train["pretrained"]).parts[-2:])
+    config = {
+        **run.config,
+        "train": train,
+        "data": data,
+        "environment": {**environment, "command": command},
+    }
     rows = json.loads(run.metrics().to_json(orient="records", double_precision=15))
     parts = {"config": config, "results": run.results, "metrics": rows}
     for part in ("evaluation", "inference"):
@@ -80,11 +88,12 @@ def results_table(folder: Path) -> str:
 def _row(kept: dict[str, Any]) -> dict[str, str]:
     results, environment = kept["results"], kept["config"]["environment"]
     labels = kept["config"]["train"]["labels"]
+    backbone = kept["config"]["train"]["options"].get("backbone", "")
     learned = () if labels == "original" else (f"{labels} labels",)
     full, clean = (results["test"].get(part) for part in ("full", "clean"))
     low, high = full["interval"]["accuracy"]
     return {
-        "model": results["model"],
+        "model": " on ".join(filter(None, (results["model"], backbone))),
         "recipe": f"{results['recipe']}, {results['preset']}, seed {results['seed']}",
         "data": " ".join(filter(None, (results["dataset"], *learned, results["mark"]))),
         "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",

@@ -205,15 +205,21 @@ class Learner:
                 f"({self.config.lr}), set clip_grad, or train with precision=no"
             )
 
-    def predict(self, images: Tensor, model: nn.Module, precision: str) -> Tensor:
-        """Probabilities of all images, shared among the processes; each gets the whole."""
+    def predict(
+        self, images: Tensor, model: nn.Module, precision: str, flip: bool | None = None
+    ) -> Tensor:
+        """Probabilities of all images, shared among the processes; each gets the whole.
+
+        Args:
+            flip: average with the mirror image; None: as `flip_tta` says.
+        """
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         mine = probabilities(
             model,
             images[rank::world],
             self.prepare,
             precision=precision,
-            flip=self.config.flip_tta,
+            flip=self.config.flip_tta if flip is None else flip,
         )
         if world == 1:
             return mine

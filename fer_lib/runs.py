@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 import platform
 import re
 import subprocess
@@ -201,7 +202,11 @@ def code_digest(
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout, with "+" where files differ from it; None outside a checkout."""
+    """Commit of the checkout, with "+" where files differ from it.
+
+    Outside a checkout, as where only the files were copied to a machine, what the environment
+    variable FER_COMMIT says, or None.
+    """
     root = Path(__file__).resolve().parent.parent
     git = lambda *arguments: subprocess.run(  # noqa: E731
         ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
@@ -209,7 +214,7 @@ def git_commit() -> str | None:
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("FER_COMMIT")
 
 
 def processor() -> str:
@@ -238,8 +243,14 @@ def write_results(
     predictions: Predictions,
     rows: list[dict[str, Any]],
     model: nn.Module,
+    one_view: Predictions | None = None,
 ) -> None:
-    """Write the figures and `results.json` of a run whose predictions are saved."""
+    """Write the figures and `results.json` of a run whose predictions are saved.
+
+    Args:
+        one_view: predictions without the mirror image, where the others are means with it: their
+            accuracies stand beside.
+    """
     best = max(rows, key=lambda row: row["valid_accuracy"])
     seconds = sum(row["train_seconds"] for row in rows)
     config, test = run.train_config, evaluate(faces, predictions, "test")
@@ -266,6 +277,9 @@ def write_results(
         "valid": evaluate(faces, predictions, "valid"),
         "test": test,
     }
+    if one_view:
+        parts = {split: evaluate(faces, one_view, split)["full"] for split in ("valid", "test")}
+        results["one_view"] = {split: part["accuracy"] for split, part in parts.items()}
     plots.learning_curves(rows, run.folder, mark=mark)
     figure = plots.confusion_matrix(test["full"]["confusion"], faces.classes, mark=mark)
     plots.save(figure, run.folder / "confusion_matrix.png")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
+from torch import nn
 
 from fer_lib.batches import training_rows
 from fer_lib.checkpoints import load_state, load_weights, save_state, save_weights
@@ -206,14 +207,19 @@ class Training:
         """Score the best weights on validation and test, and write the results, last of all."""
         folder, faces = self.run.folder, self.faces
         best = load_weights(folder / "best.safetensors").to(self.learner.device)
-        p = {
-            split: self.learner.predict(images, best, "no").cpu().numpy()
-            for split, images in self.learner.held_out.items()
-        }
+        predictions = self.predictions(best)
+        one_view = self.predictions(best, flip=False) if self.config.flip_tta else None
         if self.main:
-            predictions = Predictions.of(faces, p["valid"], p["test"])
             save_predictions(folder / "predictions.npz", predictions)
-            write_results(self.run, faces, predictions, self.rows, best)
+            write_results(self.run, faces, predictions, self.rows, best, one_view)
+
+    def predictions(self, model: nn.Module, flip: bool | None = None) -> Predictions:
+        """Of the validation and test images, in float32, by all processes together."""
+        p = [
+            self.learner.predict(self.learner.held_out[split], model, "no", flip).cpu().numpy()
+            for split in ("valid", "test")
+        ]
+        return Predictions.of(self.faces, *p)
 
 
 def main(arguments: list[str] | None = None) -> None:

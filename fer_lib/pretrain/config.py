@@ -7,6 +7,9 @@ from fer_lib.augment import Augmentation
 from fer_lib.config import TrainConfig, fits
 from fer_lib.files import InputError
 
+BACKBONE = "vit_tiny_patch16_224"
+"""timm's ViT that the encoder is at another size; it takes inputs from -1 to 1, as ours does."""
+
 LR_OF_256 = 2e-3
 """Learning rate of a batch of 256 images; it grows with the batch, as in the paper.
 
@@ -94,6 +97,13 @@ class PretrainConfig:
         """The encoder as options of timm's VisionTransformer."""
         names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
         return {"in_chans": 1} | {name: getattr(self, name) for name in names}
+
+    @property
+    def classifier_options(self) -> dict[str, Any]:
+        """Options of a classifier on the encoder, as `create_model("vit_mae", ...)` takes them."""
+        sizes = self.encoder
+        outside = {name: sizes.pop(name) for name in ("img_size", "in_chans")}
+        return {"backbone": BACKBONE, **outside, "backbone_options": sizes}
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:

@@ -16,9 +16,6 @@ from fer_lib.pretrain.autoencoder import build_autoencoder
 from fer_lib.pretrain.config import PretrainConfig
 from fer_lib.runs import RunFolder, code_digest, describe_environment, new_folder
 
-BACKBONE = "vit_tiny_patch16_224"
-"""timm's ViT that the encoder is at another size; it takes inputs from -1 to 1, as ours does."""
-
 CODE = ("augment", "batches", "optim", "pretrain/*", "models/weights")
 """Modules that the numbers of a pretraining depend on."""
 
@@ -42,9 +39,7 @@ class Pretraining(RunFolder):
             raise InputError(f"{folder} is no pretraining of this version ({error})") from error
         self.encoder_path = self.folder / "encoder.safetensors"
         self.autoencoder_path = self.folder / "autoencoder.safetensors"
-        sizes = self.pretrain_config.encoder
-        outside = {name: sizes.pop(name) for name in ("img_size", "in_chans")}
-        self.options = {"backbone": BACKBONE, **outside, "backbone_options": sizes}
+        self.options = self.pretrain_config.classifier_options
 
     def load(self) -> nn.Module:
         """The autoencoder after its last epoch, in evaluation mode, on the CPU."""

@@ -1,0 +1,227 @@
+"""Many trainings on one GPU: as many of the wanted runs as fit so many minutes, the best first.
+
+    python benchmarks/campaign.py list
+    python benchmarks/campaign.py run --minutes 9 --lanes 3 --weights FILE --out FOLDER
+    python benchmarks/campaign.py unpack FOLDER/runs-*.zip
+    python benchmarks/campaign.py table
+
+The list stands in `wanted.py`. `run` begins with a dry run: one small run from its start to its
+archive, then a step of training and one of prediction of every entry. Then each free lane takes the
+first entry that fits the time left, by an estimate (`estimate.py`) that measured epochs correct;
+one that turns out too long makes place for one that fits. A finished run is found, also one that
+was kept in `report/results/`, and an unfinished one resumes. A lane is a process of its own, and
+several of them share the GPU, of which a small network alone leaves much idle. An entry that fails
+does not end the others; the exit status is 1 then. A finished run is packed at once into an archive
+in `--out`, so the whole may be killed at any time.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import estimate
+import pandas as pd
+import wanted
+from entries import BACKBONE, Entry, Place, Pretraining, Refinement, faces_of
+from measure import environment
+from packing import pack_data, unpack, unpack_data
+from schedule import RESULTS, Campaign
+
+from fer_lib.compare import setting as changed
+from fer_lib.config import setting
+from fer_lib.files import InputError, home
+from fer_lib.kept import keep, markdown
+from fer_lib.pretrain import PretrainConfig
+from fer_lib.runs import Run, list_runs
+
+
+def listed() -> str:
+    """The list as Markdown."""
+    rows = [_row(entry) for entry in wanted.FIRST]
+    seeds = " and ".join(map(str, wanted.SEEDS))
+    best = {"entry": f"the {wanted.BEST} best on validation", "settings": f"seeds {seeds}"}
+    rows += [best | {"why": "the spread over seeds, of those that matter"}]
+    rows += [_row(entry) for entry in wanted.LATER]
+    columns = [
+        "entry",
+        "model",
+        "starts from",
+        "learns from",
+        "settings",
+        "epochs",
+        "minutes",
+        "why",
+    ]
+    table = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1))
+    absent = pd.DataFrame(wanted.NOT_HERE, columns=["not run here", "starts from", "what"])
+    return f"{markdown(table.fillna(''))}\n\n{markdown(absent.set_index('not run here'))}"
+
+
+def _row(entry: Entry) -> dict[str, str]:
+    start = {"file": "DINOv2 ViT-S/14", "faces": f"`{entry.needs.name}`" if entry.needs else ""}
+    minutes = {"minutes": f"{estimate.left(entry) / 60:.1f}", "why": entry.why}
+    labels = "" if entry.labels == "original" else f", {entry.labels}"
+    row = {"entry": entry.name, "learns from": f"{entry.dataset}{labels}"}
+    if isinstance(entry, Refinement):
+        who = ", ".join(f"{one.name} {changes['epochs']}" for one, changes in entry.voters)
+        return row | {"settings": f"{entry.folds} folds; epochs: {who}"} | minutes
+    config = entry.config()
+    row |= {"epochs": str(config.epochs)} | minutes
+    if isinstance(entry, Pretraining):
+        plain, given = PretrainConfig().to_dict(), config.to_dict()
+        settings = " ".join(f"{key}={value}" for key, value in given.items() if value != plain[key])
+        return row | {"settings": settings, "learns from": f"{entry.dataset}, no labels"}
+    return row | {
+        "model": entry.model,
+        "starts from": start.get(entry.start, entry.start),
+        "settings": " ".join(filter(None, (entry.recipe, shown(changed(config))))),
+    }
+
+
+def shown(settings: str) -> str:
+    """Settings without what other columns have, and the augmentation by one word."""
+    parts = settings.split()
+    left = [
+        part for part in parts if not part.startswith(("pretrained=", "epochs=", "augmentation."))
+    ]
+    strong = any(part.startswith("augmentation.") for part in parts)
+    return " ".join([*left, *(["augmentation=STRONG"] if strong else [])])
+
+
+def finished_table(runs: str | None) -> str:
+    """Markdown of all finished runs in a folder, best on validation first: the log of what was
+    tried. There is no test accuracy in it, by which nothing may be chosen.
+
+    Raises:
+        InputError: there are none.
+    """
+    rows = []
+    for run in list_runs(runs):
+        results, config = run.results, run.train_config
+        one = results.get("one_view")
+        rows.append(
+            {
+                "run": run.name,
+                "recipe": f"{config.recipe}, {config.preset}",
+                "settings": changed(config),
+                "data": " ".join(filter(None, (results["dataset"], results["mark"]))),
+                "labels": config.labels,
+                "seed": config.seed,
+                "validation": f"{results['valid']['full']['accuracy']:.2%}",
+                "one view": f"{one['valid']:.2%}" if one else "",
+                "best epoch": f"{results['best_epoch']} of {results['epochs']}",
+                "seconds": f"{results['train_seconds']:.0f}",
+                "on": run.config["environment"]["processor"],
+            }
+        )
+    if not rows:
+        raise InputError(
+            "there are no finished runs: train one first, or give their folder (--runs)"
+        )
+    rows.sort(key=lambda row: -float(row["validation"].rstrip("%")))
+    return markdown(pd.DataFrame(rows).set_index("run"))
+
+
+def run(args: argparse.Namespace, place: Place) -> int:
+    """Run the list; the exit status, 1 where anything failed."""
+    start = time.time()
+    print(environment(), flush=True)
+    until = start + 60 * args.minutes if args.minutes else float("inf")
+    campaign = Campaign(place, until=until, lanes=args.lanes, out=args.out, only=args.only)
+    try:
+        campaign.dry_run()
+        if not args.dry_run and "rehearsal" not in campaign.failed:
+            campaign.run()
+    finally:
+        campaign.end()
+    if args.dry_run:
+        unfinished, without = [], []
+    else:
+        unfinished = [entry.name for entry in campaign.ready()]
+        every = (*wanted.FIRST, *wanted.LATER)
+        without = [] if place.weights else [e.name for e in every if e.wants_file()]
+    for title, names in (
+        ("finished", campaign.results),
+        ("not finished", unfinished),
+        ("left out, for want of --weights", without),
+        ("failed", [f"{name} ({reason})" for name, reason in campaign.failed.items()]),
+    ):
+        print(f"{title}: {'; '.join(names) or 'none'}")
+    return 1 if campaign.failed else 0
+
+
+def unpack_all(archives: list[Path], place: Place) -> None:
+    """Unpack archives, and keep the results of the new runs in `report/results/`."""
+    for archive in archives:
+        for one in unpack(archive, place.faces, place.runs):
+            kept = isinstance(one, Run)
+            if kept:
+                keep(one, RESULTS)
+            print(f"{one.folder}: unpacked{f', its results kept in {RESULTS}' if kept else ''}")
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = whole.add_subparsers(dest="command", required=True)
+    add = lambda name, text: commands.add_parser(name, help=text, description=text)  # noqa: E731
+    add("list", "print the list of wanted runs, as Markdown")
+    table = add("table", "print all finished runs, best on validation first, as Markdown")
+    one = add("run", "run as many as fit")
+    one.add_argument("--minutes", type=float, help="stop after so many; default: when all is done")
+    one.add_argument("--lanes", type=int, default=1, help="entries at once on the device")
+    one.add_argument("--weights", metavar="FILE", help=f"safetensors, of {BACKBONE['backbone']}")
+    one.add_argument(
+        "--out", type=Path, help="folder of the archives; default: $OUT, or runs/packed"
+    )
+    one.add_argument("--only", nargs="+", default=[], metavar="NAME", help="entries of the list")
+    one.add_argument("--dry-run", action="store_true", help="only try everything")
+    one.add_argument("--dataset", help="in place of every entry's own, as sample")
+    one.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="of all entries")
+    back = add("unpack", "unpack archives into runs/ and report/results/")
+    back.add_argument("archives", nargs="+", type=Path)
+    pack = add("pack-data", "write FER2013 with its votes into one small file")
+    new = add("unpack-data", "make the caches of FER2013 and FERPlus from that file")
+    for command in (pack, new):
+        command.add_argument("file", type=Path)
+    for command in (one, back, pack):
+        command.add_argument("--data-dir", help="folder or file of the data")
+    for command in (one, back, table):
+        command.add_argument("--runs", help="folder of all runs; default: runs/")
+    return whole
+
+
+def main(arguments: list[str] | None = None) -> None:
+    whole = parser()
+    args = whole.parse_args(arguments)
+    known: dict[str, Any] = {name: getattr(args, name, None) for name in ("data_dir", "runs")}
+    try:
+        if args.command == "list":
+            print(listed())
+        elif args.command == "table":
+            print(finished_table(args.runs))
+        elif args.command == "unpack":
+            unpack_all(args.archives, Place(**known))
+        elif args.command == "pack-data":
+            pack_data(faces_of("fer2013", args.data_dir), args.file)
+            print(f"{args.file}: {args.file.stat().st_size / 2**20:.1f} MiB")
+        elif args.command == "unpack-data":
+            for faces in unpack_data(args.file):
+                print(f"{home() / 'data' / faces.name}: {len(faces):,} faces")
+        else:
+            if args.weights and not Path(args.weights).is_file():
+                raise InputError(f"{args.weights} does not exist: give a file of weights, or none")
+            if args.lanes < 1 or (args.minutes is not None and args.minutes <= 0):
+                raise InputError("--lanes must be 1 or more, and --minutes above 0")
+            args.out = args.out or Path(os.environ.get("OUT") or home() / "runs" / "packed")
+            changes = dict(map(setting, args.set))
+            place = Place(**known, weights=args.weights, dataset=args.dataset, changes=changes)
+            sys.exit(run(args, place))
+    except InputError as error:
+        whole.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

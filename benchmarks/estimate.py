@@ -1,0 +1,99 @@
+"""How long an entry takes on one GPU of the H200's class: assumed first, then as it was measured.
+
+Assumed, and not measured, are the five constants below. A step takes the longer of its arithmetic
+(operations of a forward pass of one image, as torch's FlopCounterMode counts them on the meta
+device, times three with the backward pass; of a head on tokens nothing) and the starting of its
+kernels; a batch of validation takes a third of it. Once an entry has done `ENOUGH` epochs, what
+these took counts, and the times of other entries are scaled by it.
+"""
+
+import json
+import math
+from functools import cache
+
+import pandas as pd
+import torch
+from entries import Entry, Place, Refinement
+from torch.utils.flop_counter import FlopCounterMode
+
+from fer_lib.config import TrainConfig
+from fer_lib.data.counts import FER2013
+from fer_lib.models import create_model
+from fer_lib.pretrain import PretrainConfig
+from fer_lib.pretrain.autoencoder import build_autoencoder
+
+RATE = 120e12
+"""Operations a second: a sixth of what such a GPU's matrix products reach in bf16 (790e12)."""
+
+STEP, LAUNCH = 1.5e-3, 45e-6
+"""Seconds of a step to start kernels: of input and loop, and for each tensor of parameters."""
+
+SAVE = 500e6
+"""Bytes a second of the state that is saved after an epoch."""
+
+START = 15.0
+"""Seconds of an entry beside its epochs: building, first kernels, scores, figures, packing."""
+
+ENOUGH = 3
+"""Epochs after which their measured time counts: the first ones warm up."""
+
+IMAGES = {split: sum(counts) for split, counts in FER2013.items()}
+
+
+@cache
+def counted(name: str, options: str) -> tuple[int, int, int]:
+    """Operations of a forward pass of one image, tensors of parameters, bytes of parameters.
+
+    Args:
+        name: of the model, or "mae" for a pretraining.
+        options: of its constructor, or all settings of the pretraining, as JSON.
+    """
+    if name == "mae":
+        config = PretrainConfig.from_dict(json.loads(options))
+        model = core = build_autoencoder(config).to("meta")
+        size, arguments = (
+            config.pretrained_cfg["input_size"],
+            {"noise": torch.rand(1, config.patches)},
+        )
+    else:
+        with torch.device("meta"):  # shapes without numbers
+            model = create_model(name, **json.loads(options)).eval()
+        size, arguments = model.pretrained_cfg["input_size"], {}
+        core = getattr(model, "backbone", model)
+    arguments = {key: value.to("meta") for key, value in arguments.items()}
+    with FlopCounterMode(display=False) as counter:
+        core(torch.empty(1, *size, device="meta"), **arguments)
+    parameters = list(model.parameters())
+    return counter.get_total_flops(), len(parameters), sum(p.nbytes for p in parameters)
+
+
+def assumed(config: TrainConfig | PretrainConfig) -> float:
+    """Seconds of an epoch on the images of FER2013 and of its validation."""
+    pretrains = isinstance(config, PretrainConfig)
+    name, options = ("mae", config.to_dict()) if pretrains else (config.model, config.options)
+    flops, tensors, size = counted(name, json.dumps(options))
+    longer = lambda n: max(3 * flops * n / RATE, STEP + LAUNCH * tensors)  # noqa: E731
+    averaged = not pretrains and bool(config.ema_decay)
+    views = 1 if pretrains else (1 + averaged) * (1 + config.flip_tta)
+    training = IMAGES["train"] // config.batch_size * longer(config.batch_size)
+    validation = views * math.ceil(IMAGES["valid"] / 512) * longer(512) / 3
+    return training + validation + (3 + averaged) * size / SAVE  # weights, moments, average
+
+
+def measured(rows: pd.DataFrame | None) -> float | None:
+    """Seconds of an epoch, the mean of the last three; None before there are `ENOUGH`."""
+    return None if rows is None or len(rows) < ENOUGH else rows["seconds"].tail(3).mean()
+
+
+def left(entry: Entry, place: Place | None = None, factor: float = 1.0) -> float:
+    """Seconds that an entry still takes; without a place, the whole of it.
+
+    Args:
+        factor: of measured to assumed times, of other entries.
+    """
+    if isinstance(entry, Refinement):
+        each = [config.epochs * assumed(config) for config in entry.configs(place)]
+        return START + entry.folds * sum(START / 3 + factor * seconds for seconds in each)
+    config, rows = entry.config(place), place and entry.progress(place)
+    epochs = config.epochs - (0 if rows is None else len(rows))
+    return START + epochs * (measured(rows) or factor * assumed(config))

@@ -1,0 +1,242 @@
+"""Finished runs and data in few small files, to travel to a lent machine and back.
+
+An archive is a zip file with the paths of the project: `runs/NAME/...`, `runs/pretraining/NAME/...`
+and `data/DATASET/refined_RULE.npz`.
+"""
+
+import io
+import json
+import shutil
+import zipfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fer_lib.data import FaceSet
+from fer_lib.data.faceset import save
+from fer_lib.data.ferplus import keep_majority
+from fer_lib.evaluate import Predictions, aligned, load_predictions, save_predictions
+from fer_lib.files import InputError, home, replacing
+from fer_lib.runs import Run, RunFolder, runs_folder
+
+ARCHIVE = 15 * 2**20
+"""Bytes of an archive at most, but for one file alone: lent machines give back files of 16 MiB."""
+
+WEIGHTS = 6 * 2**20
+"""Bytes of a run's best weights that still travel."""
+
+COLUMNS = 190
+"""Faces in a row of the sheet: a square for those of FER2013."""
+
+
+class Archives:
+    """The archives `runs-1.zip`, `runs-2.zip`, … of a folder; a new one where the last is full."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def paths(self) -> list[Path]:
+        return sorted(self.folder.glob("runs-*.zip"), key=lambda path: int(path.stem[5:]))
+
+    def names(self) -> set[str]:
+        """All that they hold."""
+        return {name for path in self.paths() for name in zipfile.ZipFile(path).namelist()}
+
+    def add(self, files: dict[str, bytes]) -> Path:
+        """Add files, by their names in the archive, all or nothing; returns the archive."""
+        before = self.paths()
+        path = before[-1] if before else self.folder / "runs-1.zip"
+        content = path.read_bytes() if before else b""
+        buffer = zipped(content, files)
+        if content and len(buffer) > ARCHIVE:
+            path = self.folder / f"runs-{len(before) + 1}.zip"
+            buffer = zipped(b"", files)
+        with replacing(path) as temporary:
+            temporary.write_bytes(buffer)
+        return path
+
+
+def zipped(content: bytes, files: dict[str, bytes]) -> bytes:
+    """A zip file with more files in it."""
+    buffer = io.BytesIO(content)
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    return buffer.getvalue()
+
+
+def contents(run: RunFolder) -> dict[str, bytes]:
+    """What travels of a finished run, by its name in the archive.
+
+    All of its files but those that resume it, with the predictions in half precision, and with
+    weights where they are small: those of a run up to `WEIGHTS`, of a pretraining its encoder.
+    """
+    where = f"runs/pretraining/{run.name}" if run.folder.parent.name == "pretraining" else None
+    where = where or f"runs/{run.name}"
+    found = {}
+    for path in sorted(run.folder.iterdir()):
+        small = path.suffix != ".safetensors" or path.stat().st_size <= WEIGHTS
+        wanted = small or path.name == "encoder.safetensors"
+        if path.is_file() and path.name[0] != "." and wanted:
+            found[f"{where}/{path.name}"] = path.read_bytes()
+    if f"{where}/predictions.npz" in found:
+        predictions = load_predictions(run.folder / "predictions.npz")
+        found[f"{where}/predictions.npz"] = halved(predictions)
+    return found
+
+
+def halved(predictions: Predictions) -> bytes:
+    """Predictions in half precision, as an npz file whose answers are the same."""
+    arrays = asdict(predictions)
+    for name in ("valid_probabilities", "test_probabilities"):
+        arrays[name] = half(arrays[name])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def half(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities (N, K) in half precision; the largest of a row stays the largest.
+
+    Two that differ by less than a two-thousandth may become equal, and the first of equals would be
+    the answer: there the largest becomes the next larger number.
+    """
+    rounded, answers = probabilities.astype(np.float16), probabilities.argmax(1)
+    rows = np.flatnonzero(rounded.argmax(1) != answers)
+    rounded[rows, answers[rows]] = np.nextafter(rounded[rows].max(1), np.float16(2))
+    return rounded
+
+
+def verify(run: Run, faces: FaceSet) -> None:
+    """Recompute the confusion matrices of a run from its predictions.
+
+    Raises:
+        InputError: they are not those of its `results.json`, or the run is of other data.
+    """
+    if run.fingerprint != faces.fingerprint:
+        raise InputError(f"{run.name} was trained on other data than these of {faces.name}")
+    predictions = load_predictions(run.folder / "predictions.npz")
+    for split in ("valid", "test"):
+        known = np.array(run.results[split]["full"]["confusion"])
+        found = np.zeros_like(known)
+        labels = faces.labels[faces.where(split)]
+        np.add.at(found, (labels, aligned(faces, predictions, split).argmax(1)), 1)
+        if not np.array_equal(found, known):
+            here, there = (100 * np.trace(m) / m.sum() for m in (found, known))
+            raise InputError(
+                f"{run.name}: its predictions give {here:.3f} % on {split} and its results.json "
+                f"says {there:.3f} %, or they confuse other classes: pack the run again"
+            )
+
+
+def unpack(archive: Path, faces_of, runs: str | None = None) -> list[RunFolder]:
+    """Unpack an archive into `runs/` and `data/`; what is there already stays as it is.
+
+    Predictions are checked (`verify`) and written in single precision.
+
+    Args:
+        faces_of: dataset name -> its faces.
+
+    Returns:
+        The runs and pretrainings that are new.
+
+    Raises:
+        InputError: the archive cannot be read, or the predictions of a run do not give its results.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            files = {name: file.read(name) for name in file.namelist()}
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"{archive} cannot be read as an archive ({error})") from None
+    folders: dict[str, dict[str, bytes]] = {}
+    for name, data in files.items():
+        folder, _, last = name.rpartition("/")
+        folders.setdefault(folder, {})[last] = data
+    new = []
+    for folder, parts in folders.items():
+        kind, *rest = folder.split("/")
+        if ".." in rest or kind not in ("runs", "data") or not 1 <= len(rest) <= 2:
+            raise InputError(f"{archive} holds {folder}, which is no run: it is of something else")
+        target = (runs_folder(runs) if kind == "runs" else home() / "data").joinpath(*rest)
+        if kind == "data":
+            for name, data in parts.items():
+                if not (target / name).exists():
+                    with replacing(target / name) as temporary:
+                        temporary.write_bytes(data)
+        elif not (target / "results.json").exists():
+            new.append(place(target, parts, faces_of))
+    return new
+
+
+def place(target: Path, parts: dict[str, bytes], faces_of) -> RunFolder:
+    """Write the files of one run, all or nothing."""
+    temporary = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        for name, data in parts.items():
+            (temporary / name).write_bytes(data)
+        if "predictions.npz" in parts:
+            run = Run(temporary)
+            verify(run, faces_of(run.results["dataset"]))
+            read = load_predictions(temporary / "predictions.npz")
+            whole = {
+                f"{split}_probabilities": getattr(read, f"{split}_probabilities")
+                for split in ("valid", "test")
+            }
+            whole = {name: array.astype(np.float32) for name, array in whole.items()}
+            save_predictions(temporary / "predictions.npz", replace(read, **whole))
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Run(target) if "predictions.npz" in parts else RunFolder(target)
+
+
+def pack_data(faces: FaceSet, path: Path) -> None:
+    """Write grey faces of one size into one small file: a PNG sheet, and the rest."""
+    n, _, side, _ = faces.images.shape
+    rows = -(-n // COLUMNS)
+    tiles = np.zeros((rows * COLUMNS, side, side), np.uint8)
+    tiles[:n] = faces.images[:, 0]
+    sheet = tiles.reshape(rows, COLUMNS, side, side).swapaxes(1, 2).reshape(rows * side, -1)
+    picture, rest = io.BytesIO(), io.BytesIO()
+    Image.fromarray(sheet).save(picture, "png", optimize=True)
+    arrays = {key: getattr(faces, key) for key in ("labels", "split", "ids", "votes", "truth")}
+    arrays = {key: array for key, array in arrays.items() if array is not None}
+    np.savez_compressed(rest, classes=np.array(faces.classes), **arrays)
+    manifest = json.dumps({"name": faces.name, **faces.manifest, "side": side})
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
+        file.writestr("faces.png", picture.getvalue())
+        file.writestr("faces.npz", rest.getvalue())
+        file.writestr("manifest.json", manifest)
+
+
+def unpack_data(path: Path) -> list[FaceSet]:
+    """Make the cache of a dataset from what `pack_data` wrote, of FER2013 with votes FERPlus's too.
+
+    Raises:
+        InputError: the file cannot be read, or the faces are not those that were packed.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            manifest = json.loads(file.read("manifest.json"))
+            sheet = np.asarray(Image.open(io.BytesIO(file.read("faces.png"))))
+            with np.load(io.BytesIO(file.read("faces.npz")), allow_pickle=False) as rest:
+                arrays = {key: rest[key] for key in rest.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read as packed data ({error})") from None
+    name, side, known = (manifest.pop(key) for key in ("name", "side", "fingerprint"))
+    tiles = sheet.reshape(-1, side, COLUMNS, side).swapaxes(1, 2).reshape(-1, 1, side, side)
+    classes = tuple(arrays.pop("classes").tolist())
+    images = np.ascontiguousarray(tiles[: len(arrays["labels"])])
+    faces = FaceSet(name, images, classes=classes, manifest=manifest, **arrays)
+    if faces.fingerprint != known:
+        raise InputError(f"{path} is damaged: its faces are not those that were packed")
+    every = [faces]
+    if name == "fer2013" and faces.votes is not None:
+        every.append(keep_majority(replace(faces, name="ferplus", manifest=dict(manifest))))
+    for one in every:
+        save(one, home() / "data" / one.name)
+    return every

@@ -1,0 +1,252 @@
+"""Which entry runs when: the most valuable that fits the time left, in every free lane."""
+
+import json
+import time
+from collections.abc import Iterable
+from multiprocessing.connection import wait
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import estimate
+import wanted
+from entries import Entry, Place, Pretraining, Refinement, rehearse
+from lanes import Lane
+from packing import Archives, contents
+
+from fer_lib.config import TrainConfig
+from fer_lib.files import InputError, read_json
+from fer_lib.runs import Run, pretrained_sha256
+
+RESULTS = Path(__file__).resolve().parent.parent / "report" / "results"
+"""Kept results: what is there is not run again."""
+
+POLL = 5.0
+"""Seconds between two looks at how far the running entries are."""
+
+
+def kept_results(entry: Entry, place: Place) -> dict[str, Any] | None:
+    """The kept results of an entry, whatever file it started from if that is not there."""
+    config = entry.config(place)
+    start, settings = pretrained_sha256(config), without_start(config)
+    for path in sorted(RESULTS.glob("*.json")):
+        kept = read_json(path)
+        try:
+            same = without_start(TrainConfig.from_dict(kept["config"]["train"])) == settings
+        except InputError:  # of another version
+            continue
+        same &= kept["config"]["data"]["fingerprint"] == place.faces(entry.dataset).fingerprint
+        if same and start in (None, kept["config"]["environment"].get("pretrained_sha256")):
+            return kept["results"]
+    return None
+
+
+def without_start(config: TrainConfig) -> dict[str, Any]:
+    """Its settings, of the start only whether it is a file."""
+    values = json.loads(config.to_json())
+    return values | {"pretrained": "FILE"} if isinstance(config.pretrained, str) else values
+
+
+def with_needs(entry: Entry) -> list[Entry]:
+    """What an entry needs, and the entry."""
+    return [*(with_needs(entry.needs) if entry.needs else []), entry]
+
+
+class Campaign:
+    """The entries of the list on some lanes, until a time.
+
+    Args:
+        until: when to stop, seconds of `time.time`.
+        lanes: number of entries that run at once.
+        out: folder of the archives.
+        only: names of the entries to run, with what they need; none: all.
+
+    Attributes:
+        results: of each finished entry, by its name; {} for one that has none.
+        failed: name -> reason.
+    """
+
+    def __init__(
+        self, place: Place, *, until: float, lanes: int, out: Path, only: Iterable[str] = ()
+    ):
+        self.place, self.until = place, until
+        self.archives, self.lanes = Archives(out), [Lane(place) for _ in range(lanes)]
+        every = [one for name in only for one in with_needs(wanted.by_name(name))]
+        self.only = list({entry.name: entry for entry in every}.values())
+        self.results: dict[str, dict[str, Any]] = {}
+        self.looked_up: set[str] = set()
+        self.failed: dict[str, str] = {}
+        self.ratios: dict[str, float] = {}  # of measured to assumed time, by name
+        for entry in self.entries():
+            self.look_up(entry)
+
+    def entries(self) -> list[Entry]:
+        """All that can run here, the most valuable first, as things now stand."""
+        every = self.only or [*wanted.FIRST, *self.further_seeds(), *wanted.LATER]
+        return [entry for entry in every if self.place.weights or not entry.wants_file()]
+
+    def further_seeds(self) -> list[Entry]:
+        """Those of the best systems on validation, once no system is in training."""
+        if {lane.name for lane in self.lanes} & {entry.name for entry in wanted.FIRST}:
+            return []
+        best: dict[str, tuple[float, Entry]] = {}
+        for entry in wanted.FIRST:
+            results = self.results.get(entry.name, {})
+            if entry.dataset == "fer2013" and "valid" in results:
+                score = results["valid"]["full"]["accuracy"]
+                if score > best.get(entry.system, (0.0,))[0]:
+                    best[entry.system] = score, entry
+        chosen = sorted(best.values(), key=lambda one: -one[0])[: wanted.BEST]
+        every = [entry.seeded(seed) for seed in wanted.SEEDS for _, entry in chosen]
+        for entry in every:
+            self.look_up(entry)
+        return every
+
+    def look_up(self, entry: Entry) -> None:
+        """Find the results of an entry, here, where they are packed, or among those kept."""
+        if entry.name in self.looked_up:
+            return
+        self.looked_up.add(entry.name)
+        trains = not isinstance(entry, Pretraining | Refinement)
+        if entry.finished(self.place):
+            self.pack(entry)
+        elif trains and (kept := kept_results(entry, self.place)):
+            self.results[entry.name] = kept
+
+    def pack(self, entry: Entry) -> None:
+        """Note the results of a finished entry, and pack it."""
+        run = entry.run(self.place)
+        self.results[entry.name] = run.results if run else {}
+        files = contents(run) if run else {}
+        if isinstance(entry, Refinement):
+            path = entry.file(self.place)
+            files = {f"data/{path.parent.name}/{path.name}": path.read_bytes()}
+        if not files.keys() <= self.archives.names():
+            archive = self.archives.add(files)
+            print(f"{entry.name}: packed into {archive}", flush=True)
+
+    def ready(self) -> list[Entry]:
+        """What could begin now, the most valuable first."""
+        here = {lane.name for lane in self.lanes} | self.failed.keys() | self.results.keys()
+        every = self.entries()
+        waiting = [entry for entry in every if entry.name not in here]
+        needed = {entry.needs.name for entry in waiting if entry.needs}
+        return [
+            entry
+            for entry in waiting
+            if (not entry.needs or entry.needs.finished(self.place))
+            and (
+                self.only or entry.name in needed or not isinstance(entry, Pretraining | Refinement)
+            )
+        ]
+
+    def left(self, entry: Entry) -> float:
+        """Seconds that an entry still takes, as far as is known."""
+        factor = median(self.ratios.values()) if self.ratios else 1.0
+        return estimate.left(entry, self.place, factor)
+
+    def fitting(self) -> Entry | None:
+        """The most valuable entry that fits the time left."""
+        seconds = self.until - time.time()
+        return next((entry for entry in self.ready() if self.left(entry) <= seconds), None)
+
+    def next(self) -> Entry | None:
+        """What a free lane does; where nothing fits, a last lane goes on with what ends soonest."""
+        entry = self.fitting()
+        if entry is None and not any(lane.name for lane in self.lanes):
+            entry = min(self.ready(), key=self.left, default=None)
+        return entry
+
+    def run(self) -> None:
+        """Run entries until the time is over or all are done."""
+        running: dict[str, Entry] = {}
+        while time.time() < self.until:
+            for lane in self.lanes:
+                if lane.name is None and (entry := self.next()):
+                    print(
+                        f"{entry.name}: begins, some {self.left(entry):.0f} s; "
+                        f"{self.until - time.time():.0f} s left",
+                        flush=True,
+                    )
+                    running[entry.name] = entry
+                    lane.start(entry.name, entry.do)
+            if not any(lane.name for lane in self.lanes):
+                break
+            for lane in self.answering():
+                self.finish(lane, running[lane.name])
+            for lane in self.lanes:
+                if lane.name:
+                    self.look_after(lane, running[lane.name])
+        self.end()
+
+    def answering(self) -> list[Lane]:
+        """Lanes that have an answer; waits a while for the first."""
+        busy = {lane.pipe: lane for lane in self.lanes if lane.name}
+        seconds = min(POLL, max(0.0, self.until - time.time()))
+        return [busy[pipe] for pipe in wait(list(busy), seconds)]
+
+    def finish(self, lane: Lane, entry: Entry) -> None:
+        seconds = time.time() - lane.began
+        _, problem = lane.answer()
+        if not problem:
+            try:
+                self.pack(entry)
+            except (InputError, OSError) as error:
+                problem = f"it could not be packed: {error}"
+        if problem:
+            self.failed[entry.name] = problem
+            print(f"{entry.name}: failed, {problem}", flush=True)
+            return
+        results = self.results[entry.name]
+        score = (
+            f"validation {results['valid']['full']['accuracy']:.2%}, " if "valid" in results else ""
+        )
+        mark = results.get("mark", "")
+        print(f"{entry.name}: {score}{seconds:.0f} s {mark}".rstrip(), flush=True)
+
+    def look_after(self, lane: Lane, entry: Entry) -> None:
+        """Learn from the pace of a running entry; one that is too long makes place for another."""
+        rows = entry.progress(self.place)
+        if not (each := estimate.measured(rows)):
+            return
+        self.ratios[entry.name] = each / estimate.assumed(entry.config(self.place))
+        if self.left(entry) - estimate.START > self.until - time.time() and (
+            other := self.fitting()
+        ):
+            lane.end()
+            print(
+                f"{entry.name}: {each:.2f} s an epoch, so it does not fit: put aside after epoch "
+                f"{len(rows)} for {other.name}",
+                flush=True,
+            )
+
+    def end(self) -> None:
+        """End all lanes; what they were doing resumes where its last epoch ended."""
+        for lane in self.lanes:
+            if lane.name:
+                print(f"{lane.name}: not finished, resumes when it is run again", flush=True)
+            lane.end()
+
+    def dry_run(self) -> None:
+        """A small run to its end and into an archive, then a step of every entry still wanted.
+
+        What fails is noted, and not run.
+        """
+        tasks = {"rehearsal": rehearse}
+        every = [*self.entries(), *self.only]
+        tasks |= {one.name: one.dry_run for one in every if one.name not in self.results}
+        waiting = list(tasks)
+        while time.time() < self.until and (waiting or any(lane.name for lane in self.lanes)):
+            for lane in self.lanes:
+                if lane.name is None and waiting:
+                    lane.start(name := waiting.pop(0), tasks[name])
+            for lane in self.answering():
+                name, seconds = lane.name, time.time() - lane.began
+                value, problem = lane.answer()
+                if name == "rehearsal" and not problem:
+                    with TemporaryDirectory() as folder:
+                        Archives(Path(folder)).add(contents(Run(value)))
+                if problem:
+                    self.failed[name] = problem
+                print(f"dry run, {name}: {problem or f'{seconds:.1f} s'}", flush=True)

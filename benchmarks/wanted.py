@@ -1,0 +1,176 @@
+"""The list of wanted runs, most valuable first: the one place where it stands.
+
+`campaign.py list` prints it, `campaign.py run` runs it. A variant that is tried for tuning is one
+more entry, whose name goes on after a comma.
+"""
+
+from entries import Entry, Pretraining, Refinement
+
+from fer_lib.augment import Augmentation
+from fer_lib.files import InputError
+
+STRONG = Augmentation(
+    flip=0.5, affine=1.0, rotate=12, translate=0.08, scale=(0.9, 1.15), erase=0.25
+)
+CNN = {"batch_size": 256, "lr": 4e-3, "warmup_epochs": 5, "flip_tta": True}
+LONG_CNN = CNN | {"epochs": 80, "mixup": 0.2, "label_smoothing": 0.1, "augmentation": STRONG}
+MUON = {"epochs": 60, "optimizer": "muon", "lr": 0.008, "momentum": 0.95, "weight_decay": 0.02}
+DINOV2 = {"batch_size": 128, "lr": 3e-4, "options": {"backbone_options": {"drop_path_rate": 0.2}}}
+SCRATCH = {"batch_size": 256, "lr": 1.5e-3, "mixup": 0.4, "flip_tta": True, "augmentation": STRONG}
+LONG_VIT = SCRATCH | {"epochs": 200, "warmup_epochs": 10, "options": {"drop_path": 0.2}}
+
+MAE = Pretraining(
+    "mae",
+    "patches of 4 pixels, as vit_patch; its encoder's file (14 MB) fits what may travel back",
+    settings={
+        **{"epochs": 300, "batch_size": 512, "lr": 3e-3, "warmup_epochs": 20},
+        **{"patch_size": 4, "depth": 8},
+    },
+)
+VIT_SMALL = Entry(
+    "vit_small",
+    "the class of vit_tiny on ViT-S/14; a batch of 128 fills the device, at a rate for that batch",
+    model="vit_tiny",
+    settings=DINOV2,
+    start="file",
+)
+ATTENTION = Entry(
+    "attention_cnn",
+    "a batch for the device, the rate by its square root; longer, so with mixup and erasing",
+    model="attention_cnn",
+    settings=LONG_CNN,
+)
+BASELINE = Entry(
+    "baseline_cnn",
+    "short of capacity, not of noise: only longer, with no stronger augmentation",
+    model="baseline_cnn",
+    settings=CNN | {"epochs": 100},
+)
+
+FIRST = (
+    VIT_SMALL,
+    Entry(
+        "grefel",
+        "as vit_small, so that only the head differs",
+        model="grefel",
+        settings=DINOV2,
+        start="file",
+    ),
+    Entry(
+        "vit_moe",
+        "as vit_small, so that only the head differs",
+        model="vit_moe",
+        settings=DINOV2,
+        start="file",
+    ),
+    ATTENTION,
+    BASELINE,
+    MAE,
+    Entry(
+        "vit_mae",
+        "a small network on 48 pixels takes more epochs and a larger rate than a ViT-B",
+        model="vit_mae",
+        settings={
+            **{"epochs": 60, "batch_size": 256, "lr": 1e-3, "warmup_epochs": 5},
+            "options": {"backbone_options": {"drop_path_rate": 0.1}},
+        },
+        start="faces",
+        needs=MAE,
+    ),
+    Entry(
+        "vit_cnn",
+        "twice as long, against learning by heart more mixup, stochastic depth and augmentation",
+        model="vit_cnn",
+        settings=LONG_VIT,
+    ),
+    Entry(
+        "vit_patch",
+        "as vit_cnn, so that only the stem differs",
+        model="vit_patch",
+        settings=LONG_VIT,
+    ),
+    Entry(
+        "vit_tiny",
+        "random lower layers have nothing that a small rate would protect: one rate for all",
+        model="vit_tiny",
+        settings=SCRATCH | {"epochs": 60, "warmup_epochs": 5, "lr": 1e-3, "layer_decay": 1.0},
+    ),
+    Entry(
+        "grefel, FERPlus",
+        "eight classes, learned from the votes, which are soft already: no smoothing",
+        model="grefel",
+        settings=DINOV2 | {"label_smoothing": 0.0},
+        dataset="ferplus",
+        labels="votes",
+        start="file",
+    ),
+    Entry(
+        "vit_small, 224 pixels",
+        "does resolution limit it? 256 tokens in place of 64, four times the work",
+        model="vit_tiny",
+        settings=DINOV2 | {"options": DINOV2["options"] | {"img_size": 224}},
+        start="file",
+    ),
+)
+"""Every system, at the settings that we think best, and what may better the best of them."""
+
+SEEDS, BEST = (1, 2), 4
+"""Further seeds, and of how many systems: the best of `FIRST` on validation, FER2013."""
+
+VOTERS = Refinement(
+    "voters",
+    "three kinds of network, short enough for fifteen trainings",
+    voters=((VIT_SMALL, {"epochs": 8}), (ATTENTION, {"epochs": 20}), (BASELINE, {"epochs": 20})),
+)
+LATER = (
+    Entry(
+        "baseline_cnn, published", "for the comparison", model="baseline_cnn", recipe="published"
+    ),
+    Entry(
+        "attention_cnn, published", "for the comparison", model="attention_cnn", recipe="published"
+    ),
+    Entry(
+        "attention_cnn, muon",
+        "the optimizer with which `speedrun.py` takes a thinner network to 66.7 % in 18 epochs",
+        model="attention_cnn",
+        settings=LONG_CNN | MUON,
+    ),
+    VOTERS,
+    Entry(
+        "vit_moe, refined",
+        "as vit_moe, so that only the labels differ",
+        model="vit_moe",
+        settings=DINOV2,
+        labels="refined_majority",
+        start="file",
+        needs=VOTERS,
+    ),
+)
+"""What comes after the further seeds."""
+
+NOT_HERE = (
+    ("vit_tiny", "ImageNet, by timm", "recipes published and ours"),
+    ("vit_mae", "facebook/vit-mae-base", "recipes published and ours, at the published size"),
+    ("vit_moe", "google/vit-base-patch16-224-in21k", "recipes published and ours, `mha` and `mla`"),
+    ("grefel", "ViT-B/16 of ImageNet-21k, by timm", "recipes published and ours, both data sets"),
+    ("refinement", "`fer_lib.refine.hub.HUB_VOTERS`", "the published rule with the published kind"),
+)
+"""Not run here, since it starts from weights of a hub: system, those weights, what is left out."""
+
+
+def every() -> list[Entry]:
+    """All entries, also those with the further seeds of which only some are run."""
+    trains = [entry for entry in FIRST if not isinstance(entry, Pretraining)]
+    return [*FIRST, *(entry.seeded(seed) for seed in SEEDS for entry in trains), *LATER]
+
+
+def by_name(name: str) -> Entry:
+    """An entry by its name.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    known = {entry.name: entry for entry in every()}
+    if name not in known:
+        raise InputError(f"there is no entry {name!r}: use one of {'; '.join(known)}")
+    return known[name]
