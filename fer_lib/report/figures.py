@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from fer_lib import compare, plots
 from fer_lib.files import read_json, write_json
-from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results, validation
+from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results
 
 MANIFEST = "manifest.json"
 """For each figure its `sha256` and the `sources`: files of results and their SHA-256."""
@@ -168,13 +168,12 @@ def evaluated(results: Results) -> list[dict]:
 
 
 def of_evaluation(draw: Callable[..., Figure]) -> Callable[[Results], Figure | None]:
-    """What draws a figure of the evaluated run that is best on validation."""
+    """What draws a figure of the best run; None where no run was evaluated."""
 
     def of_best(results: Results) -> Figure | None:
-        runs = evaluated(results)
-        if not runs:
+        if not evaluated(results):
             return None
-        return draw(max(runs, key=validation)["evaluation"], mark=results.mark)
+        return draw(results.best["evaluation"], mark=results.mark)
 
     return of_best
 

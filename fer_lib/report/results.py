@@ -135,18 +135,18 @@ class Results:
 
     @property
     def headlines(self) -> list[dict[str, Any]]:
-        """The run of each model that is best on validation, the first of equals."""
+        """The run of each model that is best by `standing`, the first of equals."""
         best: dict[str, dict[str, Any]] = {}
         for run in self.runs:
             model = run["config"]["train"]["model"]
-            if model not in best or validation(run) > validation(best[model]):
+            if model not in best or standing(run) > standing(best[model]):
                 best[model] = run
         return list(best.values())
 
     @property
     def best(self) -> dict[str, Any]:
-        """The run that is best on validation."""
-        return max(self.headlines, key=validation)
+        """The run that is best by `standing`."""
+        return max(self.headlines, key=standing)
 
     @cached_property
     def date(self) -> datetime:
@@ -159,9 +159,12 @@ class Results:
         return hashlib.sha256((self.folder / name).read_bytes()).hexdigest()
 
 
-def validation(run: dict[str, Any]) -> float:
-    """Validation accuracy of a kept run."""
-    return run["results"]["valid"]["full"]["accuracy"]
+def standing(run: dict[str, Any]) -> tuple[bool, float]:
+    """Whether a kept run was evaluated in depth, then its validation accuracy.
+
+    A run of which the scores alone are left cannot stand for its model in most chapters.
+    """
+    return "evaluation" in run, run["results"]["valid"]["full"]["accuracy"]
 
 
 def has(content: Any, key: str) -> bool:
