@@ -10,12 +10,13 @@ SEED ?= 0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv run test lint format lock notebook clean
+.PHONY: help venv run report test lint format lock notebook clean
 
 help:
 	@echo "make run        set everything up, run all stages, show where the results are"
 	@echo "                  DATASET=$(DATASET) PRESET=$(or $(PRESET),sample or quick) SEED=$(SEED) DATA_DIR=$(DATA_DIR)"
 	@echo "                  the real thing: make run DATASET=fer2013 PRESET=full"
+	@echo "make report     build report/report.pdf from the results in report/results/"
 	@echo "make test       set everything up and run the tests"
 	@echo "make notebook   open the notebooks in JupyterLab"
 	@echo "make venv       only set up: the virtual environment $(VENV), made with PYTHON=$(PYTHON)"
@@ -43,6 +44,9 @@ $(STAMP): requirements.txt pyproject.toml
 run: $(STAMP)
 	@"$(BIN)/python" -m fer_lib.pipeline --dataset "$(DATASET)" \
 		--seed "$(SEED)" $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+
+report: $(STAMP)
+	@"$(BIN)/python" -m fer_lib.report
 
 # One thread for each of the two processes: more of them only wait for one another.
 test: $(STAMP)

@@ -149,6 +149,7 @@ class Pipeline:
             began = time.time()
             if stage.is_report:
                 self.report()
+                key = self.key(stage)  # it evaluates the runs that notebook 09 has not
             else:
                 self.execute(stage)
             state = {"key": key, "outputs": self.written(stage, began)}

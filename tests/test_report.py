@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pypdf import PdfReader
 
+from fer_lib import pipeline
 from fer_lib.compare import comparison, write_comparison
 from fer_lib.data import load_faces
 from fer_lib.data.audit import audit
@@ -328,6 +329,21 @@ def test_the_command_line(report, capsys, tmp_path):
     with pytest.raises(SystemExit, match="2"):
         main(["--folder", str(tmp_path / "empty")])
     assert "index.json does not exist" in capsys.readouterr().err
+
+
+def test_the_pipeline_ends_with_a_report_of_its_own_runs(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    for name in ("data", "runs"):
+        shutil.copytree(home / name, tmp_path / name)
+    for path in (tmp_path / "runs").rglob("evaluation.json"):
+        path.unlink()
+    made = tmp_path / "runs" / f"report_{DATASET}_sample" / "report.pdf"
+    for done in ("run", "up to date"):
+        pipeline.main(["--dataset", DATASET, "--stages", "report"])
+        printed = capsys.readouterr().out
+        assert re.search(rf"^report +{done}", printed, re.MULTILINE)
+        assert f"report: {made}\n" in printed
+    assert made.read_bytes().startswith(b"%PDF")
 
 
 TEXT = "\n".join(path.read_text(encoding="utf-8") for path in texts())

@@ -14,7 +14,7 @@ from fer_lib.kept import KEPT, keep
 from fer_lib.models import MODULES, create_model
 from fer_lib.recipes import RECIPES, recipe
 from fer_lib.report.build import source
-from fer_lib.report.results import AUDIT, COMPARISON, INDEX, MODELS, REFINEMENT, Results
+from fer_lib.report.results import AUDIT, COMPARISON, INDEX, MODELS, REFINEMENT, Results, has
 from fer_lib.runs import Run, list_runs, runs_folder
 
 
@@ -53,8 +53,8 @@ def collect(
         REFINEMENT: refined(dataset, manifest),
         MODELS: describe_models(),
     }
+    judge([run for run in finished if is_of(run, dataset)], dataset)
     for run in finished:
-        judge(run)
         keep(run, results)
     for name, part in parts.items():
         if part is not None:
@@ -68,11 +68,14 @@ def collect(
     return index["files"]
 
 
-def judge(run: Run) -> None:
-    """Write the run's `evaluation.json` from its predictions, where notebook 09 has not."""
-    path = run.folder / "evaluation.json"
-    if not path.exists():
-        write_json(path, from_predictions(run, load_faces(run.config["data"]["dataset"])))
+def judge(runs: list[Run], dataset: str) -> None:
+    """Write each run's `evaluation.json` from its predictions, where notebook 09 has not."""
+    paths = {run.folder / "evaluation.json": run for run in runs}
+    # One of an earlier version has no calibration.
+    todo = [path for path in paths if not (path.exists() and has(read_json(path), "calibration"))]
+    faces = load_faces(dataset) if todo else None
+    for path in todo:
+        write_json(path, from_predictions(paths[path], faces))
 
 
 def is_of(run: Run, dataset: str) -> bool:
