@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_lib.compare import main
+from fer_lib.compare.__main__ import main
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, evaluate
 from fer_lib.files import InputError, read_json, write_json

@@ -7,7 +7,7 @@ import pandas as pd
 
 from fer_lib import plots
 from fer_lib.compare.claims import NOT_RUN
-from fer_lib.compare.comparison import figures, machine
+from fer_lib.compare.summary import figures, machine
 from fer_lib.files import replacing, write_json
 from fer_lib.kept import markdown
 
@@ -25,9 +25,9 @@ TITLES = {
 def write_comparison(folder: Path, compared: dict[str, Any]) -> None:
     """Write all of a comparison, each file all or nothing and with the mark.
 
-    `comparison.json` (see `comparison.comparison`), `comparison.md` (all tables and sentences), for
+    `comparison.json` (see `summary.comparison`), `comparison.md` (all tables and sentences), for
     each of `TITLES` a `.csv` with every column and all digits and a `.tex` (booktabs) as a paper
-    would print it, and each of `comparison.figures` as `.png` and `.svg`.
+    would print it, and each of `summary.figures` as `.png` and `.svg`.
     """
     mark, printed = compared["mark"], tables(compared)
     for name, raw in raw_tables(compared).items():
