@@ -1,6 +1,7 @@
 """All of a comparison: ensembles, copies, costs, claims, its files, and no need of weights."""
 
 import json
+import re
 from dataclasses import replace
 from math import prod
 
@@ -320,19 +321,24 @@ def test_latex_has_the_rules_of_booktabs_and_nothing_unescaped(three_runs, noise
         plain = text.replace(r"\_", "").replace(r"\%", "").replace(r"\&", "")
         assert "%" not in plain
         assert "_" not in plain
-        columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+        columns = re.search(r"\\begin{tabular}{(.*)}$", text, re.MULTILINE)[1]
+        number = len(re.findall(r"l|p\{[^}]*\}", columns))
         rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-        assert {line.replace(r"\&", "").count("&") for line in rows} == {len(columns) - 1}
+        assert {line.replace(r"\&", "").count("&") for line in rows} == {number - 1}, path
+    assert r"p{0.2\linewidth}" in (tmp_path / "claims.tex").read_text()
     assert r"attention\_cnn ours s0 & a & 85.0\% (" in (tmp_path / "comparison.tex").read_text()
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_one_run_alone_has_neither_pairs_nor_an_ensemble(three_runs, noise, tmp_path):
+    write_comparison(tmp_path, comparison(three_runs, noise))
+    assert (tmp_path / "tests.tex").exists()
     compared = comparison(three_runs[:1], noise)
     assert compared["tests"] == []
     assert compared["ensemble"] is None
     write_comparison(tmp_path, compared)
     assert "nothing to compare" in (tmp_path / "comparison.md").read_text()
+    assert not list(tmp_path.glob("tests.*"))  # nor are those of before left
     assert "ensemble" not in figures(compared)
 
 
