@@ -1,115 +1,55 @@
-"""The comparison of runs: who is best, which differences are findings, and what is written."""
+"""Names, scores and paired tests of runs: who is best, and which differences are findings."""
 
 import json
 from dataclasses import replace
-from pathlib import Path
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score
 
 from fer_lib.compare import (
+    agreement,
     best_on_validation,
     by_test_set,
     leaderboard,
+    letters,
     marks,
     paired_tests,
+    read_answers,
     sentences,
     setting,
     short_names,
-    write_comparison,
+    system_names,
+    systems,
 )
 from fer_lib.config import PRESETS, TrainConfig
-from fer_lib.data.faceset import FaceSet
-from fer_lib.evaluate import Predictions, evaluate, save_predictions
-from fer_lib.files import InputError, write_json
+from fer_lib.evaluate import Predictions, save_predictions
+from fer_lib.files import InputError
 from fer_lib.recipes import recipe
-from fer_lib.runs import Run
-
-TEST = 400
 
 
-@pytest.fixture
-def faces() -> FaceSet:
-    """Noise images with random labels and a mark: 40 to train, 100 to validate, `TEST` to test."""
-    rng = np.random.default_rng(3)
-    split = np.repeat(["train", "valid", "test"], [40, 100, TEST])
-    n = len(split)
-    images = rng.integers(0, 256, (n, 1, 8, 8), dtype=np.uint8)
-    images[-1] = images[0]  # one test image that is not clean
-    ids = np.array([f"face{row:04d}" for row in range(n)])
-    manifest = {"mark": "sample data"}
-    return FaceSet("noise", images, rng.integers(0, 7, n), split, ids, manifest=manifest)
+def test_the_best_on_validation_is_not_chosen_by_the_test(three_runs):
+    assert best_on_validation(three_runs) is three_runs[0]
+    assert best_on_validation(three_runs, three_runs[2].name) is three_runs[2]
 
 
-def make_run(
-    root: Path,
-    faces: FaceSet,
-    wrong: slice,
-    *,
-    valid: float = 0.5,
-    time: str = "1",
-    mark: str = "sample data",
-    **config,
-) -> Run:
-    """A finished run that is right on every test image but those of `wrong`."""
-    settings = recipe(config.pop("model", "baseline_cnn"), "ours", "sample", **config)
-    answers = faces.labels.copy()
-    test, held = faces.where("test"), faces.where("valid")
-    answers[test[wrong]] += 1
-    answers[held[: round((1 - valid) * len(held))]] += 1
-    sure = np.eye(7)[answers % 7]
-    # Kept in another order than that of the faces: they are found by their ids.
-    predictions = Predictions.of(faces, sure[held], sure[test])
-    backwards = {
-        name: getattr(predictions, name)[::-1] for name in ("test_ids", "test_probabilities")
-    }
-    predictions = Predictions(**{**vars(predictions), **backwards})
-    folder = root / f"{time}_{settings.model}_noise_s{settings.seed}"
-    write_json(
-        folder / "config.json",
-        {"train": settings.to_dict(), "data": {"fingerprint": faces.fingerprint}},
-    )
-    save_predictions(folder / "predictions.npz", predictions)
-    results = {
-        **{key: getattr(settings, key) for key in ("model", "recipe", "seed")},
-        **{"parameters": 7, "train_images": 64, "epochs": 2, "mark": mark},
-        **{part: evaluate(faces, predictions, part) for part in ("valid", "test")},
-    }
-    write_json(folder / "results.json", results)
-    return Run(folder)
-
-
-@pytest.fixture
-def runs(tmp_path, faces) -> list[Run]:
-    """Right on 300, on 340 and on 299 of 400; the first is best on validation."""
-    return [
-        make_run(tmp_path, faces, slice(0, 100), valid=0.8),
-        make_run(tmp_path, faces, slice(60, 120), model="attention_cnn", time="2"),
-        make_run(tmp_path, faces, slice(0, 101), seed=1, time="3"),
-    ]
-
-
-def test_the_best_on_validation_is_not_chosen_by_the_test(runs):
-    assert best_on_validation(runs) is runs[0]
-    assert best_on_validation(runs, runs[2].name) is runs[2]
-
-
-def test_without_runs_or_with_a_wrong_name_one_is_told_what_to_do(runs):
+def test_without_runs_or_with_a_wrong_name_one_is_told_what_to_do(three_runs):
     with pytest.raises(InputError, match="train one first"):
         best_on_validation([])
     with pytest.raises(InputError, match="train one first"):
         leaderboard([])
     with pytest.raises(InputError, match=r"no run 'x'.*1_baseline_cnn_noise_s0"):
-        best_on_validation(runs, "x")
+        best_on_validation(three_runs, "x")
 
 
-def test_runs_of_one_recipe_that_differ_are_told_apart(tmp_path, faces, runs):
-    shorter = make_run(tmp_path, faces, slice(0, 5), time="4", epochs=5)
-    again = make_run(tmp_path, faces, slice(0, 5), time="5", epochs=5)
-    other = make_run(tmp_path, faces, slice(0, 5), time="6", seed=1, limit=64)
-    assert short_names([*runs, shorter, again, other]) == [
+def test_runs_of_one_recipe_that_differ_are_told_apart(three_runs, make_run):
+    shorter = make_run(slice(0, 5), time="4", epochs=5)
+    again = make_run(slice(0, 5), time="5", epochs=5)
+    other = make_run(slice(0, 5), time="6", seed=1, limit=64)
+    assert short_names([*three_runs, shorter, again, other]) == [
         "baseline_cnn ours s0",
         "attention_cnn ours s0",
         "baseline_cnn ours s1",
@@ -117,16 +57,40 @@ def test_runs_of_one_recipe_that_differ_are_told_apart(tmp_path, faces, runs):
         "baseline_cnn ours s0 epochs=5 5",
         "baseline_cnn ours s1 limit=64",
     ]
-    table = leaderboard([*runs, shorter, other])
+    table = leaderboard([*three_runs, shorter, other])
     seeds = table.groupby(["model", "recipe", "setting"]).size()
     assert seeds.loc["baseline_cnn", "ours"].to_dict() == {"": 2, "epochs=5": 1, "limit=64": 1}
 
 
-def test_what_all_runs_of_a_recipe_changed_alike_is_not_in_their_names(tmp_path, faces):
-    few = make_run(tmp_path, faces, slice(0, 5), time="7", epochs=5, limit=64)
-    many = make_run(tmp_path, faces, slice(0, 5), time="8", epochs=5)
+def test_what_all_runs_of_a_recipe_changed_alike_is_not_in_their_names(make_run):
+    few = make_run(slice(0, 5), time="7", epochs=5, limit=64)
+    many = make_run(slice(0, 5), time="8", epochs=5)
     assert short_names([few, many]) == ["baseline_cnn ours s0 limit=64", "baseline_cnn ours s0"]
     assert short_names([many]) == ["baseline_cnn ours s0 epochs=5"]
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_system(three_runs, make_run):
+    shorter = make_run(slice(0, 5), time="4", epochs=5, seed=2)
+    plain = ["baseline_cnn ours", "attention_cnn ours", "baseline_cnn ours"]
+    assert system_names([*three_runs, shorter]) == [*plain, "baseline_cnn ours epochs=5"]
+    # What is left out are settings that all of a recipe share, though not if nothing else differs.
+    again = make_run(slice(0, 5), time="5", epochs=5, seed=3)
+    assert set(system_names([shorter, again])) == {"baseline_cnn ours epochs=5"}
+
+
+def test_seeds_are_gathered_with_mean_spread_and_the_interval_of_the_mean(three_runs, noise):
+    table = systems(leaderboard(three_runs), read_answers(three_runs, noise))
+    assert list(table.index) == ["attention_cnn ours", "baseline_cnn ours"]
+    two = table.loc["baseline_cnn ours"]
+    assert (two["runs"], two["seeds"], two["best"], two["worst"]) == (2, "0, 1", 0.75, 0.7475)
+    assert two["mean"] == pytest.approx((300 + 299) / 800)
+    assert two["sd"] == pytest.approx(np.std([300 / 400, 299 / 400], ddof=1))
+    assert two["valid_accuracy"] == pytest.approx((0.8 + 0.5) / 2)
+    one = table.loc["attention_cnn ours"]
+    assert np.isnan(one["sd"])
+    # For one run it is the usual interval, whose half-width is 1.96 standard errors.
+    error = np.sqrt(0.85 * 0.15 / 400)
+    assert (one["high"] - one["low"]) / 2 == pytest.approx(1.96 * error, rel=0.08)
 
 
 def test_of_many_tests_only_those_of_the_best_run_are_said():
@@ -168,8 +132,8 @@ def test_a_setting_names_all_that_differs_and_nothing_else():
     assert setting(lacking) == "attention=default"
 
 
-def test_the_leaderboard_holds_the_scores_of_the_results(runs):
-    table = leaderboard(runs)
+def test_the_leaderboard_holds_the_scores_of_the_results(three_runs):
+    table = leaderboard(three_runs)
     assert list(table.index) == [
         "attention_cnn ours s0",
         "baseline_cnn ours s0",
@@ -183,19 +147,19 @@ def test_the_leaderboard_holds_the_scores_of_the_results(runs):
     assert np.isnan(row["ferplus_majority"])  # there are no votes
 
 
-def test_accuracies_stand_by_test_set_and_name(runs, faces):
-    table = by_test_set({"a": runs[0], "b": runs[1]})
+def test_accuracies_stand_by_test_set_and_name(three_runs):
+    table = by_test_set({"a": three_runs[0], "b": three_runs[1]})
     assert table.columns.tolist() == ["model", "set", "value", "low", "high"]
     assert table["model"].tolist() == ["a"] * (len(table) // 2) + ["b"] * (len(table) // 2)
     full = table[table["set"] == "all test images"].set_index("model")
     assert full["value"].tolist() == pytest.approx([0.75, 0.85])
-    interval = runs[1].results["test"]["full"]["interval"]["accuracy"]
+    interval = three_runs[1].results["test"]["full"]["interval"]["accuracy"]
     assert full.loc["b", ["low", "high"]].tolist() == interval
     assert set(table["set"]) == {"all test images", "clean"}  # these faces have no votes
 
 
-def test_paired_tests_agree_with_the_binomial_and_with_holm(runs, faces):
-    tests = paired_tests(runs, faces).set_index(["a", "b"])
+def test_paired_tests_agree_with_the_binomial_and_with_holm(three_runs, noise):
+    tests = paired_tests(three_runs, noise).set_index(["a", "b"])
     assert len(tests) == 3
     clear = tests.loc["attention_cnn ours s0", "baseline_cnn ours s0"]
     assert (clear["only_a"], clear["only_b"]) == (60, 20)
@@ -208,72 +172,96 @@ def test_paired_tests_agree_with_the_binomial_and_with_holm(runs, faces):
     assert not close["finding"]
 
 
-def test_a_difference_that_chance_makes_is_called_no_finding(runs, faces):
-    said = sentences(paired_tests(runs, faces))
+def test_a_difference_that_chance_makes_is_called_no_finding(three_runs, noise):
+    said = sentences(paired_tests(three_runs, noise))
     better = "attention_cnn ours s0 is better than baseline_cnn ours s0 (10.0 points"
     assert any(text.startswith(better) and text.endswith(": a finding.") for text in said)
     alike = "baseline_cnn ours s0 and baseline_cnn ours s1 cannot be told apart"
     assert any(text.startswith(alike) and text.endswith("no finding.") for text in said)
 
 
-def test_one_run_alone_has_no_pair(runs, faces, tmp_path):
-    tests = paired_tests(runs[:1], faces)
+def test_one_run_alone_has_no_pair(three_runs, noise):
+    tests = paired_tests(three_runs[:1], noise)
     assert tests.empty
     assert "nothing to compare" in sentences(tests)[0]
-    write_comparison(tmp_path / "out", leaderboard(runs[:1]), tests, "")
-    assert "nothing to compare" in (tmp_path / "out/comparison.md").read_text()
 
 
-def test_a_run_of_other_data_is_refused(runs, faces):
-    other = faces.subset(np.arange(len(faces) - 1))
+def test_a_run_of_other_data_is_refused(three_runs, noise):
+    other = noise.subset(np.arange(len(noise) - 1))
     with pytest.raises(InputError, match="trained on other data"):
-        paired_tests(runs, other)
+        paired_tests(three_runs, other)
 
 
-def test_predictions_of_other_images_are_refused_with_a_sentence(runs, faces):
-    path = runs[0].folder / "predictions.npz"
-    fewer = faces.subset(np.arange(len(faces) - 1))
+def test_predictions_of_other_images_are_refused_with_a_sentence(three_runs, noise):
+    path = three_runs[0].folder / "predictions.npz"
+    fewer = noise.subset(np.arange(len(noise) - 1))
     sure = np.eye(7)[fewer.labels]
     save_predictions(
         path, Predictions.of(fewer, sure[fewer.where("valid")], sure[fewer.where("test")])
     )
     with pytest.raises(InputError, match="lack 1 of the 400 test images"):
-        paired_tests(runs, faces)
+        paired_tests(three_runs, noise)
 
 
-def test_marks_of_data_and_runs_stand_once_each(tmp_path, runs, faces):
-    assert marks(runs, faces) == "sample data"
-    quick = make_run(
-        tmp_path, faces, slice(0, 5), time="4", mark="sample data; trained on 8,192 images"
+def test_marks_of_data_and_runs_stand_once_each(three_runs, noise, make_run):
+    assert marks(three_runs, noise) == "sample data"
+    quick = make_run(slice(0, 5), time="4", mark="sample data; trained on 8,192 images")
+    assert marks([*three_runs, quick, quick], noise) == "sample data; some trained on 8,192 images"
+    assert marks([quick, quick], noise) == "sample data; trained on 8,192 images"
+    plain = make_run(slice(0, 5), time="5", mark="")
+    noise.manifest["mark"] = ""
+    assert marks([plain], noise) == ""
+
+
+def findings(names: str, pairs: list[str]) -> pd.DataFrame:
+    """Tests of each two names, of which those in `pairs` are findings."""
+    rows = [(a, b, a + b in pairs) for a, b in combinations(names, 2)]
+    return pd.DataFrame(rows, columns=["a", "b", "finding"])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "wanted"),
+    [
+        ([], "a a a a"),
+        (["ad"], "a ab ab b"),
+        (["ac", "ad"], "a ab b b"),
+        (["ab", "ac", "ad", "bc", "bd", "cd"], "a b c d"),
+        (["ac", "ad", "bd"], "a ab bc c"),
+        (["ac", "bd"], "ab ac cd bd"),  # a square: no single order of groups
+    ],
+)
+def test_letters_of_known_cases(pairs, wanted):
+    assert letters("abcd", findings("abcd", pairs)) == dict(
+        zip("abcd", wanted.split(), strict=True)
     )
-    assert marks([*runs, quick, quick], faces) == "sample data; some trained on 8,192 images"
-    assert marks([quick, quick], faces) == "sample data; trained on 8,192 images"
-    plain = make_run(tmp_path, faces, slice(0, 5), time="5", mark="")
-    faces.manifest["mark"] = ""
-    assert marks([plain], faces) == ""
 
 
-def test_every_file_has_the_mark_and_the_same_numbers(runs, faces, tmp_path):
-    table, tests = leaderboard(runs), paired_tests(runs, faces)
-    write_comparison(tmp_path, table, tests, faces.mark)
-
-    read = pd.read_csv(tmp_path / "comparison.csv", index_col="name")
-    assert set(read["mark"]) == {"sample data"}
-    assert read["accuracy"].tolist() == table["accuracy"].tolist()
-    kept = json.loads((tmp_path / "comparison.json").read_text())
-    assert kept["mark"] == "sample data"
-    assert [row["accuracy"] for row in kept["runs"]] == table["accuracy"].tolist()
-    assert kept["runs"][0]["ferplus_majority"] is None
-    assert [row["p_holm"] for row in kept["tests"]] == pytest.approx(tests["p_holm"].tolist())
-    text = (tmp_path / "comparison.md").read_text()
-    assert text.splitlines()[2] == "**Sample data**"
-    assert (
-        "| attention_cnn ours s0 | attention_cnn | ours |  | 0 | 7 | 2 | 64 | 0.5 | 0.85 |" in text
-    )
-    assert "nan" not in text
+def test_letters_are_shared_exactly_where_there_is_no_finding():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        names = "abcdefghij"[: rng.integers(2, 11)]
+        tests = findings(names, [])
+        tests["finding"] = rng.random(len(tests)) < rng.random()
+        given = letters(names, tests)
+        for a, b, finding in tests.itertuples(index=False):
+            assert bool(set(given[a]) & set(given[b])) == (not finding)
+        groups = {x: {n for n in names if x in given[n]} for x in set("".join(given.values()))}
+        assert not any(g < h for g in groups.values() for h in groups.values())  # none is spare
+        assert given[names[0]].startswith("a")
 
 
-def test_without_a_mark_none_is_written(runs, faces, tmp_path):
-    write_comparison(tmp_path, leaderboard(runs), paired_tests(runs, faces), "")
-    assert "**" not in (tmp_path / "comparison.md").read_text()
-    assert pd.read_csv(tmp_path / "comparison.csv")["mark"].isna().all()
+def test_agreement_is_that_of_scikit_learn_and_knows_no_right_or_wrong(three_runs, noise):
+    answers = read_answers(three_runs, noise)
+    kappa, equal = agreement(answers)
+    first, second = answers.predicted[:2]
+    names = answers.names
+    assert equal.loc[names[0], names[1]] == (first == second).mean()
+    assert kappa.loc[names[1], names[0]] == pytest.approx(cohen_kappa_score(first, second))
+    assert np.diag(kappa).tolist() == [1, 1, 1]
+
+
+def test_two_runs_that_name_one_class_alone_agree(make_run, noise):
+    same = tuple(np.tile(np.eye(7)[3], (len(noise.where(s)), 1)) for s in ("valid", "test"))
+    runs = [make_run(time=time, probabilities=same, seed=int(time)) for time in "12"]
+    kappa, equal = agreement(read_answers(runs, noise))
+    assert kappa.to_numpy().tolist() == equal.to_numpy().tolist() == [[1, 1], [1, 1]]

@@ -15,6 +15,7 @@ import papermill
 import pytest
 
 from fer_lib import plots
+from fer_lib.compare import figures
 from fer_lib.models import MODULES
 from fer_lib.pipeline import STAGES, TRAININGS
 
@@ -205,11 +206,15 @@ def test_the_notebooks_write_what_they_say(executed):
     }
     assert evaluated == [max(accuracy, key=accuracy.get)]
     comparison = home / "runs/comparison_sample_sample"
+    compared = json.loads((comparison / "comparison.json").read_text())
+    tables = ("comparison", "systems", "tests", "costs", "copies", "claims")
     assert {path.name for path in comparison.iterdir()} == {
-        *("comparison.csv", "comparison.md", "comparison.json", "accuracies.png", "recalls.png"),
+        *("comparison.md", "comparison.json"),
+        *(f"{name}.{suffix}" for name in tables for suffix in ("csv", "tex")),
+        *(f"{name}.{suffix}" for name in figures(compared) for suffix in ("png", "svg")),
     }
-    compared = json.loads((comparison / "comparison.json").read_text())["runs"]
-    assert len(compared) == len(runs) > len(MODULES)
+    assert len(compared["runs"]) == len(runs) > len(MODULES)
+    assert all(row["ms_1"] > 0 and row["macs"] > 0 for row in compared["costs"])
 
 
 def test_every_printed_number_of_the_sample_says_so(executed):

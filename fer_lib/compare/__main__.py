@@ -11,7 +11,7 @@ where the notebook that trained it has not done so.
 import argparse
 from pathlib import Path
 
-from fer_lib.compare.costs import measure
+from fer_lib.compare.cost import measure
 from fer_lib.files import InputError
 from fer_lib.kept import keep, results_table, write_table
 from fer_lib.runs import Run

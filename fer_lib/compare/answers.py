@@ -61,14 +61,14 @@ def read_answers(runs: Sequence[Run], faces: FaceSet) -> Answers:
             missing or of other images.
     """
     require_runs(runs)
-    split: dict[str, list[np.ndarray]] = {"valid": [], "test": []}
+    parts: dict[str, list[np.ndarray]] = {"test": [], "valid": []}
     for run in runs:
         if run.fingerprint != faces.fingerprint:
             raise InputError(f"{run.folder} was trained on other data than these of {faces.name}")
         predictions = load_predictions(run.folder / "predictions.npz")
-        for part, arrays in split.items():
-            arrays.append(aligned(faces, predictions, part))
-    return Answers(short_names(runs), faces, *map(np.stack, split.values()))
+        for split, arrays in parts.items():
+            arrays.append(aligned(faces, predictions, split))
+    return Answers(short_names(runs), faces, **{k: np.stack(v) for k, v in parts.items()})
 
 
 def require_runs(runs: Sequence[Run]) -> None:

@@ -93,17 +93,13 @@ def agreement(answers: Answers) -> tuple[pd.DataFrame, pd.DataFrame]:
     Both square, by name; on the diagonal 1. Kappa takes off the agreement that two runs would have
     by how often they use each class alone: 0 is chance.
     """
-    from sklearn.metrics import cohen_kappa_score
-
-    given, classes = answers.predicted, np.arange(len(answers.faces.classes))
-    number = len(given)
-    kappa, equal = np.eye(number), np.eye(number)
-    for i, j in combinations(range(number), 2):
-        equal[i, j] = equal[j, i] = (given[i] == given[j]).mean()
-        with np.errstate(invalid="ignore"):  # 0/0 where both give all images one and the same class
-            kappa[i, j] = kappa[j, i] = cohen_kappa_score(given[i], given[j], labels=classes)
-    frame = lambda values: pd.DataFrame(values, answers.names, answers.names)  # noqa: E731
-    return frame(np.nan_to_num(kappa, nan=1.0)), frame(equal)
+    given, classes = answers.predicted, len(answers.faces.classes)
+    equal = (given[:, None] == given).mean(2)
+    share = np.stack([np.bincount(row, minlength=classes) for row in given]) / given.shape[1]
+    chance = share @ share.T
+    # Where both give all images one and the same class there is nothing left to agree on: 1.
+    kappa = np.divide(equal - chance, 1 - chance, out=np.ones_like(equal), where=chance < 1)
+    return tuple(pd.DataFrame(part, answers.names, answers.names) for part in (kappa, equal))
 
 
 def sentences(tests: pd.DataFrame) -> list[str]:

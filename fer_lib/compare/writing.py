@@ -7,7 +7,7 @@ import pandas as pd
 
 from fer_lib import plots
 from fer_lib.compare.claims import NOT_RUN
-from fer_lib.compare.comparison import figures, machine
+from fer_lib.compare.summary import figures, machine
 from fer_lib.files import replacing, write_json
 from fer_lib.kept import markdown
 
@@ -25,33 +25,35 @@ TITLES = {
 def write_comparison(folder: Path, compared: dict[str, Any]) -> None:
     """Write all of a comparison, each file all or nothing and with the mark.
 
-    `comparison.json` (see `comparison.comparison`), `comparison.md` (all tables and sentences), for
-    each of `TITLES` a `.csv` with every column and all digits and a `.tex` (booktabs) as a paper
-    would print it, and each of `comparison.figures` as `.png` and `.svg`.
+    `comparison.json` (see `summary.comparison`), `comparison.md` (all tables and sentences), for
+    each of `TITLES` that has rows a `.csv` with every column and all digits and a `.tex` (booktabs)
+    as a paper would print it, and each of `summary.figures` as `.png` and `.svg`. Such files of an
+    earlier comparison in the same folder go.
     """
-    mark, printed = compared["mark"], tables(compared)
+    mark, printed, written = compared["mark"], tables(compared), set()
     for name, raw in raw_tables(compared).items():
-        with replacing(folder / f"{name}.csv") as temporary:
-            raw.assign(mark=mark).to_csv(temporary, index=False)
-        with replacing(folder / f"{name}.tex") as temporary:
-            temporary.write_text(latex(printed[name], TITLES[name], mark), encoding="utf-8")
+        if len(raw):
+            written |= {f"{name}.csv", f"{name}.tex"}
+            with replacing(folder / f"{name}.csv") as temporary:
+                raw.assign(mark=mark).to_csv(temporary, index=False)
+            with replacing(folder / f"{name}.tex") as temporary:
+                temporary.write_text(latex(printed[name], TITLES[name], mark), encoding="utf-8")
     with replacing(folder / "comparison.md") as temporary:
         temporary.write_text(text(compared, printed), encoding="utf-8")
     for name, figure in figures(compared).items():
         for suffix in ("png", "svg"):
+            written.add(f"{name}.{suffix}")
             plots.save(figure, folder / f"{name}.{suffix}")
+    for path in folder.iterdir():
+        if path.suffix in (".csv", ".tex", ".png", ".svg") and path.name not in written:
+            path.unlink()
     write_json(folder / "comparison.json", compared)  # last: who finds it finds the rest
 
 
 def raw_tables(compared: dict[str, Any]) -> dict[str, pd.DataFrame]:
     """All columns of each of `TITLES`, as a program reads them."""
     keys = {"comparison": "runs", "copies": "inflation"}
-    made = {name: pd.DataFrame(compared[keys.get(name, name)]) for name in TITLES}
-    made["tests"] = made["tests"].reindex(columns=TEST_COLUMNS)
-    return made
-
-
-TEST_COLUMNS = ["a", "b", "difference", "only_a", "only_b", "p", "p_holm", "finding"]
+    return {name: pd.DataFrame(compared[keys.get(name, name)]) for name in TITLES}
 
 
 def tables(compared: dict[str, Any]) -> dict[str, pd.DataFrame]:
@@ -222,10 +224,19 @@ def ensemble_sentence(found: dict[str, Any]) -> str:
     )
 
 
+LONG = 60
+"""Characters from which on a column of LaTeX is broken into lines."""
+
+
 def latex(table: pd.DataFrame, title: str, mark: str) -> str:
     """A table for LaTeX with the rules of booktabs, its title and the mark as caption."""
     caption = f"{title} ({mark})" if mark else title
     label = "tab:" + title.lower().replace(" ", "-")
     escaped = caption.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")
-    flat = table.reset_index() if len(table) else table
-    return flat.to_latex(index=False, escape=True, caption=escaped, label=label, position="htbp")
+    flat = table.reset_index()
+    long = {name for name in flat if flat[name].str.len().max() > LONG}
+    columns = "".join(r"p{0.2\linewidth}" if name in long else "l" for name in flat)
+    return flat.to_latex(
+        index=False, escape=True, caption=escaped, label=label, position="htbp",
+        column_format=columns,
+    )  # fmt: skip

@@ -12,11 +12,11 @@ from fer_lib import plots
 from fer_lib.compare.answers import read_answers
 from fer_lib.compare.claims import claims_table
 from fer_lib.compare.copies import inflation
-from fer_lib.compare.costs import BATCHES, costs
-from fer_lib.compare.ensemble import ensemble
+from fer_lib.compare.cost import BATCHES, costs
 from fer_lib.compare.names import marks, short_names
 from fer_lib.compare.paired import agreement, letters, paired_tests, sentences
 from fer_lib.compare.scores import by_test_set, leaderboard, recalls, systems
+from fer_lib.compare.voting import ensemble
 from fer_lib.data.faceset import FaceSet
 from fer_lib.runs import Run
 

@@ -60,8 +60,8 @@ def costs(runs: Sequence[Run]) -> pd.DataFrame:
 
     Columns: `model`, `parameters`, `macs` (see `macs`, for one image, without its mirror image),
     `input` (as in "1x48x48"), of the run's `inference.json` the milliseconds an image `ms_1` and
-    `ms_64` (in batches of 1 and 64), `device`, `processor` and `threads`; None where no time was
-    measured.
+    `ms_64` (in batches of 1 and 64), `device`, `processor` and `threads`; NaN or None where no time
+    was measured.
     """
     rows = []
     for run in runs:

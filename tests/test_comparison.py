@@ -1,0 +1,420 @@
+"""All of a comparison: ensembles, copies, costs, claims, its files, and no need of weights."""
+
+import json
+import re
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.transforms import Bbox
+
+from fer_lib import plots
+from fer_lib.compare import (
+    CLAIMS,
+    best_subset,
+    claims_table,
+    comparison,
+    costs,
+    ensemble,
+    ensemble_sentence,
+    figures,
+    inflation,
+    read_answers,
+    soft_vote,
+    write_comparison,
+)
+from fer_lib.compare.__main__ import main
+from fer_lib.compare.claims import NOT_RUN
+from fer_lib.compare.cost import macs
+from fer_lib.compare.writing import tables
+from fer_lib.data.sample import make_sample
+from fer_lib.evaluate import mcnemar
+from fer_lib.files import InputError, read_json, write_json
+from fer_lib.models import MODULES, create_model
+from fer_lib.recipes import recipe
+from fer_lib.runs import Run
+from fer_lib.train import train
+
+
+def leaning(labels: np.ndarray, right: np.ndarray, sure: float) -> np.ndarray:
+    """(N, 7) probabilities: `sure` for the label where `right`, else for the class after it."""
+    rows = np.full((len(labels), 7), (1 - sure) / 6)
+    rows[np.arange(len(labels)), np.where(right, labels, (labels + 1) % 7)] = sure
+    return rows
+
+
+@pytest.fixture
+def voters(make_run, noise) -> list[Run]:
+    """Three that err in turn, so that any two outvote the third, and a fourth, sure and wrong."""
+    labels = [noise.labels[noise.where(split)] for split in ("valid", "test")]
+    turn = [np.arange(len(some)) % 4 for some in labels]
+    runs = []
+    for number in range(4):
+        right = [t != number if number < 3 else t > 3 for t in turn]
+        probabilities = tuple(
+            leaning(some, ok, 0.5 if number < 3 else 0.97)
+            for some, ok in zip(labels, right, strict=True)
+        )
+        runs.append(make_run(time=str(number), seed=number, probabilities=probabilities))
+    return runs
+
+
+def test_a_soft_vote_is_the_mean_of_probabilities(voters, noise):
+    answers = read_answers(voters, noise)
+    names = answers.names
+    assert np.array_equal(soft_vote(answers, names[:1]), answers.test[0])
+    expected = (answers.test[0] + answers.test[2]) / 2
+    np.testing.assert_allclose(soft_vote(answers, [names[2], names[0]]), expected, rtol=1e-6)
+    with pytest.raises(InputError, match="no run 'x' here"):
+        soft_vote(answers, ["x"])
+
+
+@pytest.mark.parametrize("exhaustive", [10, 1])
+def test_the_best_subset_is_found_on_validation_alone(voters, noise, monkeypatch, exhaustive):
+    monkeypatch.setattr("fer_lib.compare.voting.EXHAUSTIVE", exhaustive)
+    answers = read_answers(voters, noise)
+    blind = replace(answers, test=np.full_like(answers.test, np.nan))
+    members, steps = best_subset(blind)
+    assert members == answers.names[:3]
+    assert [len(step["members"]) for step in steps] == [1, 2, 3, 4]
+    assert steps[0]["valid_accuracy"] == 0.75
+    assert steps[2]["valid_accuracy"] == 1
+    assert steps[3]["valid_accuracy"] == 0.25  # the sure one outshouts any two
+
+
+def test_the_ensemble_is_tested_once_against_the_best_single_run(voters, noise):
+    answers = read_answers(voters, noise)
+    found = ensemble(answers)
+    assert found["single"] == answers.names[0]
+    assert found["results"]["full"]["accuracy"] == 1
+    assert found["results"]["clean"]["n"] == 399
+    assert (found["difference"], found["only_a"], found["only_b"]) == (0.25, 100, 0)
+    assert found["p"] == mcnemar(np.ones(400), answers.correct[0])
+    assert found["finding"]
+    said = ensemble_sentence(found)
+    assert "(100.0%) is the soft vote of" in said
+    assert "25.0 points better than the best single run baseline_cnn ours s0" in said
+
+
+def test_a_subset_of_one_is_called_so(make_run, noise):
+    better, worse = make_run(slice(0, 5), valid=1), make_run(slice(0, 300), valid=0, time="2")
+    found = ensemble(read_answers([worse, better], noise))
+    assert found["members"] == [found["single"]]
+    assert ensemble_sentence(found).startswith("No subset votes better on validation than")
+
+
+def test_inflation_is_full_less_clean_with_an_interval_of_the_difference(make_run, noise):
+    test = noise.where("test")
+    noise.images[test[:100]] = noise.images[:20].repeat(5, axis=0)  # 20 images, 5 times each
+    noise.images[test[100:110]] = noise.images[test[110:120]]  # within the test set: no leak
+    noise.manifest.pop("fingerprint", None)
+    sure_of_copies = make_run(slice(100, 300), faces=noise)
+    table = inflation(read_answers([sure_of_copies], noise))
+    row = table.iloc[0]
+    assert (row["copied"], row["distinct"]) == (101, 299)  # the last test image is a copy too
+    assert row["copied_accuracy"] == 1
+    assert row["distinct_accuracy"] == pytest.approx(99 / 299)
+    assert row["accuracy"] == 0.5
+    clean = sure_of_copies.results["test"]["clean"]
+    assert clean["n"] == 289
+    assert row["clean_accuracy"] == pytest.approx(clean["accuracy"]) == pytest.approx(99 / 289)
+    assert row["inflation"] == pytest.approx(0.5 - 99 / 289)
+    assert 0 < row["low"] < row["inflation"] < row["high"]
+
+
+def test_the_interval_of_inflation_is_that_of_a_bootstrap_over_groups_of_copies(make_run, noise):
+    test = noise.where("test")
+    noise.images[test[:100]] = noise.images[:4].repeat(25, axis=0)  # 4 images, 25 times each
+    noise.manifest.pop("fingerprint", None)
+    run = make_run(slice(60, 200), faces=noise)
+    row = inflation(read_answers([run], noise)).iloc[0]
+    right = np.ones(400)
+    right[60:200] = 0
+    groups = [np.arange(25 * k, 25 * k + 25) for k in range(4)] + [[k] for k in range(100, 399)]
+    groups[0] = [*groups[0], 399]  # the last test image shows the same
+    clean = np.isin(np.arange(400), np.arange(100, 399))
+    rng, differences = np.random.default_rng(9), []
+    for _ in range(1000):
+        drawn = np.concatenate([groups[k] for k in rng.integers(0, len(groups), len(groups))])
+        drawn = drawn.astype(int)
+        differences.append(right[drawn].mean() - right[drawn[clean[drawn]]].mean())
+    expected = np.quantile(differences, [0.025, 0.975])
+    assert [row["low"], row["high"]] == pytest.approx(expected.tolist(), abs=0.012)
+    assert row["inflation"] == pytest.approx(right.mean() - right[clean].mean())
+
+
+def hand_count(width: int) -> int:
+    """MACs of `baseline_cnn` for 48×48 grey pixels: three 3×3 convolutions and the head."""
+    stages = [(48 * 48, 1, width), (24 * 24, width, 2 * width), (12 * 12, 2 * width, 4 * width)]
+    return sum(9 * prod(stage) for stage in stages) + 4 * width * 2 * width + 2 * width * 7
+
+
+def test_macs_agree_with_a_count_by_hand(make_run):
+    assert macs(create_model("baseline_cnn", width=8)) == hand_count(8)
+    runs = [make_run(options={"width": w}, time=str(w)) for w in (4, 16)]
+    assert costs(runs)["macs"].tolist() == [hand_count(4), hand_count(16)]
+    assert costs(runs)["input"].tolist() == ["1x48x48"] * 2
+
+
+def test_macs_of_attention_are_counted():
+    """Tokens N, width D: projections and MLP 12 N D² and attention 2 N² D a block."""
+    tokens, width, depth = 1 + 36, 48, 2
+    model = create_model("vit_patch", patch_size=8, embed_dim=width, depth=depth, num_heads=3)
+    blocks = depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
+    others = 36 * 64 * width + width * width + width * 7
+    assert macs(model) == blocks + others
+
+
+@pytest.mark.parametrize("model", MODULES)
+def test_macs_need_no_weights_and_no_luck(make_run, model):
+    """Counted on an empty network as on a random one, experts and anchors among them."""
+    run = make_run(model=model)
+    torch.manual_seed(1)
+    built = create_model(model, num_classes=7, **run.train_config.options)
+    assert costs([run])["macs"].item() == macs(built) > 0
+
+
+def test_times_are_those_of_the_runs_file_and_measured_on_demand(make_run):
+    known, unknown = make_run(options={"width": 4}), make_run(time="2", options={"width": 4})
+    times = {"ms an image, batch of 1": 2.0, "ms an image, batch of 64": 0.5}
+    write_json(
+        known.folder / "inference.json", {"device": "cpu", "threads": 2, "milliseconds": times}
+    )
+    table = costs([known, unknown])
+    assert table["ms_1"].tolist()[0] == 2
+    assert table["ms_1"].isna().tolist() == [False, True]
+    assert table["device"].isna().tolist() == [False, True]
+    main(["--time", str(unknown.folder)])
+    again = costs([known, unknown]).iloc[1]
+    assert again["ms_1"] > 0
+    assert again["ms_64"] > 0
+    assert again["threads"] == torch.get_num_threads()
+    assert not (unknown.folder / "best.safetensors").exists()
+
+
+def test_times_of_two_machines_share_no_figure(make_run, noise):
+    runs = [make_run(time=t, seed=int(t), epochs=int(t) + 1) for t in "123"]
+    for run, processor in zip(runs, ("slow", "fast", "slow"), strict=True):
+        write_json(
+            run.folder / "inference.json",
+            {"device": "cpu", "processor": processor, "threads": 1,
+             "milliseconds": {"ms an image, batch of 1": 3.0}},
+        )  # fmt: skip
+    drawn = figures(comparison(runs, noise))
+    axis = drawn["cost_time"].axes[0]
+    assert axis.get_xlabel().endswith("slow (cpu, 1 thread)")
+    assert sorted(text.get_text() for text in axis.texts if text.get_text()) == [
+        "baseline_cnn epochs=2",
+        "baseline_cnn epochs=4",
+    ]
+
+
+def full(make_run, **options) -> Run:
+    return make_run(preset="full", mark="", dataset="fer2013", **options)
+
+
+def test_claims_stand_beside_what_was_run_and_the_rest_is_not_run_yet(make_run):
+    runs = [
+        full(make_run, name="published", valid=0.6, time="1"),
+        full(make_run, name="published", valid=0.7, time="2", seed=1),
+        full(make_run, name="published", valid=0.9, time="3", epochs=3),
+        full(make_run, wrong=slice(0, 100), time="4"),
+        make_run(model="vit_cnn", name="published", dataset="fer2013", mark="", time="5"),
+        full(make_run, model="vit_tiny", name="published", pretrained="there/w.safetensors"),
+        full(make_run, model="grefel", name="published", time="6"),
+    ]
+    table = claims_table(runs)
+    assert table["system"].tolist() == [claim.system for claim in CLAIMS]
+    first = table.iloc[0]
+    assert first["published_runs"] == 2  # of the recipe as it is, not of the shorter one
+    assert first["published_alike"] == pytest.approx(0.65)
+    assert first["difference"] == pytest.approx(0.65 - 0.5203)
+    assert (first["ours_runs"], first["ours_test"]) == (1, 0.75)
+    assert first["ours_clean"] == pytest.approx(299 / 399)
+    by_system = table.groupby("system", sort=False).first()
+    assert by_system.loc["vit_cnn", "published_runs"] == 0  # of another preset
+    assert by_system.loc["vit_tiny", "published_runs"] == 1
+    assert by_system.loc["grefel", "published_runs"] == 0  # on other data than those of the claim
+    assert table["note"].tolist() == [""] * (len(CLAIMS) - 1) + [NOT_RUN]
+
+
+def test_a_run_that_changed_its_recipe_says_so(make_run, noise):
+    run = full(make_run, name="published", valid=0.9, epochs=3)
+    row = claims_table([run]).iloc[0]
+    assert (row["published_runs"], row["published_setting"]) == (1, "epochs=3")
+    printed = tables(comparison([run], noise))["claims"]
+    alike = printed["published recipe, images alike"]
+    assert alike.iloc[0] == "90.0% (+38.0 points, epochs=3)"
+    assert set(alike.iloc[1:]) == {NOT_RUN}
+
+
+def test_a_claim_is_met_on_its_own_images_and_at_its_own_epoch(make_run):
+    run = full(make_run, model="vit_mae", name="published", valid=0.8, wrong=slice(0, 100))
+    pd.DataFrame({"epoch": [3, 4, 5], "valid_accuracy": [0.1, 0.2, 0.3]}).to_csv(
+        run.folder / "metrics.csv", index=False
+    )
+    early, late = claims_table([run]).query("system == 'vit_mae'")["published_alike"]
+    assert early == 0.2
+    assert late == pytest.approx((80 + 300) / 500)  # validation and test pooled
+
+
+def test_changed_labels_are_counted_as_the_refinement_has_them(make_run):
+    kept = {"mark": "", "voters": ["a", "b", "c"], "changed": {
+        "majority": {"train": {"changed": 1234, "images": 28709}}}}  # fmt: skip
+    note = claims_table([], kept)["note"].iloc[-1]
+    assert note == "1,234 of 28,709 training labels, by 3 voters"
+    assert claims_table([], kept | {"mark": "sample data"})["note"].iloc[-1] == NOT_RUN
+
+
+def test_every_claim_is_complete():
+    assert {claim.system for claim in CLAIMS} == {*MODULES, "refinement"}
+    for claim in CLAIMS:
+        assert all((claim.claimed, claim.on, claim.source, claim.fault, claim.instead))
+        if claim.accuracy is not None:
+            assert f"{100 * claim.accuracy:.2f}%" in claim.claimed
+
+
+def test_every_file_has_the_mark_and_the_same_numbers(three_runs, noise, tmp_path):
+    compared = comparison(three_runs, noise)
+    write_comparison(tmp_path / "out", compared)
+    folder = tmp_path / "out"
+    kept = read_json(folder / "comparison.json")
+    assert kept == compared
+    assert kept["mark"] == "sample data"
+    assert [row["accuracy"] for row in kept["runs"]] == [0.85, 0.75, 0.7475]
+    assert [row["letters"] for row in kept["runs"]] == ["a", "b", "b"]
+    assert kept["runs"][0]["ferplus_majority"] is None
+    assert kept["images"] == {"valid": 100, "test": 400, "clean": 399}
+    assert kept["agreement"]["names"] == [row["name"] for row in kept["runs"]]
+
+    stems = {path.stem for path in folder.glob("*.csv")}
+    assert stems == {"comparison", "systems", "tests", "costs", "copies", "claims"}
+    assert {path.stem for path in folder.glob("*.tex")} == stems
+    for path in folder.glob("*.csv"):
+        assert set(pd.read_csv(path)["mark"]) == {"sample data"}
+    read = pd.read_csv(folder / "comparison.csv", index_col="name")
+    assert read["accuracy"].tolist() == [0.85, 0.75, 0.7475]
+    text = (folder / "comparison.md").read_text()
+    assert text.splitlines()[2] == "**Sample data**"
+    assert text.count("**Sample data**") == 1 + 6 + 1  # the top, six tables, the ensemble
+    assert "| attention_cnn ours s0 | a | 85.0% (" in text
+    assert "nan" not in text
+    assert {path.stem for path in folder.glob("*.svg")} == set(figures(compared))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Without the figures, which take most of the time."""
+    monkeypatch.setattr("fer_lib.compare.writing.figures", lambda compared: {})
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_latex_has_the_rules_of_booktabs_and_nothing_unescaped(three_runs, noise, tmp_path):
+    write_comparison(tmp_path, comparison(three_runs, noise))
+    for path in tmp_path.glob("*.tex"):
+        text = path.read_text()
+        for rule in (r"\toprule", r"\midrule", r"\bottomrule", "(sample data)}"):
+            assert rule in text, path
+        plain = text.replace(r"\_", "").replace(r"\%", "").replace(r"\&", "")
+        assert "%" not in plain
+        assert "_" not in plain
+        columns = re.search(r"\\begin{tabular}{(.*)}$", text, re.MULTILINE)[1]
+        number = len(re.findall(r"l|p\{[^}]*\}", columns))
+        rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert {line.replace(r"\&", "").count("&") for line in rows} == {number - 1}, path
+    assert r"p{0.2\linewidth}" in (tmp_path / "claims.tex").read_text()
+    assert r"attention\_cnn ours s0 & a & 85.0\% (" in (tmp_path / "comparison.tex").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_run_alone_has_neither_pairs_nor_an_ensemble(three_runs, noise, tmp_path):
+    write_comparison(tmp_path, comparison(three_runs, noise))
+    assert (tmp_path / "tests.tex").exists()
+    compared = comparison(three_runs[:1], noise)
+    assert compared["tests"] == []
+    assert compared["ensemble"] is None
+    write_comparison(tmp_path, compared)
+    assert "nothing to compare" in (tmp_path / "comparison.md").read_text()
+    assert not list(tmp_path.glob("tests.*"))  # nor are those of before left
+    assert "ensemble" not in figures(compared)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_a_mark_none_is_written(make_run, noise, tmp_path):
+    noise.manifest["mark"] = ""
+    write_comparison(tmp_path, comparison([make_run(mark=""), make_run(mark="", time="2")], noise))
+    assert "**" not in (tmp_path / "comparison.md").read_text()
+    assert pd.read_csv(tmp_path / "comparison.csv")["mark"].isna().all()
+
+
+def test_without_runs_one_is_told_what_to_do(noise):
+    with pytest.raises(InputError, match="train one first"):
+        comparison([], noise)
+
+
+def test_without_any_weights_the_comparison_is_the_same(tmp_path):
+    """Two networks are trained, compared, stripped of all weights, and compared again."""
+    faces = make_sample(300)
+    short = {"epochs": 1, "limit": 64, "options": {"width": 4}}
+    runs = [
+        train(recipe(model, "ours", "sample", **short), faces, runs=tmp_path, quiet=True)
+        for model in ("baseline_cnn", "attention_cnn")
+    ]
+    write_comparison(tmp_path / "before", comparison(runs, faces))
+    for run in runs:
+        (run.folder / "best.safetensors").unlink()
+        for path in (run.folder / "checkpoint").glob("*"):
+            path.unlink()
+    again = [Run(run.folder) for run in runs]
+    write_comparison(tmp_path / "after", comparison(again, faces))
+    before, after = (sorted((tmp_path / name).iterdir()) for name in ("before", "after"))
+    assert [path.name for path in before] == [path.name for path in after]
+    for one, other in zip(before, after, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_labels_of_points_cover_nothing():
+    """Sixteen points, eight of them close together, and no label on another or on a point."""
+    models = list(MODULES)
+    rng = np.random.default_rng(0)
+    cost = np.r_[10 ** rng.uniform(6, 8, 8), 10 ** rng.uniform(9.9, 10, 8)]
+    accuracy = np.r_[rng.uniform(0.5, 0.7, 8), rng.uniform(0.68, 0.72, 8)]
+    table = pd.DataFrame(
+        {"model": models * 2, "recipe": ["ours"] * 8 + ["published"] * 8, "cost": cost,
+         "accuracy": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01},
+        index=[*models, *(f"{name} published" for name in models)],
+    )  # fmt: skip
+    figure = plots.cost(table, mark="", xlabel="MACs")
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    labels = [text for text in axis.texts if text.get_text()]
+    assert {text.get_text() for text in labels} == set(table.index)
+    boxes = [text.get_window_extent() for text in labels]
+    points = axis.transData.transform(table[["cost", "accuracy"]].to_numpy())
+    inside = axis.get_window_extent().padded(1)
+    for number, box in enumerate(boxes):
+        assert not any(Bbox.intersection(box, other) for other in boxes[number + 1 :])
+        assert not any(box.contains(*point) for point in points)
+        assert inside.contains(box.x0, box.y0)
+        assert inside.contains(box.x1, box.y1)
+
+
+def test_figures_are_drawn_from_the_file_alone(three_runs, noise):
+    compared = json.loads(json.dumps(comparison(three_runs, noise)))
+    drawn = figures(compared)
+    assert set(drawn) == {
+        *("accuracies", "recalls", "agreement", "copies", "claims"),
+        *("cost_parameters", "cost_macs", "ensemble"),
+    }
+    for name, figure in drawn.items():
+        assert figure.get_supxlabel() == "sample data", name
+        assert figure._repr_png_(), name
+    shown = drawn["agreement"].axes[0]
+    assert [label.get_text() for label in shown.get_yticklabels()] == [
+        f"{name}  {number}" for number, name in enumerate(compared["agreement"]["names"], 1)
+    ]
+    kappa = [text.get_text() for text in shown.texts]
+    assert f"{compared['agreement']['kappa'][0][1]:.2f}" in kappa
