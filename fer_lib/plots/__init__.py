@@ -1,6 +1,6 @@
 """Figures and tables in one style: colour-blind safe, a colour an emotion, caveats on each."""
 
-from fer_lib.plots.evaluation import coverage, reliability, robustness, views
+from fer_lib.plots.evaluation import by_agreement, coverage, reliability, robustness, views
 from fer_lib.plots.faces import (
     answers,
     class_counts,
@@ -36,6 +36,7 @@ __all__ = [
     "Picture",
     "agreement",
     "answers",
+    "by_agreement",
     "class_counts",
     "class_shares",
     "confusion_matrix",
