@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, aligned
@@ -196,3 +197,17 @@ def calibration(faces: FaceSet, predictions: Predictions) -> dict[str, Any]:
         "bins": reliability(exact(test).max(1), test.argmax(1) == labels),
         "bins_after": reliability(after.max(1), after.argmax(1) == labels),
     }
+
+
+def table(found: dict[str, Any]) -> pd.DataFrame:
+    """Scores before and after scaling, of `calibration`, with the columns `value`, `low`, `high`.
+
+    The index has the stage ("as trained" or "temperature 1.50") and the score.
+    """
+    stages = {"as trained": "before", f"temperature {found['temperature']:.2f}": "after"}
+    rows = [
+        {"stage": title, "score": score, "value": found[stage][score], "low": low, "high": high}
+        for title, stage in stages.items()
+        for score, (low, high) in found[stage]["interval"].items()
+    ]
+    return pd.DataFrame(rows).set_index(["stage", "score"])

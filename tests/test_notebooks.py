@@ -243,6 +243,20 @@ def test_without_a_run_the_evaluation_says_what_to_do(executed, tmp_path):
         papermill_run(source, tmp_path / "no.ipynb", environment(home, ROOT), preset="full")
 
 
+def test_an_evaluation_needs_no_weights(executed, tmp_path):
+    home, _ = executed
+    (found,) = home.glob("runs/*/evaluation.json")
+    ignored = shutil.ignore_patterns("best.safetensors", "evaluation.json", "checkpoint")
+    run = shutil.copytree(found.parent, tmp_path / "runs" / found.parent.name, ignore=ignored)
+    source = next(path for path in NOTEBOOKS if path.stem == "09_evaluation")
+    env = environment(home, ROOT)
+    text = papermill_run(source, tmp_path / "out.ipynb", env, runs_dir=str(tmp_path / "runs"))
+    assert text.count("the weights of") == text.count("are left out") == 1
+    alone, whole = (json.loads((at / "evaluation.json").read_text()) for at in (run, found.parent))
+    assert set(whole) - set(alone) == {"views", "robustness", "computed"}
+    assert {key: whole[key] for key in alone} == alone
+
+
 @pytest.fixture
 def colab(tmp_path) -> Path:
     """A folder with a stub of google.colab and a repository that holds the working tree."""

@@ -151,6 +151,19 @@ def test_coverage_draws_the_curve_and_the_targets_that_were_reached():
     assert axis.get_ylim()[0] <= min(row["low"] for row in curve)
 
 
+def test_agreement_of_annotators_has_a_bar_a_group_with_its_images():
+    groups = [
+        {"from": a - 0.2, "to": a, "n": n, "accuracy": a / 2, "low": a / 2 - 0.1, "high": a}
+        for a, n in ((0.4, 12), (1.0, 3400))
+    ]
+    figure = plots.by_agreement(groups, mark="sample data")
+    assert marked(figure)
+    (axis,) = figure.axes
+    assert [bar.get_height() for bar in axis.patches] == [0.2, 0.5]
+    names = [tick.get_text() for tick in axis.get_xticklabels()]
+    assert names == ["20% to 40%\n12 images", "80% to 100%\n3,400 images"]
+
+
 def test_views_draw_accuracy_and_cost():
     found = {
         name: {"passes": n, "milliseconds": ms, "accuracy": a, "low": a - 0.1, "high": a + 0.1}

@@ -1,7 +1,7 @@
 """Figures and tables in one style: colour-blind safe, a colour an emotion and a model, marks."""
 
 from fer_lib.plots.comparison import alike, claims, copies, cost, subsets
-from fer_lib.plots.evaluation import coverage, reliability, robustness, views
+from fer_lib.plots.evaluation import by_agreement, coverage, reliability, robustness, views
 from fer_lib.plots.faces import (
     answers,
     class_counts,
@@ -45,6 +45,7 @@ __all__ = [
     "agreement",
     "alike",
     "answers",
+    "by_agreement",
     "claims",
     "class_counts",
     "class_shares",

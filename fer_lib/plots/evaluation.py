@@ -91,6 +91,23 @@ def coverage(
     return figure
 
 
+def by_agreement(groups: Sequence[dict[str, Any]], *, mark: str) -> Figure:
+    """Accuracy by the share of annotators who agree with the label.
+
+    Args:
+        groups: as `answers.by_agreement` gives them, at least one.
+    """
+    table = pd.DataFrame(groups)
+    names = [f"{row['from']:.0%} to {row['to']:.0%}\n{row['n']:,} images" for row in groups]
+    figure, axis = new_figure(6.4, 3.4, mark=mark)
+    spread = np.abs([table["accuracy"] - table["low"], table["high"] - table["accuracy"]])
+    axis.bar(names, table["accuracy"], color="0.75", yerr=spread, capsize=3)
+    axis.set(xlabel="annotators who agree with the label", ylabel="accuracy, 95 %", ylim=(0, 1.02))
+    axis.grid(axis="x", visible=False)
+    percent(axis.yaxis)
+    return figure
+
+
 def views(found: dict[str, dict[str, Any]], *, mark: str) -> Figure:
     """Accuracy with each way of looking at a face, and the time it takes.
 

@@ -191,22 +191,8 @@ def coverage(found: dict, *, mark: str) -> Figure:
 
 def agreement_steps(results: Results) -> Figure | None:
     """Accuracy by the share of annotators who agree with the label, of the best run."""
-    if "evaluation" not in results.best:
-        return None
-    table = pd.DataFrame(results.best["evaluation"]["accuracy_by_agreement"])
-    if table.empty:
-        return None
-    names = [
-        f"up to {edge:.0%}\n{n:,} images" for edge, n in zip(table["to"], table["n"], strict=True)
-    ]
-    figure, axis = plots.new_figure(6, 3.2, mark=results.mark)
-    spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
-    colour = plots.model_style(results.best["config"]["train"]["model"]).colour
-    axis.bar(names, table["accuracy"], yerr=spread, color=colour, capsize=4, width=0.6)
-    axis.set(xlabel="annotators who agree with the label", ylabel="accuracy", ylim=(0, 1))
-    axis.grid(axis="x", visible=False)
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
-    return figure
+    groups = results.best.get("evaluation", {}).get("accuracy_by_agreement")
+    return plots.by_agreement(groups, mark=results.mark) if groups else None
 
 
 def robustness(results: Results) -> Figure | None:
