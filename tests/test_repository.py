@@ -45,6 +45,7 @@ ORDER = (
     "explain",
     "kept",
     "compare",
+    "predict",
     "pipeline",
 )
 """A module imports only from those that stand before it."""
