@@ -191,8 +191,8 @@ def fetch_yunet(say: Callable[[str], None] = print) -> Path:
         say(f"YuNet was fetched once from {url} to {path}")
         return path
     raise InputError(
-        f"YuNet could not be fetched ({'; '.join(reasons) or 'HF_HUB_OFFLINE is set'}): get {YUNET} "
-        f"elsewhere and give it by --detector or FER_DETECTOR, or put it into {path.parent}"
+        f"YuNet could not be fetched ({'; '.join(reasons) or 'HF_HUB_OFFLINE is set'}): get "
+        f"{YUNET} elsewhere and give it by --detector or FER_DETECTOR, or put it into {path.parent}"
     )
 
 

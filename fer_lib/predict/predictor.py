@@ -1,7 +1,6 @@
 """From pictures to expressions: `Predictor`."""
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +15,9 @@ from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.checkpoints import load_weights
 from fer_lib.data.pictures import fit, read_picture, upright
-from fer_lib.files import InputError, read_json
+from fer_lib.files import InputError
 from fer_lib.labels import EMOJI
-from fer_lib.models.weights import read_weights
+from fer_lib.predict.description import Description, describe, tempered
 from fer_lib.predict.faces import Box, Detector, Found, crop, make_detector, pixels
 from fer_lib.runs import Run
 
@@ -54,32 +53,6 @@ class Face:
     def probability(self) -> float:
         """That of the expression."""
         return self.probabilities[self.expression]
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a weights file says beside its weights.
-
-    Attributes:
-        name: of the model, for people.
-        classes: K names, in the order of the outputs.
-        image: (C, H, W) of the images that it was trained on.
-        flip: a prediction is the mean of those of the image and of its mirror image.
-        temperature: by which predictions are calibrated; 1 changes nothing.
-        threshold: probability from which on a prediction counts as sure; None: not known.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    image: tuple[int, int, int] = (1, 48, 48)
-    flip: bool = False
-    temperature: float = 1.0
-    threshold: float | None = None
-
-
-def tempered(p: Tensor, temperature: float) -> Tensor:
-    """Probabilities (N, K) with their logits divided by a temperature; 1 leaves them alone."""
-    return p if temperature == 1 else (p.clamp_min(1e-12).log() / temperature).softmax(1)
 
 
 class Torch:
@@ -245,24 +218,6 @@ class Predictor:
         return f"Predictor({self.name})"
 
 
-def describe(path: Path) -> Description:
-    """What a weights file says of itself, and where it lies in a run folder the run's results."""
-    _, metadata = read_weights(path)
-    if "model" not in metadata:
-        raise InputError(f"{path} does not say which model it is of: it was not written by fer_lib")
-    results = path.with_name("results.json")
-    known = read_json(results).get("calibration", {}) if results.exists() else {}
-    known = json.loads(metadata.get("calibration", "null")) or known
-    return Description(
-        name=metadata.get("name") or f"{metadata['model']} ({path.parent.name})",
-        classes=tuple(json.loads(metadata["classes"])),
-        image=tuple(json.loads(metadata.get("image", "[1, 48, 48]"))),
-        flip=json.loads(metadata.get("train", "{}")).get("flip_tta", False),
-        temperature=known.get("temperature", 1.0),
-        threshold=known.get("threshold"),
-    )
-
-
 def open_picture(picture: Picture) -> Image.Image:
     """Anything that is a picture as an upright PIL image, L or RGB.
 
@@ -290,6 +245,3 @@ def open_picture(picture: Picture) -> Image.Image:
             "(H, W, 4) or a tensor (C, H, W), of whole numbers from 0 to 255 (uint8) or uint16"
         )
     return upright(Image.fromarray(array))
-
-
-__all__: Sequence[str] = ("Face", "Predictor")
