@@ -14,11 +14,13 @@ from PIL import Image
 from streamlit_webrtc import VideoProcessorBase, webrtc_streamer
 
 from fer_lib import cards
+from fer_lib.data.pictures import read_picture
 from fer_lib.data.sample import draw
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
-from fer_lib.mirror import Mirror, annotate, models_at_hand
+from fer_lib.mirror import Mirror, models_at_hand
 from fer_lib.predict import Predictor
+from fer_lib.predict.outputs import draw_faces
 
 LIVE, STILL = "Live camera", "Still picture"
 NO_SERVER = {"iceServers": []}  # the library's default would ask one of Google's
@@ -43,10 +45,10 @@ def load(name: str) -> Predictor:
 
 
 @st.cache_data
-def drawn_face(expression: str) -> np.ndarray:
-    """A clean drawn face, (360, 360, 3) uint8."""
-    face = draw(np.array([EMOTIONS.index(expression)]), 5, rough=0.3, size=360)[0, 0]
-    return np.repeat(face[..., None], 3, axis=2)
+def drawn_face(expression: str) -> Image.Image:
+    """A clean drawn face, 360 by 360 pixels."""
+    drawn = draw(np.array([EMOTIONS.index(expression)]), 5, rough=0.3, size=360)
+    return Image.fromarray(drawn[0, 0])
 
 
 def live(predictor: Predictor) -> None:
@@ -71,7 +73,7 @@ def live(predictor: Predictor) -> None:
 def readings(mirror: Mirror | None) -> None:
     """Emoji, probabilities, the last seconds and the speed; drawn anew several times a second."""
     if mirror is None or not mirror.view.rate:
-        st.html(cards.waiting())
+        st.html(cards.waiting("Start the camera, and look into it."))
         return
     view = mirror.view
     st.html(
@@ -92,11 +94,11 @@ def still(predictor: Predictor) -> None:
     with left:
         file = st.file_uploader("A picture with faces", ["jpg", "jpeg", "png", "webp", "bmp"])
         drawn = st.pills("or a drawn face", EMOTIONS, default="happy")
-        picture = Image.open(file) if file else drawn and Image.fromarray(drawn_face(drawn))
-    if not picture:
+    if not file and not drawn:
         return
+    picture = read_picture(file.name, file.getvalue()) if file else drawn_face(drawn)
     found = predictor(picture)
-    left.image(annotate(np.asarray(picture.convert("RGB")), found), width="stretch")
+    left.image(draw_faces(picture, found), width="stretch")
     with right:
         if not found:
             st.html(cards.card(None))

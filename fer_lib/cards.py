@@ -18,7 +18,8 @@ COLOURS = {name: to_hex(colour) for name, colour in EMOTION_COLOURS.items()}
 
 STYLE = """<style>
 .fer-card { text-align: center; }
-.fer-emoji { font-size: 6.5rem; line-height: 1.15; transition: opacity .3s; }
+.fer-emoji { font-size: 6.5rem; line-height: 1.15; transition: opacity .3s;
+  font-family: "Apple Color Emoji", "Segoe UI Emoji", "Noto Color Emoji", sans-serif; }
 .fer-word { font-size: 1.5rem; font-weight: 600; }
 .fer-note { opacity: .65; min-height: 1.5em; }
 .fer-card[data-sure="false"] .fer-emoji { opacity: .45; }
@@ -61,11 +62,11 @@ def card(expression: str | None, *, sure: bool = True, note: str = "") -> str:
     )
 
 
-def waiting() -> str:
-    """In place of a card before the camera runs."""
+def waiting(note: str) -> str:
+    """In place of a card before there is a picture."""
     return (
         '<div class="fer-card" data-expression=""><div class="fer-emoji">🪞</div>'
-        '<div class="fer-note">Start the camera, and look into it.</div></div>'
+        f'<div class="fer-note">{escape(note)}</div></div>'
     )
 
 

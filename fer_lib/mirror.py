@@ -8,14 +8,15 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from fer_lib.plots import EMOTION_COLOURS
+from fer_lib.labels import EMOJI
 from fer_lib.predict import Face, Predictor
+from fer_lib.predict.outputs import draw_faces
 from fer_lib.runs import list_runs
 
 
@@ -146,7 +147,8 @@ class Mirror:
         smoother.update(self.followed and self.followed.probabilities, start)
         now = self.clock()
         self.view = self.describe(smoother, len(found), start, now)
-        return annotate(frame, found, {id(self.followed): smoother.expression})
+        shown = [steady(face, smoother) if face is self.followed else face for face in found]
+        return np.asarray(draw_faces(Image.fromarray(frame), shown))
 
     def describe(self, smoother: Smoother, faces: int, start: float, now: float) -> View:
         """The moment as a page shows it."""
@@ -163,6 +165,17 @@ class Mirror:
             rate=(len(self.times) - 1) / span if span else 0.0,
             latency=1000 * (now - start),
         )
+
+
+def steady(face: Face, smoother: Smoother) -> Face:
+    """A face with what is held of it in place of what this one frame shows."""
+    return replace(
+        face,
+        probabilities=smoother.probabilities,
+        expression=smoother.expression,
+        emoji=EMOJI[smoother.expression],
+        sure=smoother.sure,
+    )
 
 
 def follow(before: Face | None, found: list[Face]) -> Face | None:
@@ -184,36 +197,12 @@ def overlap(one: Face, other: Face) -> float:
     return shared / (w * h + p * q - shared)
 
 
-def annotate(picture: np.ndarray, faces: list[Face], names: dict[int, str] | None = None) -> np.ndarray:
-    """A copy of a picture, (H, W, 3) uint8 RGB, with a box around each face and its expression.
-
-    Args:
-        names: expression by `id` of a face; the others then get a box alone. By default each
-            face's own.
-    """
-    image = Image.fromarray(picture)
-    pen = ImageDraw.Draw(image)
-    width = max(2, round(min(image.size) / 160))
-    font = ImageFont.load_default(size=9 * width)
-    for face in faces:
-        x, y, w, h = face.box
-        name = face.expression if names is None else names.get(id(face))
-        colour = tuple(round(255 * c) for c in EMOTION_COLOURS[name]) if name else (255, 255, 255)
-        pen.rectangle((x, y, x + w, y + h), outline=colour, width=width)
-        if name:
-            pad = 2 * width
-            left, top, right, bottom = pen.textbbox((x, y), name, font, anchor="lb")
-            down = max(0, pad - top)  # into the picture, where the face touches its upper edge
-            pen.rectangle((left, top - pad + down, right + 2 * pad, bottom + down), fill=colour)
-            pen.text((x + pad, y - pad / 2 + down), name, "black", font, anchor="lb")
-    return np.asarray(image)
-
-
 def models_at_hand() -> dict[str, Callable[[], Predictor]]:
     """What loads each model that a page offers, by a name for people: the default, then runs."""
     choices: dict[str, Callable[[], Predictor]] = {"the default model": Predictor.default}
     for run in reversed(list_runs()):  # the newest first
-        config = run.train_config
-        name = f"{config.model} on {run.config['data']['dataset']} ({run.name.split('_')[0]})"
+        data = run.config["data"]
+        mark = f", {data['mark']}" if data["mark"] else ""
+        name = f"{run.train_config.model} on {data['dataset']}{mark} ({run.name.split('_')[0]})"
         choices[name] = partial(Predictor.from_run, run)
     return choices

@@ -20,13 +20,16 @@ Paths = Sequence[str | Path]
 THREADS = 16  # more than cores, to hide the latency of network drives
 
 
-def read_picture(path: str | Path) -> Image.Image:
+def read_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
     """Read one picture as `upright` leaves it, at its own size.
+
+    Args:
+        path: of the file, or its name where `data` is its content already.
 
     Raises:
         InputError: it is missing or damaged; the sentence names it.
     """
-    return _decode(path, _bytes(path))
+    return _decode(path, _bytes(path) if data is None else data)
 
 
 def upright(picture: Image.Image) -> Image.Image:

@@ -4,6 +4,7 @@ from fer_lib.plots.faces import (
     class_counts,
     faces_grid,
     faces_with_votes,
+    heated,
     overlays,
     reconstructions,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "embedding",
     "faces_grid",
     "faces_with_votes",
+    "heated",
     "interact",
     "intervals",
     "learning_curves",
