@@ -20,11 +20,13 @@ from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.mirror import Mirror, models_at_hand
 from fer_lib.predict import Predictor
+from fer_lib.predict.faces import Detector, make_detector
 from fer_lib.predict.outputs import draw_faces
 
 LIVE, STILL = "Live camera", "Still picture"
 NO_SERVER = {"iceServers": []}  # the library's default would ask one of Google's
 CAMERA = {"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}, "audio": False}
+STYLE = "<style>.stMainBlockContainer { padding-top: 2.5rem; }</style>"
 REFRESH = 0.25  # seconds between two looks of the page at what the camera's thread has found
 
 
@@ -38,10 +40,16 @@ class Processor(VideoProcessorBase):
         return VideoFrame.from_ndarray(self.mirror.look(frame.to_ndarray(format="rgb24")), "rgb24")
 
 
+@st.cache_resource(show_spinner="Looking for a face detector …")
+def detector() -> Detector:
+    """Of all sessions and models: made, and fetched if it must be, before the first frame."""
+    return make_detector()
+
+
 @st.cache_resource(show_spinner="Loading the model …", max_entries=4)
 def load(name: str) -> Predictor:
-    """One of the models at hand, with its detector, ready before the first frame."""
-    return models_at_hand()[name]()
+    """One of the models at hand."""
+    return models_at_hand(detector())[name]()
 
 
 @st.cache_data
@@ -118,12 +126,12 @@ def foot(predictor: Predictor) -> None:
 
 def main() -> None:
     st.set_page_config("Emoji Mirror", "😄", layout="wide")
-    st.html(cards.STYLE)
+    st.html(cards.STYLE + STYLE)
     st.title("Emoji Mirror")
     left, right = st.columns([3, 2], gap="large", vertical_alignment="bottom")
     mode = left.segmented_control("Picture", [LIVE, STILL], default=LIVE, required=True)
-    name = right.selectbox("Model", list(models_at_hand()))
     try:
+        name = right.selectbox("Model", list(models_at_hand(detector())))
         predictor = load(name)
         show = live if mode == LIVE else still
         show(predictor)

@@ -6,8 +6,10 @@
 GRADIO_SERVER_PORT chooses another port.
 """
 
+import os
 import time
-from functools import lru_cache
+from functools import cache, lru_cache
+from tempfile import TemporaryDirectory
 
 import gradio as gr
 import numpy as np
@@ -15,10 +17,12 @@ import torch
 from PIL import Image
 
 from fer_lib import cards, explain, plots
+from fer_lib.data.pictures import read_picture
 from fer_lib.data.sample import draw
 from fer_lib.files import InputError
 from fer_lib.mirror import Smoother, models_at_hand
 from fer_lib.predict import Face, Predictor
+from fer_lib.predict.faces import Detector, make_detector
 from fer_lib.predict.outputs import draw_faces
 
 FRAME_SECONDS = 0.2  # between two frames of the camera
@@ -33,13 +37,17 @@ MAP = "What the model looks at"
 
 @lru_cache(maxsize=4)
 def load(name: str) -> Predictor:
-    """One of the models at hand, with its detector; the error on the page says what is wrong."""
+    """One of the models at hand; the error on the page says what is wrong."""
     try:
-        predictor = models_at_hand()[name]()
-        print(f"faces are found by {predictor.detector}")
-        return predictor
+        return models_at_hand(detector())[name]()
     except InputError as error:
         raise gr.Error(str(error)) from error
+
+
+@cache
+def detector() -> Detector:
+    """Of all models: made, and fetched if it must be, before the page is served."""
+    return make_detector()
 
 
 def drawn_faces() -> list[Image.Image]:
@@ -54,11 +62,15 @@ def looked_at(predictor: Predictor, faces: list[Face]) -> np.ndarray:
     return np.hstack([plots.heated(*pair) for pair in zip(crops, maps.cpu().numpy(), strict=True)])
 
 
-def read(picture: Image.Image | None, name: str) -> tuple[str, Image.Image | None, np.ndarray]:
+def read(path: str | None, name: str) -> tuple[str, Image.Image | None, np.ndarray | None]:
     """What is in a still picture: cards, the picture with its faces marked, the maps."""
-    if picture is None:
+    if path is None:
         return cards.waiting(CHOOSE), None, None
     predictor = load(name)
+    try:
+        picture = read_picture(path)
+    except InputError as error:
+        raise gr.Error(str(error)) from error
     found = predictor(picture)
     html = "".join(
         cards.card(face.expression, sure=face.sure) + cards.bars(face.probabilities)
@@ -86,26 +98,32 @@ def watch(
 
 def page() -> gr.Blocks:
     """The page, not yet served."""
-    names = list(models_at_hand())
+    names = list(models_at_hand(detector()))
     with gr.Blocks(title="Facial expressions", analytics_enabled=False) as blocks:
         gr.Markdown(TITLE)
         model = gr.Dropdown(names, value=names[0], label="Model")
         with gr.Tab("Picture"):
             with gr.Row():
-                with gr.Column():
+                with gr.Column(scale=3):
                     picture = gr.Image(
-                        type="pil", sources=["upload", "webcam"], label="Picture", height=SIDE
+                        type="filepath",
+                        image_mode=None,  # as it is: read_picture knows 16 bits and transparency
+                        sources=["upload", "webcam"],
+                        label="Picture",
+                        height=SIDE,
                     )
                     gr.Examples(drawn_faces(), picture, label="Drawn faces (they show no person)")
-                answer = gr.HTML(cards.waiting(CHOOSE))
+                with gr.Column(scale=2):
+                    answer = gr.HTML(cards.waiting(CHOOSE))
             with gr.Row():
                 marked = gr.Image(label="Faces", height=SIDE, **SHOW)
                 maps = gr.Image(label=MAP, height=SIDE, **SHOW)
         with gr.Tab("Live camera"), gr.Row():
-            with gr.Column():
+            with gr.Column(scale=3):
                 camera = gr.Image(type="pil", sources=["webcam"], streaming=True, label="Camera")
+            with gr.Column(scale=2):
+                moment = gr.HTML(cards.waiting("Allow the camera, then choose Record."))
                 live_map = gr.Image(label=MAP, height=SIDE, **SHOW)
-            moment = gr.HTML(cards.waiting("Allow the camera, then choose Record."))
         gr.Markdown(f"🔒 {cards.PRIVATE}\n\n{cards.LIMITS}")
         state = gr.State()
         gr.on(
@@ -126,11 +144,17 @@ def page() -> gr.Blocks:
     return blocks
 
 
+def main() -> None:
+    with TemporaryDirectory() as folder:  # where Gradio puts pictures for the browser
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        page().launch(
+            server_name="127.0.0.1",
+            share=False,
+            theme=gr.themes.Soft(font=FONT, font_mono=["monospace"]),
+            head=cards.STYLE,
+            footer_links=[],
+        )
+
+
 if __name__ == "__main__":
-    page().launch(
-        server_name="127.0.0.1",
-        share=False,
-        theme=gr.themes.Soft(font=FONT, font_mono=["monospace"]),
-        head=cards.STYLE,
-        footer_links=[],
-    )
+    main()

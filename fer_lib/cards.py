@@ -35,7 +35,7 @@ STYLE = """<style>
 </style>"""
 
 PRIVATE = (
-    "Everything is computed on this machine: pictures are neither sent nor kept, and no usage "
+    "Everything is computed on this machine: no picture leaves it or is kept, and no usage "
     "statistics are reported."
 )
 LIMITS = (

@@ -16,6 +16,7 @@ from PIL import Image
 
 from fer_lib.labels import EMOJI
 from fer_lib.predict import Face, Predictor
+from fer_lib.predict.faces import Detector
 from fer_lib.predict.outputs import draw_faces
 from fer_lib.runs import list_runs
 
@@ -197,12 +198,18 @@ def overlap(one: Face, other: Face) -> float:
     return shared / (w * h + p * q - shared)
 
 
-def models_at_hand() -> dict[str, Callable[[], Predictor]]:
-    """What loads each model that a page offers, by a name for people: the default, then runs."""
-    choices: dict[str, Callable[[], Predictor]] = {"the default model": Predictor.default}
+def models_at_hand(detector: Detector) -> dict[str, Callable[[], Predictor]]:
+    """What loads each model that a page offers, by a name for people: the default, then runs.
+
+    Args:
+        detector: finds the faces for all of them.
+    """
+    choices: dict[str, Callable[[], Predictor]] = {
+        "the default model": partial(Predictor.default, detector=detector)
+    }
     for run in reversed(list_runs()):  # the newest first
         data = run.config["data"]
         mark = f", {data['mark']}" if data["mark"] else ""
         name = f"{run.train_config.model} on {data['dataset']}{mark} ({run.name.split('_')[0]})"
-        choices[name] = partial(Predictor.from_run, run)
+        choices[name] = partial(Predictor.from_run, run, detector=detector)
     return choices

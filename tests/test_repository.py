@@ -46,6 +46,8 @@ ORDER = (
     "kept",
     "compare",
     "predict",
+    "cards",
+    "mirror",
     "pipeline",
 )
 """A module imports only from those that stand before it."""
