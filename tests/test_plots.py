@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_lib import plots
+from fer_lib import abstention, calibration, plots
+from fer_lib.data.faceset import FaceSet
 from fer_lib.labels import EMOTIONS
 
 
@@ -116,15 +117,84 @@ def test_recovery_draws_a_point_a_rule_that_changed_something():
     np.testing.assert_allclose([line.get_xydata()[0] for line in drawn], [(0.6, 0.5), (0.4, 0.9)])
 
 
-def test_accuracy_by_confidence_bins_images():
+def test_reliability_draws_each_diagram_above_its_histogram():
     confidence = np.array([0.05, 0.5, 0.52, 0.58, 1.0])
     correct = np.array([False, True, False, True, True])
-    figure = plots.accuracy_by_confidence(confidence, correct, mark="sample data", bins=10)
+    bins = calibration.reliability(confidence, correct, bins=10)
+    figure = plots.reliability({"before": bins, "after": bins[1:]}, mark="sample data")
     assert marked(figure)
-    above, below = figure.axes
-    diagonal, line = above.lines
+    before, after, below, _ = figure.axes
+    assert [before.get_title(), after.get_title()] == ["before", "after"]
+    diagonal, line = before.lines[:2]
     np.testing.assert_array_equal(*diagonal.get_data())
-    np.testing.assert_allclose(line.get_xdata(), [0.05, (0.5 + 0.52 + 0.58) / 3, 1.0])
-    np.testing.assert_allclose(line.get_ydata(), [0, 2 / 3, 1])
-    heights = [bar.get_height() for bar in below.patches]
-    np.testing.assert_allclose(heights, [0.2, 0, 0, 0, 0, 0.6, 0, 0, 0, 0.2])
+    drawn = [(0.05, 0), (0.5, 1), (0.55, 0.5), (1, 1)]
+    np.testing.assert_allclose(line.get_xydata(), drawn)
+    assert len(after.lines[1].get_xdata()) == 3
+    assert [bar.get_x() for bar in below.patches] == [0, 0.4, 0.5, 0.9]
+    np.testing.assert_allclose([bar.get_height() for bar in below.patches], [0.2, 0.2, 0.4, 0.2])
+
+
+def test_coverage_draws_the_curve_and_the_targets_that_were_reached():
+    confidence, correct = np.linspace(0.1, 1, 50), np.arange(50) > 20
+    curve = abstention.coverage(confidence, correct)
+    reached = {"target": 0.9, "threshold": 0.5, "coverage": 0.4, "n": 20}
+    reached |= {"accuracy": 0.85, "low": 0.6, "high": 0.95}
+    figure = plots.coverage(curve, [reached, {"target": 0.99, "threshold": None}], mark="")
+    (axis,) = figure.axes
+    np.testing.assert_allclose(axis.lines[0].get_xdata(), [row["coverage"] for row in curve])
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), [row["accuracy"] for row in curve])
+    labels = axis.get_legend_handles_labels()[1]
+    assert [label for label in labels if "wanted" in label] == ["90% wanted, 40% answered"]
+    assert axis.get_ylim()[0] <= min(row["low"] for row in curve)
+
+
+def test_views_draw_accuracy_and_cost():
+    found = {
+        name: {"passes": n, "milliseconds": ms, "accuracy": a, "low": a - 0.1, "high": a + 0.1}
+        for name, n, ms, a in (("one", 1, 2.0, 0.6), ("ten_crop", 10, 20.0, 0.64))
+    }
+    figure = plots.views(found, mark="sample data")
+    assert marked(figure)
+    left, right = figure.axes
+    np.testing.assert_allclose(left.lines[0].get_xydata(), [(0.6, 0), (0.64, 1)])
+    assert [bar.get_width() for bar in right.patches] == [2.0, 20.0]
+    assert [text.get_text() for text in right.texts] == ["1 pass", "10 passes"]
+
+
+def test_robustness_draws_a_panel_a_kind_and_a_line_a_model():
+    levels = {"blur": (0, 1, 2), "resolution": (48, 24, 8), "brightness": (0, -50, 50, -100, 100)}
+    curves = {
+        kind: [
+            {"severity": s, "unit": "pixels", "accuracy": a, "low": a - 0.05, "high": a + 0.05}
+            for s, a in zip(severities, (0.7, 0.6, 0.5, 0.4, 0.3), strict=False)
+        ]
+        for kind, severities in levels.items()
+    }
+    figure = plots.robustness({"one": curves, "two": curves}, mark="sample data")
+    assert marked(figure)
+    for axis, (kind, severities) in zip(figure.axes, levels.items(), strict=True):
+        assert axis.get_title() == kind
+        lines = [line for line in axis.lines if len(line.get_xdata()) == len(severities)]
+        assert list(lines[0].get_xdata()) == sorted(severities)
+        assert axis.xaxis_inverted() == (kind == "resolution")
+        assert len(axis.containers) == 2
+    assert dict(zip(*figure.axes[2].lines[0].get_data(), strict=True))[0] == 0.7
+
+
+@pytest.mark.parametrize("votes", [True, False])
+def test_answers_stand_above_their_faces(rng, votes):
+    images = rng.integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
+    counts = rng.integers(0, 5, (5, 10)).astype(np.float32) if votes else None
+    arrays = (np.zeros(5, int), np.full(5, "test"), np.arange(5).astype(str))
+    faces = FaceSet("noise", images, *arrays, votes=counts)
+    some = pd.DataFrame(
+        {"row": [3, 1], "label": "sad", "predicted": ["sad", "fear"], "confidence": [0.914, 0.5]}
+    )
+    figure = plots.answers(faces, some, mark="sample data")
+    assert marked(figure)
+    for axis, row, caption in zip(figure.axes, (3, 1), ("sad, 91%", "fear, 50%"), strict=False):
+        np.testing.assert_array_equal(axis.images[0].get_array(), images[row, 0])
+        assert axis.get_title() == f"sad\n→ {caption}"
+    if votes:
+        widths = [bar.get_width() for bar in figure.axes[2].patches]
+        np.testing.assert_array_equal(widths, counts[3])

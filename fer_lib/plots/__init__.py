@@ -1,6 +1,8 @@
 """Figures and tables in one style: colour-blind safe, a colour an emotion, caveats on each."""
 
+from fer_lib.plots.evaluation import coverage, reliability, robustness, views
 from fer_lib.plots.faces import (
+    answers,
     class_counts,
     faces_grid,
     faces_with_votes,
@@ -10,7 +12,6 @@ from fer_lib.plots.faces import (
 )
 from fer_lib.plots.internals import embedding, routing
 from fer_lib.plots.scores import (
-    accuracy_by_confidence,
     agreement,
     class_shares,
     confusion_matrix,
@@ -34,11 +35,12 @@ __all__ = [
     "EMOTION_COLOURS",
     "STYLE",
     "Picture",
-    "accuracy_by_confidence",
     "agreement",
+    "answers",
     "class_counts",
     "class_shares",
     "confusion_matrix",
+    "coverage",
     "curve",
     "embedding",
     "faces_grid",
@@ -52,7 +54,10 @@ __all__ = [
     "per_class",
     "reconstructions",
     "recovery",
+    "reliability",
+    "robustness",
     "routing",
     "save",
     "table",
+    "views",
 ]

@@ -75,6 +75,21 @@ def faces_with_votes(
     return figure
 
 
+def answers(faces: FaceSet, some: pd.DataFrame, *, mark: str) -> Figure:
+    """Faces with label, answer and confidence above each, and votes below where there are any.
+
+    Args:
+        some: rows of `fer_lib.answers.answers`, one or more; seven fit the width of a page.
+    """
+    rows = some["row"].to_numpy()
+    captions = [
+        f"{row.label}\n→ {row.predicted}, {row.confidence:.0%}" for row in some.itertuples()
+    ]
+    if faces.votes is None:
+        return faces_grid(faces.images[rows], captions, mark=mark)
+    return faces_with_votes(faces.images[rows], faces.votes[rows], captions, mark=mark)
+
+
 def overlays(
     images: np.ndarray,
     maps: np.ndarray,

@@ -160,35 +160,3 @@ def class_shares(shares: dict[str, float], *, mark: str, xlabel: str) -> Figure:
     axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
     axis.set(xlabel=xlabel)
     return figure
-
-
-def accuracy_by_confidence(
-    confidence: np.ndarray, correct: np.ndarray, *, mark: str, bins: int = 10
-) -> Figure:
-    """Accuracy of the images of like confidence, above the share of the images in each bin.
-
-    On the diagonal, confidence says how often a model is right; below it the model is too sure.
-
-    Args:
-        confidence: (N,) float in 0..1.
-        correct: (N,) bool.
-        bins: of equal width; a bin without images has no point.
-    """
-    edges = np.linspace(0, 1, bins + 1)
-    inside = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)  # 1.0 is in the last bin
-    counts = np.bincount(inside, minlength=bins)
-    some = counts > 0
-    mean = lambda values: np.bincount(inside, values, bins)[some] / counts[some]  # noqa: E731
-    figure, (above, below) = new_figure(
-        4.4, 4.8, mark=mark, nrows=2, sharex=True, height_ratios=(3, 1)
-    )
-    above.plot([0, 1], [0, 1], "--", color="0.6", linewidth=1, label="accuracy = confidence")
-    above.plot(mean(confidence), mean(correct), marker="o", label="images of a bin")
-    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    above.legend(frameon=False, fontsize=8)
-    share = counts / len(confidence)
-    below.bar(edges[:-1], share, width=1 / bins, align="edge", edgecolor="white", color="0.6")
-    below.set(ylabel="images", xlabel="confidence")
-    for axis in (above.xaxis, above.yaxis, below.yaxis):
-        axis.set_major_formatter(mpl.ticker.PercentFormatter(1))
-    return figure

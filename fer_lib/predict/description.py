@@ -1,6 +1,7 @@
 """What a weights file says of its network beside the weights."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,8 @@ class Description:
         image: (C, H, W) of the images that it was trained on.
         flip: a prediction is the mean of those of the image and of its mirror image.
         temperature: by which predictions are calibrated; 1 changes nothing.
-        threshold: probability from which on a prediction counts as sure; None: not known.
+        threshold: probability from which on a prediction counts as sure; infinite where none does,
+            None where it is not known.
     """
 
     name: str
@@ -45,15 +47,17 @@ def describe(path: Path) -> Description:
     _, metadata = read_weights(path)
     if "model" not in metadata:
         raise InputError(f"{path} does not say which model it is of: it was not written by fer_lib")
-    known = json.loads(metadata.get("calibration", "{}"))
+    known = json.loads(metadata.get("use", "{}"))
     results = path.with_name("results.json")
     if not known and results.exists():
-        known = read_json(results).get("calibration") or {}
+        known = read_json(results).get("use") or {}
+    never = math.inf if known else None  # no answer reached the accuracy that counts as sure
+    threshold = known.get("threshold")
     return Description(
         name=metadata.get("name") or f"{metadata['model']} ({path.parent.name})",
         classes=tuple(json.loads(metadata["classes"])),
         image=tuple(json.loads(metadata.get("image", "[1, 48, 48]"))),
         flip=json.loads(metadata.get("train", "{}")).get("flip_tta", False),
         temperature=known.get("temperature", 1.0),
-        threshold=known.get("threshold"),
+        threshold=never if threshold is None else threshold,
     )

@@ -1,0 +1,104 @@
+"""The answers of a model as a table, one row an image, to filter and to look at."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fer_lib.calibration import accuracy, exact
+from fer_lib.data.faceset import FaceSet
+from fer_lib.evaluate import Predictions, aligned
+from fer_lib.files import InputError
+
+ANY = "any"
+ORDERS = {
+    "surest first": ("confidence", False),
+    "least sure first": ("confidence", True),
+    "closest call first": ("margin", True),
+    "least agreed first": ("agreement", True),
+}
+"""Orders by name: a column, and whether it ascends."""
+
+
+def answers(faces: FaceSet, predictions: Predictions, split: str = "test") -> pd.DataFrame:
+    """The answers of a split, one row an image, in the order of `faces.where(split)`.
+
+    Columns: `row` (of `faces`), `id`, `label`, `predicted` (class names), `right` (bool),
+    `confidence` (largest probability), `margin` (over the second largest), `agreement` (share of
+    the annotators' votes that are for the label; NaN without votes).
+
+    Raises:
+        InputError: the predictions are not those of these faces.
+    """
+    rows, names = faces.where(split), np.array(faces.classes)
+    p = exact(aligned(faces, predictions, split))
+    second, first = np.sort(p, axis=1)[:, -2:].T
+    agreement = np.full(len(rows), np.nan)
+    if faces.votes is not None:
+        votes = faces.votes[rows].astype(float)
+        own = votes[np.arange(len(rows)), faces.labels[rows]]
+        np.divide(own, votes.sum(1), out=agreement, where=votes.sum(1) > 0)
+    return pd.DataFrame(
+        {
+            "row": rows,
+            "id": faces.ids[rows],
+            "label": names[faces.labels[rows]],
+            "predicted": names[p.argmax(1)],
+            "right": p.argmax(1) == faces.labels[rows],
+            "confidence": first,
+            "margin": first - second,
+            "agreement": agreement,
+        }
+    )
+
+
+def choose(
+    table: pd.DataFrame,
+    *,
+    label: str = ANY,
+    predicted: str = ANY,
+    right: bool | str = ANY,
+    confidence: tuple[float, float] = (0.0, 1.0),
+    agreement: tuple[float, float] = (0.0, 1.0),
+    order: str = "surest first",
+) -> pd.DataFrame:
+    """The rows of `answers` that pass every filter, in an order.
+
+    Args:
+        label, predicted: a class, or "any".
+        right: True, False, or "any".
+        confidence, agreement: least and largest, both included. An image without votes passes only
+            an agreement of 0 to 1.
+        order: of `ORDERS`.
+
+    Raises:
+        InputError: there is no such order.
+    """
+    if order not in ORDERS:
+        raise InputError(f"order {order!r} is unknown: use one of {', '.join(ORDERS)}")
+    keep = np.ones(len(table), bool)
+    for column, wanted in (("label", label), ("predicted", predicted), ("right", right)):
+        if wanted != ANY:
+            keep &= table[column] == wanted
+    for column, (low, high) in (("confidence", confidence), ("agreement", agreement)):
+        if (low, high) != (0, 1):
+            keep &= table[column].between(low, high)
+    column, ascends = ORDERS[order]
+    return table[keep].sort_values(column, ascending=ascends, kind="stable")
+
+
+def by_agreement(table: pd.DataFrame, steps: int = 5) -> list[dict[str, Any]]:
+    """Accuracy by the share of annotators who agree with the label; [] without votes.
+
+    Returns:
+        For each group of equal width that has images: `from`, `to` (a group contains its upper
+        edge, the first also 0), and `n`, `accuracy`, `low`, `high`, as `calibration.accuracy`.
+    """
+    known = table[table["agreement"].notna()]
+    edges = np.linspace(0, 1, steps + 1)
+    inside = np.searchsorted(edges[1:-1], known["agreement"], side="left")
+    return [
+        {"from": number / steps, "to": (number + 1) / steps}
+        | accuracy(known["right"].to_numpy()[inside == number])
+        for number in np.unique(inside).tolist()
+    ]

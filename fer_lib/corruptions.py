@@ -1,0 +1,122 @@
+"""Damaged faces: what a bad camera, bad light or a hand before the face does to an image.
+
+Each kind has a severity with a physical unit. Lengths are pixels of a face of 48 x 48, and grow
+with larger ones; only a resolution is that many pixels, however large the image. Images come and go
+as uint8. All draws follow from the seed, are made on the CPU, so the same on every device, and are
+the same for every severity of a kind.
+
+The idea is that of ImageNet-C (https://arxiv.org/abs/1903.12261), whose own levels are meant for
+photographs of 224 pixels.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from fer_lib.augment import rectangles, warp
+from fer_lib.files import InputError
+
+SIDE = 48
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A kind of damage.
+
+    Attributes:
+        apply: (images in 0..255 as float (N, C, H, W), severity, generator) -> the same, damaged.
+        unit: of the severity.
+        clean: the severity that leaves an image as it is; None: the height of the image.
+        severities: from mild to strong.
+    """
+
+    apply: Callable[[Tensor, float, Generator], Tensor]
+    unit: str
+    severities: tuple[float, ...]
+    clean: float | None = 0
+
+
+def blur(images: Tensor, deviation: float, _: Generator) -> Tensor:
+    """Gaussian blur, as of a lens out of focus."""
+    deviation *= images.shape[2] / SIDE
+    radius = min(math.ceil(3 * deviation), min(images.shape[2:]) - 1)  # it reflects at the edges
+    return gaussian_blur(images, 2 * radius + 1, deviation)
+
+
+def noise(images: Tensor, deviation: float, generator: Generator) -> Tensor:
+    """Gaussian noise, independent in every pixel and channel, as of a sensor in the dark."""
+    return images + deviation * torch.randn(images.shape, generator=generator).to(images.device)
+
+
+def brightness(images: Tensor, levels: float, _: Generator) -> Tensor:
+    """Every pixel lighter (above 0) or darker; what leaves the range is cut off."""
+    return images + levels
+
+
+def occlusion(images: Tensor, side: float, generator: Generator) -> Tensor:
+    """A square in the image's mean grey, somewhere inside the image."""
+    share = side / SIDE
+    corner = torch.rand(len(images), 1, 2, generator=generator).to(images.device) * (1 - share)
+    extent = torch.full_like(corner[..., 0], share)
+    mask = rectangles(corner[..., 0], corner[..., 1], extent, extent, images.shape[2:])
+    return torch.where(mask, images.mean((1, 2, 3), keepdim=True), images)
+
+
+def rotation(images: Tensor, degrees: float, generator: Generator) -> Tensor:
+    """A turn about the middle, half of the images to each side; the edges are repeated."""
+    left = torch.rand(len(images), generator=generator).to(images.device) < 0.5
+    angle = torch.where(left, -1.0, 1.0) * math.radians(degrees)
+    cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    height, width = images.shape[2:]
+    rows = [cosine, -sine * height / width, zero, sine * width / height, cosine, zero]
+    return warp(images, torch.stack(rows, dim=1).view(-1, 2, 3), (height, width))
+
+
+def resolution(images: Tensor, side: float, _: Generator) -> Tensor:
+    """A face that is only so many pixels high, enlarged again."""
+    height, width = size = tuple(images.shape[2:])
+    small = [round(side), max(1, round(side * width / height))]
+    shrunk = F.interpolate(images, small, mode="bilinear", antialias=True)
+    return F.interpolate(shrunk, size, mode="bilinear")
+
+
+PIXELS = "pixels"
+CORRUPTIONS = {
+    "blur": Corruption(blur, f"{PIXELS} (standard deviation)", (0.5, 1, 1.5, 2, 3)),
+    "noise": Corruption(noise, "grey levels (standard deviation)", (10, 20, 30, 45, 60)),
+    "brightness": Corruption(brightness, "grey levels", (-50, 50, -100, 100)),
+    "occlusion": Corruption(occlusion, f"{PIXELS} (side)", (8, 12, 16, 20, 24)),
+    "rotation": Corruption(rotation, "degrees", (10, 20, 30, 45, 60)),
+    "resolution": Corruption(resolution, f"{PIXELS} (side)", (32, 24, 16, 12, 8), clean=None),
+}
+
+
+def undamaged(name: str, images: Tensor) -> float:
+    """The severity of a kind at which images (N, C, H, W) stay as they are."""
+    clean = CORRUPTIONS[name].clean
+    return images.shape[2] if clean is None else clean
+
+
+def corrupt(images: Tensor, name: str, severity: float, *, seed: int = 0) -> Tensor:
+    """Damaged copies of uint8 images (N, C, H, W), on their device.
+
+    Args:
+        name: of `CORRUPTIONS`.
+        severity: in the unit of the kind; that of `undamaged` changes nothing.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    if name not in CORRUPTIONS:
+        raise InputError(f"corruption {name!r} is unknown: use one of {', '.join(CORRUPTIONS)}")
+    kind = CORRUPTIONS[name]
+    if severity == undamaged(name, images):
+        return images.clone()
+    generator = torch.Generator().manual_seed(seed)
+    damaged = kind.apply(images.float(), severity, generator)
+    return damaged.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,236 @@
+"""One finished run in depth: all that its `evaluation.json` holds.
+
+    python -m fer_lib.evaluation runs/20260101-000000_baseline_cnn_fer2013_s0
+
+The file has, as plain numbers (shares in 0..1):
+
+- `run`, `mark` (the caveat of data and run, "" for none), `test_images`;
+- `full`, `clean`, `ferplus_majority`: see `evaluate.evaluate`;
+- `calibration`: `temperature`; `before`, `after`: `ece`, `nll`, `brier`, `interval`, `confidence`,
+  `ece_if_calibrated` (see `calibration.scores`); `bins`, `bins_after`: lists of `from`, `to`,
+  `confidence`, `n`, `accuracy`, `low`, `high`;
+- `coverage`: a list of `coverage`, `threshold`, `n`, `accuracy`, `low`, `high`, from all images on;
+- `abstention`: `aurc`; `targets`: a list of `target`, `threshold`, `valid_coverage`, `coverage`,
+  `n`, `accuracy`, `low`, `high`; `threshold` is null, and the rest absent, where the target is not
+  reached on validation, and `n` and the rest absent where no test image is answered;
+- `accuracy_by_agreement`: a list of `from`, `to`, `n`, `accuracy`, `low`, `high`; [] without votes.
+
+From here on only where the weights have been there:
+
+- `views`: by name ("one", "mirror", "ten_crop"), see `robustness.compare_views`;
+- `robustness`: by kind of `corruptions.CORRUPTIONS` a list of `severity`, `unit`, `n`, `accuracy`,
+  `low`, `high`; the first is the undamaged image, then from mild to strong;
+- `computed`: how these two were made: `images` (number of test images), `mark` ("" or "1,000 of
+  3,589 test images"), `weights_sha256`, `code`, `seed`, `device`, `threads`.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fer_lib.abstention import abstention, confidence_of, coverage
+from fer_lib.answers import answers, by_agreement
+from fer_lib.augment import Prepare
+from fer_lib.batches import placed, probabilities
+from fer_lib.calibration import accuracy, calibration
+from fer_lib.corruptions import CORRUPTIONS, undamaged
+from fer_lib.data import FaceSet, load_faces
+from fer_lib.evaluate import aligned, evaluate, load_predictions
+from fer_lib.files import InputError, read_json, write_json
+from fer_lib.optim import processes
+from fer_lib.robustness import compare_views, damaged, damages, view_passes
+from fer_lib.runs import Run, code_digest, processor
+
+SEED = 0
+CPU_WORK = 2e13
+"""Floating-point operations that a CPU is given for views and robustness: some minutes."""
+
+FEWEST = 200
+"""Test images below which a curve would tell too little to be drawn."""
+
+FROM_WEIGHTS = ("views", "robustness", "computed")
+
+
+def evaluate_in_depth(
+    run: Run,
+    faces: FaceSet,
+    *,
+    images: int | None = None,
+    say: Callable[[str], object] = print,
+) -> dict[str, Any]:
+    """Evaluate a finished run, write its `evaluation.json`, and return what it holds.
+
+    Views and robustness are computed once: what the file already has of these weights, on as many
+    images or more, is kept. Each part is written as soon as it is done. Without the weights they
+    are left out, or kept as they were computed before.
+
+    Args:
+        images: test images to use for views and robustness, drawn once by a fixed seed. None: all
+            on a GPU, and on a CPU as many hundreds as `CPU_WORK` is enough for.
+        say: is told in one line what was kept, computed or left out.
+
+    Raises:
+        InputError: the run is unfinished or was trained on other data, or the weights are not those
+            that made its predictions.
+    """
+    if run.fingerprint != faces.fingerprint:
+        raise InputError(f"{run.folder} was trained on other data than these of {faces.name}")
+    path = run.folder / "evaluation.json"
+    earlier = read_json(path) if path.exists() else {}
+    found = from_predictions(run, faces)
+    found |= {key: earlier[key] for key in FROM_WEIGHTS if key in earlier}
+    write_json(path, found)
+    if (run.folder / "best.safetensors").exists():
+        from_weights(run, faces, found, images, say)
+        return found
+    what = "are those computed before" if "robustness" in found else "are left out"
+    say(f"the weights of {run.name} have been deleted: views, robustness and maps {what}")
+    return found
+
+
+def from_predictions(run: Run, faces: FaceSet) -> dict[str, Any]:
+    """All that follows from the kept predictions; takes seconds and needs no weights."""
+    predictions = load_predictions(run.folder / "predictions.npz")
+    return {
+        "run": run.name,
+        "mark": run.results["mark"],
+        "test_images": len(faces.where("test")),
+        **evaluate(faces, predictions),
+        "calibration": calibration(faces, predictions),
+        "coverage": coverage(*confidence_of(faces, predictions, "test")),
+        "abstention": abstention(faces, predictions),
+        "accuracy_by_agreement": by_agreement(answers(faces, predictions)),
+    }
+
+
+def from_weights(
+    run: Run,
+    faces: FaceSet,
+    found: dict[str, Any],
+    images: int | None,
+    say: Callable[[str], object],
+) -> None:
+    """Add views and robustness to `found`, and write the file after each part of them."""
+    path, total = run.folder / "evaluation.json", len(faces.where("test"))
+    subject = Subject(run, faces)
+    wanted = subject.affordable() if images is None else min(images, total)
+    if images is not None and images < 1:
+        raise InputError(f"images must be 1 or more, not {images}")
+    origin = subject.origin()
+    kept = found.get("computed", {})
+    if kept.get("images", -1) < wanted or any(kept[key] != value for key, value in origin.items()):
+        kept = subject.environment(wanted, total) | origin
+        found |= {"views": {}, "robustness": {}, "computed": kept}
+    if not kept["images"]:
+        for key in FROM_WEIGHTS:
+            del found[key]
+        write_json(path, found)
+        say(f"views and robustness of {run.name} would take hours on this CPU and are left out: "
+            f"use a GPU, or say how many test images (images={FEWEST})")  # fmt: skip
+        return
+    subject.take(kept["images"])
+    missing = [name for name in CORRUPTIONS if name not in found["robustness"]]
+    share = kept["mark"] or f"all {total:,} test images"
+    if found["views"] and not missing:
+        say(f"views and robustness: loaded, computed before on {share}, {kept['device']}")
+        return
+    say(f"views and robustness: computed on {share}, {kept['device']}")
+    if not found["views"]:
+        found["views"] = subject.views()
+        write_json(path, found)
+    for name in missing:
+        found["robustness"][name] = subject.robustness(name)
+        write_json(path, found)
+
+
+class Subject:
+    """A model on its device, with some of the test images."""
+
+    def __init__(self, run: Run, faces: FaceSet):
+        self.run, self.faces, self.device = run, faces, processes().device
+        self.model = run.load_model().to(self.device)
+        self.prepare = Prepare(self.model.pretrained_cfg, self.device)
+        self.flip = run.train_config.flip_tta
+
+    def origin(self) -> dict[str, Any]:
+        """What makes earlier results worth keeping."""
+        with open(self.run.folder / "best.safetensors", "rb") as file:
+            weights = hashlib.file_digest(file, "sha256").hexdigest()
+        code = code_digest(("corruptions", "robustness"))
+        return {"weights_sha256": weights, "code": code, "seed": SEED}
+
+    def environment(self, images: int, total: int) -> dict[str, Any]:
+        mark = f"{images:,} of {total:,} test images" if images < total else ""
+        threads = torch.get_num_threads()
+        return {"images": images, "mark": mark, "device": processor(), "threads": threads}
+
+    def affordable(self) -> int:
+        """Test images for which views and robustness take minutes here; 0 for too few."""
+        rows = self.faces.where("test")
+        if self.device.type != "cpu":
+            return len(rows)
+        one = torch.from_numpy(self.faces.images[rows[:1]])
+        with FlopCounterMode(display=False) as counter:
+            probabilities(self.model, one, self.prepare)
+        passes = 1 + view_passes() + damages(self.flip)
+        number = int(CPU_WORK / (passes * max(1, counter.get_total_flops())))
+        if number >= len(rows):
+            return len(rows)
+        return number // 100 * 100 if number >= FEWEST else 0
+
+    def take(self, number: int) -> None:
+        """Draw test images, and predict them, to see that they are predicted as they were."""
+        rows = self.faces.where("test")
+        drawn = np.sort(np.random.default_rng(SEED).permutation(len(rows))[:number])
+        self.images = placed(torch.from_numpy(self.faces.images[rows[drawn]]), self.device)
+        self.labels = self.faces.labels[rows[drawn]]
+        predictions = load_predictions(self.run.folder / "predictions.npz")
+        kept = aligned(self.faces, predictions, "test")[drawn].argmax(1)
+        now = probabilities(self.model, self.images, self.prepare, flip=self.flip).argmax(1)
+        if (now.cpu().numpy() == kept).mean() < 0.98:
+            raise InputError(
+                f"{self.run.folder / 'best.safetensors'} does not predict what predictions.npz "
+                "beside it holds: delete the run folder and train again"
+            )
+        self.clean = accuracy(kept == self.labels)
+
+    def views(self) -> dict[str, Any]:
+        return compare_views(self.model, self.images, self.labels, self.prepare)
+
+    def robustness(self, name: str) -> list[dict[str, Any]]:
+        severity = undamaged(name, self.images)
+        clean = {"severity": severity, "unit": CORRUPTIONS[name].unit, **self.clean}
+        worse = damaged(
+            self.model, self.images, self.labels, self.prepare, name, flip=self.flip, seed=SEED
+        )
+        return [clean, *worse]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line; an error of the user's ends it with one sentence and status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fer_lib.evaluation", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("--data-dir", help="folder or file of the data; default: as cached")
+    parser.add_argument("--images", type=int, help="test images for views and robustness")
+    args = parser.parse_args(arguments)
+    try:
+        for run in map(Run, args.runs):
+            faces = load_faces(run.config["data"]["dataset"], args.data_dir)
+            found = evaluate_in_depth(run, faces, images=args.images)
+            before, after = (found["calibration"][when]["ece"] for when in ("before", "after"))
+            print(f"{run.folder / 'evaluation.json'}: accuracy {found['full']['accuracy']:.2%}, "
+                  f"ECE {before:.3f}, scaled {after:.3f} {found['mark']}".rstrip())  # fmt: skip
+    except InputError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Figures of one run in depth: is it calibrated, when should it be silent, what unsettles it.
+
+They take what `fer_lib.evaluation` writes into `evaluation.json`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from fer_lib.plots.style import new_figure
+
+MARKERS = "osD^vP*X"
+VIEW_TITLES = {"one": "one view", "mirror": "with its mirror image", "ten_crop": "ten crops"}
+
+
+def reliability(bins: dict[str, Sequence[dict[str, Any]]], *, mark: str) -> Figure:
+    """Accuracy of the images of like confidence, above the share of the images in each bin.
+
+    On the diagonal, confidence says how often a model is right; below it the model is too sure.
+
+    Args:
+        bins: by title, as `calibration.reliability` gives them; one diagram for each.
+    """
+    figure, axes = new_figure(
+        0.6 + 3.9 * len(bins), 4.8, mark=mark, nrows=2, ncols=len(bins), squeeze=False,
+        sharex=True, sharey="row", height_ratios=(3, 1),
+    )  # fmt: skip
+    blue = sns.color_palette("colorblind")[0]
+    for (title, rows), above, below in zip(bins.items(), *axes, strict=True):
+        table = pd.DataFrame(rows)
+        spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+        above.plot([0, 1], [0, 1], "--", color="0.6", linewidth=1, label="accuracy = confidence")
+        above.errorbar(
+            table["confidence"], table["accuracy"], yerr=np.abs(spread), fmt="o-", color=blue,
+            markersize=5, capsize=2, linewidth=1.2, label="images of a bin, 95 %", clip_on=False,
+        )  # fmt: skip
+        above.set(title=title, xlim=(0, 1), ylim=(0, 1))
+        share = table["n"] / table["n"].sum()
+        below.bar(
+            table["from"], share, width=table["to"] - table["from"], align="edge",
+            edgecolor="white", color="0.6",
+        )  # fmt: skip
+        below.set(xlabel="confidence")
+    axes[0, 0].set(ylabel="accuracy")
+    axes[1, 0].set(ylabel="images")
+    axes[0, 0].legend(fontsize=8, loc="best")
+    for axis in axes.ravel():
+        percent(axis.xaxis, axis.yaxis)
+    return figure
+
+
+def percent(*sides: Any) -> None:
+    for side in sides:
+        side.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+
+
+def coverage(
+    curve: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]] = (), *, mark: str
+) -> Figure:
+    """Accuracy of the surest answers by the share of images that is answered.
+
+    Args:
+        curve: as `abstention.coverage` gives it.
+        targets: of `abstention.abstention`; a point with its interval for each that was reached.
+    """
+    table = pd.DataFrame(curve)
+    figure, axis = new_figure(6, 3.8, mark=mark)
+    palette = sns.color_palette("colorblind")
+    axis.plot(table["coverage"], table["accuracy"], color=palette[0], label="surest images, 95 %")
+    axis.fill_between(
+        table["coverage"], table["low"], table["high"], color=palette[0], alpha=0.2, linewidth=0
+    )
+    reached = [row for row in targets if "accuracy" in row]
+    for row, marker in zip(reached, MARKERS, strict=False):
+        spread = [[max(0, row["accuracy"] - row["low"])], [max(0, row["high"] - row["accuracy"])]]
+        axis.errorbar(
+            row["coverage"], row["accuracy"], yerr=spread, fmt=marker, color=palette[1],
+            markeredgecolor="black", markersize=7, capsize=3, zorder=3, clip_on=False,
+            label=f"{row['target']:.0%} wanted, {row['coverage']:.0%} answered",
+        )  # fmt: skip
+        axis.axhline(row["target"], color=palette[1], linewidth=1, linestyle=":")
+    axis.set(xlabel="images answered", ylabel="accuracy of the answers", xlim=(0, 1.01))
+    axis.set_ylim(min(0.5, table["low"].min() - 0.02), 1.01)
+    percent(axis.xaxis, axis.yaxis)
+    axis.legend(frameon=False, fontsize=8, loc="best")
+    return figure
+
+
+def views(found: dict[str, dict[str, Any]], *, mark: str) -> Figure:
+    """Accuracy with each way of looking at a face, and the time it takes.
+
+    Args:
+        found: as `robustness.compare_views` gives it.
+    """
+    names = [VIEW_TITLES.get(name, name) for name in found]
+    table = pd.DataFrame(found.values(), index=names)
+    figure, (left, right) = new_figure(9, 1.1 + 0.5 * len(table), mark=mark, ncols=2, sharey=True)
+    blue = sns.color_palette("colorblind")[0]
+    spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+    rows = np.arange(len(table))
+    left.errorbar(table["accuracy"], rows, xerr=np.abs(spread), fmt="o", color=blue, capsize=3)
+    left.axvline(table["accuracy"].iloc[0], color="0.6", linewidth=1, linestyle="--")
+    left.set(xlabel="accuracy, 95 %", yticks=rows, yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
+    percent(left.xaxis)
+    bars = right.barh(rows, table["milliseconds"], color="0.6", height=0.55)
+    costs = ["1 pass" if n == 1 else f"{n} passes" for n in table["passes"]]
+    right.bar_label(bars, costs, fontsize=8, padding=3)
+    right.set(xlabel="milliseconds an image, in batches")
+    right.margins(x=0.2)
+    right.grid(axis="y", visible=False)
+    return figure
+
+
+def robustness(found: dict[str, dict[str, Sequence[dict[str, Any]]]], *, mark: str) -> Figure:
+    """Accuracy under each kind of damage by its severity: small multiples on one scale.
+
+    Args:
+        found: by model, and then by kind, as `evaluation.json` has it under `robustness`. The
+            first entry of a kind is the undamaged image: a dashed line, where there is one model.
+    """
+    kinds = list(next(iter(found.values())))
+    rows = -(-len(kinds) // 3)
+    figure, axes = new_figure(
+        9, 0.4 + 2.5 * rows, mark=mark, nrows=rows, ncols=3, squeeze=False, sharey=True
+    )
+    palette = sns.color_palette("colorblind", len(found))
+    for axis, kind in zip(axes.ravel(), kinds, strict=False):
+        for (name, curves), colour, marker in zip(found.items(), palette, MARKERS, strict=False):
+            table = pd.DataFrame(curves[kind]).sort_values("severity")
+            spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+            axis.errorbar(
+                table["severity"], table["accuracy"], yerr=np.abs(spread), fmt=f"{marker}-",
+                color=colour, markersize=4, capsize=2, linewidth=1.2, label=name,
+            )  # fmt: skip
+            if len(found) == 1:
+                clean = curves[kind][0]["accuracy"]
+                axis.axhline(clean, color="0.6", linewidth=1, linestyle="--", zorder=0)
+        axis.set(title=kind, xlabel=curves[kind][0]["unit"], xticks=table["severity"])
+        percent(axis.yaxis)
+        if curves[kind][0]["severity"] > curves[kind][-1]["severity"]:
+            axis.invert_xaxis()  # worse to the right
+    for axis in axes[:, 0]:
+        axis.set(ylabel="accuracy, 95 %", ylim=(0, 1))
+    for axis in axes.ravel()[len(kinds) :]:
+        axis.axis("off")
+    if len(found) > 1:
+        axes[0, 0].legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,114 @@
+"""How a model fares on other versions of the same faces: further views of them, or damaged ones."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.functional import ten_crop
+
+from fer_lib.augment import Prepare
+from fer_lib.batches import probabilities
+from fer_lib.calibration import accuracy
+from fer_lib.corruptions import CORRUPTIONS, corrupt
+from fer_lib.evaluate import holm, mcnemar
+
+CROP = 11 / 12
+"""Side of a crop of the ten, as a share of the image's: 44 pixels of 48."""
+
+
+def crops(images: Tensor) -> tuple[Tensor, ...]:
+    """Middle and corners of (N, C, H, W) images, and the mirror images of these five."""
+    return ten_crop(images, [round(CROP * length) for length in images.shape[2:]])
+
+
+VIEWS: dict[str, Callable[[Tensor], tuple[Tensor, ...]]] = {
+    "one": lambda images: (images,),
+    "mirror": lambda images: (images, images.flip(3)),
+    "ten_crop": crops,
+}
+"""Ways of looking at a face; a prediction is the mean of the probabilities of all its views."""
+
+
+def damages(flip: bool) -> int:
+    """Passes of the test images that `damaged` makes for all kinds."""
+    return sum(len(kind.severities) for kind in CORRUPTIONS.values()) * (2 if flip else 1)
+
+
+def view_passes() -> int:
+    """Passes of the test images that `compare_views` makes."""
+    return sum(len(view(torch.zeros(1, 1, 48, 48))) for view in VIEWS.values())
+
+
+def compare_views(
+    model: nn.Module, images: Tensor, labels: np.ndarray, prepare: Prepare
+) -> dict[str, dict[str, Any]]:
+    """Test-time augmentation: each of `VIEWS`, and what it buys over one view and costs.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+
+    Returns:
+        For each view: `passes` through the model, `milliseconds` an image (of one measurement, in
+        batches, from pixels to probabilities), what `accuracy` gives, `nll` (nats an image), and
+        for all but "one" the paired comparison with it: `only_this`, `only_one` (images that only
+        this one has right), `p` (McNemar, exact), `p_holm` (corrected for the number of views).
+    """
+    right, found = {}, {}
+    probabilities(model, images[:512], prepare)  # the first call also allocates and compiles
+    for name, view in VIEWS.items():
+        start = time.perf_counter()
+        views = view(images)
+        p = torch.stack([probabilities(model, one, prepare) for one in views]).mean(0).cpu()
+        seconds = time.perf_counter() - start
+        right[name] = p.numpy().argmax(1) == labels
+        own = p[torch.arange(len(p)), torch.from_numpy(labels)]
+        found[name] = {
+            "passes": len(views),
+            "milliseconds": 1000 * seconds / len(images),
+            **accuracy(right[name]),
+            "nll": -own.clamp(min=1e-12).log().mean().item(),
+        }
+    others = [name for name in VIEWS if name != "one"]
+    p_values = [mcnemar(right[name], right["one"]) for name in others]
+    for name, p_value, corrected in zip(others, p_values, holm(p_values), strict=True):
+        found[name] |= {
+            "only_this": int((right[name] & ~right["one"]).sum()),
+            "only_one": int((right["one"] & ~right[name]).sum()),
+            "p": p_value,
+            "p_holm": float(corrected),
+        }
+    return found
+
+
+def damaged(
+    model: nn.Module,
+    images: Tensor,
+    labels: np.ndarray,
+    prepare: Prepare,
+    kind: str,
+    *,
+    flip: bool = False,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Accuracy on the images under one kind of damage, from mild to strong.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        kind: of `corruptions.CORRUPTIONS`.
+        flip: average with the mirror image, as `batches.probabilities`.
+
+    Returns:
+        For each severity: `severity`, `unit`, and what `accuracy` gives.
+    """
+    rows = []
+    for severity in CORRUPTIONS[kind].severities:
+        worse = corrupt(images, kind, severity, seed=seed)
+        answers = probabilities(model, worse, prepare, flip=flip).argmax(1).cpu().numpy()
+        level = {"severity": severity, "unit": CORRUPTIONS[kind].unit}
+        rows.append(level | accuracy(answers == labels))
+    return rows

@@ -1,0 +1,95 @@
+"""Coverage, thresholds and the area under the curve, against brute force and closed forms."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from fer_lib.abstention import abstention, aurc, coverage, threshold_for
+from fer_lib.data.faceset import FaceSet
+from fer_lib.evaluate import Predictions
+
+
+@pytest.fixture
+def answered() -> tuple[np.ndarray, np.ndarray]:
+    """300 confidences, a few of them equal, right as often as they say."""
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.2, 1, 300).round(2)
+    return confidence, rng.random(300) < confidence
+
+
+def test_coverage_goes_from_all_images_to_the_surest(answered):
+    confidence, correct = answered
+    points = coverage(confidence, correct, steps=10)
+    assert len(points) == 10
+    assert points[0]["n"] == 300
+    assert points[0]["accuracy"] == correct.mean()
+    for number, point in enumerate(points):
+        kept = confidence >= point["threshold"]
+        assert point["n"] == kept.sum() >= 300 * (10 - number) / 10
+        assert point["coverage"] == kept.mean()
+        assert point["accuracy"] == correct[kept].mean()
+    assert points[-1]["accuracy"] > points[0]["accuracy"] + 0.2
+
+
+def test_coverage_of_few_images_asks_for_no_empty_set():
+    points = coverage(np.array([0.9, 0.5, 0.7]), np.array([True, False, False]), steps=20)
+    assert min(point["n"] for point in points) == 1
+    assert points[-1]["threshold"] == 0.9
+
+
+@pytest.mark.parametrize("target", [0.5, 0.7, 0.9, 1.0])
+def test_the_threshold_answers_the_most_images_that_reach_the_target(answered, target):
+    confidence, correct = answered
+    found = threshold_for(confidence, correct, target)
+    good = [t for t in confidence if correct[confidence >= t].mean() >= target]
+    assert found == min(good, default=None)
+
+
+def test_a_target_out_of_reach_has_no_threshold():
+    assert threshold_for(np.array([0.9, 0.8]), np.array([False, True]), 0.6) is None
+
+
+def test_the_area_is_the_mean_risk_of_all_coverages():
+    confidence = np.array([0.3, 0.9, 0.5, 0.7])
+    correct = np.array([False, True, True, False])
+    assert aurc(confidence, correct) == pytest.approx((0 + 1 / 2 + 1 / 3 + 2 / 4) / 4)
+
+
+def test_the_area_of_a_confidence_that_says_nothing_is_the_error_rate():
+    correct = np.arange(100) % 4 > 0
+    assert aurc(np.full(100, 0.6), correct) == pytest.approx(0.25)
+
+
+def test_the_area_of_ties_is_the_mean_over_their_orders(answered):
+    confidence, correct = answered
+    rng = np.random.default_rng(1)
+    areas = []
+    for _ in range(400):  # tiny differences put equals in random order
+        order = np.argsort(-(confidence + rng.uniform(0, 1e-6, 300)))
+        areas.append((np.cumsum(~correct[order]) / np.arange(1, 301)).mean())
+    assert np.std(areas) > 1e-4
+    assert aurc(confidence, correct) == pytest.approx(np.mean(areas), abs=4 * np.std(areas) / 20)
+
+
+def test_thresholds_are_chosen_on_validation_and_scored_on_test():
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 7, 400)
+    logits = rng.normal(size=(400, 7))
+    logits[np.arange(400), labels] += 1.5
+    p = softmax(2 * logits, 1).astype(np.float32)
+    images = rng.integers(0, 256, (400, 1, 4, 4), dtype=np.uint8)
+    ids = np.array([f"face{row}" for row in range(400)])
+    split = np.repeat(["valid", "test"], 200)
+    faces = FaceSet("noise", images, labels, split, ids)
+    found = abstention(faces, Predictions.of(faces, p[:200], p[200:]), targets=(0.7, 0.9, 1.01))
+
+    confidence, right = p.max(1), p.argmax(1) == labels
+    assert found["aurc"] == pytest.approx(aurc(confidence[200:], right[200:]))
+    for row in found["targets"][:2]:
+        kept = confidence >= row["threshold"] - 1e-6
+        assert right[:200][kept[:200]].mean() >= row["target"]
+        assert row["valid_coverage"] == kept[:200].mean()
+        assert (row["n"], row["coverage"]) == (kept[200:].sum(), kept[200:].mean())
+        assert row["accuracy"] == right[200:][kept[200:]].mean()
+        assert row["low"] < row["accuracy"] <= row["high"]
+    assert found["targets"][2] == {"target": 1.01, "threshold": None}

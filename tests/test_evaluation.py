@@ -1,0 +1,186 @@
+"""evaluation.json of a real run: complete, computed once, and complete enough without weights."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from fer_lib import evaluation
+from fer_lib.corruptions import CORRUPTIONS
+from fer_lib.data import load_faces
+from fer_lib.evaluate import evaluate, load_predictions
+from fer_lib.evaluation import FROM_WEIGHTS, evaluate_in_depth, main
+from fer_lib.files import InputError
+from fer_lib.recipes import recipe
+from fer_lib.robustness import VIEWS
+from fer_lib.runs import Run
+from fer_lib.train import train
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def faces(home):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_HOME", str(home))
+        return load_faces("sample-10-600", say=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def trained(home, faces) -> Run:
+    changes = {"epochs": 2, "options": {"width": 8}}
+    config = recipe("baseline_cnn", "ours", "sample", **changes)
+    return train(config, faces, runs=str(home / "runs"), quiet=True)
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Run:
+    """A copy of the run, to do with as a test likes."""
+    return Run(shutil.copytree(trained.folder, tmp_path / trained.name))
+
+
+@pytest.fixture(scope="module")
+def whole(trained, faces, home):
+    """The evaluation of another copy, and what was said."""
+    said = []
+    copy = Run(shutil.copytree(trained.folder, home / "whole" / trained.name))
+    return copy, evaluate_in_depth(copy, faces, say=said.append), said
+
+
+def written(run: Run) -> dict:
+    return json.loads((run.folder / "evaluation.json").read_text())
+
+
+def test_the_file_holds_every_part(whole, faces):
+    run, found, said = whole
+    assert found == written(run)
+    scored = evaluate(faces, load_predictions(run.folder / "predictions.npz"))
+    assert {key: found[key] for key in scored} == scored
+    assert found["mark"] == "sample data"
+    assert found["calibration"]["before"]["nll"] == pytest.approx(found["full"]["nll"])
+    assert found["coverage"][0]["accuracy"] == found["full"]["accuracy"]
+    assert sum(row["n"] for row in found["accuracy_by_agreement"]) <= found["test_images"] == 60
+    assert set(found["views"]) == set(VIEWS)
+    assert set(found["robustness"]) == set(CORRUPTIONS)
+    for curve in found["robustness"].values():
+        assert curve[0]["accuracy"] == found["full"]["accuracy"]  # undamaged
+        assert all(row["n"] == 60 and row["low"] <= row["accuracy"] for row in curve)
+    assert found["computed"]["mark"] == ""
+    assert len(said) == 1
+    assert "computed on all 60 test images" in said[0]
+
+
+def test_every_key_of_the_file_is_documented(whole):
+    _, found, _ = whole
+    for key in found:
+        assert f"`{key}`" in evaluation.__doc__, key
+    for key in found["computed"]:
+        assert f"`{key}`" in evaluation.__doc__, key
+
+
+def test_what_was_computed_is_loaded(whole, faces, monkeypatch):
+    run, found, _ = whole
+    monkeypatch.setattr(evaluation, "compare_views", None)
+    monkeypatch.setattr(evaluation, "damaged", None)
+    said = []
+    assert evaluate_in_depth(run, faces, say=said.append) == found
+    assert "loaded, computed before on all 60 test images" in said[0]
+    assert evaluate_in_depth(run, faces, images=20, say=said.append) == found
+
+
+def test_an_interrupted_evaluation_goes_on(whole, faces, run, monkeypatch):
+    _, found, _ = whole
+    real, done = evaluation.damaged, []
+
+    def stop_at_the_third(*arguments, **keywords):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(arguments[4])
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(evaluation, "damaged", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_in_depth(run, faces, say=lambda line: None)
+    assert list(written(run)["robustness"]) == done == list(CORRUPTIONS)[:2]
+    again = []
+    monkeypatch.setattr(evaluation, "damaged", lambda *a, **k: again.append(a[4]) or real(*a, **k))
+    monkeypatch.setattr(evaluation, "compare_views", None)
+    repeated = evaluate_in_depth(run, faces, say=lambda line: None)
+    assert again == list(CORRUPTIONS)[2:]
+    assert repeated["robustness"] == found["robustness"]
+
+
+def test_other_weights_or_more_images_are_computed_anew(faces, run):
+    first = evaluate_in_depth(run, faces, images=20, say=lambda line: None)
+    assert first["computed"]["mark"] == "20 of 60 test images"
+    assert {row["n"] for row in first["robustness"]["blur"]} == {20}
+    assert first["full"]["n"] == 60
+    more = evaluate_in_depth(run, faces, images=40, say=lambda line: None)
+    assert more["computed"]["images"] == more["views"]["one"]["n"] == 40
+    path = run.folder / "evaluation.json"
+    changed = written(run)
+    changed["computed"]["weights_sha256"] = "0" * 64
+    changed["views"] = {"one": {}}
+    path.write_text(json.dumps(changed))
+    anew = evaluate_in_depth(run, faces, images=40, say=lambda line: None)
+    assert anew["views"]["one"]["n"] == 40
+
+
+def test_without_weights_all_that_follows_from_predictions_is_there(whole, faces, run):
+    _, found, _ = whole
+    (run.folder / "best.safetensors").unlink()
+    said = []
+    alone = evaluate_in_depth(run, faces, say=said.append)
+    assert alone == {key: found[key] for key in found if key not in FROM_WEIGHTS}
+    assert len(said) == 1
+    assert "have been deleted" in said[0]
+    assert "left out" in said[0]
+
+
+def test_weights_may_be_deleted_after_the_evaluation(faces, run):
+    first = evaluate_in_depth(run, faces, images=20, say=lambda line: None)
+    (run.folder / "best.safetensors").unlink()
+    said = []
+    assert evaluate_in_depth(run, faces, say=said.append) == first
+    assert "computed before" in said[0]
+
+
+def test_a_slow_cpu_is_given_fewer_images_or_none_and_says_so(faces, run, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    subject = evaluation.Subject(run, faces)
+    assert subject.affordable() == 60
+    monkeypatch.setattr(evaluation, "CPU_WORK", 1e6)
+    assert subject.affordable() == 0
+    said = []
+    found = evaluate_in_depth(run, faces, say=said.append)
+    assert not set(FROM_WEIGHTS) & set(found)
+    assert "left out" in said[0]
+    assert written(run) == found
+
+
+def test_bad_input_is_named(faces, run):
+    with pytest.raises(InputError, match="images must be 1 or more"):
+        evaluate_in_depth(run, faces, images=0, say=lambda line: None)
+    rolled = dict(np.load(run.folder / "predictions.npz"))
+    rolled["test_probabilities"] = np.roll(rolled["test_probabilities"], 1, axis=1)
+    np.savez(run.folder / "predictions.npz", **rolled)
+    with pytest.raises(InputError, match=r"best\.safetensors does not predict"):
+        evaluate_in_depth(run, faces, images=20, say=lambda line: None)
+    with pytest.raises(InputError, match="trained on other data"):
+        evaluate_in_depth(run, faces.subset(np.arange(500)))
+
+
+def test_the_command_evaluates_a_run(home, run, monkeypatch, capsys):
+    monkeypatch.setenv("FER_HOME", str(home))
+    main([str(run.folder), "--images", "20"])
+    assert written(run)["computed"]["images"] == 20
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "ECE" in last
+    assert "sample data" in last
+    with pytest.raises(SystemExit):
+        main([str(home / "nothing")])
+    assert "is not a run folder" in capsys.readouterr().err

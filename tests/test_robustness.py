@@ -1,0 +1,117 @@
+"""Views and damaged images, with models whose answers are known."""
+
+import numpy as np
+import pytest
+import torch
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from torch import Tensor, nn
+
+from fer_lib.augment import Prepare
+from fer_lib.batches import probabilities
+from fer_lib.corruptions import CORRUPTIONS, corrupt
+from fer_lib.robustness import VIEWS, compare_views, crops, damaged, damages, view_passes
+
+CFG = {"input_size": (1, 48, 48), "mean": (0.5,), "std": (0.5,)}
+
+
+class Corner(nn.Module):
+    """Class by how bright the upper left quarter is, which a view may move."""
+
+    seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        level = x[:, 0, :24, :24].mean((1, 2))
+        return torch.stack([-6 * level, torch.zeros_like(level), 6 * level], 1)
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    rng = np.random.default_rng(0)
+    quarters = rng.integers(0, 256, (120, 1, 2, 2)).repeat(24, 2).repeat(24, 3)
+    return torch.from_numpy(quarters.astype(np.uint8))
+
+
+@pytest.fixture
+def model() -> Corner:
+    return Corner()
+
+
+def test_ten_crops_are_corners_middle_and_their_mirror_images(images):
+    some = images[:2]
+    top_left, top_right, bottom_left, bottom_right, middle, *mirrored = crops(some)
+    assert torch.equal(top_left, some[..., :44, :44])
+    assert torch.equal(top_right, some[..., :44, 4:])
+    assert torch.equal(bottom_left, some[..., 4:, :44])
+    assert torch.equal(bottom_right, some[..., 4:, 4:])
+    assert torch.equal(middle, some[..., 2:46, 2:46])
+    assert len(mirrored) == 5
+    assert torch.equal(mirrored[4], middle.flip(3))
+
+
+def test_a_view_is_the_mean_of_its_passes(model, images):
+    prepare = Prepare(CFG)
+    labels = probabilities(model, images, prepare).argmax(1).numpy()  # one view is always right
+    labels[:30] = (labels[:30] + 1) % 3
+    found = compare_views(model, images, labels, prepare)
+    one = probabilities(model, images, prepare)
+    expected = {
+        "one": one,
+        "mirror": probabilities(model, images, prepare, flip=True),
+        "ten_crop": sum(probabilities(model, view, prepare) for view in crops(images)) / 10,
+    }
+    for name, p in expected.items():
+        right = p.numpy().argmax(1) == labels
+        assert found[name]["accuracy"] == pytest.approx(right.mean())
+        own = p[range(120), labels].log()
+        assert found[name]["nll"] == pytest.approx(-own.mean().item(), rel=1e-5)
+        assert found[name]["n"] == 120
+        assert found[name]["milliseconds"] > 0
+    assert [found[name]["passes"] for name in VIEWS] == [1, 2, 10]
+    assert found["mirror"]["accuracy"] < found["one"]["accuracy"]
+
+
+def test_views_are_tested_in_pairs_with_one_view(model, images):
+    prepare = Prepare(CFG)
+    labels = probabilities(model, images, prepare).argmax(1).numpy()
+    labels[:30] = (labels[:30] + 1) % 3
+    found = compare_views(model, images, labels, prepare)
+    one = probabilities(model, images, prepare).argmax(1).numpy() == labels
+    mirror = probabilities(model, images, prepare, flip=True).argmax(1).numpy() == labels
+    row = found["mirror"]
+    assert (row["only_this"], row["only_one"]) == ((mirror & ~one).sum(), (one & ~mirror).sum())
+    assert row["only_this"] + row["only_one"] > 0
+    table = [[0, row["only_this"]], [row["only_one"], 0]]
+    assert row["p"] == pytest.approx(mcnemar(table, exact=True).pvalue)
+    p_values = [found[name]["p"] for name in ("mirror", "ten_crop")]
+    corrected = [found[name]["p_holm"] for name in ("mirror", "ten_crop")]
+    np.testing.assert_allclose(corrected, multipletests(p_values, method="holm")[1])
+    assert "p" not in found["one"]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_damage_is_scored_at_each_severity(model, images, flip):
+    prepare = Prepare(CFG)
+    labels = probabilities(model, images, prepare, flip=flip).argmax(1).numpy()
+    rows = damaged(model, images, labels, prepare, "brightness", flip=flip, seed=3)
+    assert [row["severity"] for row in rows] == list(CORRUPTIONS["brightness"].severities)
+    for row in rows:
+        worse = corrupt(images, "brightness", row["severity"], seed=3)
+        answers = probabilities(model, worse, prepare, flip=flip).argmax(1).numpy()
+        assert row["accuracy"] == (answers == labels).mean()
+        assert row["unit"] == "grey levels"
+    assert rows[2]["accuracy"] < rows[0]["accuracy"] < 1
+
+
+def test_passes_are_counted_right(model, images):
+    """From them follows how many images a CPU is given."""
+    prepare, labels = Prepare(CFG), np.zeros(120, int)
+    for flip in (False, True):
+        model.seen = 0
+        for kind in CORRUPTIONS:
+            damaged(model, images, labels, prepare, kind, flip=flip)
+        assert model.seen == 120 * damages(flip)
+    model.seen = 0
+    compare_views(model, images, labels, prepare)
+    assert model.seen == 120 * (view_passes() + 1)  # one more to warm up
