@@ -62,6 +62,7 @@ STAGES = (
     ),
     Stage("09_evaluation", (DATA, *RUNS), ("{runs}/*_{dataset}_s*/evaluation.json",)),
     Stage("10_comparison", (DATA, *RUNS), ("{runs}/comparison_{dataset}_{preset}/comparison.*",)),
+    Stage("11_try_it", (), ("{runs}/try_it_{dataset}_{preset}/faces.json",)),
 )
 
 

@@ -29,6 +29,7 @@ from fer_lib.plots.style import (
     new_figure,
     save,
     table,
+    upload,
 )
 
 __all__ = [
@@ -59,5 +60,6 @@ __all__ = [
     "routing",
     "save",
     "table",
+    "upload",
     "views",
 ]
