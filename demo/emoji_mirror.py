@@ -106,12 +106,14 @@ def still(predictor: Predictor) -> None:
         return
     picture = read_picture(file.name, file.getvalue()) if file else drawn_face(drawn)
     found = predictor(picture)
-    left.image(draw_faces(picture, found), width="stretch")
+    left.image(draw_faces(picture, found))
+    mark = "" if file else "sample data"
     with right:
         if not found:
             st.html(cards.card(None))
         for face in found:
-            st.html(cards.card(face.expression, sure=face.sure) + cards.bars(face.probabilities))
+            card = cards.card(face.expression, sure=face.sure, note=mark)
+            st.html(card + cards.bars(face.probabilities))
 
 
 def foot(predictor: Predictor) -> None:
