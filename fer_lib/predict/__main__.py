@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             say(f"{others} files in the folders are neither pictures nor videos and are left out")
         if args.annotate:
             check_copies(args.annotate, args.sources)
-        args.predictor = load(args)
+        args.predictor = Predictor.of(args.model, detector=args.detector, say=say)
         if not args.whole and args.sources:
             args.predictor.detector  # noqa: B018 refused, or said, before work
     except InputError as error:
@@ -65,15 +65,6 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--every is 1 or more, not {args.every}")
     if args.annotate and args.annotate.is_file():
         raise InputError(f"--annotate is a folder, and {args.annotate} is a file")
-
-
-def load(args: argparse.Namespace) -> Predictor:
-    options = {"detector": args.detector, "say": say}
-    if args.model is None:
-        return Predictor.default(**options)
-    if Path(args.model).expanduser().is_dir():
-        return Predictor.from_run(Path(args.model).expanduser(), **options)
-    return Predictor.from_file(args.model, **options)
 
 
 def say(text: str) -> None:

@@ -30,7 +30,7 @@ YUNET_URLS = (
 
 LONGEST = (1280, 320)  # pixels: YuNet finds faces of 10 to 300, so a large one only when shrunk
 SCORE = 0.7
-SECONDS = 10  # without an answer, until a download is given up
+SECONDS = 5  # without an answer, until a download is given up
 
 
 class Box(NamedTuple):

@@ -105,6 +105,14 @@ class Predictor:
             say(f"{self.name} is not calibrated: from a probability of 0.5 on it counts as sure")
 
     @classmethod
+    def of(cls, model: str | Path | None = None, **options: Any) -> "Predictor":
+        """Of a run's folder, a weights or an ONNX file, or by default the package's weights."""
+        if model is None:
+            return cls.default(**options)
+        folder = Path(model).expanduser().is_dir()
+        return cls.from_run(model, **options) if folder else cls.from_file(model, **options)
+
+    @classmethod
     def default(cls, **options: Any) -> "Predictor":
         """The weights that come with this package."""
         return cls.from_file(DEFAULT, **options)
@@ -116,7 +124,7 @@ class Predictor:
         Raises:
             InputError: it is no run folder, or unfinished.
         """
-        run = run if isinstance(run, Run) else Run(run)
+        run = run if isinstance(run, Run) else Run(Path(run).expanduser())
         if not run.finished:
             raise InputError(f"{run.folder} is unfinished: train it to its end first")
         return cls.from_file(run.folder / "best.safetensors", **options)
