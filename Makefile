@@ -9,14 +9,17 @@ SEED ?= 0
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.installed-demo
 
-.PHONY: help venv run report test lint format lock notebook clean
+.PHONY: help venv run report demo mirror test lint format lock notebook clean
 
 help:
 	@echo "make run        set everything up, run all stages, show where the results are"
 	@echo "                  DATASET=$(DATASET) PRESET=$(or $(PRESET),sample or quick) SEED=$(SEED) DATA_DIR=$(DATA_DIR)"
 	@echo "                  the real thing: make run DATASET=fer2013 PRESET=full"
 	@echo "make report     build report/report.pdf from the results in report/results/"
+	@echo "make demo       start a page to try models on: a picture or the camera, probabilities, maps"
+	@echo "make mirror     start the Emoji Mirror: the live camera and the emoji of the expression"
 	@echo "make test       set everything up and run the tests"
 	@echo "make notebook   open the notebooks in JupyterLab"
 	@echo "make venv       only set up: the virtual environment $(VENV), made with PYTHON=$(PYTHON)"
@@ -41,6 +44,16 @@ $(STAMP): requirements.txt pyproject.toml
 	fi
 	@touch "$@"
 
+# What only the two pages need, and their tests.
+$(DEMO): $(STAMP)
+	@echo "Installing what the pages need into $(VENV)"
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python "$(BIN)/python" -e '.[demo]'; \
+	else \
+		"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[demo]'; \
+	fi
+	@touch "$@"
+
 run: $(STAMP)
 	@"$(BIN)/python" -m fer_lib.pipeline --dataset "$(DATASET)" \
 		--seed "$(SEED)" $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
@@ -48,8 +61,14 @@ run: $(STAMP)
 report: $(STAMP)
 	@"$(BIN)/python" -m fer_lib.report
 
+demo: $(DEMO)
+	@"$(BIN)/python" demo/gradio_app.py
+
+mirror: $(DEMO)
+	@"$(BIN)/python" -m streamlit run demo/emoji_mirror.py
+
 # One thread for each of the two processes: more of them only wait for one another.
-test: $(STAMP)
+test: $(DEMO)
 	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
@@ -63,7 +82,7 @@ format: $(STAMP)
 lock:
 	@command -v uv >/dev/null 2>&1 || { echo "uv is needed: pip install uv" >&2; exit 1; }
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
-		--no-annotate --extra dev pyproject.toml -o requirements.lock
+		--no-annotate --extra dev --extra demo pyproject.toml -o requirements.lock
 
 notebook: $(STAMP)
 	@"$(BIN)/python" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks

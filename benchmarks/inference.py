@@ -33,10 +33,11 @@ from fer_lib.config import TrainConfig
 from fer_lib.data.sample import make_sample
 from fer_lib.models import create_model
 from fer_lib.optim import choose_precision, keep_memory, plain_attention
+from fer_lib.predict.onnx import export
 
 IMAGES = {"cpu": 1024, "cuda": 16384}  # parts of seconds
 CHECKED, TOLERANCE = 64, 1e-4  # faces; difference of a probability
-# Not vit_moe, whose routing the exporter cannot convert, nor grefel, whose logits no layer gives.
+# Not vit_moe, of which ONNX computes every expert, nor grefel, whose logits no layer gives.
 MODELS = ("baseline_cnn", "attention_cnn", "vit_patch", "vit_cnn", "vit_mae", "vit_tiny")
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
@@ -111,20 +112,6 @@ class Onnx:
             binding.bind_output("probabilities", *place, np.float32, mine.shape, mine.data_ptr())
             self.session.run_with_iobinding(binding, options)
         return answers
-
-
-def export(predictor: Predictor) -> bytes:
-    """An ONNX model from "faces" to "probabilities"."""
-    program = torch.onnx.export(
-        predictor,
-        (torch.zeros(2, 1, 48, 48, dtype=torch.uint8),),
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        input_names=["faces"],
-        output_names=["probabilities"],
-        verbose=False,
-    )
-    return program.model_proto.SerializeToString()
 
 
 def check(one: Torch, other: Onnx, faces: Tensor) -> None:

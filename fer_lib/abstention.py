@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.calibration import accuracy, exact
+from fer_lib.calibration import accuracy, exact, fit_temperature, scaled
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, aligned
 
 TARGETS = (0.8, 0.9, 0.95)
 """Accuracies for which a threshold of confidence is chosen."""
+
+SURE = 0.8
+"""Accuracy, on validation images, of the answers that count as sure: four of five are right."""
 
 
 def confidence_of(
@@ -87,3 +90,24 @@ def abstention(
             row |= accuracy(correct[kept]) if kept.any() else {}
         rows.append(row)
     return {"aurc": aurc(confidence, correct), "targets": rows}
+
+
+def operating_point(faces: FaceSet, predictions: Predictions) -> dict[str, Any]:
+    """How a model is to be used: what calibrates it, and from when on an answer counts as sure.
+
+    Returns:
+        `temperature`; `threshold`, the least confidence at that temperature from which on the
+        validation images are answered with accuracy `target`, None where there is none; and the
+        share of the validation images that reach it, `valid_coverage`.
+    """
+    valid, labels = aligned(faces, predictions, "valid"), faces.labels[faces.where("valid")]
+    temperature = fit_temperature(valid, labels)
+    p = scaled(valid, temperature)
+    threshold = threshold_for(p.max(1), p.argmax(1) == labels, SURE)
+    covered = 0.0 if threshold is None else float((p.max(1) >= threshold).mean())
+    return {
+        "temperature": temperature,
+        "target": SURE,
+        "threshold": threshold,
+        "valid_coverage": covered,
+    }

@@ -35,9 +35,20 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
         ) from error
 
 
-def save_weights(path: Path, model: nn.Module, config: TrainConfig, classes: Iterable[str]) -> None:
-    """Write weights as safetensors, with what it takes to build the model in the metadata."""
+def save_weights(
+    path: Path,
+    model: nn.Module,
+    config: TrainConfig,
+    classes: Iterable[str],
+    image: Iterable[int] = (1, 48, 48),
+) -> None:
+    """Write weights as safetensors, with what it takes to build and use the model in the metadata.
+
+    Args:
+        image: (C, H, W) of the images that it was trained on.
+    """
     metadata = {
+        "image": json.dumps(list(image)),
         "model": config.model,
         "options": json.dumps(config.options),
         "classes": json.dumps(list(classes)),

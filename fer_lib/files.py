@@ -28,6 +28,13 @@ def home() -> Path:
     return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
 
 
+def cache() -> Path:
+    """Folder of files that were fetched once: in `FER_HOME` where it is set, else the user's."""
+    if "FER_HOME" in os.environ:
+        return home() / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fer_lib"
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; rename it to `path` if all went well.

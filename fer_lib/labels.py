@@ -10,6 +10,18 @@ EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 EMOTIONS_8 = (*EMOTIONS, "contempt")
 """FERPlus adds contempt, last."""
 
+EMOJI = {
+    "angry": "😠",
+    "disgust": "🤢",
+    "fear": "😨",
+    "happy": "😄",
+    "sad": "😢",
+    "surprise": "😮",
+    "neutral": "😐",
+    "contempt": "😏",
+}
+"""One emoji for each expression."""
+
 VOTES = (*EMOTIONS_8, "unknown", "not a face")
 """Columns of a vote matrix, in the canonical order."""
 

@@ -81,6 +81,7 @@ STAGES = (
         # Times where they were measured; for the claims, runs of other data and refined labels.
         ("{runs}/*_s*/inference.json", "{runs}/*_s*/results.json", "{data}/refinement.json"),
     ),
+    Stage("11_try_it", (), ("{runs}/try_it_{dataset}_{preset}/faces.json",)),
     Stage(
         "report",
         (DATA, *RUNS, "{data}/audit.json", "{runs}/comparison_{dataset}_{preset}/comparison.json"),

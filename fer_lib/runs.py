@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from fer_lib import plots
+from fer_lib.abstention import operating_point
 from fer_lib.checkpoints import load_weights
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
@@ -274,6 +275,7 @@ def write_results(
         "train_images": rows[0]["train_images"],
         "train_seconds": round(seconds, 2),
         "images_per_second": round(sum(row["train_images"] for row in rows) / seconds, 1),
+        "use": operating_point(faces, predictions),
         "valid": evaluate(faces, predictions, "valid"),
         "test": test,
     }

@@ -190,9 +190,15 @@ class Training:
         """
         row, best = self.rows[-1], self.best_epoch() == len(self.rows) - 1
         if self.main:
-            folder, classes = self.run.folder, self.faces.classes
+            folder, faces = self.run.folder, self.faces
             if best:
-                save_weights(folder / "best.safetensors", self.learner.kept, self.config, classes)
+                save_weights(
+                    folder / "best.safetensors",
+                    self.learner.kept,
+                    self.config,
+                    faces.classes,
+                    faces.images.shape[1:],
+                )
             write_metrics(folder / "metrics.csv", self.rows)
             save_state(self.state_path, self.learner.state_dict() | {"rows": self.rows})
         line = (

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -155,7 +156,8 @@ def environment(home: Path, *python_path: Path) -> dict[str, str]:
     paths = os.pathsep.join(map(str, python_path))
     # On Colab, `python` is that of the kernel.
     path = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
-    return kept | {"FER_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PATH": path}
+    ours = {"FER_HOME": str(home), "OMP_NUM_THREADS": "1", "FER_DETECTOR": "haar"}  # no download
+    return kept | ours | {"PYTHONPATH": paths, "PATH": path}
 
 
 def papermill_run(source: Path, target: Path, env: dict[str, str], **parameters) -> str:
@@ -215,6 +217,10 @@ def test_the_notebooks_write_what_they_say(executed):
     }
     assert len(compared["runs"]) == len(runs) > len(MODULES)
     assert all(row["ms_1"] > 0 and row["macs"] > 0 for row in compared["costs"])
+    tried = json.loads((home / "runs/try_it_sample_sample/faces.json").read_text())
+    assert tried["mark"] == "sample data"
+    (faces,) = tried["pictures"].values()
+    assert len(faces) >= 5  # of seven that were drawn
 
 
 def test_every_printed_number_of_the_sample_says_so(executed):
@@ -310,6 +316,15 @@ def test_a_menu_runs_show_at_each_change_and_not_before():
     emotion.value = "happy"
     draw.value = 4
     assert seen == [("happy", 3), ("happy", 4)]
+
+
+def test_a_button_shows_each_picture_that_it_is_given():
+    seen = []
+    button = plots.upload(lambda name, data: seen.append((name, data)))
+    assert seen == []
+    file = {"name": "a.png", "type": "image/png", "size": 3, "last_modified": datetime.now(UTC)}
+    button.value = ({**file, "content": b"abc"}, {**file, "name": "b.png", "content": b"d"})
+    assert seen == [("a.png", b"abc"), ("b.png", b"d")]
 
 
 def test_a_figure_shows_itself_in_a_notebook():

@@ -1,9 +1,11 @@
 """Picture files of every mode and size become one array."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from fer_lib.data.pictures import read_pictures
+from fer_lib.data.pictures import read_picture, read_pictures
+from fer_lib.files import InputError
 
 
 def save(folder, **pictures):
@@ -62,3 +64,11 @@ def test_large_files_are_read_like_small_ones(tmp_path):
     paths = save(tmp_path, **{f"p{i}": Image.fromarray(image) for i, image in enumerate(noise)})
     assert paths[0].stat().st_size > 40_000
     np.testing.assert_array_equal(read_pictures(paths)[0][:, 0], noise)
+
+
+def test_a_picture_that_is_in_memory_reads_as_its_file_does(tmp_path):
+    (path,) = save(tmp_path, a=Image.new("RGB", (60, 50), (200, 100, 0)))
+    content = path.read_bytes()
+    assert read_picture("sent.png", content).tobytes() == read_picture(path).tobytes()
+    with pytest.raises(InputError, match=r"^sent\.png cannot be read"):
+        read_picture("sent.png", content[:40])

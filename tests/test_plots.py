@@ -262,3 +262,15 @@ def test_another_format_is_refused_with_a_sentence(tmp_path):
     figure, _ = plots.new_figure(2, 2, mark="")
     with pytest.raises(InputError, match=r"figure\.jpg.*\.png, \.pdf, \.svg"):
         plots.save(figure, tmp_path / "figure.jpg")
+
+
+def test_a_heated_face_is_bright_where_the_map_is_greatest():
+    face = np.full((1, 48, 48), 100, np.uint8)
+    heat = np.zeros((6, 6))
+    heat[1, 4] = 3.0
+    shown = plots.heated(face, heat, side=120)
+    assert shown.shape == (120, 120, 3)
+    assert shown.dtype == np.uint8
+    row, column = np.unravel_index(shown.sum(2).argmax(), (120, 120))
+    assert (row // 20, column // 20) == (1, 4)
+    assert (plots.heated(face, np.ones((6, 6))) == plots.heated(face, np.zeros((6, 6)))).all()

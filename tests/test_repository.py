@@ -52,6 +52,9 @@ ORDER = (
     "kept",
     "compare",
     "report",
+    "predict",
+    "cards",
+    "mirror",
     "pipeline",
 )
 """A module imports only from those that stand before it."""
@@ -153,7 +156,8 @@ def test_dependencies_stand_once_and_the_lock_keeps_to_them():
     assert "dependencies" in project["dynamic"]
     dynamic = PYPROJECT["tool"]["setuptools"]["dynamic"]
     assert dynamic["dependencies"] == {"file": ["requirements.txt"]}
-    extra = [Requirement(one) for one in project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    extra = [Requirement(one) for name in ("dev", "demo") for one in extras[name]]
     wanted = requirements("requirements.txt") | {canonicalize_name(one.name): one for one in extra}
     locked = requirements("requirements.lock")
     assert wanted.keys() <= locked.keys()

@@ -20,6 +20,33 @@ Paths = Sequence[str | Path]
 THREADS = 16  # more than cores, to hide the latency of network drives
 
 
+def read_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
+    """Read one picture as `upright` leaves it, at its own size.
+
+    Args:
+        path: of the file, or its name where `data` is its content already.
+
+    Raises:
+        InputError: it is missing or damaged; the sentence names it.
+    """
+    return _decode(path, _bytes(path) if data is None else data)
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture as L (grey) or RGB, turned as EXIF asks.
+
+    Transparency becomes black, 16 bits become 8, and three equal channels count as grey.
+    """
+    if "exif" in picture.info or picture.format == "TIFF":
+        picture = ImageOps.exif_transpose(picture)
+    return picture if picture.mode == "L" else _plain(picture)
+
+
+def fit(picture: Image.Image, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
+    """The middle of a picture, resized to `size` (width, height), which leaves one of it alone."""
+    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+
+
 def read_pictures(paths: Paths) -> tuple[np.ndarray, list[str]]:
     """Read pictures as uint8 (N, C, H, W), and say what had to be done to them.
 
@@ -80,9 +107,7 @@ def _decode(path: str | Path, data: bytes) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data))
         picture.load()
-        if "exif" in picture.info or picture.format == "TIFF":
-            picture = ImageOps.exif_transpose(picture)
-        return picture if picture.mode == "L" else _plain(picture)
+        return upright(picture)
     except DAMAGE as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its content is no picture" if unknown else error
@@ -92,7 +117,7 @@ def _decode(path: str | Path, data: bytes) -> Image.Image:
 
 
 def _decode_and_fit(path: str | Path, data: bytes) -> Image.Image:
-    return ImageOps.fit(_decode(path, data), (SIDE, SIDE), Image.Resampling.LANCZOS)
+    return fit(_decode(path, data))
 
 
 def _plain(picture: Image.Image) -> Image.Image:

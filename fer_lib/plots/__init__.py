@@ -7,6 +7,7 @@ from fer_lib.plots.faces import (
     class_counts,
     faces_grid,
     faces_with_votes,
+    heated,
     overlays,
     reconstructions,
 )
@@ -33,6 +34,7 @@ from fer_lib.plots.style import (
     new_figure,
     save,
     table,
+    upload,
 )
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "embedding",
     "faces_grid",
     "faces_with_votes",
+    "heated",
     "interact",
     "intervals",
     "learning_curves",
@@ -72,5 +75,6 @@ __all__ = [
     "save",
     "subsets",
     "table",
+    "upload",
     "views",
 ]

@@ -131,3 +131,24 @@ def interact(show: Callable[..., object], **choices: Any) -> Any:
         widget.observe(menus.update, names="value")
     display(menus)
     return menus
+
+
+def upload(show: Callable[[str, bytes], object]) -> Any:
+    """A button that takes pictures; `show` runs below it for each, with its name and content."""
+    from IPython.display import display
+    from ipywidgets import FileUpload, Output
+
+    button, below = FileUpload(accept="image/*", multiple=True), Output()
+
+    def changed(change: dict[str, Any]) -> None:
+        files = change["new"]
+        if isinstance(files, dict):  # ipywidgets 7, which Colab has
+            files = [{"name": name, "content": one["content"]} for name, one in files.items()]
+        with below:
+            below.clear_output(wait=True)
+            for file in files:
+                show(file["name"], bytes(file["content"]))
+
+    button.observe(changed, names="value")
+    display(button, below)
+    return button

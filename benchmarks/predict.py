@@ -1,0 +1,105 @@
+"""Time of finding and classifying the face in a frame of 640×480, and the frames a second of both.
+
+    python benchmarks/predict.py
+    python benchmarks/predict.py --model runs/FOLDER --detector face_detection_yunet_2023mar.onnx
+
+What a live picture costs without the camera and the page. Frames are grey canvases with one drawn
+face each, its height a half of the frame's; the detectors' time hardly depends on what is in it. By
+default both detectors are measured, YuNet where it can be had. Every part runs once before it is
+timed. Times are medians over the frames, with the 10th and 90th percentile; "whole" is
+`Predictor(frame)`, and frames a second follow from its median. The model computes on the GPU where
+there is one, the detectors on the CPU.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from measure import environment
+
+from fer_lib.data.drawing import draw
+from fer_lib.files import InputError
+from fer_lib.predict import Predictor
+from fer_lib.predict.faces import make_detector
+
+SIZE, SIDE = (480, 640), 240  # of the frame, of the face; pixels
+
+
+def frames(n: int) -> list[np.ndarray]:
+    """Frames (480, 640, 3) uint8, each with a drawn face at another place."""
+    rng = np.random.default_rng(0)
+    made = []
+    for face in draw(np.arange(n) % 7, 0, size=SIDE)[:, 0]:
+        frame = np.full((*SIZE, 3), 128, np.uint8)
+        top, left = (int(rng.integers(0, room - SIDE)) for room in SIZE)
+        frame[top : top + SIDE, left : left + SIDE] = face[..., None]
+        made.append(frame)
+    return made
+
+
+def milliseconds(part: Callable[[Any], Any], inputs: list) -> np.ndarray:
+    """Time of each call, after one that is not counted."""
+    part(inputs[0])
+    times = []
+    for value in inputs:
+        start = time.perf_counter()
+        part(value)
+        times.append(1000 * (time.perf_counter() - start))
+    return np.array(times)
+
+
+def row(title: str, times: np.ndarray) -> str:
+    low, middle, high = np.percentile(times, [10, 50, 90])
+    return f"| {title} | {middle:.1f} ({low:.1f} to {high:.1f}) | {1000 / middle:.0f} |"
+
+
+def compare(predictor: Predictor, some: list[np.ndarray]) -> str:
+    """Three rows of the table, and how many of the faces were found."""
+    found = [len(predictor(frame)) for frame in some]
+    image = predictor.about.image
+    crops = [np.zeros((1, *image), np.uint8) for _ in some]
+    name = predictor.detector.split(" (")[0]
+    lines = [
+        row(f"{name}: detection", milliseconds(predictor.find, some)),
+        row("classification of one face", milliseconds(predictor.probabilities, crops)),
+        row(f"{name}: whole, {sum(found)} faces found", milliseconds(predictor, some)),
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--model", help="run folder, weights file or .onnx; default: that of the package")
+    add("--detector", help="YuNet's file, yunet or haar; default: both")
+    add("--frames", type=int, default=100)
+    add("--threads", type=int, default=1, help="of the network; one face is too little for more")
+    args = parser.parse_args(arguments)
+    if args.frames < 1 or args.threads < 1:
+        parser.error("--frames and --threads must be 1 or more")
+    torch.set_num_threads(args.threads)
+    try:
+        predictor = Predictor.of(args.model)
+    except InputError as error:
+        parser.error(str(error))
+    some = frames(args.frames)
+    print(environment(), flush=True)
+    print("| | milliseconds (10 % to 90 %) | a second |\n|---|---:|---:|")
+    for choice in [args.detector] if args.detector else ["yunet", "haar"]:
+        try:
+            detector = make_detector(choice, say=lambda _: None)
+        except InputError as error:
+            print(f"| left out: {error} | | |")
+            continue
+        one = Predictor(predictor.network, predictor.about, detector=detector)
+        print(compare(one, some), flush=True)
+    print(
+        f"\n{predictor.name}, {args.frames} frames of 640×480 (sample data), threads {args.threads}"
+    )
+
+
+if __name__ == "__main__":
+    main()

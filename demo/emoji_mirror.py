@@ -1,0 +1,146 @@
+"""The Emoji Mirror: the emoji of the expression that a camera sees, live in the browser.
+
+    make mirror          or, where the extra `demo` is installed:
+    python -m streamlit run demo/emoji_mirror.py
+
+Frames go from the browser to this process over WebRTC, without a STUN or TURN server: both must run
+on one machine, or on one network. Its settings are in `.streamlit/config.toml` beside this file.
+"""
+
+import numpy as np
+import streamlit as st
+from av import VideoFrame
+from PIL import Image
+from streamlit_webrtc import VideoProcessorBase, webrtc_streamer
+
+from fer_lib import cards
+from fer_lib.data.pictures import read_picture
+from fer_lib.data.sample import draw
+from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS
+from fer_lib.mirror import Mirror, models_at_hand
+from fer_lib.predict import Predictor
+from fer_lib.predict.faces import Detector, make_detector
+from fer_lib.predict.outputs import draw_faces
+
+LIVE, STILL = "Live camera", "Still picture"
+NO_SERVER = {"iceServers": []}  # the library's default would ask one of Google's
+CAMERA = {"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}, "audio": False}
+STYLE = "<style>.stMainBlockContainer { padding-top: 2.5rem; }</style>"
+REFRESH = 0.25  # seconds between two looks of the page at what the camera's thread has found
+
+
+class Processor(VideoProcessorBase):
+    """Reads the newest frame in a thread of its own; frames that came meanwhile are dropped."""
+
+    def __init__(self, mirror: Mirror):
+        self.mirror = mirror
+
+    def recv(self, frame: VideoFrame) -> VideoFrame:
+        return VideoFrame.from_ndarray(self.mirror.look(frame.to_ndarray(format="rgb24")), "rgb24")
+
+
+@st.cache_resource(show_spinner="Looking for a face detector …")
+def detector() -> Detector:
+    """Of all sessions and models: made, and fetched if it must be, before the first frame."""
+    return make_detector()
+
+
+@st.cache_resource(show_spinner="Loading the model …", max_entries=4)
+def load(name: str) -> Predictor:
+    """One of the models at hand."""
+    return models_at_hand(detector())[name]()
+
+
+@st.cache_data
+def drawn_face(expression: str) -> Image.Image:
+    """A clean drawn face, 360 by 360 pixels."""
+    drawn = draw(np.array([EMOTIONS.index(expression)]), 5, rough=0.3, size=360)
+    return Image.fromarray(drawn[0, 0])
+
+
+def live(predictor: Predictor) -> None:
+    """The camera's picture, and beside it what is read in it."""
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        context = webrtc_streamer(
+            key="mirror",
+            video_processor_factory=lambda: Processor(Mirror(predictor)),
+            rtc_configuration=NO_SERVER,
+            media_stream_constraints=CAMERA,
+            translations={"start": "Start the camera", "stop": "Stop"},
+        )
+    processor = context.video_processor
+    if processor and processor.mirror.using[0] is not predictor:
+        processor.mirror.use(predictor)
+    with right:
+        readings(processor.mirror if processor else None)
+
+
+@st.fragment(run_every=REFRESH)
+def readings(mirror: Mirror | None) -> None:
+    """Emoji, probabilities, the last seconds and the speed; drawn anew several times a second."""
+    if mirror is None or not mirror.view.rate:
+        st.html(cards.waiting("Start the camera, and look into it."))
+        return
+    view = mirror.view
+    st.html(
+        cards.card(view.expression, sure=view.sure, note=others(view.faces))
+        + cards.bars(view.probabilities or dict.fromkeys(mirror.using[0].classes, 0.0))
+        + cards.band(view.history)
+    )
+    st.caption(f"{view.rate:.1f} frames a second, {view.latency:.0f} ms each")
+
+
+def others(faces: int) -> str:
+    return f"one of {faces} faces is read here" if faces > 1 else ""
+
+
+def still(predictor: Predictor) -> None:
+    """A picture from a file, or a drawn face, and what is read in it."""
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        file = st.file_uploader("A picture with faces", ["jpg", "jpeg", "png", "webp", "bmp"])
+        drawn = st.pills("or a drawn face", EMOTIONS, default="happy")
+    if not file and not drawn:
+        return
+    picture = read_picture(file.name, file.getvalue()) if file else drawn_face(drawn)
+    found = predictor(picture)
+    left.image(draw_faces(picture, found))
+    mark = "" if file else "sample data"
+    with right:
+        if not found:
+            st.html(cards.card(None))
+        for face in found:
+            card = cards.card(face.expression, sure=face.sure, note=mark)
+            st.html(card + cards.bars(face.probabilities))
+
+
+def foot(predictor: Predictor) -> None:
+    """What happens to the pictures, and what the page cannot tell."""
+    if st.get_option("browser.gatherUsageStats"):
+        st.warning("Streamlit reports usage statistics: set browser.gatherUsageStats = false")
+    else:
+        st.success(cards.PRIVATE, icon=":material/lock:")
+    st.info(cards.LIMITS, icon=":material/info:")
+    st.caption(f"Model: {predictor.name}. Faces are found by {predictor.detector}.")
+
+
+def main() -> None:
+    st.set_page_config("Emoji Mirror", "😄", layout="wide")
+    st.html(cards.STYLE + STYLE)
+    st.title("Emoji Mirror")
+    left, right = st.columns([3, 2], gap="large", vertical_alignment="bottom")
+    mode = left.segmented_control("Picture", [LIVE, STILL], default=LIVE, required=True)
+    try:
+        name = right.selectbox("Model", list(models_at_hand(detector())))
+        predictor = load(name)
+        show = live if mode == LIVE else still
+        show(predictor)
+    except InputError as error:
+        st.error(str(error))
+        return
+    foot(predictor)
+
+
+main()

@@ -1,0 +1,160 @@
+"""A page to try models on: a picture or the camera in, expressions and what the model looks at out.
+
+    make demo            or, where the extra `demo` is installed:
+    python demo/gradio_app.py
+
+GRADIO_SERVER_PORT chooses another port.
+"""
+
+import os
+import time
+from functools import cache, lru_cache
+from tempfile import TemporaryDirectory
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+
+from fer_lib import cards, explain, plots
+from fer_lib.data.pictures import read_picture
+from fer_lib.data.sample import draw
+from fer_lib.files import InputError
+from fer_lib.mirror import Smoother, models_at_hand
+from fer_lib.predict import Face, Predictor
+from fer_lib.predict.faces import Detector, make_detector
+from fer_lib.predict.outputs import draw_faces
+
+FRAME_SECONDS = 0.2  # between two frames of the camera
+SHOWN = 4  # faces of one picture, the largest first
+SIDE = 360  # pixels, height of a picture on the page
+SHOW = {"interactive": False, "buttons": ["fullscreen"]}  # without Gradio's button that uploads
+FONT = ["system-ui", "sans-serif"]  # a theme's own fonts would be fetched from Google
+TITLE = "# Facial expressions\nGive a picture, take one, or let the camera run."
+CHOOSE = "Choose a picture, or one of the drawn faces."
+MAP = "What the model looks at"
+
+
+@lru_cache(maxsize=4)
+def load(name: str) -> Predictor:
+    """One of the models at hand; the error on the page says what is wrong."""
+    try:
+        return models_at_hand(detector())[name]()
+    except InputError as error:
+        raise gr.Error(str(error)) from error
+
+
+@cache
+def detector() -> Detector:
+    """Of all models: made, and fetched if it must be, before the page is served."""
+    return make_detector()
+
+
+def drawn_faces() -> list[Image.Image]:
+    """A clean drawn face of each expression."""
+    return [Image.fromarray(one[0]) for one in draw(np.arange(7), 5, rough=0.3, size=360)]
+
+
+def looked_at(predictor: Predictor, faces: list[Face]) -> np.ndarray:
+    """The faces as the model was shown them, each under a map of what it looks at, side by side."""
+    crops = np.array([face.crop for face in faces])
+    _, maps = explain.maps(predictor.model, predictor.prepare(torch.from_numpy(crops)))
+    return np.hstack([plots.heated(*pair) for pair in zip(crops, maps.cpu().numpy(), strict=True)])
+
+
+def read(path: str | None, name: str) -> tuple[str, Image.Image | None, np.ndarray | None]:
+    """What is in a still picture: cards, the picture with its faces marked, the maps."""
+    if path is None:
+        return cards.waiting(CHOOSE), None, None
+    predictor = load(name)
+    try:
+        picture = read_picture(path)
+    except InputError as error:
+        raise gr.Error(str(error)) from error
+    found = predictor(picture)
+    html = "".join(
+        cards.card(face.expression, sure=face.sure) + cards.bars(face.probabilities)
+        for face in found[:SHOWN]
+    )
+    maps = looked_at(predictor, found[:SHOWN]) if found else None
+    return html or cards.card(None), draw_faces(picture, found), maps
+
+
+def watch(
+    frame: Image.Image | None, name: str, state: tuple[str, Smoother] | None
+) -> tuple[str, np.ndarray | None, tuple[str, Smoother]]:
+    """One frame of the camera: a card of its largest face, steadied in time, and the map."""
+    predictor = load(name)
+    if state is None or state[0] != name:
+        state = name, Smoother(threshold=predictor.threshold)
+    smoother = state[1]
+    found = predictor(frame)[:1] if frame else []
+    smoother.update(found[0].probabilities if found else None, time.monotonic())
+    html = cards.card(smoother.expression, sure=smoother.sure) + cards.bars(
+        smoother.probabilities or dict.fromkeys(predictor.classes, 0.0)
+    )
+    return html, looked_at(predictor, found) if found else None, state
+
+
+def page() -> gr.Blocks:
+    """The page, not yet served."""
+    names = list(models_at_hand(detector()))
+    with gr.Blocks(title="Facial expressions", analytics_enabled=False) as blocks:
+        gr.Markdown(TITLE)
+        model = gr.Dropdown(names, value=names[0], label="Model")
+        with gr.Tab("Picture"):
+            with gr.Row():
+                with gr.Column(scale=3):
+                    picture = gr.Image(
+                        type="filepath",
+                        image_mode=None,  # as it is: read_picture knows 16 bits and transparency
+                        sources=["upload", "webcam"],
+                        label="Picture",
+                        height=SIDE,
+                    )
+                    gr.Examples(drawn_faces(), picture, label="Drawn faces (they show no person)")
+                with gr.Column(scale=2):
+                    answer = gr.HTML(cards.waiting(CHOOSE))
+            with gr.Row():
+                marked = gr.Image(label="Faces", height=SIDE, **SHOW)
+                maps = gr.Image(label=MAP, height=SIDE, **SHOW)
+        with gr.Tab("Live camera"), gr.Row():
+            with gr.Column(scale=3):
+                camera = gr.Image(type="pil", sources=["webcam"], streaming=True, label="Camera")
+            with gr.Column(scale=2):
+                moment = gr.HTML(cards.waiting("Allow the camera, then choose Record."))
+                live_map = gr.Image(label=MAP, height=SIDE, **SHOW)
+        gr.Markdown(f"🔒 {cards.PRIVATE}\n\n{cards.LIMITS}")
+        state = gr.State()
+        gr.on(
+            [picture.change, model.change],
+            read,
+            [picture, model],
+            [answer, marked, maps],
+            show_progress="hidden",
+        )
+        camera.stream(
+            watch,
+            [camera, model, state],
+            [moment, live_map, state],
+            stream_every=FRAME_SECONDS,
+            time_limit=None,
+            show_progress="hidden",
+        )
+    return blocks
+
+
+def main() -> None:
+    with TemporaryDirectory() as folder:  # where Gradio puts pictures for the browser
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        page().launch(
+            server_name="127.0.0.1",
+            share=False,
+            theme=gr.themes.Soft(font=FONT, font_mono=["monospace"]),
+            head=cards.STYLE,
+            footer_links=[],
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Pieces of a page, as HTML: an expression with its emoji, bars, and the last seconds as a band.
+
+They look alike in Streamlit, Gradio and a notebook, in light and dark, need no script and fetch
+nothing. `STYLE` must stand once on the page.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
+from urllib.parse import quote
+
+from matplotlib.colors import to_hex
+
+from fer_lib.labels import EMOJI
+from fer_lib.plots import EMOTION_COLOURS
+
+COLOURS = {name: to_hex(colour) for name, colour in EMOTION_COLOURS.items()}
+
+STYLE = """<style>
+.fer-card { text-align: center; }
+.fer-emoji { font-size: 6.5rem; line-height: 1.15; transition: opacity .3s;
+  font-family: "Apple Color Emoji", "Segoe UI Emoji", "Noto Color Emoji", sans-serif; }
+.fer-word { font-size: 1.5rem; font-weight: 600; }
+.fer-note { opacity: .65; min-height: 1.5em; }
+.fer-card[data-sure="false"] .fer-emoji { opacity: .45; }
+.fer-bars { display: grid; grid-template-columns: auto 1fr auto; gap: .4rem .7rem;
+  align-items: center; margin: .6rem 0; font-variant-numeric: tabular-nums; }
+.fer-bars span:nth-child(3n) { min-width: 3.2em; text-align: right; opacity: .75; }
+.fer-track { height: .8rem; border-radius: .4rem; overflow: hidden;
+  background: color-mix(in srgb, currentColor 9%, transparent); }
+.fer-fill { height: 100%; border-radius: .4rem; transition: width .25s linear; }
+.fer-band { width: 100%; height: 7rem; display: block; border-radius: .5rem;
+  background: color-mix(in srgb, currentColor 6%, transparent); }
+.fer-axis { display: flex; justify-content: space-between; font-size: .8rem; opacity: .65; }
+</style>"""
+
+PRIVATE = (
+    "Everything is computed on this machine: no picture leaves it or is kept, and no usage "
+    "statistics are reported."
+)
+LIMITS = (
+    "**What this cannot tell.** It names what a face looks like, after labels on which people "
+    "themselves agree only in part. An expression is not an emotion: one smiles without being "
+    "happy, and grieves without showing it. It errs more on rare expressions such as disgust and "
+    "fear, and on light, poses and faces unlike those it learned from. Judge nobody by it."
+)
+"""Markdown, for the foot of a page."""
+
+
+def card(expression: str | None, *, sure: bool = True, note: str = "") -> str:
+    """An expression as emoji and word; None for no face.
+
+    The page's `data-expression` and `data-sure` say the same to a program.
+    """
+    word = "no face" if expression is None else expression if sure else f"perhaps {expression}"
+    emoji = EMOJI[expression] if expression else "🫥"
+    return (
+        f'<div class="fer-card" data-expression="{expression or ""}" '
+        f'data-sure="{str(sure or expression is None).lower()}">'
+        f'<div class="fer-emoji" role="img" aria-label="{word}">{emoji}</div>'
+        f'<div class="fer-word">{word}</div><div class="fer-note">{escape(note)}</div></div>'
+    )
+
+
+def waiting(note: str) -> str:
+    """In place of a card before there is a picture."""
+    return (
+        '<div class="fer-card" data-expression=""><div class="fer-emoji">🪞</div>'
+        f'<div class="fer-note">{escape(note)}</div></div>'
+    )
+
+
+def bars(probabilities: Mapping[str, float]) -> str:
+    """A bar a class, in the order given."""
+    rows = (
+        f'<span>{name}</span><div class="fer-track"><div class="fer-fill" '
+        f'style="width:{100 * p:.1f}%;background:{COLOURS[name]}"></div></div>'
+        f"<span>{100 * p:.0f} %</span>"
+        for name, p in probabilities.items()
+    )
+    return f'<div class="fer-bars">{"".join(rows)}</div>'
+
+
+def band(
+    history: Sequence[tuple[float, Mapping[str, float]]], *, seconds: float = 10, gap: float = 0.6
+) -> str:
+    """Probabilities over the last seconds, one upon the other up to 1, in the colours of the bars.
+
+    Args:
+        history: (seconds before now, at most 0, probabilities by class), oldest first.
+        seconds: width of the picture.
+        gap: from so many seconds without a face on, the band is broken.
+    """
+    history = history[:: 1 + len(history) // 120]  # about one a pixel or two
+    ends = [i for i, (a, b) in enumerate(pairwise(history), 1) if b[0] - a[0] > gap]
+    pieces = [history[a:b] for a, b in pairwise([0, *ends, len(history)])]
+    areas = "".join(area for piece in pieces if len(piece) > 1 for area in stacked(piece, seconds))
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {100 * seconds} 100" '
+        f'preserveAspectRatio="none">{areas}</svg>'
+    )
+    # As an image, because Streamlit takes inline SVG out of HTML.
+    return (
+        f'<img class="fer-band" alt="the last {seconds:g} seconds" '
+        f'src="data:image/svg+xml,{quote(svg)}">'
+        f'<div class="fer-axis"><span>{seconds:g} s ago</span><span>now</span></div>'
+    )
+
+
+def stacked(piece: Sequence[tuple[float, Mapping[str, float]]], seconds: float) -> list[str]:
+    """Areas of a piece of the history without a gap, one a class."""
+    x = [100 * max(0.0, seconds + moment) for moment, _ in piece]
+    low, areas = [100.0] * len(piece), []
+    for name in piece[0][1]:
+        high = [y - 100 * values[name] for y, (_, values) in zip(low, piece, strict=True)]
+        outline = [*zip(x, high, strict=True), *reversed([*zip(x, low, strict=True)])]
+        points = " ".join(f"{a:.0f},{b:.1f}" for a, b in outline)
+        areas.append(f'<polygon points="{points}" fill="{COLOURS[name]}" opacity=".85"/>')
+        low = high
+    return areas

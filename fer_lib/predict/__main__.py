@@ -1,0 +1,144 @@
+"""Command line: expressions of the faces in pictures, folders and videos.
+
+    python -m fer_lib.predict party.jpg holidays/ 'more/**/*.png' film.mp4 --out predictions.csv
+    python -m fer_lib.predict crops/ --whole --model runs/FOLDER --out predictions.json
+    python -m fer_lib.predict --model runs/FOLDER --export model.onnx
+
+Ends with status 1 where something could not be read; the rest is written all the same.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fer_lib.files import InputError
+from fer_lib.predict.inputs import Shot, batches, find_sources, shots
+from fer_lib.predict.onnx import write_onnx
+from fer_lib.predict.outputs import FORMATS, Seen, annotate, check_copies, line, title, write_table
+from fer_lib.predict.predictor import Predictor
+
+SHOWN = 10  # pictures without a face that the summary names
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m fer_lib.predict", description=__doc__.split("\n")[0].split(": ")[1]
+    )
+    add = parser.add_argument
+    add("paths", nargs="*", metavar="PATH", help="picture, video, folder or pattern")
+    add("--out", type=Path, metavar="FILE", help="table to write, .csv or .json; default: printed")
+    add("--annotate", type=Path, metavar="DIR", help="write copies with the faces marked")
+    add("--whole", action="store_true", help="every picture is a face: do not look for faces")
+    add("--every", type=int, default=10, metavar="N", help="every N-th frame of a video (10)")
+    add("--model", metavar="RUN|FILE", help="run folder, .safetensors or .onnx; default: our own")
+    add("--detector", metavar="FILE", help="YuNet's file, yunet or haar; default: as can be had")
+    add("--export", type=Path, metavar="FILE", help="write the model as ONNX")
+    args = parser.parse_args(arguments)
+    try:
+        check(args)
+        args.sources, others = find_sources(args.paths) if args.paths else ([], 0)
+        if others:
+            say(f"{others} files in the folders are neither pictures nor videos and are left out")
+        if args.annotate:
+            check_copies(args.annotate, args.sources)
+        args.predictor = Predictor.of(args.model, detector=args.detector, say=say)
+        if not args.whole and args.sources:
+            args.predictor.detector  # noqa: B018 refused, or said, before work
+    except InputError as error:
+        parser.error(str(error))
+    return args
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise InputError where options make no sense."""
+    if not args.paths and not args.export:
+        raise InputError("give a picture, a video, a folder or a pattern")
+    if args.out and args.out.suffix not in FORMATS:
+        raise InputError(f"--out ends with {' or '.join(FORMATS)}, not {args.out.name}")
+    if args.export and args.export.suffix != ".onnx":
+        raise InputError(f"--export ends with .onnx, not {args.export.name}")
+    if args.every < 1:
+        raise InputError(f"--every is 1 or more, not {args.every}")
+    if args.annotate and args.annotate.is_file():
+        raise InputError(f"--annotate is a folder, and {args.annotate} is a file")
+
+
+def say(text: str) -> None:
+    """Remarks go beside the table that may be printed."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Work:
+    """What was seen and what could not be read, so far."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.predictor = args, args.predictor
+        self.seen: list[Seen] = []
+        self.problems: list[Shot] = []
+
+    def do(self) -> bool:
+        """Go through all sources; whether that went to the end, and the user did not stop it."""
+        sources = self.args.sources
+        bar = tqdm(sources, unit="file", disable=None if len(sources) > 1 else True)
+        stream = (shot for source in bar for shot in shots(source, self.args.every))
+        try:
+            for part in batches(stream):
+                self.batch(part)
+        except KeyboardInterrupt:
+            return False
+        return True
+
+    def batch(self, part: Sequence[Shot]) -> None:
+        self.problems += [shot for shot in part if shot.problem]
+        good = [shot for shot in part if shot.picture]
+        mode = "whole" if self.args.whole else "detect"
+        answers = self.predictor([shot.picture for shot in good], faces=mode)
+        for shot, faces in zip(good, answers, strict=True):
+            if self.args.annotate:
+                annotate(self.args.annotate, Seen(shot, faces))
+            seen = Seen(replace(shot, picture=None), faces)
+            if not self.args.out:
+                tqdm.write(line(seen))
+            self.seen.append(seen)
+
+    def summary(self) -> str:
+        """What was read, and what was wrong with the rest, a line each."""
+        faces = sum(len(seen.faces) for seen in self.seen)
+        empty = [title(seen.shot) for seen in self.seen if not seen.faces]
+        head = f"{len(self.seen):,} pictures read, {faces:,} faces"
+        if self.problems:
+            head += f"; {len(self.problems)} could not be read:"
+        wrong = [f"  {shot.problem}" for shot in self.problems]
+        shown = [f"  no face was found in {name}" for name in empty[:SHOWN]]
+        more = [f"  nor in {len(empty) - SHOWN} others"] if len(empty) > SHOWN else []
+        return "\n".join([head, *wrong, *shown, *more])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; status 0, 1 where something could not be read, 2 for an error of the user's."""
+    args = parse(arguments)
+    work = Work(args)
+    try:
+        if args.export:
+            write_onnx(args.export, args.predictor)
+            say(f"{args.predictor.name} is in {args.export}")
+        finished = work.do()
+        if args.out:
+            write_table(args.out, work.seen, work.problems, args.predictor)
+    except InputError as error:
+        say(f"error: {error}")
+        return 2
+    if args.sources:
+        say(work.summary())
+    if not finished:
+        say("stopped: what was done is written" if args.out else "stopped")
+        return 130
+    return 1 if work.problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

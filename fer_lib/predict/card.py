@@ -1,0 +1,182 @@
+"""The model card of kept weights: every number in it is read from the run or from the file."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+
+from fer_lib import __version__
+from fer_lib.calibration import accuracy, scaled, scores
+from fer_lib.data import FaceSet
+from fer_lib.evaluate import Predictions, aligned
+from fer_lib.kept import public_command
+from fer_lib.models.weights import read_weights
+from fer_lib.runs import Run
+
+TEMPLATE = """# Model card: {name}
+
+{mark}The weights that `Predictor.default()` loads: `{model}`, {parameters:,} parameters,
+{precision}, {size:,} bytes, SHA-256 `{sha256}`.
+`python -m fer_lib.predict.keep` (fer_lib {version}) wrote them and this card from the run
+`{run}`.
+
+## What it does
+
+{purpose}
+
+## Data and training
+
+{training}
+
+    {command}
+
+## Accuracy
+
+{scores}
+
+In brackets: 95 % bootstrap intervals. Clean test images are those without a copy among training and
+validation images, each counted once.
+
+{per_class}
+
+## Confidence
+
+{confidence}
+
+## Limits
+
+- It names the word that annotators would choose for a small picture of a face. It does not know
+  what a person feels: a face does not show that reliably, and people read one face differently.
+- The labels of {dataset} are noisy, and nobody recorded who is shown: how accuracy differs by age,
+  gender, skin or culture is not known.
+- Its test images were collected as its training images were. Other pictures (profiles, covered
+  faces, strong light, children) are read worse than these numbers say.
+- Not for decisions about people: hiring, education, policing, health, or the like.
+
+## Licence
+
+The weights are under the project's MIT licence. The images that they were learned from are not part
+of the project, and FER2013 was published for research: check whether that permits your use.
+"""
+
+
+def model_card(
+    run: Run, faces: FaceSet, predictions: Predictions, use: dict[str, Any], path: Path
+) -> str:
+    """Markdown about the kept weights in `path`.
+
+    Args:
+        use: of `abstention.operating_point`.
+    """
+    results = run.results
+    state, _ = read_weights(path)
+    kinds = {str(t.dtype).split(".")[1] for t in state.values() if t.is_floating_point()}
+    mark = f"**{results['mark']}: the numbers say nothing about people.** " if faces.mark else ""
+    return TEMPLATE.format(
+        name=path.name,
+        mark=mark,
+        model=results["model"],
+        parameters=results["parameters"],
+        precision=" and ".join(sorted(kinds)),
+        size=path.stat().st_size,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        version=__version__,
+        run=run.name,
+        purpose=purpose(faces),
+        training=training(run, faces),
+        command=public_command(run.config["environment"]["command"], results["model"]),
+        scores=scores_table(results),
+        per_class=class_table(results["test"]["full"]["per_class"]),
+        confidence=confidence(faces, predictions, use),
+        dataset=faces.name,
+    )
+
+
+def paragraph(text: str) -> str:
+    return fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head), ["---"] * len(list(head)), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def purpose(faces: FaceSet) -> str:
+    channels, height, width = faces.images.shape[1:]
+    return paragraph(
+        f"It takes a face of {height}×{width} {'grey' if channels == 1 else 'RGB'} pixels and "
+        f"gives a probability to each of {len(faces.classes)} words: {', '.join(faces.classes)}. "
+        "`Predictor` finds the faces in a picture and crops them."
+    )
+
+
+def training(run: Run, faces: FaceSet) -> str:
+    results, environment = run.results, run.config["environment"]
+    train, valid, test = (len(faces.where(split)) for split in ("train", "valid", "test"))
+    return paragraph(
+        f"{faces.name}: {train:,} training images, {valid:,} for validation, {test:,} for test "
+        f'(fingerprint `{faces.fingerprint[:16]}`). Recipe "{results["recipe"]}", preset '
+        f"{results['preset']}, seed {results['seed']}, {results['labels']} labels, "
+        f"{results['epochs']} epochs, of which the one with the best validation accuracy is kept "
+        f"(number {results['best_epoch']}); {results['train_seconds'] / 60:.0f} minutes on "
+        f"{environment['processor']} with torch {environment['torch']}, at commit "
+        f"{(environment['commit'] or 'unknown')[:8]}:"
+    )
+
+
+def scores_table(results: dict[str, Any]) -> str:
+    """Accuracy, macro-F1 and mean-class accuracy of every set that there is."""
+    parts = {
+        "test": results["test"]["full"],
+        "clean test": results["test"].get("clean"),
+        "test, FERPlus majority labels": results["test"].get("ferplus_majority"),
+        "validation (used to choose the epoch)": results["valid"]["full"],
+    }
+    rows = []
+    for title, part in parts.items():
+        if part:
+            low, high = part["interval"]["accuracy"]
+            share = f"{part['accuracy']:.2%} ({low:.1%} to {high:.1%})"
+            means = f"{part['macro_f1']:.3f}", f"{part['balanced_accuracy']:.1%}"
+            rows.append([title, f"{part['n']:,}", share, *means])
+    return table(["images", "number", "accuracy", "macro-F1", "mean-class accuracy"], rows)
+
+
+def class_table(per_class: dict[str, dict[str, float]]) -> str:
+    rows = [
+        [name, *(f"{one[key]:.2f}" for key in ("precision", "recall", "f1")), str(one["support"])]
+        for name, one in per_class.items()
+    ]
+    return table(["test", "precision", "recall", "F1", "images"], rows)
+
+
+def confidence(faces: FaceSet, predictions: Predictions, use: dict[str, Any]) -> str:
+    """What temperature and threshold, chosen on validation images, do on the test images."""
+    p, labels = aligned(faces, predictions, "test"), faces.labels[faces.where("test")]
+    after = scaled(p, use["temperature"])
+    text = (
+        f"Probabilities are calibrated by the temperature {use['temperature']:.3f}, fitted on "
+        f"validation images: the expected calibration error on test images is "
+        f"{scores(p, labels)['ece']:.3f} without and {scores(after, labels)['ece']:.3f} with it. "
+    )
+    if use["threshold"] is None:
+        return paragraph(
+            f"{text}No threshold makes {use['target']:.0%} of the answers right on validation "
+            "images, so none counts as sure."
+        )
+    kept = after.max(1) >= use["threshold"]
+    correct = np.asarray(after.argmax(1) == labels)
+    text += (
+        f"An answer counts as sure from a probability of {use['threshold']:.3f} on, the least from "
+        f"which {use['target']:.0%} of them are right on validation images"
+    )
+    if kept.any():
+        found = accuracy(correct[kept])
+        text += (
+            f"; on test images {kept.mean():.1%} of the answers are sure, and of those "
+            f"{found['accuracy']:.1%} are right ({found['low']:.1%} to {found['high']:.1%})"
+        )
+    return paragraph(f"{text}.")

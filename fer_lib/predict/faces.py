@@ -1,0 +1,223 @@
+"""Finding faces in a picture, and cropping them as the training images are cropped.
+
+Two detectors of OpenCV, by what can be had: YuNet (https://doi.org/10.1007/s11633-023-1423-y), a
+small network whose file is given, in the cache or fetched once; else the Haar cascade (Viola and
+Jones, https://doi.org/10.1109/CVPR.2001.990517) that ships inside OpenCV's package.
+"""
+
+import hashlib
+import os
+import urllib.request
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from fer_lib.files import InputError, cache, replacing
+
+YUNET = "face_detection_yunet_2023mar.onnx"
+YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+YUNET_URLS = (
+    f"https://huggingface.co/opencv/face_detection_yunet/resolve/main/{YUNET}",
+    f"https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/{YUNET}",
+)
+"""MIT licence, 232,589 bytes."""
+
+LONGEST = (1280, 320)  # pixels: YuNet finds faces of 10 to 300, so a large one only when shrunk
+SCORE = 0.7
+SECONDS = 5  # without an answer, until a download is given up
+
+
+class Box(NamedTuple):
+    """A face in a picture, in pixels from its upper left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """A box, and how sure the detector is of it (0..1), None where it does not say."""
+
+    box: Box
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class Framing:
+    """The square around a box that a training image would show.
+
+    Its side is `scale` times the longer side of the box; its middle lies `lower` times the height
+    of the box below the middle of the box.
+    """
+
+    scale: float
+    lower: float
+
+
+class YuNet:
+    """OpenCV's YuNet from its ONNX file."""
+
+    framing = Framing(scale=1.1, lower=0.0)
+
+    def __init__(self, path: str | Path):
+        self.name = f"YuNet ({path})"
+        self.lock = Lock()  # a detector has one input size at a time
+        try:
+            self.network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), SCORE)
+        except cv2.error as error:
+            raise InputError(
+                f"{path} cannot be read as YuNet's weights: give {YUNET} of OpenCV's model zoo"
+            ) from error
+
+    def __call__(self, picture: np.ndarray) -> list[Found]:
+        """Faces in an RGB picture (H, W, 3) uint8, the largest first."""
+        for longest in LONGEST:
+            scale = min(1.0, longest / max(picture.shape[:2]))
+            height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+            small = picture if scale == 1 else cv2.resize(picture, (width, height), interpolation=3)
+            with self.lock:
+                self.network.setInputSize((width, height))
+                rows = self.network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
+            if rows is not None:
+                rows[:, :4] /= scale
+                return sorted_boxes([(*row[:4], row[-1]) for row in rows], picture.shape)
+        return []
+
+
+class Cascade:
+    """The Haar cascade of frontal faces inside OpenCV's package: upright, frontal faces only."""
+
+    framing = Framing(scale=1.0, lower=0.0)
+    name = "Haar cascade (inside OpenCV)"
+
+    def __init__(self) -> None:
+        file = "haarcascade_frontalface_alt2.xml"
+        if not hasattr(cv2, "CascadeClassifier"):
+            raise InputError(
+                f"OpenCV {cv2.__version__} has no cascades and YuNet is not here: install "
+                f"opencv-python-headless<5, or give {YUNET} by --detector"
+            )
+        self.lock = Lock()
+        self.cascade = cv2.CascadeClassifier(cv2.data.haarcascades + file)
+
+    def __call__(self, picture: np.ndarray) -> list[Found]:
+        """Faces in an RGB picture (H, W, 3) uint8, the largest first."""
+        scale = min(1.0, LONGEST[0] / max(picture.shape[:2]))
+        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        with self.lock:
+            boxes = self.cascade.detectMultiScale(
+                cv2.equalizeHist(grey), scaleFactor=1.1, minNeighbors=4, minSize=(40, 40)
+            )
+        return sorted_boxes([(*(box / scale), None) for box in boxes], picture.shape)
+
+
+Detector = YuNet | Cascade
+
+
+def sorted_boxes(rows: Iterable[tuple], shape: tuple[int, ...]) -> list[Found]:
+    """Rows (x, y, width, height, confidence) as boxes inside the picture, the largest first."""
+    found = []
+    for x, y, width, height, confidence in rows:
+        left, top = max(0, round(float(x))), max(0, round(float(y)))
+        right = min(shape[1], round(float(x + width)))
+        bottom = min(shape[0], round(float(y + height)))
+        if right > left and bottom > top:
+            box = Box(left, top, right - left, bottom - top)
+            found.append(Found(box, None if confidence is None else float(confidence)))
+    return sorted(found, key=lambda one: -one.box.width * one.box.height)
+
+
+def make_detector(choice: str | Path | None = None, say: Callable[[str], None] = print) -> Detector:
+    """The detector that is asked for, or else the best that can be had; says which.
+
+    Args:
+        choice: YuNet's file, "yunet" (fetched if need be), "haar", or None: the environment
+            variable FER_DETECTOR, and without it YuNet, or where that cannot be had the cascade.
+
+    Raises:
+        InputError: what is asked for cannot be had.
+    """
+    choice = choice or os.environ.get("FER_DETECTOR") or None
+    if choice == "haar":
+        detector: Detector = Cascade()
+    elif choice not in (None, "yunet"):
+        path = Path(choice).expanduser()
+        if not path.is_file():
+            raise InputError(f"the detector {path} does not exist: give YuNet's file, or haar")
+        detector = YuNet(path)
+    else:
+        try:
+            detector = YuNet(fetch_yunet(say))
+        except InputError as error:
+            if choice == "yunet":
+                raise
+            say(str(error))
+            detector = Cascade()
+    say(f"faces are found by {detector.name}")
+    return detector
+
+
+def fetch_yunet(say: Callable[[str], None] = print) -> Path:
+    """YuNet's file in the cache, fetched if it is not there.
+
+    Raises:
+        InputError: it cannot be had, or what came is not the file (by its SHA-256).
+    """
+    path = cache() / YUNET
+    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == YUNET_SHA256:
+        return path
+    reasons = []
+    for url in YUNET_URLS if not os.environ.get("HF_HUB_OFFLINE") else ():
+        try:
+            with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+                data = answer.read()
+        except OSError as error:
+            reasons.append(f"{url.split('/')[2]}: {getattr(error, 'reason', error)}")
+            continue
+        if hashlib.sha256(data).hexdigest() != YUNET_SHA256:
+            reasons.append(f"{url.split('/')[2]}: another file came, {len(data):,} bytes")
+            continue
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+        say(f"YuNet was fetched once from {url} to {path}")
+        return path
+    raise InputError(
+        f"YuNet could not be fetched ({'; '.join(reasons) or 'HF_HUB_OFFLINE is set'}): get "
+        f"{YUNET} elsewhere and give it by --detector or FER_DETECTOR, or put it into {path.parent}"
+    )
+
+
+def crop(
+    picture: Image.Image, box: Box, framing: Framing, image: tuple[int, int, int]
+) -> np.ndarray:
+    """The square around a box as a training image: `image` (C, H, W) uint8.
+
+    What lies outside the picture repeats its edge.
+    """
+    side = framing.scale * max(box.width, box.height)
+    left = box.x + box.width / 2 - side / 2
+    top = box.y + box.height / 2 + framing.lower * box.height - side / 2
+    x0, y0 = int(np.floor(left)), int(np.floor(top))
+    x1, y1 = int(np.ceil(left + side)), int(np.ceil(top + side))
+    rows = np.arange(y0, y1).clip(0, picture.height - 1)
+    columns = np.arange(x0, x1).clip(0, picture.width - 1)
+    part = np.asarray(picture.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)))
+    square = Image.fromarray(part[rows - rows[0]][:, columns - columns[0]])
+    window = (left - x0, top - y0, left - x0 + side, top - y0 + side)
+    size = image[2], image[1]
+    return pixels(square.resize(size, Image.Resampling.LANCZOS, box=window), image[0])
+
+
+def pixels(picture: Image.Image, channels: int) -> np.ndarray:
+    """(channels, H, W) uint8 of a picture; grey is ITU-R 601-2 luma."""
+    array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)

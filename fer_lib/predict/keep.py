@@ -1,0 +1,115 @@
+"""The weights that come with the package, made from a finished run, and their model card.
+
+    python -m fer_lib.predict.keep runs/FOLDER --data-dir DIR
+
+Nothing is written unless the file answers as well as its run, on validation and on test images.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fer_lib.abstention import operating_point
+from fer_lib.data import FaceSet, load_faces
+from fer_lib.evaluate import load_predictions, metrics
+from fer_lib.files import InputError, replacing
+from fer_lib.models.weights import State, read_weights, write_weights
+from fer_lib.predict.card import model_card
+from fer_lib.predict.predictor import DEFAULT, Predictor
+from fer_lib.runs import Run
+
+LIMIT = 6 * 2**20
+"""Bytes of the largest file that is kept in the repository."""
+
+CARD = "MODEL_CARD.md"
+
+
+def keep(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
+    """Write a run's best weights with all it takes to use them, and the model card beside them.
+
+    In half precision where they would be larger than `LIMIT` else.
+
+    Raises:
+        InputError: the run is unfinished or of other data, the file would be too large, or it does
+            not answer as its run did.
+    """
+    if not run.finished:
+        raise InputError(f"{run.folder} is unfinished: train it to its end first")
+    if run.fingerprint != faces.fingerprint:
+        raise InputError(f"{run.folder} was trained on other data than these of {faces.name}")
+    predictions = load_predictions(run.folder / "predictions.npz")
+    state, metadata = read_weights(run.folder / "best.safetensors")
+    if sum(tensor.nbytes for tensor in state.values()) > LIMIT:
+        state = halved(state)
+    use = operating_point(faces, predictions)
+    with replacing(path) as temporary:
+        write_weights(temporary, state, metadata | described(run, faces, use))
+        if (size := temporary.stat().st_size) > LIMIT:
+            raise InputError(
+                f"the weights of {run.name} take {size:,} bytes, more than {LIMIT:,}: choose a "
+                "smaller model"
+            )
+        check(Predictor.from_file(temporary, device="cpu"), run, faces)
+    text = model_card(run, faces, predictions, use, path)
+    with replacing(path.with_name(CARD)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def halved(state: State) -> State:
+    """Weights in half precision; counts and other whole numbers stay."""
+    return {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+
+
+def described(run: Run, faces: FaceSet, use: dict[str, Any]) -> dict[str, str]:
+    """Metadata of the file; where on the trainer's disk anything lay is left out."""
+    settings = run.train_config.to_dict()
+    if isinstance(settings["pretrained"], str):
+        settings["pretrained"] = Path(settings["pretrained"]).name
+    return {
+        "name": f"{run.train_config.model} trained on {faces.name}",
+        "run": run.name,
+        "image": json.dumps(list(faces.images.shape[1:])),
+        "train": json.dumps(settings),
+        "use": json.dumps(use),
+    }
+
+
+def check(predictor: Predictor, run: Run, faces: FaceSet) -> None:
+    """Raise InputError unless a predictor is as accurate as its run's results say."""
+    for split in ("valid", "test"):
+        rows = faces.where(split)
+        p = predictor.probabilities(torch.from_numpy(faces.images[rows]))
+        found = metrics(p, faces.labels[rows], faces.classes)["accuracy"]
+        wanted = run.results[split]["full"]["accuracy"]
+        if found != wanted:
+            raise InputError(
+                f"the file is right on {found:.4%} of the {split} images and its run was on "
+                f"{wanted:.4%}: not written"
+            )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line; an error of the user's ends it with one sentence and status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fer_lib.predict.keep", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("--data-dir", help="where its data lie, as for a training")
+    parser.add_argument("--out", type=Path, default=DEFAULT, help="default: in the package")
+    args = parser.parse_args(arguments)
+    try:
+        run = Run(args.run)
+        keep(run, load_faces(run.config["data"]["dataset"], args.data_dir), args.out)
+    except InputError as error:
+        parser.error(str(error))
+    print(f"{args.out} and {args.out.with_name(CARD)} are written from {run.name}")
+
+
+if __name__ == "__main__":
+    main()

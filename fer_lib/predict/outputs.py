@@ -1,0 +1,160 @@
+"""What the command line writes: a table, and annotated copies of the pictures."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from fer_lib.files import InputError, replacing, write_json
+from fer_lib.predict.inputs import Shot, Source
+from fer_lib.predict.predictor import Face, Predictor
+
+FORMATS = (".csv", ".json")
+COLUMNS = (
+    *("path", "frame", "seconds", "face", "x", "y", "width", "height", "confidence"),
+    *("expression", "probability", "sure"),
+)
+"""Of the CSV, followed by a column for the probability of each class.
+
+path as it was given or found; frame (from 0) and seconds of a video; face, 1 for the largest; its
+box in pixels of the upright picture; the detector's confidence; the expression and its probability;
+sure, 1 where that reaches the calibrated threshold. A picture without a face has one row that is
+empty from `face` on.
+"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture that was read, and its faces."""
+
+    shot: Shot
+    faces: list[Face]
+
+
+def title(shot: Shot) -> str:
+    """A picture's path, with the number of the frame in a video."""
+    frame = "" if shot.frame is None else f", frame {shot.frame}"
+    return f"{shot.source.path}{frame}"
+
+
+def line(seen: Seen) -> str:
+    """A picture and its faces for people to read."""
+    faces = [
+        f"{face.emoji} {face.expression} {face.probability:.0%}"
+        f"{'' if face.sure else ' (not sure)'} at {face.box.x}, {face.box.y}"
+        for face in seen.faces
+    ]
+    return f"{title(seen.shot)}: {'; '.join(faces) or 'no face'}"
+
+
+def rows(seen: Seen, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of the CSV for one picture."""
+    shot = seen.shot
+    start = {"path": str(shot.source.path), "frame": shot.frame, "seconds": shot.seconds}
+    return [
+        start
+        | {"face": number, "confidence": face.confidence, "expression": face.expression}
+        | face.box._asdict()
+        | {"probability": face.probability, "sure": int(face.sure)}
+        | {name: face.probabilities[name] for name in classes}
+        for number, face in enumerate(seen.faces, 1)
+    ] or [start]
+
+
+def write_table(
+    path: Path, every: Sequence[Seen], problems: Sequence[Shot], predictor: Predictor
+) -> None:
+    """Write a CSV (`COLUMNS`) or, by the suffix of `path`, JSON with the same and the problems."""
+    if path.suffix == ".json":
+        write_json(path, as_json(every, problems, predictor))
+        return
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, [*COLUMNS, *predictor.classes])
+        writer.writeheader()
+        for seen in every:
+            writer.writerows(rows(seen, predictor.classes))
+
+
+def as_json(
+    every: Sequence[Seen], problems: Sequence[Shot], predictor: Predictor
+) -> dict[str, Any]:
+    """`model`, `classes`, `threshold`, a list of `pictures` with their `faces`, and `problems`."""
+    pictures = [
+        {
+            "path": str(seen.shot.source.path),
+            "frame": seen.shot.frame,
+            "seconds": seen.shot.seconds,
+            "faces": [
+                {
+                    "box": list(face.box),
+                    "confidence": face.confidence,
+                    "expression": face.expression,
+                    "emoji": face.emoji,
+                    "sure": face.sure,
+                    "probabilities": face.probabilities,
+                }
+                for face in seen.faces
+            ],
+        }
+        for seen in every
+    ]
+    return {
+        "model": predictor.name,
+        "classes": list(predictor.classes),
+        "threshold": predictor.threshold,
+        "pictures": pictures,
+        "problems": [{"path": str(s.source.path), "reason": s.problem} for s in problems],
+    }
+
+
+def copy_path(folder: Path, shot: Shot) -> Path:
+    """Where the annotated copy of a shot goes; a frame of a video becomes a JPEG."""
+    inside = shot.source.inside
+    if shot.frame is None:
+        return folder / inside
+    return folder / inside.parent / f"{inside.name}_{shot.frame:06d}.jpg"
+
+
+def check_copies(folder: Path, sources: Sequence[Source]) -> None:
+    """Raise InputError where a copy would replace an input or another copy."""
+    taken = {source.path.resolve(): "is an input itself" for source in sources}
+    for source in sources:
+        copy = (folder / source.inside).resolve()
+        if copy in taken:
+            raise InputError(
+                f"the annotated copy of {source.path} would be {copy}, which {taken[copy]}: give "
+                "another folder by --annotate, or fewer inputs at a time"
+            )
+        taken[copy] = f"is that of {source.path} already"
+
+
+def annotate(folder: Path, seen: Seen) -> None:
+    """Write a copy of a picture with the boxes of its faces and what they show."""
+    picture = draw_faces(seen.shot.picture, seen.faces)
+    with replacing(copy_path(folder, seen.shot)) as temporary:
+        picture.save(temporary)
+
+
+def draw_faces(picture: Image.Image, faces: Sequence[Face]) -> Image.Image:
+    """A copy of a picture with the boxes of its faces, their expressions and probabilities."""
+    drawn = picture.convert("RGB")
+    pen = ImageDraw.Draw(drawn)
+    size = max(12, round(min(drawn.size) / 24))
+    font = ImageFont.load_default(size)
+    for face in faces:
+        x, y, width, height = face.box
+        colour = "#1b9e77" if face.sure else "#7f7f7f"
+        pen.rectangle((x, y, x + width, y + height), outline=colour, width=max(2, size // 8))
+        text = f"{face.expression} {face.probability:.0%}" + ("" if face.sure else ", not sure")
+        left, _, right, bottom = pen.textbbox((0, 0), text, font=font)
+        at = min(x, max(0, drawn.width - right)), y - bottom if y >= bottom else y + height
+        at = at[0], min(at[1], drawn.height - bottom)
+        pen.rectangle((at[0] + left, at[1], at[0] + right, at[1] + bottom), fill=colour)
+        pen.text(at, text, font=font, fill="white")
+    return drawn

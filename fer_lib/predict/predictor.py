@@ -1,0 +1,255 @@
+"""From pictures to expressions: `Predictor`."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fer_lib.augment import Prepare
+from fer_lib.batches import probabilities
+from fer_lib.checkpoints import load_weights
+from fer_lib.data.pictures import fit, read_picture, upright
+from fer_lib.files import InputError
+from fer_lib.labels import EMOJI
+from fer_lib.predict.description import Description, describe, tempered
+from fer_lib.predict.faces import Box, Detector, Found, crop, make_detector, pixels
+from fer_lib.runs import Run
+
+DEFAULT = Path(__file__).with_name("default.safetensors")
+FACES = ("detect", "whole")
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face, and what a model makes of its expression.
+
+    Attributes:
+        box: x, y, width and height in pixels of the upright picture.
+        probabilities: by class name; they sum to 1.
+        expression: the most probable class.
+        emoji: of the expression.
+        sure: the probability of the expression is at least the predictor's threshold.
+        confidence: of the detector that this is a face, 0..1; None where it does not say, or no
+            face was looked for.
+        crop: (C, H, W) uint8, the face as the model was shown it.
+    """
+
+    box: Box
+    probabilities: dict[str, float]
+    expression: str
+    emoji: str
+    sure: bool
+    confidence: float | None
+    crop: np.ndarray = field(repr=False, compare=False)
+
+    @property
+    def probability(self) -> float:
+        """That of the expression."""
+        return self.probabilities[self.expression]
+
+
+class Torch:
+    """A network and its preparation: uint8 images (N, C, H, W) -> probabilities (N, K)."""
+
+    def __init__(self, model: nn.Module, about: Description, device: torch.device):
+        self.model = model.eval().to(device, memory_format=torch.channels_last)
+        self.prepare = Prepare(model.pretrained_cfg, device)
+        self.flip, self.temperature = about.flip, about.temperature
+
+    def __call__(self, images: Tensor) -> Tensor:
+        p = probabilities(self.model, images, self.prepare, flip=self.flip)
+        return tempered(p, self.temperature).cpu()
+
+
+class Predictor:
+    """Expressions of the faces in pictures.
+
+        predictor = Predictor.default()
+        for face in predictor("party.jpg"):
+            print(face.box, face.expression, face.emoji, face.probability)
+
+    Args:
+        network: images (N, C, H, W) uint8 -> probabilities (N, K) float32, both on the CPU.
+        about: classes, images and calibration of the network.
+        detector: as `faces.make_detector` takes it; made when it is needed first.
+        say: where to say which detector is used, and what is not calibrated.
+
+    Attributes:
+        name, classes, threshold: of `about`; without a known threshold, 0.5.
+        model, prepare: the torch model and its preparation, for maps of what it looks at; None
+            where the network is an ONNX file.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        about: Description,
+        *,
+        detector: str | Path | Detector | None = None,
+        say: Callable[[str], None] = print,
+    ):
+        self.network, self.about, self.say = network, about, say
+        self.name, self.classes = about.name, about.classes
+        self.wanted = detector
+        self.model: nn.Module | None = getattr(network, "model", None)
+        self.prepare: Prepare | None = getattr(network, "prepare", None)
+        self.threshold = 0.5 if about.threshold is None else about.threshold
+        if about.threshold is None:
+            say(f"{self.name} is not calibrated: from a probability of 0.5 on it counts as sure")
+
+    @classmethod
+    def of(cls, model: str | Path | None = None, **options: Any) -> "Predictor":
+        """Of a run's folder, a weights or an ONNX file, or by default the package's weights."""
+        if model is None:
+            return cls.default(**options)
+        folder = Path(model).expanduser().is_dir()
+        return cls.from_run(model, **options) if folder else cls.from_file(model, **options)
+
+    @classmethod
+    def default(cls, **options: Any) -> "Predictor":
+        """The weights that come with this package."""
+        return cls.from_file(DEFAULT, **options)
+
+    @classmethod
+    def from_run(cls, run: str | Path | Run, **options: Any) -> "Predictor":
+        """The best weights of a finished run, or its folder.
+
+        Raises:
+            InputError: it is no run folder, or unfinished.
+        """
+        run = run if isinstance(run, Run) else Run(Path(run).expanduser())
+        if not run.finished:
+            raise InputError(f"{run.folder} is unfinished: train it to its end first")
+        return cls.from_file(run.folder / "best.safetensors", **options)
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, *, device: str | torch.device | None = None, **options: Any
+    ) -> "Predictor":
+        """A weights file of this project (.safetensors) or an exported one (.onnx).
+
+        Args:
+            device: of a torch model; None: the GPU where there is one.
+
+        Raises:
+            InputError: the file is missing, damaged or not of this project.
+        """
+        path = Path(path).expanduser()
+        if path.suffix == ".onnx":
+            from fer_lib.predict.onnx import read_onnx
+
+            return cls(*read_onnx(path), **options)
+        about = describe(path)
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(Torch(load_weights(path), about, device), about, **options)
+
+    @cached_property
+    def find(self) -> Detector:
+        """The detector itself, made when it is first wanted."""
+        if self.wanted is None or isinstance(self.wanted, str | Path):
+            return make_detector(self.wanted, self.say)
+        return self.wanted
+
+    @property
+    def detector(self) -> str:
+        """Name of the detector."""
+        return self.find.name
+
+    def probabilities(self, faces: np.ndarray | Tensor) -> np.ndarray:
+        """Probabilities (N, K) float32 of pictures that are faces: (N, C, H, W) uint8."""
+        faces = torch.as_tensor(faces)
+        if not len(faces):
+            return np.empty((0, len(self.classes)), np.float32)
+        return self.network(faces).numpy()
+
+    def __call__(
+        self, pictures: Picture | Iterable[Picture], *, faces: str = "detect"
+    ) -> list[Face] | list[list[Face]]:
+        """Faces of one picture, the largest first; of several, a list for each.
+
+        Args:
+            pictures: a path, a PIL image, an array (H, W) or (H, W, 1, 3 or 4), RGB, uint8 or
+                uint16, or a uint8 tensor (H, W) or (C, H, W); or several, all classified together.
+            faces: "detect" looks for faces; "whole" takes every picture for a face.
+
+        Raises:
+            InputError: a picture cannot be read or is none.
+        """
+        if faces not in FACES:
+            raise InputError(f"faces is one of {', '.join(FACES)}, not {faces!r}")
+        one = isinstance(pictures, str | Path | Image.Image) or getattr(pictures, "ndim", 4) < 4
+        opened = [open_picture(picture) for picture in ([pictures] if one else pictures)]
+        places = [self.places(picture, faces) for picture in opened]
+        crops = [
+            self.crop(picture, found, faces)
+            for picture, all_found in zip(opened, places, strict=True)
+            for found in all_found
+        ]
+        rows = iter(zip(crops, self.probabilities(np.array(crops)), strict=True))
+        answers = [[self.face(found, *next(rows)) for found in all_found] for all_found in places]
+        return answers[0] if one else answers
+
+    def places(self, picture: Image.Image, faces: str) -> list[Found]:
+        """Where the faces of a picture are."""
+        if faces == "whole":
+            return [Found(Box(0, 0, *picture.size), None)]
+        return self.find(np.asarray(picture.convert("RGB")))
+
+    def crop(self, picture: Image.Image, found: Found, faces: str) -> np.ndarray:
+        """(C, H, W) uint8, as the images that the model was trained on."""
+        image = self.about.image
+        if faces == "whole":
+            return pixels(fit(picture, (image[2], image[1])), image[0])
+        return crop(picture, found.box, self.find.framing, image)
+
+    def face(self, found: Found, shown: np.ndarray, p: np.ndarray) -> Face:
+        best = int(p.argmax())
+        expression = self.classes[best]
+        return Face(
+            box=found.box,
+            probabilities=dict(zip(self.classes, p.tolist(), strict=True)),
+            expression=expression,
+            emoji=EMOJI[expression],
+            sure=bool(p[best] >= self.threshold),
+            confidence=found.confidence,
+            crop=shown,
+        )
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.name})"
+
+
+def open_picture(picture: Picture) -> Image.Image:
+    """Anything that is a picture as an upright PIL image, L or RGB.
+
+    Raises:
+        InputError: it cannot be read, or is no picture.
+    """
+    if isinstance(picture, str | Path):
+        return read_picture(picture)
+    if isinstance(picture, Image.Image):
+        return upright(picture)
+    if isinstance(picture, Tensor):
+        array = picture.detach().cpu().numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+    else:
+        array = np.asarray(picture)
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.dtype != np.uint8 or not (
+        array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    ):
+        raise InputError(
+            f"{array.dtype} {array.shape} is no picture: give an array (H, W), (H, W, 3) or "
+            "(H, W, 4) or a tensor (C, H, W), of whole numbers from 0 to 255 (uint8) or uint16"
+        )
+    return upright(Image.fromarray(array))

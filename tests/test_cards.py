@@ -1,0 +1,50 @@
+"""Pieces of HTML: what they say to people, and to a program."""
+
+import re
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import pytest
+
+from fer_lib import cards
+
+
+def test_a_card_says_the_same_to_people_and_programs():
+    html = cards.card("happy")
+    assert 'data-expression="happy" data-sure="true"' in html
+    assert "😄" in html
+    assert ">happy<" in html
+    unsure = cards.card("happy", sure=False, note="<b>")
+    assert 'data-sure="false"' in unsure
+    assert "perhaps happy" in unsure
+    assert "&lt;b&gt;" in unsure
+    assert "no face" in cards.card(None)
+
+
+def test_bars_are_as_long_as_they_are_probable_and_keep_their_order():
+    html = cards.bars({"sad": 0.25, "happy": 0.75})
+    assert re.findall(r"width:([\d.]+)%", html) == ["25.0", "75.0"]
+    assert html.index("sad") < html.index("happy")
+
+
+def areas(html: str) -> list[list[tuple[float, float]]]:
+    svg = ElementTree.fromstring(unquote(re.search(r"image/svg\+xml,([^\"]+)", html)[1]))
+    points = [area.attrib["points"].split() for area in svg]
+    return [[tuple(map(float, point.split(","))) for point in one] for one in points]
+
+
+def test_a_band_fills_its_height_and_breaks_where_there_was_no_face():
+    p = {"happy": 0.25, "sad": 0.75}
+    history = [(moment / 10, p) for moment in (*range(-90, -50), *range(-20, 1))]
+    drawn = areas(cards.band(history, seconds=10))
+    assert len(drawn) == 4  # two classes before the gap, two after it
+    first, second = drawn[:2]
+    assert {y for _, y in first} == {100, 75}
+    assert {y for _, y in second} == {75, 0}
+    assert min(x for x, _ in first) == pytest.approx(100)  # 9 of 10 seconds ago
+    assert max(x for x, _ in first) == pytest.approx(490)
+    assert max(x for x, _ in drawn[-1]) == pytest.approx(1000)
+
+
+def test_a_band_of_nothing_is_empty():
+    assert areas(cards.band([])) == []

@@ -1,0 +1,153 @@
+"""The smoothing of probabilities in time, the face that is followed, and frames in and out."""
+
+import math
+
+import numpy as np
+import pytest
+
+from fer_lib.mirror import Mirror, Smoother, follow, models_at_hand
+from fer_lib.predict import Face
+from fer_lib.predict.faces import Box
+
+HAPPY, SAD = {"happy": 0.9, "sad": 0.1}, {"happy": 0.1, "sad": 0.9}
+
+
+def face(x: int, side: int = 100, happy: float = 0.9) -> Face:
+    p = {"happy": happy, "sad": 1 - happy}
+    expression = max(p, key=p.get)
+    crop = np.zeros((1, 48, 48), np.uint8)
+    return Face(Box(x, 0, side, side), p, expression, "", True, None, crop)
+
+
+def after(smoother: Smoother, frames: list, every: float = 0.1, start: float = 0.0) -> Smoother:
+    for i, p in enumerate(frames):
+        smoother.update(p, start + i * every)
+    return smoother
+
+
+@pytest.mark.parametrize("every", [0.01, 0.05, 0.2])
+def test_a_change_is_seen_by_the_time_constant_at_any_frame_rate(every):
+    smoother = Smoother(seconds=0.4)
+    smoother.update(HAPPY, 0.0)
+    after(smoother, [SAD] * round(0.4 / every), every, start=every)
+    assert smoother.probabilities["sad"] == pytest.approx(0.9 - 0.8 / math.e)
+    assert sum(smoother.probabilities.values()) == pytest.approx(1)
+
+
+def test_the_first_face_is_shown_at_once():
+    smoother = after(Smoother(), [HAPPY])
+    assert smoother.expression == "happy"
+    assert smoother.probabilities == HAPPY
+
+
+def test_what_flickers_from_frame_to_frame_is_shown_as_one_expression():
+    near = [{"happy": 0.52, "sad": 0.48}, {"happy": 0.46, "sad": 0.54}]
+    smoother, shown = Smoother(lead=0.1), []
+    for i in range(100):
+        smoother.update(near[i % 2], 0.05 * i)
+        shown.append(smoother.expression)
+    assert set(shown) == {"happy"}
+    first = [max(p, key=p.get) for p in near]
+    assert first == ["happy", "sad"]  # unsmoothed, it would change with every frame
+
+
+def test_another_expression_is_shown_once_it_leads_clearly():
+    smoother = after(Smoother(lead=0.2), [HAPPY])
+    after(smoother, [{"happy": 0.45, "sad": 0.55}] * 50, start=0.1)
+    assert smoother.expression == "happy"
+    after(smoother, [{"happy": 0.35, "sad": 0.65}] * 50, start=5.1)
+    assert smoother.expression == "sad"
+
+
+def test_sure_is_held_within_its_slack_and_lost_beyond_it():
+    smoother = after(Smoother(threshold=0.6, lead=0.1), [{"happy": 0.58, "sad": 0.42}])
+    assert not smoother.sure
+    sure = []
+    for start, happy in ((0.1, 0.62), (4.1, 0.57), (8.1, 0.53), (12.1, 0.58)):
+        after(smoother, [{"happy": happy, "sad": 1 - happy}] * 40, start=start)
+        sure.append(smoother.sure)
+    assert sure == [True, True, False, False]
+
+
+def test_a_face_that_was_away_starts_anew():
+    smoother = after(Smoother(forget=1.0), [HAPPY])
+    smoother.update(None, 0.8)
+    assert smoother.expression == "happy"  # a frame or two without a face do not count
+    smoother.update(None, 1.2)
+    assert (smoother.expression, smoother.probabilities, smoother.sure) == (None, {}, False)
+    smoother.update(SAD, 1.3)
+    assert smoother.probabilities == SAD
+
+
+def test_the_history_is_of_the_last_seconds():
+    smoother = after(Smoother(keep=2.0), [HAPPY] * 100)
+    times = [moment for moment, _ in smoother.history]
+    assert times[0] >= 9.9 - 2.0 - 1e-9
+    assert times[-1] == pytest.approx(9.9)
+    assert len(times) == 21
+
+
+def test_a_face_is_followed_although_another_grows_larger():
+    one, other = face(0), face(400, 150)
+    assert follow(None, [other, one]) is other
+    moved = face(10)
+    assert follow(one, [other, moved]) is moved
+    assert follow(one, [other]) is other
+    assert follow(one, []) is None
+
+
+class StandIn:
+    """A predictor that finds a face in the bright half of a frame."""
+
+    threshold = 0.5
+    classes = ("happy", "sad")
+
+    def __call__(self, frame):
+        bright = [side for side in (0, 1) if frame[:, side * 320 : (side + 1) * 320].mean() > 50]
+        return [face(320 * side, happy=0.9 - 0.8 * side) for side in bright]
+
+
+@pytest.fixture
+def mirror():
+    ticks = iter(np.arange(0, 100, 0.05))
+    return Mirror(StandIn(), clock=lambda: float(next(ticks)))
+
+
+def frame(left: int, right: int) -> np.ndarray:
+    return np.repeat(np.repeat(np.uint8([[[left], [right]]]), 480, 0), 320, 1).repeat(3, 2)
+
+
+def test_a_frame_comes_back_mirrored_with_its_face_marked(mirror):
+    given = frame(0, 200)  # so that the face is left in the mirror
+    shown = mirror.look(given)
+    assert shown.shape == given.shape
+    assert shown.dtype == np.uint8
+    assert (shown[200:, 120:300] == 200).all()
+    assert (shown[:, 330:] == 0).all()
+    assert len(np.unique(shown[:102, :102].reshape(-1, 3), axis=0)) > 1  # the box
+    assert (given == frame(0, 200)).all()
+    assert (mirror.view.expression, mirror.view.faces) == ("happy", 1)
+
+
+def test_the_view_has_speed_and_history_and_forgets_who_left(mirror):
+    for _ in range(30):
+        mirror.look(frame(0, 200))
+    assert mirror.view.rate == pytest.approx(10)  # two ticks of 50 ms a frame
+    assert mirror.view.latency == pytest.approx(50)
+    assert mirror.view.history[-1][0] == pytest.approx(-0.05)
+    for _ in range(30):
+        mirror.look(frame(0, 0))
+    assert mirror.view.expression is None
+    assert not mirror.view.probabilities
+
+
+def test_another_model_starts_anew(mirror):
+    mirror.look(frame(0, 200))
+    mirror.use(StandIn())
+    mirror.look(frame(200, 0))
+    assert mirror.view.expression == "sad"
+    assert len(mirror.view.history) == 1
+
+
+def test_without_runs_the_default_model_is_at_hand():
+    assert list(models_at_hand(detector=None)) == ["the default model"]
