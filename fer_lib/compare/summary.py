@@ -14,7 +14,7 @@ from fer_lib.compare.claims import claims_table
 from fer_lib.compare.copies import inflation
 from fer_lib.compare.cost import BATCHES, costs
 from fer_lib.compare.names import marks, short_names
-from fer_lib.compare.paired import agreement, letters, paired_tests, sentences
+from fer_lib.compare.paired import agreement, letters, pair_up, sentences
 from fer_lib.compare.scores import by_test_set, leaderboard, recalls, systems
 from fer_lib.compare.voting import ensemble
 from fer_lib.data.faceset import FaceSet
@@ -62,7 +62,8 @@ def comparison(
     by_name = dict(zip(short_names(runs), runs, strict=True))
     ranked = {name: by_name[name] for name in table.index}
     runs = list(ranked.values())
-    answers, tests = read_answers(runs, faces), paired_tests(runs, faces)
+    answers = read_answers(runs, faces)
+    tests = pair_up(answers)
     kappa, equal = agreement(answers)
     test = runs[0].results["test"]
     return {
