@@ -34,7 +34,7 @@ def kept_results(entry: Entry, place: Place) -> dict[str, Any] | None:
         kept = read_json(path)
         try:
             same = without_start(TrainConfig.from_dict(kept["config"]["train"])) == settings
-        except InputError:  # of another version
+        except (InputError, KeyError, TypeError):  # of another version, or no run
             continue
         same &= kept["config"]["data"]["fingerprint"] == place.faces(entry.dataset).fingerprint
         if same and start in (None, kept["config"]["environment"].get("pretrained_sha256")):
