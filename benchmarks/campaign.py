@@ -85,7 +85,9 @@ def shown(settings: str) -> str:
     """Settings without what other columns have, and the augmentation by one word."""
     parts = settings.split()
     left = [
-        part for part in parts if not part.startswith(("pretrained=", "epochs=", "augmentation."))
+        part
+        for part in parts
+        if not part.startswith(("pretrained=", "labels=", "epochs=", "augmentation."))
     ]
     strong = any(part.startswith("augmentation.") for part in parts)
     return " ".join([*left, *(["augmentation=STRONG"] if strong else [])])
