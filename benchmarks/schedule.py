@@ -34,7 +34,7 @@ def kept_results(entry: Entry, place: Place) -> dict[str, Any] | None:
         kept = read_json(path)
         try:
             same = without_start(TrainConfig.from_dict(kept["config"]["train"])) == settings
-        except InputError:  # of another version
+        except (InputError, KeyError, TypeError):  # of another version, or no run
             continue
         same &= kept["config"]["data"]["fingerprint"] == place.faces(entry.dataset).fingerprint
         if same and start in (None, kept["config"]["environment"].get("pretrained_sha256")):
@@ -126,24 +126,26 @@ class Campaign:
             archive = self.archives.add(files)
             print(f"{entry.name}: packed into {archive}", flush=True)
 
+    def wanted(self) -> list[Entry]:
+        """What is neither finished nor failed, the most valuable first."""
+        gone = self.failed.keys() | self.results.keys()
+        every = [entry for entry in self.entries() if entry.name not in gone]
+        needed = {entry.needs.name for entry in every if entry.needs}
+        trains = lambda entry: not isinstance(entry, Pretraining | Refinement)  # noqa: E731
+        return [entry for entry in every if self.only or entry.name in needed or trains(entry)]
+
     def ready(self) -> list[Entry]:
-        """What could begin now, the most valuable first."""
-        here = {lane.name for lane in self.lanes} | self.failed.keys() | self.results.keys()
-        every = self.entries()
-        waiting = [entry for entry in every if entry.name not in here]
-        needed = {entry.needs.name for entry in waiting if entry.needs}
+        """What could begin now."""
+        here = {lane.name for lane in self.lanes}
         return [
             entry
-            for entry in waiting
-            if (not entry.needs or entry.needs.finished(self.place))
-            and (
-                self.only or entry.name in needed or not isinstance(entry, Pretraining | Refinement)
-            )
+            for entry in self.wanted()
+            if entry.name not in here and (not entry.needs or entry.needs.finished(self.place))
         ]
 
     def left(self, entry: Entry) -> float:
-        """Seconds that an entry still takes, as far as is known."""
-        factor = median(self.ratios.values()) if self.ratios else 1.0
+        """Seconds that an entry still takes: as others took, or half again as long a lane more."""
+        factor = median(self.ratios.values()) if self.ratios else (1 + len(self.lanes)) / 2
         return estimate.left(entry, self.place, factor)
 
     def fitting(self) -> Entry | None:
@@ -234,8 +236,7 @@ class Campaign:
         What fails is noted, and not run.
         """
         tasks = {"rehearsal": rehearse}
-        every = [*self.entries(), *self.only]
-        tasks |= {one.name: one.dry_run for one in every if one.name not in self.results}
+        tasks |= {entry.name: entry.dry_run for entry in self.wanted()}
         waiting = list(tasks)
         while time.time() < self.until and (waiting or any(lane.name for lane in self.lanes)):
             for lane in self.lanes:
