@@ -19,12 +19,12 @@ import torch
 from torch import nn
 
 from fer_lib import plots
-from fer_lib.abstention import operating_point
 from fer_lib.checkpoints import load_weights
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.refined import refined_sha256
 from fer_lib.evaluate import Predictions, evaluate
+from fer_lib.evaluate.abstention import operating_point
 from fer_lib.files import InputError, home, read_json, replacing, write_json
 from fer_lib.optim import choose_precision, processes
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from fer_lib.abstention import abstention, aurc, coverage, threshold_for
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions
+from fer_lib.evaluate.abstention import abstention, aurc, coverage, threshold_for
 
 
 @pytest.fixture

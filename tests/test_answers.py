@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fer_lib.answers import ANY, ORDERS, answers, by_agreement, choose
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions
+from fer_lib.evaluate.answers import ANY, ORDERS, answers, by_agreement, choose
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 

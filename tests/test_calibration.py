@@ -10,7 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 from statsmodels.stats.proportion import proportion_confint
 
-from fer_lib.calibration import (
+from fer_lib.data.faceset import FaceSet
+from fer_lib.evaluate import Predictions
+from fer_lib.evaluate.calibration import (
     TEMPERATURES,
     accuracy,
     calibration,
@@ -19,8 +21,6 @@ from fer_lib.calibration import (
     scaled,
     scores,
 )
-from fer_lib.data.faceset import FaceSet
-from fer_lib.evaluate import Predictions
 
 
 def sampled(n: int, *, scale: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

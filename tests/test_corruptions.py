@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from fer_lib.corruptions import CORRUPTIONS, corrupt, undamaged
 from fer_lib.data.drawing import draw
+from fer_lib.evaluate.corruptions import CORRUPTIONS, corrupt, undamaged
 from fer_lib.files import InputError
 
 KINDS = pytest.mark.parametrize("kind", CORRUPTIONS)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
-from fer_lib.corruptions import CORRUPTIONS, corrupt
-from fer_lib.robustness import VIEWS, compare_views, crops, damaged, damages, view_passes
+from fer_lib.evaluate.corruptions import CORRUPTIONS, corrupt
+from fer_lib.evaluate.robustness import VIEWS, compare_views, crops, damaged, damages, view_passes
 
 CFG = {"input_size": (1, 48, 48), "mean": (0.5,), "std": (0.5,)}
 

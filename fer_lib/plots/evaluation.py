@@ -1,6 +1,6 @@
 """Figures of one run in depth: is it calibrated, when should it be silent, what unsettles it.
 
-They take what `fer_lib.evaluation` writes into `evaluation.json`.
+They take what `fer_lib.in_depth` writes into `evaluation.json`.
 """
 
 from collections.abc import Sequence

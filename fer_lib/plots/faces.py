@@ -79,7 +79,7 @@ def answers(faces: FaceSet, some: pd.DataFrame, *, mark: str) -> Figure:
     """Faces with label, answer and confidence above each, and votes below where there are any.
 
     Args:
-        some: rows of `fer_lib.answers.answers`, one or more; seven fit the width of a page.
+        some: rows of `evaluate.answers.answers`, one or more; seven fit the width of a page.
     """
     rows = some["row"].to_numpy()
     captions = [

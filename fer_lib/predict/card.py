@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from fer_lib import __version__
-from fer_lib.calibration import accuracy, scaled, scores
 from fer_lib.data import FaceSet
 from fer_lib.evaluate import Predictions, aligned
+from fer_lib.evaluate.calibration import accuracy, scaled, scores
 from fer_lib.kept import public_command
 from fer_lib.models.weights import read_weights
 from fer_lib.runs import Run

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from fer_lib.abstention import operating_point
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate import load_predictions, metrics
+from fer_lib.evaluate.abstention import operating_point
 from fer_lib.files import InputError, replacing
 from fer_lib.models.weights import State, read_weights, write_weights
 from fer_lib.predict.card import model_card

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from fer_lib.data import load_faces
-from fer_lib.evaluation import from_predictions
 from fer_lib.files import InputError, home, read_json, write_json
+from fer_lib.in_depth import from_predictions
 from fer_lib.kept import KEPT, keep
 from fer_lib.models import MODULES, create_model
 from fer_lib.recipes import RECIPES, recipe

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from fer_lib import evaluation
-from fer_lib.corruptions import CORRUPTIONS
 from fer_lib.data import load_faces
 from fer_lib.evaluate import evaluate, load_predictions
-from fer_lib.evaluation import FROM_WEIGHTS, evaluate_in_depth, main
+from fer_lib.evaluate.corruptions import CORRUPTIONS
+from fer_lib.evaluate.robustness import VIEWS
 from fer_lib.files import InputError
+from fer_lib.in_depth import FROM_WEIGHTS, evaluate_in_depth, main
 from fer_lib.recipes import recipe
-from fer_lib.robustness import VIEWS
 from fer_lib.runs import Run
 from fer_lib.train import train
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_lib.calibration import accuracy, exact
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, aligned
+from fer_lib.evaluate.calibration import accuracy, exact
 from fer_lib.files import InputError
 
 ANY = "any"

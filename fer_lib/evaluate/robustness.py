@@ -11,9 +11,9 @@ from torchvision.transforms.functional import ten_crop
 
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
-from fer_lib.calibration import accuracy
-from fer_lib.corruptions import CORRUPTIONS, corrupt
 from fer_lib.evaluate import holm, mcnemar
+from fer_lib.evaluate.calibration import accuracy
+from fer_lib.evaluate.corruptions import CORRUPTIONS, corrupt
 
 CROP = 11 / 12
 """Side of a crop of the ten, as a share of the image's: 44 pixels of 48."""

@@ -1,6 +1,6 @@
 """One finished run in depth: all that its `evaluation.json` holds.
 
-    python -m fer_lib.evaluation runs/20260101-000000_baseline_cnn_fer2013_s0
+    python -m fer_lib.in_depth runs/20260101-000000_baseline_cnn_fer2013_s0
 
 The file has, as plain numbers (shares in 0..1):
 
@@ -34,17 +34,17 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fer_lib.abstention import abstention, confidence_of, coverage
-from fer_lib.answers import answers, by_agreement
 from fer_lib.augment import Prepare
 from fer_lib.batches import placed, probabilities
-from fer_lib.calibration import accuracy, calibration
-from fer_lib.corruptions import CORRUPTIONS, undamaged
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate import aligned, evaluate, load_predictions
+from fer_lib.evaluate.abstention import abstention, confidence_of, coverage
+from fer_lib.evaluate.answers import answers, by_agreement
+from fer_lib.evaluate.calibration import accuracy, calibration
+from fer_lib.evaluate.corruptions import CORRUPTIONS, undamaged
+from fer_lib.evaluate.robustness import compare_views, damaged, damages, view_passes
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.optim import processes
-from fer_lib.robustness import compare_views, damaged, damages, view_passes
 from fer_lib.runs import Run, code_digest, processor
 
 SEED = 0
@@ -167,7 +167,7 @@ class Subject:
         """What makes earlier results worth keeping."""
         with open(self.run.folder / "best.safetensors", "rb") as file:
             weights = hashlib.file_digest(file, "sha256").hexdigest()
-        code = code_digest(("corruptions", "robustness"))
+        code = code_digest(("evaluate/corruptions", "evaluate/robustness"))
         return {"weights_sha256": weights, "code": code, "seed": SEED}
 
     def environment(self, images: int, total: int) -> dict[str, Any]:
@@ -220,7 +220,7 @@ class Subject:
 def main(arguments: list[str] | None = None) -> None:
     """Command line; an error of the user's ends it with one sentence and status 2."""
     parser = argparse.ArgumentParser(
-        prog="python -m fer_lib.evaluation", description=__doc__.split("\n")[0]
+        prog="python -m fer_lib.in_depth", description=__doc__.split("\n")[0]
     )
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
     parser.add_argument("--data-dir", help="folder or file of the data; default: as cached")

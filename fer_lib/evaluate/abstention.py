@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from fer_lib.calibration import accuracy, exact, fit_temperature, scaled
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, aligned
+from fer_lib.evaluate.calibration import accuracy, exact, fit_temperature, scaled
 
 TARGETS = (0.8, 0.9, 0.95)
 """Accuracies for which a threshold of confidence is chosen."""

@@ -1,0 +1,26 @@
+"""Everything about a run's answers: kept predictions, scores, calibration, abstention, robustness.
+
+What stands here needs no torch; `robustness` and `corruptions` do.
+"""
+
+from fer_lib.evaluate.predictions import (
+    Predictions,
+    aligned,
+    in_order,
+    load_predictions,
+    save_predictions,
+)
+from fer_lib.evaluate.scores import bootstrap, evaluate, holm, mcnemar, metrics
+
+__all__ = [
+    "Predictions",
+    "aligned",
+    "bootstrap",
+    "evaluate",
+    "holm",
+    "in_order",
+    "load_predictions",
+    "mcnemar",
+    "metrics",
+    "save_predictions",
+]

@@ -1,0 +1,129 @@
+"""Kept probabilities of validation and test images: the file, and its rows in the faces' order."""
+
+import hashlib
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fer_lib.data.faceset import FaceSet
+from fer_lib.files import InputError, replacing
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Class probabilities of validation and test images, by image id.
+
+    Attributes:
+        valid_ids, test_ids: (N,) str.
+        valid_probabilities, test_probabilities: (N, K) float32, rows sum to 1.
+        classes: the K class names, in the order of the columns.
+        pictures_digest: SHA-256 over pixels and ids of the images that were predicted. Labels,
+            votes and training images are not in it: the same predictions may be scored against
+            other labels.
+    """
+
+    valid_ids: np.ndarray
+    valid_probabilities: np.ndarray
+    test_ids: np.ndarray
+    test_probabilities: np.ndarray
+    classes: tuple[str, ...]
+    pictures_digest: str
+
+    @classmethod
+    def of(cls, faces: FaceSet, valid: np.ndarray, test: np.ndarray) -> "Predictions":
+        """Predictions from the probabilities of `faces.where("valid")` and `("test")`, in order."""
+        ids = [faces.ids[faces.where(split)] for split in ("valid", "test")]
+        valid, test = (np.asarray(array, np.float32) for array in (valid, test))
+        made = cls(ids[0], valid, ids[1], test, tuple(faces.classes), _pictures_digest(faces))
+        if problem := made.problem():
+            raise ValueError(problem)
+        return made
+
+    def problem(self) -> str:
+        """What is wrong with the arrays, or ""."""
+        for split in ("valid", "test"):
+            ids, rows = getattr(self, f"{split}_ids"), getattr(self, f"{split}_probabilities")
+            if rows.shape != (len(ids), len(self.classes)):
+                return f"{split}: {rows.shape} probabilities for {len(ids)} images"
+            if len(set(ids.tolist())) != len(ids):
+                return f"{split}: an id stands twice"
+            if not np.allclose(rows.sum(1), 1, atol=1e-3) or (rows < 0).any():
+                return f"{split}: a row is no probability distribution"
+        return ""
+
+
+def _pictures_digest(faces: FaceSet) -> str:
+    rows = np.concatenate([faces.where("valid"), faces.where("test")])
+    digest = hashlib.sha256("\n".join(faces.ids[rows].tolist()).encode())
+    digest.update(np.ascontiguousarray(faces.images[rows]))
+    return digest.hexdigest()
+
+
+def save_predictions(path: str | Path, predictions: Predictions) -> None:
+    """Write an npz with one array for each attribute, all or nothing."""
+    with replacing(path) as temporary:
+        np.savez(temporary, **asdict(predictions))
+
+
+def load_predictions(path: str | Path) -> Predictions:
+    """Read what `save_predictions` wrote.
+
+    Raises:
+        InputError: the file is missing, damaged, or not one of predictions.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in Predictions.__dataclass_fields__}
+        classes = tuple(arrays.pop("classes").tolist())
+        digest = str(arrays.pop("pictures_digest"))
+        read = Predictions(**arrays, classes=classes, pictures_digest=digest)
+        problem = read.problem()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: train the model first") from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        problem = str(error) or type(error).__name__
+    if problem:
+        raise InputError(
+            f"{path} is no complete file of predictions ({problem}): delete the run folder that "
+            "holds it and train again"
+        )
+    return read
+
+
+def aligned(faces: FaceSet, predictions: Predictions, split: str) -> np.ndarray:
+    """Probabilities (n, K) of a split ("test" or "valid") in the order of `faces.where(split)`.
+
+    Raises:
+        InputError: the predictions are not those of exactly these images, or of other classes; or
+            the faces were changed after loading (see `FaceSet.require_unchanged`).
+    """
+    faces.require_unchanged()
+    return in_order(faces, predictions, split)
+
+
+def in_order(faces: FaceSet, predictions: Predictions, split: str) -> np.ndarray:
+    """The same of faces that are known to be unchanged, which takes a while to find out."""
+    if predictions.classes != tuple(faces.classes):
+        raise InputError(
+            f"the predictions are for the classes {', '.join(predictions.classes)}, but "
+            f"{faces.name} has {', '.join(faces.classes)}: predict with a model trained on those"
+        )
+    wanted = faces.ids[faces.where(split)].tolist()
+    ids = getattr(predictions, f"{split}_ids").tolist()
+    missing, other = sorted(set(wanted) - set(ids)), sorted(set(ids) - set(wanted))
+    if missing or other:
+        raise InputError(
+            f"the predictions lack {len(missing)} of the {len(wanted)} {split} images of "
+            f"{faces.name} and have {len(other)} others (as {(missing + other)[0]!r}): use the "
+            "data that the model was trained with, or predict again"
+        )
+    if predictions.pictures_digest != _pictures_digest(faces):
+        raise InputError(
+            f"the predictions were made on other pictures than those of {faces.name}, under the "
+            "same ids: use the data that the model was trained with, or predict again"
+        )
+    row_of = {name: row for row, name in enumerate(ids)}
+    order = [row_of[name] for name in wanted]
+    return getattr(predictions, f"{split}_probabilities")[order]
