@@ -74,7 +74,7 @@ def serve(pipe: Connection, place: Place) -> None:
             name, call = pipe.recv()
         except EOFError:
             return
-        sys.argv = [*command, "--only", shlex.quote(name)]  # recorded with a run: what makes it alone
+        sys.argv = [*command, "--only", shlex.quote(name)]  # as a run records it: alone
         value, problem = None, ""
         try:
             value = call(place)
