@@ -1,6 +1,7 @@
 """Which entry runs when: the most valuable that fits the time left, in every free lane."""
 
 import json
+import math
 import time
 from collections.abc import Iterable
 from multiprocessing.connection import wait
@@ -166,11 +167,9 @@ class Campaign:
         while time.time() < self.until:
             for lane in self.lanes:
                 if lane.name is None and (entry := self.next()):
-                    print(
-                        f"{entry.name}: begins, some {self.left(entry):.0f} s; "
-                        f"{self.until - time.time():.0f} s left",
-                        flush=True,
-                    )
+                    seconds = self.until - time.time()
+                    end = f" of {seconds:.0f} s left" if math.isfinite(seconds) else ""
+                    print(f"{entry.name}: begins, some {self.left(entry):.0f} s{end}", flush=True)
                     running[entry.name] = entry
                     lane.start(entry.name, entry.do)
             if not any(lane.name for lane in self.lanes):
