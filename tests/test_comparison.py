@@ -262,11 +262,12 @@ def test_a_claim_is_met_on_its_own_images_and_at_its_own_epoch(make_run):
 
 
 def test_changed_labels_are_counted_as_the_refinement_has_them(make_run):
-    kept = {"mark": "", "voters": ["a", "b", "c"], "changed": {
+    kept = {"dataset": "fer2013", "mark": "", "voters": ["a", "b", "c"], "changed": {
         "majority": {"train": {"changed": 1234, "images": 28709}}}}  # fmt: skip
     note = claims_table([], kept)["note"].iloc[-1]
     assert note == "1,234 of 28,709 training labels, by 3 voters"
-    assert claims_table([], kept | {"mark": "sample data"})["note"].iloc[-1] == NOT_RUN
+    for other in ({"mark": "trained on 64 images"}, {"dataset": "ferplus"}):
+        assert claims_table([], kept | other)["note"].iloc[-1] == NOT_RUN
 
 
 def test_every_claim_is_complete():

@@ -1,7 +1,7 @@
 """Finished runs side by side: scores, paired tests, costs, ensembles, copies, and claims.
 
-`comparison` computes all of it from kept predictions and documents the format of
-`comparison.json`; `write_comparison` writes it; `python -m fer_lib.compare` keeps runs.
+`comparison` computes all of it from kept predictions, and `write_comparison` writes it; `summary`
+documents the format of `comparison.json`. `python -m fer_lib.compare` keeps and times runs.
 """
 
 from fer_lib.compare.answers import Answers, read_answers, require_runs

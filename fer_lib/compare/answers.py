@@ -7,7 +7,7 @@ import numpy as np
 
 from fer_lib.compare.names import short_names
 from fer_lib.data.faceset import FaceSet
-from fer_lib.evaluate import aligned, load_predictions
+from fer_lib.evaluate import in_order, load_predictions
 from fer_lib.files import InputError
 from fer_lib.runs import Run
 
@@ -57,17 +57,18 @@ def read_answers(runs: Sequence[Run], faces: FaceSet) -> Answers:
     """Read the predictions of runs; weights are not needed.
 
     Raises:
-        InputError: there are no runs, one was trained on other data, or its predictions are
-            missing or of other images.
+        InputError: there are no runs, the faces were changed after loading, a run was trained on
+            other data, or its predictions are missing or of other images.
     """
     require_runs(runs)
+    faces.require_unchanged()
     parts: dict[str, list[np.ndarray]] = {"test": [], "valid": []}
     for run in runs:
         if run.fingerprint != faces.fingerprint:
             raise InputError(f"{run.folder} was trained on other data than these of {faces.name}")
         predictions = load_predictions(run.folder / "predictions.npz")
         for split, arrays in parts.items():
-            arrays.append(aligned(faces, predictions, split))
+            arrays.append(in_order(faces, predictions, split))
     return Answers(short_names(runs), faces, **{k: np.stack(v) for k, v in parts.items()})
 
 

@@ -36,7 +36,11 @@ def paired_tests(
     Raises:
         InputError: there are no runs, or one was trained on other data.
     """
-    answers = read_answers(runs, faces)
+    return pair_up(read_answers(runs, faces), against_first=against_first)
+
+
+def pair_up(answers: Answers, *, against_first: bool = False) -> pd.DataFrame:
+    """The same from answers that have been read."""
     right = dict(zip(answers.names, answers.correct, strict=True))
     first, *others = right
     pairs = [(first, other) for other in others] if against_first else combinations(right, 2)

@@ -1,4 +1,23 @@
-"""All of a comparison in one dictionary, as `comparison.json` keeps it, and the figures from it."""
+"""All of a comparison in one dictionary, as `comparison.json` keeps it, and the figures from it.
+
+Format of `comparison.json`. Scores are shares in 0..1, missing ones null; `name` is that of
+`short_names`, and runs and systems are ordered by accuracy, the best first.
+
+* `mark`: caveat for every table and figure, "" for none; `dataset`, `preset`, `fingerprint` (of
+  the faces), `classes`, `images` (numbers of `valid`, `test` and `clean` test images).
+* `runs`: a dict a run: `name`, the columns of `scores.leaderboard`, and `letters`: runs that share
+  one cannot be told apart (`paired.letters`).
+* `systems`: a dict for all seeds of one system: `system` and the columns of `scores.systems`.
+* `tests`: a dict a pair, columns of `paired.paired_tests`; `sentences`: what they allow to say.
+* `test_sets`: a dict for each run and set of images, columns of `scores.by_test_set`.
+* `recall`: name -> class -> share found (`scores.recalls`).
+* `agreement`: `names`, `kappa` and `equal`: square lists in that order (`paired.agreement`).
+* `ensemble`: that of `voting.ensemble`; null for a single run.
+* `inflation`: a dict a run: `name` and the columns of `copies.inflation`.
+* `costs`: a dict a run: `name` and the columns of `cost.costs`.
+* `claims`: a dict a claim: the columns of `claims.claims_table`; `published_runs` or `ours_runs` is
+  0 where it is not run yet.
+"""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +33,7 @@ from fer_lib.compare.claims import claims_table
 from fer_lib.compare.copies import inflation
 from fer_lib.compare.cost import BATCHES, costs
 from fer_lib.compare.names import marks, short_names
-from fer_lib.compare.paired import agreement, letters, paired_tests, sentences
+from fer_lib.compare.paired import agreement, letters, pair_up, sentences
 from fer_lib.compare.scores import by_test_set, leaderboard, recalls, systems
 from fer_lib.compare.voting import ensemble
 from fer_lib.data.faceset import FaceSet
@@ -36,23 +55,7 @@ def comparison(
         refinement: see `claims_table`.
 
     Returns:
-        What `comparison.json` holds. Scores are shares in 0..1, missing ones None; runs and
-        systems are ordered by accuracy, the best first; `name` is that of `short_names`.
-
-        * `mark`: caveat for every table and figure, "" for none; `dataset`, `preset`,
-          `fingerprint` (of the faces), `classes`, `images` (numbers of `valid`, `test`, `clean`).
-        * `runs`: a dict a run: `name`, the columns of `leaderboard`, and `letters`: runs that
-          share one cannot be told apart (`paired.letters`).
-        * `systems`: a dict for all seeds of one system: `system` and the columns of `systems`.
-        * `tests`: a dict a pair, columns of `paired_tests`; `sentences`: what they allow to say.
-        * `test_sets`: a dict for each run and set of images, columns of `by_test_set`.
-        * `recall`: name -> class -> share found (`recalls`).
-        * `agreement`: `names`, `kappa` and `equal`: square lists in that order (`agreement`).
-        * `ensemble`: that of `ensemble`; None for a single run.
-        * `inflation`: a dict a run: `name` and the columns of `copies.inflation`.
-        * `costs`: a dict a run: `name` and the columns of `costs`.
-        * `claims`: a dict a claim: the columns of `claims_table`; `published_runs` or `ours_runs`
-          is 0 where it is not run yet.
+        What `comparison.json` holds; its format stands at the top of this module.
 
     Raises:
         InputError: there are no runs, one was trained on other data, or its predictions are
@@ -62,7 +65,8 @@ def comparison(
     by_name = dict(zip(short_names(runs), runs, strict=True))
     ranked = {name: by_name[name] for name in table.index}
     runs = list(ranked.values())
-    answers, tests = read_answers(runs, faces), paired_tests(runs, faces)
+    answers = read_answers(runs, faces)
+    tests = pair_up(answers)
     kappa, equal = agreement(answers)
     test = runs[0].results["test"]
     return {

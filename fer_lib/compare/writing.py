@@ -189,11 +189,21 @@ def text(compared: dict[str, Any], printed: dict[str, pd.DataFrame]) -> str:
     for name, title in TITLES.items():
         made = printed[name]
         parts += [f"## {title}", note, markdown(made) if len(made) else "", NOTES.get(name, "")]
+        if name == "claims":
+            parts.append(sources(compared["claims"]))
         if name == "tests":
             parts.append("\n".join(f"- {sentence}" for sentence in compared["sentences"]))
     if compared["ensemble"]:
         parts += ["## Ensemble", note, ensemble_sentence(compared["ensemble"])]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def sources(claims: list[dict[str, Any]]) -> str:
+    """Who published which of the systems."""
+    by: dict[str, dict[str, None]] = {}
+    for row in claims:
+        by.setdefault(row["source"], {})[row["system"]] = None
+    return "Published by: " + "; ".join(f"{who} ({', '.join(what)})" for who, what in by.items())
 
 
 NOTES = {
