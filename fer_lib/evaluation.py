@@ -49,7 +49,7 @@ from fer_lib.runs import Run, code_digest, processor
 
 SEED = 0
 CPU_WORK = 2e13
-"""Floating-point operations that a CPU is given for views and robustness: some minutes."""
+"""Floating-point operations that a CPU is given for views and robustness: a few minutes."""
 
 FEWEST = 200
 """Test images below which a curve would tell too little to be drawn."""
@@ -67,8 +67,8 @@ def evaluate_in_depth(
     """Evaluate a finished run, write its `evaluation.json`, and return what it holds.
 
     Views and robustness are computed once: what the file already has of these weights, on as many
-    images or more, is kept. Each part is written as soon as it is done. Without the weights they
-    are left out, or kept as they were computed before.
+    images or more, is kept; were they made by other code, `say` is told. Each part is written as
+    soon as it is done. Without the weights they are left out, or kept as computed before.
 
     Args:
         images: test images to use for views and robustness, drawn once by a fixed seed. None: all
@@ -79,6 +79,8 @@ def evaluate_in_depth(
         InputError: the run is unfinished or was trained on other data, or the weights are not those
             that made its predictions.
     """
+    if images is not None and images < 1:
+        raise InputError(f"images must be 1 or more, not {images}")
     if run.fingerprint != faces.fingerprint:
         raise InputError(f"{run.folder} was trained on other data than these of {faces.name}")
     path = run.folder / "evaluation.json"
@@ -117,36 +119,39 @@ def from_weights(
     say: Callable[[str], object],
 ) -> None:
     """Add views and robustness to `found`, and write the file after each part of them."""
-    path, total = run.folder / "evaluation.json", len(faces.where("test"))
-    subject = Subject(run, faces)
+    path, subject = run.folder / "evaluation.json", Subject(run, faces)
+    total = len(faces.where("test"))
     wanted = subject.affordable() if images is None else min(images, total)
-    if images is not None and images < 1:
-        raise InputError(f"images must be 1 or more, not {images}")
-    origin = subject.origin()
-    kept = found.get("computed", {})
-    if kept.get("images", -1) < wanted or any(kept[key] != value for key, value in origin.items()):
-        kept = subject.environment(wanted, total) | origin
-        found |= {"views": {}, "robustness": {}, "computed": kept}
-    if not kept["images"]:
+    made, now = found.get("computed", {}), subject.origin()
+    enough = made.get("images", -1) >= wanted
+    same = enough and all(made[key] == now[key] for key in ("weights_sha256", "seed"))
+    if same and found["views"] and set(CORRUPTIONS) <= set(found["robustness"]):
+        by = "" if made["code"] == now["code"] else ", by other code (delete the file to repeat it)"
+        say(f"views and robustness: loaded from evaluation.json, {described(made, total)}{by}")
+        return
+    if not wanted:
         for key in FROM_WEIGHTS:
-            del found[key]
+            found.pop(key, None)
         write_json(path, found)
-        say(f"views and robustness of {run.name} would take hours on this CPU and are left out: "
+        say(f"views and robustness of {run.name} would take long on this CPU and are left out: "
             f"use a GPU, or say how many test images (images={FEWEST})")  # fmt: skip
         return
-    subject.take(kept["images"])
-    missing = [name for name in CORRUPTIONS if name not in found["robustness"]]
-    share = kept["mark"] or f"all {total:,} test images"
-    if found["views"] and not missing:
-        say(f"views and robustness: loaded, computed before on {share}, {kept['device']}")
-        return
-    say(f"views and robustness: computed on {share}, {kept['device']}")
+    if not same or made["code"] != now["code"]:
+        made = subject.environment(wanted, total) | now
+        found |= {"views": {}, "robustness": {}, "computed": made}
+    subject.take(made["images"])
+    say(f"views and robustness: computed, {described(made, total)}")
     if not found["views"]:
         found["views"] = subject.views()
         write_json(path, found)
-    for name in missing:
-        found["robustness"][name] = subject.robustness(name)
-        write_json(path, found)
+    for name in CORRUPTIONS:
+        if name not in found["robustness"]:
+            found["robustness"][name] = subject.robustness(name)
+            write_json(path, found)
+
+
+def described(computed: dict[str, Any], total: int) -> str:
+    return f"on {computed['mark'] or f'all {total:,} test images'}, {computed['device']}"
 
 
 class Subject:

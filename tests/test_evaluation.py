@@ -1,5 +1,6 @@
 """evaluation.json of a real run: complete, computed once, and complete enough without weights."""
 
+import copy
 import json
 import shutil
 
@@ -71,7 +72,7 @@ def test_the_file_holds_every_part(whole, faces):
         assert all(row["n"] == 60 and row["low"] <= row["accuracy"] for row in curve)
     assert found["computed"]["mark"] == ""
     assert len(said) == 1
-    assert "computed on all 60 test images" in said[0]
+    assert "computed, on all 60 test images" in said[0]
 
 
 def test_every_key_of_the_file_is_documented(whole):
@@ -88,8 +89,23 @@ def test_what_was_computed_is_loaded(whole, faces, monkeypatch):
     monkeypatch.setattr(evaluation, "damaged", None)
     said = []
     assert evaluate_in_depth(run, faces, say=said.append) == found
-    assert "loaded, computed before on all 60 test images" in said[0]
+    assert "loaded from evaluation.json, on all 60 test images" in said[0]
+    assert "other code" not in said[0]
     assert evaluate_in_depth(run, faces, images=20, say=said.append) == found
+
+
+def test_what_other_code_computed_is_kept_and_named(whole, faces, run):
+    found = copy.deepcopy(whole[1])
+    path = run.folder / "evaluation.json"
+    path.write_text(json.dumps(found | {"computed": found["computed"] | {"code": "0"}}))
+    said = []
+    assert evaluate_in_depth(run, faces, say=said.append)["views"] == found["views"]
+    assert "by other code" in said[0]
+    del found["robustness"]["blur"]  # incomplete: nothing of it can be kept
+    path.write_text(json.dumps(found | {"computed": found["computed"] | {"code": "0"}}))
+    anew = evaluate_in_depth(run, faces, say=said.append)
+    assert set(anew["robustness"]) == set(CORRUPTIONS)
+    assert anew["computed"]["code"] == found["computed"]["code"]
 
 
 def test_an_interrupted_evaluation_goes_on(whole, faces, run, monkeypatch):
