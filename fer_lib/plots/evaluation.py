@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from fer_lib.plots.style import new_figure
+from fer_lib.plots.style import model_style, new_figure
 
 MARKERS = "osD^vP*X"
 VIEW_TITLES = {"one": "one view", "mirror": "with its mirror image", "ten_crop": "ten crops"}
@@ -146,14 +146,15 @@ def robustness(found: dict[str, dict[str, Sequence[dict[str, Any]]]], *, mark: s
     figure, axes = new_figure(
         9, 0.4 + 2.5 * rows, mark=mark, nrows=rows, ncols=3, squeeze=False, sharey=True
     )
-    palette = sns.color_palette("colorblind", len(found))
     for axis, kind in zip(axes.ravel(), kinds, strict=False):
-        for (name, curves), colour, marker in zip(found.items(), palette, MARKERS, strict=False):
+        for name, curves in found.items():
+            style = model_style(name)
             table = pd.DataFrame(curves[kind]).sort_values("severity")
             spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
             axis.errorbar(
-                table["severity"], table["accuracy"], yerr=np.abs(spread), fmt=f"{marker}-",
-                color=colour, markersize=4, capsize=2, linewidth=1.2, label=name,
+                table["severity"], table["accuracy"], yerr=np.abs(spread), fmt=style.marker,
+                color=style.colour, linestyle=style.dash, markersize=4, capsize=2, linewidth=1.2,
+                label=name,
             )  # fmt: skip
             if len(found) == 1:
                 clean = curves[kind][0]["accuracy"]
@@ -167,5 +168,6 @@ def robustness(found: dict[str, dict[str, Sequence[dict[str, Any]]]], *, mark: s
     for axis in axes.ravel()[len(kinds) :]:
         axis.axis("off")
     if len(found) > 1:
-        axes[0, 0].legend(frameon=False, fontsize=8)
+        lines = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*lines, frameon=False, fontsize=8, loc="outside upper center", ncols=4)
     return figure
