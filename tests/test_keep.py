@@ -44,7 +44,8 @@ def level():
 
 @pytest.fixture(scope="module")
 def run(home, faces, level) -> Run:
-    config = recipe("baseline_cnn", "ours", "sample", epochs=3, options={"width": 8})
+    changes = {"epochs": 8, "ema_decay": 0.0, "options": {"width": 8}}
+    config = recipe("baseline_cnn", "ours", "sample", **changes)
     return train(config, faces, runs=str(home / "runs"), quiet=True)
 
 
