@@ -1,5 +1,6 @@
 """ONNX: every family exports and agrees with torch, for any number of faces."""
 
+import sys
 import warnings
 
 import numpy as np
@@ -99,14 +100,24 @@ def test_an_onnx_file_is_not_exported_again(tmp_path):
         write_onnx(tmp_path / "a.onnx", Predictor(lambda images: images, about))
 
 
-def test_a_run_exports_without_a_warning(fitted, tmp_path):
+@pytest.fixture
+def weights_file(tmp_path):
     config = recipe("baseline_cnn", "ours", "sample")
-    save_weights(
-        tmp_path / "best.safetensors",
-        create_model(config.model, **config.options),
-        config,
-        EMOTIONS,
-    )
+    model = create_model(config.model, **config.options)
+    save_weights(tmp_path / "best.safetensors", model, config, EMOTIONS)
+    return tmp_path / "best.safetensors"
+
+
+def test_a_file_exports_without_a_warning(weights_file, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        write_onnx(tmp_path / "a.onnx", Predictor.from_file(tmp_path / "best.safetensors"))
+        write_onnx(tmp_path / "a.onnx", Predictor.from_file(weights_file))
+
+
+def test_missing_packages_are_named(weights_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match="onnx is missing: pip install onnx"):
+        write_onnx(tmp_path / "a.onnx", Predictor.from_file(weights_file))
+    with pytest.raises(InputError, match="needs onnxruntime: pip install onnx"):
+        Predictor.from_file(tmp_path / "a.onnx")
