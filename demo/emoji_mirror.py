@@ -3,8 +3,8 @@
     make mirror          or, where the extra `demo` is installed:
     python -m streamlit run demo/emoji_mirror.py
 
-Frames go from the browser to this process over WebRTC, without a STUN or TURN server: both must run
-on one machine, or on one network. Its settings are in `.streamlit/config.toml` beside this file.
+Frames go from the browser to this process over WebRTC, without a STUN or TURN server: both run on
+one machine. The settings are in `.streamlit/config.toml` beside this file.
 """
 
 import numpy as np
@@ -138,15 +138,18 @@ def main() -> None:
     st.html(cards.STYLE + STYLE)
     st.title("Emoji Mirror")
     left, right = st.columns([3, 2], gap="large", vertical_alignment="bottom")
-    mode = left.segmented_control("Picture", [LIVE, STILL], default=LIVE, required=True)
+    mode = left.segmented_control("Picture", [LIVE, STILL], default=LIVE)
     try:
         name = right.selectbox("Model", list(models_at_hand(detector())))
         predictor = load(name)
-        show = live if mode == LIVE else still
-        show(predictor)
     except InputError as error:
         st.error(str(error))
         return
+    show = still if mode == STILL else live
+    try:
+        show(predictor)
+    except InputError as error:
+        st.error(str(error))
     foot(predictor)
 
 

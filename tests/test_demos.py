@@ -75,7 +75,7 @@ def serve(home: Path, *command: str | Path, **variables: str):
         proxy.close()
         server.terminate()
         try:
-            server.wait(30)
+            server.wait(10)
         except subprocess.TimeoutExpired:
             server.kill()
 
