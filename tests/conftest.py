@@ -45,3 +45,33 @@ def smooth_noise():
         return (coarse.repeat(4, 2).repeat(4, 3) + fine).astype(np.uint8)
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def fitted():
+    """A function that trains a model for a few steps, so that it tells drawn faces apart."""
+    import torch
+
+    from fer_lib.augment import Prepare
+    from fer_lib.data.drawing import draw
+
+    def fit(model: torch.nn.Module) -> torch.nn.Module:
+        torch.manual_seed(0)
+        labels = np.arange(42) % 7
+        x = Prepare(model.pretrained_cfg)(torch.from_numpy(draw(labels, 0, rough=0.5)))
+        targets = torch.eye(7)[labels]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        for part in model.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.momentum = 0.5
+        model.train()
+        for _ in range(15):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(x), targets)
+            if hasattr(model, "auxiliary_losses"):
+                loss = sum(model.auxiliary_losses(targets).values(), loss)
+            loss.backward()
+            optimizer.step()
+        return model.eval()
+
+    return fit

@@ -80,8 +80,8 @@ class Work:
         self.seen: list[Seen] = []
         self.problems: list[Shot] = []
 
-    def do(self) -> bool:
-        """Go through all sources; whether that went to the end, and the user did not stop it."""
+    def do(self) -> int:
+        """Go through all sources; 0, or the status with which it ended before."""
         sources = self.args.sources
         bar = tqdm(sources, unit="file", disable=None if len(sources) > 1 else True)
         stream = (shot for source in bar for shot in shots(source, self.args.every))
@@ -89,8 +89,12 @@ class Work:
             for part in batches(stream):
                 self.batch(part)
         except KeyboardInterrupt:
-            return False
-        return True
+            say("stopped")
+            return 130
+        except InputError as error:
+            say(f"error: {error}")
+            return 2
+        return 0
 
     def batch(self, part: Sequence[Shot]) -> None:
         self.problems += [shot for shot in part if shot.problem]
@@ -104,6 +108,18 @@ class Work:
             if not self.args.out:
                 tqdm.write(line(seen))
             self.seen.append(seen)
+
+    def write(self) -> int:
+        """Write the table; where that fails, print the faces, so that they are not lost, and 2."""
+        if not self.args.out:
+            return 0
+        try:
+            write_table(self.args.out, self.seen, self.problems, self.predictor)
+        except InputError as error:
+            print(*map(line, self.seen), sep="\n")
+            say(f"error: {error}")
+            return 2
+        return 0
 
     def summary(self) -> str:
         """What was read, and what was wrong with the rest, a line each."""
@@ -122,22 +138,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; status 0, 1 where something could not be read, 2 for an error of the user's."""
     args = parse(arguments)
     work = Work(args)
-    try:
-        if args.export:
+    if args.export:
+        try:
             write_onnx(args.export, args.predictor)
-            say(f"{args.predictor.name} is in {args.export}")
-        finished = work.do()
-        if args.out:
-            write_table(args.out, work.seen, work.problems, args.predictor)
-    except InputError as error:
-        say(f"error: {error}")
-        return 2
+        except InputError as error:
+            say(f"error: {error}")
+            return 2
+        say(f"{args.predictor.name} is in {args.export}")
+    stopped = work.do()
     if args.sources:
         say(work.summary())
-    if not finished:
-        say("stopped: what was done is written" if args.out else "stopped")
-        return 130
-    return 1 if work.problems else 0
+    return work.write() or stopped or int(bool(work.problems))
 
 
 if __name__ == "__main__":

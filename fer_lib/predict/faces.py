@@ -115,7 +115,7 @@ class Cascade:
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         with self.lock:
             boxes = self.cascade.detectMultiScale(
-                cv2.equalizeHist(grey), scaleFactor=1.1, minNeighbors=4, minSize=(40, 40)
+                grey, scaleFactor=1.1, minNeighbors=4, minSize=(40, 40)
             )
         return sorted_boxes([(*(box / scale), None) for box in boxes], picture.shape)
 

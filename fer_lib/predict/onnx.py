@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fer_lib.predict.predictor import Predictor
 
 BATCH = 256  # images at a time
+INSTALL = "pip install onnx onnxruntime onnxscript"
 
 
 class Graph(nn.Module):
@@ -94,7 +95,7 @@ def write_onnx(path: str | Path, predictor: "Predictor") -> None:
     try:
         data = export(Graph(predictor.model, predictor.about), predictor.about.image, about)
     except ImportError as error:
-        raise InputError(f"{error.name} is missing: pip install onnx onnxscript") from error
+        raise InputError(f"{error.name} is missing: {INSTALL}") from error
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -106,7 +107,7 @@ class Onnx:
         try:
             import onnxruntime
         except ImportError:
-            raise InputError(f"{path} needs onnxruntime: pip install onnxruntime") from None
+            raise InputError(f"{path} needs onnxruntime: {INSTALL}") from None
         try:
             providers = onnxruntime.get_available_providers()
             self.session = onnxruntime.InferenceSession(path, providers=providers)

@@ -184,7 +184,8 @@ class Predictor:
         """
         if faces not in FACES:
             raise InputError(f"faces is one of {', '.join(FACES)}, not {faces!r}")
-        one = isinstance(pictures, str | Path | Image.Image) or getattr(pictures, "ndim", 4) < 4
+        several = isinstance(pictures, Iterable) and not isinstance(pictures, str | Image.Image)
+        one = not several or getattr(pictures, "ndim", 4) < 4
         opened = [open_picture(picture) for picture in ([pictures] if one else pictures)]
         places = [self.places(picture, faces) for picture in opened]
         crops = [

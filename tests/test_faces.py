@@ -1,0 +1,208 @@
+"""Finding faces: which detector is used and that it is said, the download, boxes and crops."""
+
+import hashlib
+import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_lib.data.drawing import draw, draw_objects
+from fer_lib.files import InputError
+from fer_lib.predict import faces
+from fer_lib.predict.faces import Box, Cascade, Framing, YuNet, crop, make_detector, sorted_boxes
+
+YUNET = os.environ.get("FER_DETECTOR", "")
+needs_yunet = pytest.mark.skipif(
+    not YUNET.endswith(".onnx"), reason="set FER_DETECTOR to YuNet's file to test it"
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_asked_for(monkeypatch):
+    monkeypatch.delenv("FER_DETECTOR", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+@pytest.fixture
+def frame():
+    """(480, 640, 3) uint8 with a drawn face that the cascade finds; where it is, (x, y, side)."""
+    picture = np.full((480, 640, 3), 128, np.uint8)
+    picture[120:320, 300:500] = draw(np.array([0]), 1, size=200, rough=0)[0, 0, :, :, None]
+    return picture, (300, 120, 200)
+
+
+def is_on(box: Box, place: tuple[int, int, int]) -> bool:
+    """Whether a box covers the face: its middle in the middle third, its size that of a face."""
+    x, y, side = place
+    centre = box.x + box.width / 2 - x, box.y + box.height / 2 - y
+    return all(side / 3 < c < 2 * side / 3 for c in centre) and 0.5 < box.height / side < 1.2
+
+
+def test_the_cascade_finds_a_drawn_face_and_none_where_there_is_none(frame):
+    picture, place = frame
+    detector = Cascade()
+    (found,) = detector(picture)
+    assert is_on(found.box, place)
+    assert found.confidence is None
+    objects = draw_objects(1, 0, size=400)[0, 0]
+    assert detector(np.repeat(objects[..., None], 3, axis=2)) == []
+
+
+def test_the_cascade_scales_boxes_of_a_large_picture_back(frame):
+    picture, (x, y, side) = frame
+    large = cv2.resize(picture, None, fx=4, fy=4)
+    (found,) = Cascade()(large)
+    assert is_on(found.box, (4 * x, 4 * y, 4 * side))
+
+
+@needs_yunet
+def test_yunet_finds_drawn_faces_small_and_large():
+    detector = YuNet(YUNET)
+    for side, size in ((60, (480, 640)), (240, (480, 640)), (900, (950, 1300))):
+        picture = np.full((*size, 3), 128, np.uint8)
+        face = draw(np.array([3]), 1, size=side, rough=0.3)[0, 0, :, :, None]
+        picture[20 : 20 + side, 50 : 50 + side] = face
+        (found,) = detector(picture)
+        assert is_on(found.box, (50, 20, side))
+        assert 0.7 <= found.confidence <= 1
+    assert detector(np.zeros((1, 1, 3), np.uint8)) == []
+
+
+@needs_yunet
+def test_yunet_finds_several_the_largest_first():
+    picture = np.full((480, 640, 3), 128, np.uint8)
+    for side, x in ((100, 20), (240, 300)):
+        drawn = draw(np.array([3]), 1, size=side, rough=0.3)[0, 0, :, :, None]
+        picture[100 : 100 + side, x : x + side] = drawn
+    large, small = YuNet(YUNET)(picture)
+    assert is_on(large.box, (300, 100, 240))
+    assert is_on(small.box, (20, 100, 100))
+
+
+def test_a_file_that_is_no_yunet_is_refused(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=r"a\.onnx cannot be read as YuNet"):
+        make_detector(tmp_path / "a.onnx")
+    with pytest.raises(InputError, match=r"b\.onnx does not exist"):
+        make_detector(tmp_path / "b.onnx")
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A stand-in for both servers of YuNet, its folder, and the paths that were asked for."""
+    folder, asked = tmp_path / "served", []
+    folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            asked.append(self.path)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(faces, "YUNET_URLS", (f"{address}/first", f"{address}/second"))
+    content = b"stands for YuNet's file"
+    monkeypatch.setattr(faces, "YUNET_SHA256", hashlib.sha256(content).hexdigest())
+    yield folder, asked, content
+    server.shutdown()
+    server.server_close()
+
+
+def test_yunet_is_fetched_once_from_the_first_server_that_has_it(server, fer_home):
+    folder, asked, content = server
+    (folder / "second").write_bytes(content)
+    said = []
+    path = faces.fetch_yunet(said.append)
+    assert path == fer_home / "cache" / faces.YUNET
+    assert path.read_bytes() == content
+    assert "/second" in said[0]
+    number = len(asked)
+    assert faces.fetch_yunet(said.append) == path
+    assert len(asked) == number
+    assert len(said) == 1
+
+
+def test_another_file_under_the_name_is_not_taken(server, fer_home):
+    folder, _, content = server
+    (folder / "first").write_bytes(content[:-1])
+    with pytest.raises(InputError, match="another file came, 22 bytes"):
+        faces.fetch_yunet()
+    assert not list(fer_home.rglob("*.onnx"))
+
+
+def test_a_damaged_cache_is_fetched_again(server, fer_home):
+    folder, _, content = server
+    (fer_home / "cache").mkdir()
+    (fer_home / "cache" / faces.YUNET).write_bytes(b"half")
+    (folder / "first").write_bytes(content)
+    assert faces.fetch_yunet(lambda _: None).read_bytes() == content
+
+
+def test_without_yunet_the_cascade_is_used_and_both_are_said(server):
+    said = []
+    detector = make_detector(say=said.append)
+    assert isinstance(detector, Cascade)
+    assert "could not be fetched" in said[0]
+    assert said[1] == f"faces are found by {detector.name}"
+    with pytest.raises(InputError, match="could not be fetched"):
+        make_detector("yunet")
+
+
+def test_offline_nothing_is_asked(server, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    said = []
+    make_detector(say=said.append)
+    assert server[1] == []
+    assert "HF_HUB_OFFLINE" in said[0]
+
+
+def test_what_is_asked_for_is_used(server, monkeypatch):
+    assert isinstance(make_detector("haar"), Cascade)
+    monkeypatch.setenv("FER_DETECTOR", "haar")
+    assert isinstance(make_detector(), Cascade)
+    assert server[1] == []
+
+
+def test_opencv_without_cascades_is_told_what_to_do(server, monkeypatch):
+    monkeypatch.delattr(cv2, "CascadeClassifier")
+    with pytest.raises(InputError, match="opencv-python-headless<5"):
+        make_detector(say=lambda _: None)
+
+
+def test_boxes_end_at_the_edge_of_the_picture():
+    rows = [(-5.2, 3.6, 20.0, 10.0, 0.5), (95.0, 95.0, 20.0, 20.0, None), (200, 0, 9, 9, 0.9)]
+    found = sorted_boxes(rows, (100, 100, 3))
+    assert [one.box for one in found] == [(0, 4, 15, 10), (95, 95, 5, 5)]
+    assert [one.confidence for one in found] == [0.5, None]
+
+
+def test_a_crop_is_the_square_around_the_box():
+    ramp = np.tile(np.arange(200, dtype=np.uint8), (200, 1))
+    picture = Image.fromarray(ramp)
+    part = crop(picture, Box(60, 40, 40, 80), Framing(1.0, 0.0), (1, 80, 80))
+    np.testing.assert_array_equal(part[0], ramp[40:120, 40:120])
+    half = crop(picture, Box(60, 40, 40, 80), Framing(0.5, 0.0), (1, 40, 40))
+    np.testing.assert_array_equal(half[0], ramp[60:100, 60:100])
+    lower = crop(Image.fromarray(ramp.T), Box(60, 40, 40, 80), Framing(0.5, 0.25), (1, 40, 40))
+    np.testing.assert_array_equal(lower[0], ramp.T[80:120, 60:100])
+
+
+def test_a_crop_repeats_the_edge_outside_the_picture():
+    picture = Image.fromarray(np.tile(np.arange(100, dtype=np.uint8), (100, 1)))
+    part = crop(picture, Box(0, 0, 40, 40), Framing(2.0, 0.0), (1, 80, 80))
+    assert part.shape == (1, 80, 80)
+    assert set(part[0, :, :20].ravel()) == {0}
+    np.testing.assert_array_equal(part[0, 0, 20:], np.arange(60))
+
+
+@pytest.mark.parametrize(("channels", "mean"), [(1, 76), (3, 85)])
+def test_a_crop_has_the_channels_of_the_training_images(channels, mean):
+    red = Image.new("RGB", (64, 64), (255, 0, 0))
+    part = crop(red, Box(8, 8, 48, 48), Framing(1.0, 0.0), (channels, 24, 24))
+    assert part.shape == (channels, 24, 24)
+    assert part.mean() == mean

@@ -1,0 +1,186 @@
+"""The weights of the package: kept only if they answer as their run did, with a card."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fer_lib import abstention
+from fer_lib.calibration import fit_temperature, scaled
+from fer_lib.checkpoints import load_weights
+from fer_lib.data import load_faces
+from fer_lib.evaluate import load_predictions
+from fer_lib.files import InputError, read_json, write_json
+from fer_lib.models.weights import read_weights, write_weights
+from fer_lib.predict import Predictor, card, keep
+from fer_lib.predict.predictor import DEFAULT
+from fer_lib.recipes import recipe
+from fer_lib.runs import Run
+from fer_lib.train import train
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def faces(home):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_HOME", str(home))
+        return load_faces("sample-0-600", say=lambda line: None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def level():
+    """A share of right answers that a network trained for seconds reaches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(abstention, "SURE", 0.3)
+        yield 0.3
+
+
+@pytest.fixture(scope="module")
+def run(home, faces, level) -> Run:
+    changes = {"epochs": 8, "ema_decay": 0.0, "options": {"width": 8}}
+    config = recipe("baseline_cnn", "ours", "sample", **changes)
+    return train(config, faces, runs=str(home / "runs"), quiet=True)
+
+
+@pytest.fixture(scope="module")
+def kept(run, faces, home) -> Path:
+    path = home / "kept" / "default.safetensors"
+    keep.keep(run, faces, path)
+    return path
+
+
+def test_kept_weights_answer_as_the_run_did(kept, run, faces):
+    predictor = Predictor.from_file(kept, device="cpu")
+    test = faces.where("test")
+    p = predictor.probabilities(faces.images[test])
+    accuracy = (p.argmax(1) == faces.labels[test]).mean()
+    assert accuracy == run.results["test"]["full"]["accuracy"]
+    assert (predictor.name, predictor.classes) == (
+        "baseline_cnn trained on sample-0-600",
+        faces.classes,
+    )
+
+
+def test_threshold_and_temperature_are_those_of_the_validation_images(kept, run, faces, level):
+    use = run.results["use"]
+    rows = faces.where("valid")
+    p = load_predictions(run.folder / "predictions.npz").valid_probabilities
+    assert use["temperature"] == pytest.approx(fit_temperature(p, faces.labels[rows]))
+    about = Predictor.from_file(kept).about
+    assert (about.temperature, about.threshold) == (use["temperature"], use["threshold"])
+    q = scaled(p, use["temperature"])
+    sure = q.max(1) >= use["threshold"]
+    right = (q.argmax(1) == faces.labels[rows])[sure]
+    assert 0 < sure.mean() < 1
+    assert right.mean() >= level
+    assert use["valid_coverage"] == pytest.approx(sure.mean())
+
+
+def test_a_run_and_its_kept_weights_are_the_same_predictor(kept, run, faces):
+    one, other = Predictor.from_run(run), Predictor.from_file(kept)
+    some = faces.images[:20]
+    np.testing.assert_array_equal(one.probabilities(some), other.probabilities(some))
+    assert one.threshold == other.threshold
+
+
+def test_the_card_says_what_the_results_say(kept, run, faces):
+    text = kept.with_name(keep.CARD).read_text()
+    assert text.startswith("# Model card: default.safetensors\n\n**sample data:")
+    test = run.results["test"]["full"]
+    low, high = test["interval"]["accuracy"]
+    assert f"| test | {test['n']} | {test['accuracy']:.2%} ({low:.1%} to {high:.1%}) |" in text
+    assert f"{kept.stat().st_size:,} bytes" in text
+    for name in faces.classes:
+        assert f"\n| {name} | {test['per_class'][name]['precision']:.2f} |" in text
+    for title in ("Data and training", "Accuracy", "Confidence", "Limits", "Licence"):
+        assert f"\n## {title}\n" in text
+    assert f"probability of {run.results['use']['threshold']:.3f} on" in text
+
+
+def test_the_card_says_when_nothing_is_sure(run, faces, kept):
+    predictions = load_predictions(run.folder / "predictions.npz")
+    use = {"temperature": 1.0, "threshold": None, "target": 0.8}
+    assert "so none counts as sure." in card.confidence(faces, predictions, use).replace("\n", " ")
+
+
+def test_weights_that_answer_otherwise_are_not_kept(run, faces, tmp_path):
+    results = read_json(run.folder / "results.json")
+    other = tmp_path / "run"
+    other.mkdir()
+    for path in run.folder.glob("*.*"):
+        (other / path.name).write_bytes(path.read_bytes())
+    results["test"]["full"]["accuracy"] += 1 / len(faces.where("test"))
+    write_json(other / "results.json", results)
+    with pytest.raises(InputError, match="of the test images and its run was on"):
+        keep.keep(Run(other), faces, tmp_path / "out" / "default.safetensors")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_large_weights_are_halved_or_refused(run, faces, tmp_path, monkeypatch):
+    size = sum(
+        t.nbytes for t in load_weights(run.folder / "best.safetensors").state_dict().values()
+    )
+    monkeypatch.setattr(keep, "LIMIT", size - 1)
+    checked = []
+    monkeypatch.setattr(keep, "check", lambda predictor, *_: checked.append(predictor))
+    keep.keep(run, faces, tmp_path / "a.safetensors")
+    state, _ = read_weights(tmp_path / "a.safetensors")
+    kinds = {tensor.dtype for tensor in state.values()}
+    assert kinds == {torch.float16, torch.int64}
+    assert next(checked[0].model.parameters()).dtype == torch.float32
+    monkeypatch.setattr(keep, "LIMIT", 100)
+    with pytest.raises(InputError, match="more than 100: choose a smaller model"):
+        keep.keep(run, faces, tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_other_data_and_unfinished_runs_are_refused(run, faces, tmp_path):
+    with pytest.raises(InputError, match="other data"):
+        keep.keep(run, faces.subset(np.arange(500)), tmp_path / "a.safetensors")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text((run.folder / "config.json").read_text())
+    with pytest.raises(InputError, match="unfinished"):
+        keep.keep(Run(tmp_path / "run"), faces, tmp_path / "a.safetensors")
+
+
+def test_no_folder_of_the_trainers_is_in_the_file(run, faces, tmp_path):
+    config = json.loads((run.folder / "config.json").read_text())
+    state, metadata = read_weights(run.folder / "best.safetensors")
+    config["train"]["pretrained"] = "/home/somebody/weights.safetensors"
+    other = tmp_path / "run"
+    other.mkdir()
+    for path in run.folder.glob("*.*"):
+        (other / path.name).write_bytes(path.read_bytes())
+    write_json(other / "config.json", config)
+    write_weights(other / "best.safetensors", state, metadata)
+    keep.keep(Run(other), faces, tmp_path / "out" / "a.safetensors")
+    for path in (tmp_path / "out").iterdir():
+        assert b"/home/somebody" not in path.read_bytes()
+
+
+def test_command_line(run, faces, home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FER_HOME", str(home))
+    out = tmp_path / "a.safetensors"
+    keep.main([str(run.folder), "--out", str(out)])
+    assert out.exists()
+    assert run.name in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        keep.main([str(tmp_path), "--out", str(out)])
+    assert "not a run folder" in capsys.readouterr().err
+
+
+def test_the_packages_weights_are_real_small_and_described():
+    assert DEFAULT.stat().st_size < keep.LIMIT
+    text = DEFAULT.with_name(keep.CARD).read_text(encoding="utf-8")
+    assert "sample data" not in text
+    assert f"{DEFAULT.stat().st_size:,} bytes" in text
+    _, metadata = read_weights(DEFAULT)
+    assert json.loads(metadata["use"])["threshold"] > 0
+    assert re.search(r"\| test \| 3,589 \| \d\d\.\d\d%", text)

@@ -1,0 +1,123 @@
+"""ONNX: every family exports and agrees with torch, for any number of faces."""
+
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from fer_lib.checkpoints import save_weights
+from fer_lib.data.drawing import draw
+from fer_lib.files import InputError
+from fer_lib.labels import EMOTIONS
+from fer_lib.models import MODULES, create_model
+from fer_lib.models.moe import SparseExperts
+from fer_lib.predict import Predictor
+from fer_lib.predict.description import Description
+from fer_lib.predict.onnx import AllExperts, write_onnx
+from fer_lib.predict.predictor import Torch
+from fer_lib.recipes import recipe
+
+needs_onnx = "the export needs it: pip install -e '.[demo]'"
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def packages():
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason=needs_onnx)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    """256 drawn faces, (256, 1, 48, 48)."""
+    return draw(np.arange(256) % 7, 1)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_onnx_agrees_with_torch_on_256_faces(name, faces, fitted, tmp_path):
+    model = fitted(create_model(name, **recipe(name, "ours", "sample").options))
+    about = Description(name, EMOTIONS, flip=True, temperature=1.5, threshold=0.4)
+    ours = Predictor(Torch(model, about, torch.device("cpu")), about)
+    write_onnx(tmp_path / "model.onnx", ours)
+    other = Predictor.from_file(tmp_path / "model.onnx")
+    expected = ours.probabilities(faces)
+    assert expected.std(0).max() > 0.03  # else agreement would say nothing
+    for n in (256, 1, 3):
+        found = other.probabilities(faces[:n])
+        np.testing.assert_allclose(found, expected[:n], atol=TOLERANCE, rtol=0)
+    assert other.about == about
+    assert other.model is None
+
+
+def test_all_experts_are_the_sparse_ones():
+    torch.manual_seed(0)
+    sparse = SparseExperts(8, hidden=16, experts=4, top_k=2)
+    x = torch.randn(12, 8)
+    with torch.no_grad():
+        (y, routing), (z, other) = sparse(x), AllExperts(sparse)(x)
+    assert len(routing.chosen.unique()) > 2
+    torch.testing.assert_close(y, z)
+    torch.testing.assert_close(routing.gates, other.gates)
+
+
+def test_an_export_leaves_the_model_as_it_was(fitted, tmp_path):
+    model = fitted(create_model("vit_moe", **recipe("vit_moe", "ours", "sample").options))
+    before = {name: type(part) for name, part in model.named_modules()}
+    about = Description("x", EMOTIONS)
+    write_onnx(tmp_path / "a.onnx", Predictor(Torch(model, about, torch.device("cpu")), about))
+    assert {name: type(part) for name, part in model.named_modules()} == before
+
+
+def test_an_infinite_threshold_survives(fitted, tmp_path):
+    model = create_model("baseline_cnn", **recipe("baseline_cnn", "ours", "sample").options)
+    about = Description("x", EMOTIONS, threshold=float("inf"))
+    write_onnx(tmp_path / "a.onnx", Predictor(Torch(model, about, torch.device("cpu")), about))
+    assert Predictor.from_file(tmp_path / "a.onnx").threshold == float("inf")
+
+
+def test_bad_files_are_named(tmp_path, fitted):
+    import onnx
+
+    (tmp_path / "text.onnx").write_text("no model")
+    for name in ("text", "missing"):
+        with pytest.raises(InputError, match=rf"{name}\.onnx"):
+            Predictor.from_file(tmp_path / f"{name}.onnx")
+    node = onnx.helper.make_node("Identity", ["faces"], ["probabilities"])
+    value = [onnx.helper.make_tensor_value_info(n, 1, [1]) for n in ("faces", "probabilities")]
+    graph = onnx.helper.make_graph([node], "other", value[:1], value[1:])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    other = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    (tmp_path / "other.onnx").write_bytes(other.SerializeToString())
+    with pytest.raises(InputError, match="not exported by fer_lib"):
+        Predictor.from_file(tmp_path / "other.onnx")
+
+
+def test_an_onnx_file_is_not_exported_again(tmp_path):
+    about = Description("an ONNX file", EMOTIONS, threshold=0.5)
+    with pytest.raises(InputError, match="already"):
+        write_onnx(tmp_path / "a.onnx", Predictor(lambda images: images, about))
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    config = recipe("baseline_cnn", "ours", "sample")
+    model = create_model(config.model, **config.options)
+    save_weights(tmp_path / "best.safetensors", model, config, EMOTIONS)
+    return tmp_path / "best.safetensors"
+
+
+def test_a_file_exports_without_a_warning(weights_file, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        write_onnx(tmp_path / "a.onnx", Predictor.from_file(weights_file))
+
+
+def test_missing_packages_are_named(weights_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match="onnx is missing: pip install onnx"):
+        write_onnx(tmp_path / "a.onnx", Predictor.from_file(weights_file))
+    with pytest.raises(InputError, match="needs onnxruntime: pip install onnx"):
+        Predictor.from_file(tmp_path / "a.onnx")

@@ -1,0 +1,274 @@
+"""Predictor: every kind of picture, crops and preparation as in training, answers by name."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fer_lib.augment import Prepare
+from fer_lib.batches import probabilities
+from fer_lib.calibration import scaled
+from fer_lib.checkpoints import save_weights
+from fer_lib.data.drawing import draw
+from fer_lib.data.pictures import read_pictures
+from fer_lib.files import InputError, write_json
+from fer_lib.labels import EMOJI, EMOTIONS, EMOTIONS_8
+from fer_lib.models import create_model
+from fer_lib.predict import Predictor
+from fer_lib.predict.description import Description, describe, tempered
+from fer_lib.predict.faces import Box, Found, Framing
+from fer_lib.recipes import recipe
+
+
+class Fixed:
+    """A stand-in for a detector: the same boxes in every picture, or none in a dark one."""
+
+    name, framing = "stand-in", Framing(scale=1.0, lower=0.0)
+
+    def __init__(self, *boxes):
+        self.boxes, self.seen = boxes, []
+
+    def __call__(self, picture):
+        self.seen.append(picture)
+        return [Found(Box(*box), 0.9) for box in self.boxes] if picture.max() > 9 else []
+
+
+class Brightness:
+    """A stand-in for a network, of images whose mean is 0 to 255: class by brightness."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, images):
+        self.calls.append(images)
+        share = images.float().mean((1, 2, 3)) / 255
+        rest = (1 - share)[:, None] / 6
+        return torch.cat([share[:, None], rest.expand(-1, 6)], 1)
+
+
+@pytest.fixture
+def predictor():
+    about = Description("stand-in", EMOTIONS, threshold=0.7)
+    return Predictor(Brightness(), about, detector=Fixed((10, 20, 40, 40)))
+
+
+@pytest.fixture
+def square():
+    """(100, 120, 3) uint8, black but for the square where `predictor` finds a face."""
+    picture = np.zeros((100, 120, 3), np.uint8)
+    picture[20:60, 10:50] = 200
+    return picture
+
+
+def test_a_face_has_its_box_probabilities_by_name_expression_and_emoji(predictor, square):
+    (face,) = predictor(square)
+    assert face.box == (10, 20, 40, 40)
+    assert (face.box.x, face.box.height) == (10, 40)
+    assert tuple(face.probabilities) == EMOTIONS
+    assert face.probabilities["angry"] == pytest.approx(200 / 255)
+    assert sum(face.probabilities.values()) == pytest.approx(1)
+    assert face.expression == "angry"
+    assert face.emoji == EMOJI["angry"]
+    assert face.probability == face.probabilities["angry"]
+    assert face.sure
+    assert face.confidence == 0.9
+    assert face.crop.shape == (1, 48, 48)
+    assert set(np.unique(face.crop)) == {200}
+
+
+def test_below_the_threshold_it_is_not_sure(predictor, square):
+    square[20:60, 10:50] = 178  # 0.698
+    assert not predictor(square)[0].sure
+    square[20:60, 10:50] = 179  # 0.702
+    assert predictor(square)[0].sure
+
+
+def test_every_class_has_an_emoji_of_its_own():
+    assert tuple(EMOJI) == EMOTIONS_8
+    assert len(set(EMOJI.values())) == len(EMOTIONS_8)
+
+
+KINDS = {
+    "grey": lambda a: a[..., 0],
+    "grey with an axis": lambda a: a[..., :1],
+    "RGBA": lambda a: np.dstack([a, np.full(a.shape[:2], 255, np.uint8)]),
+    "16 bits": lambda a: a[..., 0].astype(np.uint16) * 257,
+    "16 bits, RGB": lambda a: a.astype(np.uint16) * 257,
+    "PIL": Image.fromarray,
+    "PIL, grey": lambda a: Image.fromarray(a[..., 0]),
+    "PIL, palette": lambda a: Image.fromarray(a).quantize(),
+    "PIL, 16 bits": lambda a: Image.fromarray(a[..., 0].astype(np.uint16) * 257),
+    "tensor": lambda a: torch.from_numpy(a).permute(2, 0, 1),
+    "grey tensor": lambda a: torch.from_numpy(a[..., 0].copy()),
+    "tensor with a channel": lambda a: torch.from_numpy(a[..., 0].copy())[None],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_picture_gives_the_same(predictor, square, kind):
+    (face,) = predictor(KINDS[kind](square))
+    assert face.box == (10, 20, 40, 40)
+    assert face.probabilities == predictor(square)[0].probabilities
+    assert predictor.find.seen[0].shape == (100, 120, 3)  # RGB, whatever was given
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
+def test_a_path_is_read(predictor, square, tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(square).save(path, lossless=True)
+    for given in (path, str(path)):
+        assert predictor(given)[0].probability == pytest.approx(200 / 255)
+
+
+def test_a_photo_is_turned_as_exif_says(predictor, square, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned clockwise by 90 degrees
+    lying = Image.fromarray(square).transpose(Image.Transpose.ROTATE_90)
+    lying.save(tmp_path / "a.png", exif=exif)
+    assert predictor(tmp_path / "a.png")[0].crop.min() == 200
+    assert predictor.find.seen[0].shape == (100, 120, 3)
+
+
+def test_several_pictures_are_classified_together_and_keep_their_order(square):
+    detector = Fixed((10, 20, 40, 40), (60, 10, 20, 20))
+    network = Brightness()
+    predictor = Predictor(network, Description("x", EMOTIONS, threshold=0.5), detector=detector)
+    dark = np.zeros((80, 80), np.uint8)
+    found = predictor([square, dark, Image.fromarray(square[..., 0])])
+    assert [len(faces) for faces in found] == [2, 0, 2]
+    assert [images.shape for images in network.calls] == [(4, 1, 48, 48)]
+    assert [round(face.probabilities["angry"], 3) for face in found[2]] == [0.784, 0.0]
+    assert predictor([]) == []
+    assert predictor(dark) == []
+
+
+def test_a_stack_is_many_pictures(predictor, square):
+    assert len(predictor(np.stack([square] * 3))) == 3
+    assert len(predictor(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))) == 2
+
+
+def test_whole_pictures_are_what_the_reader_of_datasets_makes_of_them(predictor, tmp_path):
+    rng = np.random.default_rng(0)
+    sizes = {"a.png": (48, 48), "b.png": (90, 60, 3)}
+    for name, size in sizes.items():
+        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(tmp_path / name)
+    read, _ = read_pictures([tmp_path / "a.png"])
+    (face,) = predictor(tmp_path / "a.png", faces="whole")
+    np.testing.assert_array_equal(face.crop, read[0])
+    assert face.box == (0, 0, 48, 48)
+    assert face.confidence is None
+    (face,) = predictor(tmp_path / "b.png", faces="whole")
+    assert face.crop.shape == (1, 48, 48)
+    assert predictor.find.seen == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros((8, 8)), "float64"),
+        (np.zeros((8, 8, 2), np.uint8), r"\(8, 8, 2\)"),
+        (np.zeros(8, np.uint8), "no picture"),
+        (torch.zeros(3, 8, 8), "float32"),
+        ("missing.png", "missing.png"),
+        (["missing.png"], "missing.png"),
+        (None, "no picture"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_name(predictor, bad, message):
+    with pytest.raises(InputError, match=message):
+        predictor(bad)
+
+
+def test_an_unknown_way_to_find_faces_is_refused(predictor, square):
+    with pytest.raises(InputError, match="detect, whole"):
+        predictor(square, faces="none")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory, fitted):
+    """A weights file of a small network, and the network."""
+    config = recipe("baseline_cnn", "ours", "sample", flip_tta=True)
+    model = fitted(create_model(config.model, **config.options))
+    path = tmp_path_factory.mktemp("weights") / "best.safetensors"
+    save_weights(path, model, config, EMOTIONS)
+    return path, model
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return draw(np.arange(21) % 7, 0)
+
+
+def test_a_file_predicts_as_evaluation_does_mirror_images_and_all(weights, faces):
+    path, model = weights
+    predictor = Predictor.from_file(path, device="cpu")
+    images = torch.from_numpy(faces)
+    expected = probabilities(model, images, Prepare(model.pretrained_cfg), flip=True)
+    assert expected.std(0).max() > 0.05  # else agreement would say nothing
+    np.testing.assert_allclose(predictor.probabilities(faces), expected, atol=1e-6)
+    whole = predictor(list(faces[:, 0]), faces="whole")
+    found = [list(face.probabilities.values()) for (face,) in whole]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert predictor.probabilities(faces[:0]).shape == (0, 7)
+
+
+def test_without_calibration_it_says_so(weights):
+    said = []
+    predictor = Predictor.from_file(weights[0], say=said.append)
+    assert predictor.threshold == 0.5
+    assert len(said) == 1
+    assert "not calibrated" in said[0]
+
+
+def test_a_file_in_a_run_folder_takes_its_calibration_from_there(weights, tmp_path):
+    path = tmp_path / "best.safetensors"
+    path.write_bytes(weights[0].read_bytes())
+    write_json(tmp_path / "results.json", {"use": {"temperature": 2.0, "threshold": 0.6}})
+    about = describe(path)
+    assert (about.temperature, about.threshold, about.flip) == (2.0, 0.6, True)
+    write_json(tmp_path / "results.json", {"use": {"temperature": 2.0, "threshold": None}})
+    assert describe(path).threshold == math.inf
+    write_json(tmp_path / "results.json", {})
+    assert describe(path).threshold is None
+
+
+def test_a_temperature_does_what_calibration_says(weights, faces):
+    predictor = Predictor.from_file(weights[0], device="cpu")
+    p = predictor.probabilities(faces)
+    found = tempered(torch.from_numpy(p), 1.7)
+    np.testing.assert_allclose(found, scaled(p, 1.7), atol=1e-5)
+
+
+def test_images_of_another_shape_are_remembered(tmp_path, square):
+    config = recipe("baseline_cnn", "ours", "sample")
+    model = create_model(config.model, num_classes=8, **config.options)
+    save_weights(tmp_path / "a.safetensors", model, config, EMOTIONS_8, (3, 100, 100))
+    predictor = Predictor.from_file(tmp_path / "a.safetensors", detector=Fixed((10, 20, 40, 40)))
+    (face,) = predictor(square)
+    assert face.crop.shape == (3, 100, 100)
+    assert tuple(face.probabilities) == EMOTIONS_8
+
+
+def test_what_is_no_weights_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"a\.safetensors"):
+        Predictor.from_file(tmp_path / "a.safetensors")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match="not a run folder"):
+        Predictor.of(tmp_path / "run")
+    config = {"train": recipe("baseline_cnn").to_dict(), "data": {}, "environment": {}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="unfinished"):
+        Predictor.from_run(tmp_path / "run")
+
+
+def test_the_default_weights_know_faces(capsys):
+    predictor = Predictor.default()
+    assert predictor.classes == EMOTIONS
+    assert 0 < predictor.threshold < 1
+    assert "not calibrated" not in capsys.readouterr().out
+    happy = draw(np.full(20, 3), 0, rough=0.3)
+    answers = predictor([face[0] for face in happy], faces="whole")
+    assert sum(face.expression == "happy" for (face,) in answers) > 10

@@ -1,0 +1,232 @@
+"""`python -m fer_lib.predict`: everything that it is given is done or named."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_lib.checkpoints import save_weights
+from fer_lib.data.drawing import draw
+from fer_lib.labels import EMOTIONS
+from fer_lib.models import create_model
+from fer_lib.predict import __main__ as command
+from fer_lib.predict.outputs import COLUMNS
+from fer_lib.recipes import recipe
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory, fitted):
+    config = recipe("baseline_cnn", "ours", "sample")
+    path = tmp_path_factory.mktemp("weights") / "best.safetensors"
+    model = fitted(create_model(config.model, **config.options))
+    save_weights(path, model, config, EMOTIONS)
+    return path
+
+
+@pytest.fixture
+def run(weights, capsys):
+    """Run the command; its status, and what it printed and said."""
+
+    def run(*arguments):
+        options = ["--model", str(weights), "--detector", "haar"]
+        try:
+            status = command.main([*map(str, arguments), *options])
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def canvas(x: int = 200) -> np.ndarray:
+    """(320, 480, 3) uint8 with a drawn face that the cascade finds, at x."""
+    picture = np.full((320, 480, 3), 128, np.uint8)
+    picture[60:260, x : x + 200] = draw(np.array([0]), 1, size=200, rough=0)[0, 0, :, :, None]
+    return picture
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two pictures with a face, one without, a truncated one, and text called .jpg."""
+    folder = tmp_path / "pictures"
+    (folder / "below").mkdir(parents=True)
+    Image.fromarray(canvas()).save(folder / "face.png")
+    Image.fromarray(canvas(20)[..., 0]).save(folder / "below" / "grey.jpg", quality=95)
+    Image.new("RGB", (300, 200), "white").save(folder / "empty.png")
+    (folder / "cut.jpg").write_bytes((folder / "below" / "grey.jpg").read_bytes()[:9000])
+    (folder / "text.jpg").write_text("this is no picture")
+    (folder / "notes.txt").write_text("nor is this")
+    return folder
+
+
+def table(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_rest_is_written_and_what_was_wrong_is_said_of_each(run, folder, tmp_path):
+    status, _, said = run(folder, "--out", tmp_path / "a.csv")
+    assert status == 1
+    rows = {row["path"]: row for row in table(tmp_path / "a.csv")}
+    names = ["below/grey.jpg", "empty.png", "face.png"]
+    assert list(rows) == [str(folder / name) for name in names]
+    face = rows[str(folder / "face.png")]
+    assert list(face) == [*COLUMNS, *EMOTIONS]
+    assert face["face"] == "1"
+    assert 180 < int(face["x"]) < 280
+    assert sum(float(face[name]) for name in EMOTIONS) == pytest.approx(1, abs=1e-5)
+    assert float(face[face["expression"]]) == float(face["probability"])
+    assert set(list(rows[str(folder / "empty.png")].values())[1:]) == {""}
+    assert "3 pictures read, 2 faces; 2 could not be read" in said
+    assert f"{folder / 'cut.jpg'} cannot be read as a picture (image file is truncated" in said
+    assert f"{folder / 'text.jpg'} cannot be read as a picture (its content is no picture)" in said
+    assert f"no face was found in {folder / 'empty.png'}" in said
+    assert "1 files in the folders are neither pictures nor videos" in said
+    assert "faces are found by Haar cascade" in said
+
+
+def test_json_has_the_same_and_the_problems(run, folder, tmp_path):
+    assert run(folder, "--out", tmp_path / "a.json")[0] == 1
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["classes"] == list(EMOTIONS)
+    assert found["threshold"] == 0.5
+    assert [len(one["faces"]) for one in found["pictures"]] == [1, 0, 1]
+    face = found["pictures"][0]["faces"][0]
+    assert list(face["probabilities"]) == list(EMOTIONS)
+    assert len(face["box"]) == 4
+    assert [one["path"] for one in found["problems"]] == [
+        str(folder / name) for name in ("cut.jpg", "text.jpg")
+    ]
+
+
+def test_without_a_file_the_faces_are_printed(run, folder):
+    status, printed, _ = run(folder / "face.png", folder / "empty.png")
+    assert status == 0
+    first, second = printed.splitlines()
+    assert first.startswith(f"{folder / 'face.png'}: ")
+    assert "% " in first
+    assert second == f"{folder / 'empty.png'}: no face"
+
+
+def test_patterns_and_files_named_twice_are_read_once(run, folder, tmp_path):
+    arguments = (folder / "**" / "*.png", folder / "face.png", "--out", tmp_path / "a.csv")
+    assert run(*arguments)[0] == 0
+    rows = table(tmp_path / "a.csv")
+    assert [row["path"] for row in rows] == [str(folder / n) for n in ("empty.png", "face.png")]
+
+
+def test_whole_pictures_are_not_searched(run, folder, tmp_path):
+    status, _, said = run(folder / "empty.png", "--whole", "--out", tmp_path / "a.csv")
+    assert status == 0
+    (row,) = table(tmp_path / "a.csv")
+    assert [row[key] for key in ("face", "x", "y", "width", "height", "confidence")] == [
+        *("1", "0", "0", "300", "200", "")
+    ]
+    assert "faces are found by" not in said
+
+
+@pytest.fixture
+def film(tmp_path):
+    path = tmp_path / "film.avi"
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (480, 320))
+    for number in range(25):
+        video.write(canvas(20 if number < 13 else 250))
+    video.release()
+    return path
+
+
+def test_every_nth_frame_of_a_video(run, film, tmp_path):
+    copies = tmp_path / "copies"
+    arguments = (film, "--every", 12, "--out", tmp_path / "a.csv", "--annotate", copies)
+    assert run(*arguments)[0] == 0
+    rows = table(tmp_path / "a.csv")
+    assert [(row["frame"], row["seconds"]) for row in rows] == [
+        *(("0", "0.0"), ("12", "1.2"), ("24", "2.4"))
+    ]
+    assert [int(row["x"]) // 200 for row in rows] == [0, 0, 1]
+    names = [f"film.avi_{number:06d}.jpg" for number in (0, 12, 24)]
+    assert sorted(path.name for path in copies.iterdir()) == names
+
+
+def test_a_broken_video_is_named(run, film, folder, tmp_path):
+    (tmp_path / "cut.avi").write_bytes(film.read_bytes()[:100])
+    status, _, said = run(tmp_path / "cut.avi", folder / "face.png", "--out", tmp_path / "a.csv")
+    assert status == 1
+    assert "cut.avi cannot be read as a video" in said
+    assert len(table(tmp_path / "a.csv")) == 1
+
+
+def test_annotated_copies_keep_names_and_show_the_box(run, folder, tmp_path):
+    copies = tmp_path / "copies"
+    run(folder, "--annotate", copies, "--out", tmp_path / "a.csv")
+    found = sorted(str(path.relative_to(copies)) for path in copies.rglob("*.*"))
+    assert found == ["below/grey.jpg", "empty.png", "face.png"]
+    before, after = (np.asarray(Image.open(f / "face.png")) for f in (folder, copies))
+    assert before.shape == after.shape
+    changed = np.argwhere((before != after).any(2))
+    row = next(row for row in table(tmp_path / "a.csv") if row["path"].endswith("face.png"))
+    bottom = int(row["y"]) + int(row["height"])
+    assert abs(changed[:, 0].max() - bottom) <= 3
+    assert abs(changed[:, 1].min() - int(row["x"])) <= 3
+    np.testing.assert_array_equal(Image.open(copies / "empty.png"), np.full((200, 300, 3), 255))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a picture"),
+        (["{folder}", "--out", "a.txt"], ".csv or .json"),
+        (["{folder}", "--every", "0"], "--every is 1 or more"),
+        (["{folder}/nothing.png"], "nothing.png does not exist"),
+        (["{folder}/*.gif"], "nothing matches"),
+        (["{folder}/only text"], "holds no picture"),
+        (["{folder}", "--annotate", "{folder}"], "is an input itself"),
+        (["{folder}", "--annotate", "{folder}/face.png"], "is a file"),
+        (["{folder}/face.png", "{folder}/other/face.png", "--annotate", "c"], "already"),
+        (["--export", "model.pt"], "ends with .onnx"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(run, folder, tmp_path, arguments, message):
+    (folder / "only text").mkdir()
+    (folder / "only text" / "a.txt").touch()
+    (folder / "other").mkdir()
+    Image.fromarray(canvas()).save(folder / "other" / "face.png")
+    before = sorted(tmp_path.rglob("*"))
+    status, printed, said = run(*(one.format(folder=folder) for one in arguments))
+    assert status == 2
+    assert message in said
+    assert not printed
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_that_is_none_is_refused(folder, capsys):
+    with pytest.raises(SystemExit):
+        command.main([str(folder), "--model", str(folder)])
+    assert "is not a run folder" in capsys.readouterr().err
+
+
+def test_where_the_table_cannot_be_written_it_is_printed(run, folder, tmp_path):
+    (tmp_path / "file").touch()
+    status, printed, said = run(folder / "face.png", "--out", tmp_path / "file" / "a.csv")
+    assert status == 2
+    assert "a.csv could not be written" in said
+    assert printed.startswith(f"{folder / 'face.png'}: ")
+
+
+def test_what_was_done_before_it_was_stopped_is_written(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("fer_lib.predict.inputs.BATCH", 1)
+    classify = command.Work.batch
+
+    def stop_at_second(self, part):
+        if self.seen:
+            raise KeyboardInterrupt
+        classify(self, part)
+
+    monkeypatch.setattr(command.Work, "batch", stop_at_second)
+    status, _, said = run(folder, "--out", tmp_path / "a.csv")
+    assert status == 130
+    assert len(table(tmp_path / "a.csv")) == 1
+    assert "stopped" in said
