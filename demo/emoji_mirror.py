@@ -3,12 +3,13 @@
     make mirror          or, where the extra `demo` is installed:
     python -m streamlit run demo/emoji_mirror.py
 
-Frames go from the browser to this process over WebRTC, without a STUN or TURN server: both must run
-on one machine, or on one network. Its settings are in `.streamlit/config.toml` beside this file.
+Frames go from the browser to this process over WebRTC, without a STUN or TURN server: both run on
+one machine. The settings are in `.streamlit/config.toml` beside this file.
 """
 
 import numpy as np
 import streamlit as st
+from aioice.ice import get_host_addresses
 from av import VideoFrame
 from PIL import Image
 from streamlit_webrtc import VideoProcessorBase, webrtc_streamer
@@ -26,6 +27,10 @@ from fer_lib.predict.outputs import draw_faces
 LIVE, STILL = "Live camera", "Still picture"
 NO_SERVER = {"iceServers": []}  # the library's default would ask one of Google's
 CAMERA = {"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}, "audio": False}
+NO_ADDRESS = (
+    "This machine has no network address but its own loopback, which WebRTC leaves out: switch on "
+    "Wi-Fi or plug in a cable, although nothing is sent through it, or take a still picture."
+)
 STYLE = "<style>.stMainBlockContainer { padding-top: 2.5rem; }</style>"
 REFRESH = 0.25  # seconds between two looks of the page at what the camera's thread has found
 
@@ -63,6 +68,8 @@ def live(predictor: Predictor) -> None:
     """The camera's picture, and beside it what is read in it."""
     left, right = st.columns([3, 2], gap="large")
     with left:
+        if not get_host_addresses(use_ipv4=True, use_ipv6=True):
+            st.warning(NO_ADDRESS)
         context = webrtc_streamer(
             key="mirror",
             video_processor_factory=lambda: Processor(Mirror(predictor)),
@@ -131,15 +138,18 @@ def main() -> None:
     st.html(cards.STYLE + STYLE)
     st.title("Emoji Mirror")
     left, right = st.columns([3, 2], gap="large", vertical_alignment="bottom")
-    mode = left.segmented_control("Picture", [LIVE, STILL], default=LIVE, required=True)
+    mode = left.segmented_control("Picture", [LIVE, STILL], default=LIVE)
     try:
         name = right.selectbox("Model", list(models_at_hand(detector())))
         predictor = load(name)
-        show = live if mode == LIVE else still
-        show(predictor)
     except InputError as error:
         st.error(str(error))
         return
+    show = still if mode == STILL else live
+    try:
+        show(predictor)
+    except InputError as error:
+        st.error(str(error))
     foot(predictor)
 
 

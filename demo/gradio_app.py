@@ -7,6 +7,7 @@ GRADIO_SERVER_PORT chooses another port.
 """
 
 import os
+import signal
 import time
 from functools import cache, lru_cache
 from tempfile import TemporaryDirectory
@@ -145,6 +146,8 @@ def page() -> gr.Blocks:
 
 
 def main() -> None:
+    """Serve the page until it is stopped, and remove what Gradio has kept for it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end as Ctrl+C does
     with TemporaryDirectory() as folder:  # where Gradio puts pictures for the browser
         os.environ["GRADIO_TEMP_DIR"] = folder
         page().launch(

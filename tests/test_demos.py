@@ -48,29 +48,48 @@ def home(tmp_path_factory) -> Path:
 
 @contextmanager
 def serve(home: Path, *command: str | Path, **variables: str):
-    """Run a page on a free port; give its address; stop it, and show what it said if it failed."""
+    """Run a page on a free port, from a foreign folder, and give its address.
+
+    Whatever the process itself asks for elsewhere goes to a proxy, which must not be called.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    proxy = socket.create_server(("127.0.0.1", 0))
+    proxy.setblocking(False)
+    address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
     env = os.environ | {"FER_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    env |= {"http_proxy": address, "https_proxy": address, "no_proxy": "127.0.0.1,localhost"}
     env |= {name: value.format(port=port) for name, value in variables.items()}
-    with open(home / "log", "w") as log:
-        server = subprocess.Popen([sys.executable, *command], env=env, stdout=log, stderr=log)
+    log = home / f"log_{port}"
+    with open(log, "w") as file:
+        server = subprocess.Popen(
+            [sys.executable, *command], env=env, stdout=file, stderr=file, cwd=home
+        )
     try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(480):
-            try:
-                urllib.request.urlopen(address)
-                break
-            except OSError:
-                assert server.poll() is None, (home / "log").read_text()
-                time.sleep(0.25)
-        else:
-            pytest.fail((home / "log").read_text())
+        wait_until_it_answers(server, address := f"http://127.0.0.1:{port}", log)
         yield address
+        with pytest.raises(BlockingIOError):  # nobody has called
+            proxy.accept()
     finally:
+        proxy.close()
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def wait_until_it_answers(server: subprocess.Popen, address: str, log: Path) -> None:
+    """Until a page is served; fails with what the process said."""
+    for _ in range(480):
+        try:
+            urllib.request.urlopen(address)
+            return
+        except OSError:
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.25)
+    pytest.fail(log.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +100,16 @@ def mirror(home):
 
 @pytest.fixture(scope="module")
 def gradio(home):
-    with serve(home, ROOT / "demo/gradio_app.py", GRADIO_SERVER_PORT="{port}") as address:
+    (home / "tmp").mkdir()
+    places = {"GRADIO_SERVER_PORT": "{port}", "TMPDIR": str(home / "tmp")}
+    with serve(home, ROOT / "demo/gradio_app.py", **places) as address:
         yield address
+        assert pictures(home / "tmp")
+    assert not pictures(home / "tmp")  # none is kept
+
+
+def pictures(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.suffix in (".png", ".webp", ".jpg")]
 
 
 @pytest.fixture
