@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from fer_lib.evaluate import abstention
-from fer_lib.evaluate.calibration import fit_temperature, scaled
 from fer_lib.checkpoints import load_weights
 from fer_lib.data import load_faces
-from fer_lib.evaluate import load_predictions
+from fer_lib.evaluate import abstention, load_predictions
+from fer_lib.evaluate.calibration import fit_temperature, scaled
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.models.weights import read_weights, write_weights
 from fer_lib.predict import Predictor, card, keep

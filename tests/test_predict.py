@@ -10,10 +10,10 @@ from PIL import Image
 
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
-from fer_lib.evaluate.calibration import scaled
 from fer_lib.checkpoints import save_weights
 from fer_lib.data.drawing import draw
 from fer_lib.data.pictures import read_pictures
+from fer_lib.evaluate.calibration import scaled
 from fer_lib.files import InputError, write_json
 from fer_lib.labels import EMOJI, EMOTIONS, EMOTIONS_8
 from fer_lib.models import create_model
