@@ -123,6 +123,7 @@ def views(found: dict[str, dict[str, Any]], *, mark: str) -> Figure:
     left.errorbar(table["accuracy"], rows, xerr=np.abs(spread), fmt="o", color=blue, capsize=3)
     left.axvline(table["accuracy"].iloc[0], color="0.6", linewidth=1, linestyle="--")
     left.set(xlabel="accuracy, 95 %", yticks=rows, yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
+    left.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
     percent(left.xaxis)
     bars = right.barh(rows, table["milliseconds"], color="0.6", height=0.55)
     costs = ["1 pass" if n == 1 else f"{n} passes" for n in table["passes"]]
