@@ -5,7 +5,7 @@
 
 The first keeps the results of a run in `report/results/` and makes the README's table from all of
 them; the second measures the time for one image and writes `inference.json` into the run's folder,
-where the notebook that trained it has not done so.
+where the notebook that trained it has not done so; let nothing else run meanwhile.
 """
 
 import argparse

@@ -79,7 +79,7 @@ def percent(value: float | None) -> str:
 
 def between(value: float | None, low: float | None, high: float | None) -> str:
     """A share with its interval, as in "62.7% (61.2 to 64.4)"; "" for none."""
-    return "" if value is None else f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+    return "" if value is None else f"{value:.1%} ({100 * low:z.1f} to {100 * high:z.1f})"
 
 
 def _run(row: dict[str, Any]) -> dict[str, str]:
@@ -117,7 +117,7 @@ def _test(row: dict[str, Any]) -> dict[str, str]:
     return {
         "better": row["a"],
         "other": row["b"],
-        "difference (points)": f"{100 * row['difference']:.1f}",
+        "difference (points)": f"{100 * row['difference']:z.1f}",
         "only better right": str(row["only_a"]),
         "only other right": str(row["only_b"]),
         "p": f"{row['p']:.2g}",
@@ -141,8 +141,8 @@ def _cost(row: dict[str, Any]) -> dict[str, str]:
 
 def _copies(row: dict[str, Any]) -> dict[str, str]:
     low, high = row["low"], row["high"]
-    spread = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
-    gain = "" if row["inflation"] is None else f"{100 * row['inflation']:.1f}{spread}"
+    spread = "" if low is None else f" ({100 * low:z.1f} to {100 * high:z.1f})"
+    gain = "" if row["inflation"] is None else f"{100 * row['inflation']:z.1f}{spread}"
     return {
         "run": row["name"],
         "all": percent(row["accuracy"]),
