@@ -85,7 +85,9 @@ def shown(settings: str) -> str:
     """Settings without what other columns have, and the augmentation by one word."""
     parts = settings.split()
     left = [
-        part for part in parts if not part.startswith(("pretrained=", "epochs=", "augmentation."))
+        part
+        for part in parts
+        if not part.startswith(("pretrained=", "labels=", "epochs=", "augmentation."))
     ]
     strong = any(part.startswith("augmentation.") for part in parts)
     return " ".join([*left, *(["augmentation=STRONG"] if strong else [])])
@@ -137,16 +139,11 @@ def run(args: argparse.Namespace, place: Place) -> int:
             campaign.run()
     finally:
         campaign.end()
-    if args.dry_run:
-        unfinished, without = [], []
-    else:
-        unfinished = [entry.name for entry in campaign.ready()]
-        every = (*wanted.FIRST, *wanted.LATER)
-        without = [] if place.weights else [e.name for e in every if e.wants_file()]
+    every = () if place.weights else campaign.only or (*wanted.FIRST, *wanted.LATER)
     for title, names in (
         ("finished", campaign.results),
-        ("not finished", unfinished),
-        ("left out, for want of --weights", without),
+        ("not finished", [entry.name for entry in campaign.wanted()]),
+        ("left out, for want of --weights", [one.name for one in every if one.wants_file()]),
         ("failed", [f"{name} ({reason})" for name, reason in campaign.failed.items()]),
     ):
         print(f"{title}: {'; '.join(names) or 'none'}")

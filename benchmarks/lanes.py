@@ -1,5 +1,6 @@
 """A lane: a process that does one thing after another, and can be ended at any time."""
 
+import shlex
 import sys
 import time
 import traceback
@@ -73,7 +74,7 @@ def serve(pipe: Connection, place: Place) -> None:
             name, call = pipe.recv()
         except EOFError:
             return
-        sys.argv = [*command, "--only", name]  # recorded with a run: what makes it alone
+        sys.argv = [*command, "--only", shlex.quote(name)]  # as a run records it: alone
         value, problem = None, ""
         try:
             value = call(place)

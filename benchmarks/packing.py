@@ -8,6 +8,8 @@ import io
 import json
 import shutil
 import zipfile
+import zlib
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -29,6 +31,9 @@ WEIGHTS = 6 * 2**20
 
 COLUMNS = 190
 """Faces in a row of the sheet: a square for those of FER2013."""
+
+
+FacesOf = Callable[[str], FaceSet]
 
 
 class Archives:
@@ -73,28 +78,26 @@ def contents(run: RunFolder) -> dict[str, bytes]:
     All of its files but those that resume it, with the predictions in half precision, and with
     weights where they are small: those of a run up to `WEIGHTS`, of a pretraining its encoder.
     """
-    where = f"runs/pretraining/{run.name}" if run.folder.parent.name == "pretraining" else None
-    where = where or f"runs/{run.name}"
-    found = {}
+    inside = "pretraining/" if run.folder.parent.name == "pretraining" else ""
+    where, found = f"runs/{inside}{run.name}", {}
     for path in sorted(run.folder.iterdir()):
         small = path.suffix != ".safetensors" or path.stat().st_size <= WEIGHTS
         wanted = small or path.name == "encoder.safetensors"
         if path.is_file() and path.name[0] != "." and wanted:
             found[f"{where}/{path.name}"] = path.read_bytes()
     if f"{where}/predictions.npz" in found:
-        predictions = load_predictions(run.folder / "predictions.npz")
-        found[f"{where}/predictions.npz"] = halved(predictions)
+        halves = in_precision(load_predictions(run.folder / "predictions.npz"), np.float16)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **asdict(halves))
+        found[f"{where}/predictions.npz"] = buffer.getvalue()
     return found
 
 
-def halved(predictions: Predictions) -> bytes:
-    """Predictions in half precision, as an npz file whose answers are the same."""
-    arrays = asdict(predictions)
-    for name in ("valid_probabilities", "test_probabilities"):
-        arrays[name] = half(arrays[name])
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+def in_precision(predictions: Predictions, dtype: type) -> Predictions:
+    """The same predictions in half or single precision, with the same answers."""
+    change = half if dtype == np.float16 else lambda array: array.astype(dtype)
+    names = ("valid_probabilities", "test_probabilities")
+    return replace(predictions, **{name: change(getattr(predictions, name)) for name in names})
 
 
 def half(probabilities: np.ndarray) -> np.ndarray:
@@ -131,7 +134,7 @@ def verify(run: Run, faces: FaceSet) -> None:
             )
 
 
-def unpack(archive: Path, faces_of, runs: str | None = None) -> list[RunFolder]:
+def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> list[RunFolder]:
     """Unpack an archive into `runs/` and `data/`; what is there already stays as it is.
 
     Predictions are checked (`verify`) and written in single precision.
@@ -145,53 +148,55 @@ def unpack(archive: Path, faces_of, runs: str | None = None) -> list[RunFolder]:
     Raises:
         InputError: the archive cannot be read, or the predictions of a run do not give its results.
     """
-    try:
-        with zipfile.ZipFile(archive) as file:
-            files = {name: file.read(name) for name in file.namelist()}
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{archive} cannot be read as an archive ({error})") from None
-    folders: dict[str, dict[str, bytes]] = {}
-    for name, data in files.items():
-        folder, _, last = name.rpartition("/")
-        folders.setdefault(folder, {})[last] = data
     new = []
-    for folder, parts in folders.items():
-        kind, *rest = folder.split("/")
-        if ".." in rest or kind not in ("runs", "data") or not 1 <= len(rest) <= 2:
-            raise InputError(f"{archive} holds {folder}, which is no run: it is of something else")
-        target = (runs_folder(runs) if kind == "runs" else home() / "data").joinpath(*rest)
-        if kind == "data":
-            for name, data in parts.items():
-                if not (target / name).exists():
-                    with replacing(target / name) as temporary:
-                        temporary.write_bytes(data)
-        elif not (target / "results.json").exists():
-            new.append(place(target, parts, faces_of))
+    for (root, *rest), files in folders(archive).items():
+        target = (runs_folder(runs) if root == "runs" else home() / "data").joinpath(*rest)
+        if root == "runs" and not (target / "results.json").exists():
+            new.append(unpack_run(target, files, faces_of))
+        if root == "data":
+            for path in (target / name for name in files if not (target / name).exists()):
+                with replacing(path) as temporary:
+                    temporary.write_bytes(files[path.name])
     return new
 
 
-def place(target: Path, parts: dict[str, bytes], faces_of) -> RunFolder:
+def folders(archive: Path) -> dict[tuple[str, ...], dict[str, bytes]]:
+    """The files of each folder of an archive, whose name is given in its parts.
+
+    Raises:
+        InputError: it cannot be read, or was not written by `Archives`.
+    """
+    found: dict[tuple[str, ...], dict[str, bytes]] = {}
+    try:
+        with zipfile.ZipFile(archive) as file:
+            for name in file.namelist():
+                *folder, last = name.split("/")
+                found.setdefault(tuple(folder), {})[last] = file.read(name)
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{archive} cannot be read as an archive ({error})") from None
+    for parts in found:
+        if len(parts) not in (2, 3) or parts[0] not in ("runs", "data") or ".." in parts:
+            raise InputError(f"{archive} holds {'/'.join(parts)}, which is no run: leave it out")
+    return found
+
+
+def unpack_run(target: Path, files: dict[str, bytes], faces_of: FacesOf) -> RunFolder:
     """Write the files of one run, all or nothing."""
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        for name, data in parts.items():
+        for name, data in files.items():
             (temporary / name).write_bytes(data)
-        if "predictions.npz" in parts:
+        if "predictions.npz" in files:
             run = Run(temporary)
             verify(run, faces_of(run.results["dataset"]))
-            read = load_predictions(temporary / "predictions.npz")
-            whole = {
-                f"{split}_probabilities": getattr(read, f"{split}_probabilities")
-                for split in ("valid", "test")
-            }
-            whole = {name: array.astype(np.float32) for name, array in whole.items()}
-            save_predictions(temporary / "predictions.npz", replace(read, **whole))
+            path = temporary / "predictions.npz"
+            save_predictions(path, in_precision(load_predictions(path), np.float32))
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Run(target) if "predictions.npz" in parts else RunFolder(target)
+    return Run(target) if "predictions.npz" in files else RunFolder(target)
 
 
 def pack_data(faces: FaceSet, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which entry runs when: the most valuable that fits the time left, in every free lane."""
 
 import json
+import math
 import time
 from collections.abc import Iterable
 from multiprocessing.connection import wait
@@ -34,7 +35,7 @@ def kept_results(entry: Entry, place: Place) -> dict[str, Any] | None:
         kept = read_json(path)
         try:
             same = without_start(TrainConfig.from_dict(kept["config"]["train"])) == settings
-        except InputError:  # of another version
+        except (InputError, KeyError, TypeError):  # of another version, or no run
             continue
         same &= kept["config"]["data"]["fingerprint"] == place.faces(entry.dataset).fingerprint
         if same and start in (None, kept["config"]["environment"].get("pretrained_sha256")):
@@ -126,24 +127,26 @@ class Campaign:
             archive = self.archives.add(files)
             print(f"{entry.name}: packed into {archive}", flush=True)
 
+    def wanted(self) -> list[Entry]:
+        """What is neither finished nor failed, the most valuable first."""
+        gone = self.failed.keys() | self.results.keys()
+        every = [entry for entry in self.entries() if entry.name not in gone]
+        needed = {entry.needs.name for entry in every if entry.needs}
+        trains = lambda entry: not isinstance(entry, Pretraining | Refinement)  # noqa: E731
+        return [entry for entry in every if self.only or entry.name in needed or trains(entry)]
+
     def ready(self) -> list[Entry]:
-        """What could begin now, the most valuable first."""
-        here = {lane.name for lane in self.lanes} | self.failed.keys() | self.results.keys()
-        every = self.entries()
-        waiting = [entry for entry in every if entry.name not in here]
-        needed = {entry.needs.name for entry in waiting if entry.needs}
+        """What could begin now."""
+        here = {lane.name for lane in self.lanes}
         return [
             entry
-            for entry in waiting
-            if (not entry.needs or entry.needs.finished(self.place))
-            and (
-                self.only or entry.name in needed or not isinstance(entry, Pretraining | Refinement)
-            )
+            for entry in self.wanted()
+            if entry.name not in here and (not entry.needs or entry.needs.finished(self.place))
         ]
 
     def left(self, entry: Entry) -> float:
-        """Seconds that an entry still takes, as far as is known."""
-        factor = median(self.ratios.values()) if self.ratios else 1.0
+        """Seconds that an entry still takes: as others took, or half again as long a lane more."""
+        factor = median(self.ratios.values()) if self.ratios else (1 + len(self.lanes)) / 2
         return estimate.left(entry, self.place, factor)
 
     def fitting(self) -> Entry | None:
@@ -164,11 +167,9 @@ class Campaign:
         while time.time() < self.until:
             for lane in self.lanes:
                 if lane.name is None and (entry := self.next()):
-                    print(
-                        f"{entry.name}: begins, some {self.left(entry):.0f} s; "
-                        f"{self.until - time.time():.0f} s left",
-                        flush=True,
-                    )
+                    seconds = self.until - time.time()
+                    end = f" of {seconds:.0f} s left" if math.isfinite(seconds) else ""
+                    print(f"{entry.name}: begins, some {self.left(entry):.0f} s{end}", flush=True)
                     running[entry.name] = entry
                     lane.start(entry.name, entry.do)
             if not any(lane.name for lane in self.lanes):
@@ -234,8 +235,7 @@ class Campaign:
         What fails is noted, and not run.
         """
         tasks = {"rehearsal": rehearse}
-        every = [*self.entries(), *self.only]
-        tasks |= {one.name: one.dry_run for one in every if one.name not in self.results}
+        tasks |= {entry.name: entry.dry_run for entry in self.wanted()}
         waiting = list(tasks)
         while time.time() < self.until and (waiting or any(lane.name for lane in self.lanes)):
             for lane in self.lanes:

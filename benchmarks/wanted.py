@@ -153,7 +153,11 @@ NOT_HERE = (
     ("vit_mae", "facebook/vit-mae-base", "recipes published and ours, at the published size"),
     ("vit_moe", "google/vit-base-patch16-224-in21k", "recipes published and ours, `mha` and `mla`"),
     ("grefel", "ViT-B/16 of ImageNet-21k, by timm", "recipes published and ours, both data sets"),
-    ("refinement", "`fer_lib.refine.hub.HUB_VOTERS`", "the published rule with the published kind"),
+    (
+        "refinement",
+        "`fer_lib.refine.hub.HUB_VOTERS`",
+        "the published rule, with voters of the published kind",
+    ),
 )
 """Not run here, since it starts from weights of a hub: system, those weights, what is left out."""
 

@@ -1,0 +1,404 @@
+"""The campaign: its list is sound, it runs what fits, and what is packed comes back the same."""
+
+import shutil
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+
+from fer_lib import runs as runs_module
+from fer_lib.augment import Prepare
+from fer_lib.batches import probabilities
+from fer_lib.config import TrainConfig
+from fer_lib.data import load_faces
+from fer_lib.data.layout_writers import write_layout
+from fer_lib.data.sample import make_sample
+from fer_lib.evaluate import Predictions, load_predictions
+from fer_lib.files import InputError, read_json, write_json
+from fer_lib.kept import keep
+from fer_lib.models.weights import write_weights
+from fer_lib.runs import Run, list_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = "sample-10-100"
+TINY = {"batch_size": 16, "warmup_epochs": 0, "options": {"width": 4}, "flip_tta": True}
+
+
+@pytest.fixture
+def campaign(monkeypatch):
+    """The module of the command line; no result is kept in the checkout."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import campaign
+    import entries
+    import schedule
+
+    entries.faces_of.cache_clear()
+    for module in (campaign, schedule):
+        monkeypatch.setattr(module, "RESULTS", ROOT / "no such folder")
+    return campaign
+
+
+@pytest.fixture
+def schedule(campaign):
+    import schedule
+
+    return schedule
+
+
+@pytest.fixture
+def packing(campaign):
+    import packing
+
+    return packing
+
+
+@pytest.fixture
+def entries(campaign):
+    import entries
+
+    return entries
+
+
+def tiny(entries, name, **settings):
+    return entries.Entry(name, model="baseline_cnn", settings=TINY | {"epochs": 2} | settings)
+
+
+def main(campaign, *arguments) -> int:
+    with pytest.raises(SystemExit) as ended:
+        campaign.main(list(map(str, arguments)))
+    return ended.value.code
+
+
+def test_the_list_in_the_readme_is_the_list(campaign):
+    assert campaign.listed() in (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_system_is_in_the_list_and_no_two_entries_are_one_run(campaign):
+    configs = {e.name: e.config() for e in campaign.wanted.every() if e.model}
+    assert {"baseline_cnn", "attention_cnn", "vit_patch", "vit_cnn"} < configs.keys()
+    assert {"vit_small", "vit_tiny", "vit_mae", "vit_moe", "grefel"} < configs.keys()
+    datasets = {e.name: e.dataset for e in campaign.wanted.every()}
+    texts = [datasets[name] + config.to_json() for name, config in configs.items()]
+    assert len(set(texts)) == len(configs)
+    assert configs["vit_small"].options["backbone"] == "vit_small_patch14_dinov2"
+    moe, refined = configs["vit_moe"], configs["vit_moe, refined"]
+    assert replace(refined, labels="original") == moe
+
+
+def test_a_step_of_every_entry_runs(campaign, tmp_path, capsys):
+    weights = tmp_path / "weights.safetensors"
+    vit = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=112)
+    write_weights(weights, {k: v.half() for k, v in vit.state_dict().items()}, {})
+    changes = ["--set", "batch_size=2", "epochs=1", "warmup_epochs=0"]
+    changes += ["flip_tta=false", "ema_decay=0.0"]  # one view of one network is enough
+    arguments = ("run", "--dry-run", "--dataset", SAMPLE, "--weights", weights, "--out", tmp_path)
+    assert main(campaign, *arguments, *changes) == 0
+    text = capsys.readouterr().out
+    for entry in (*campaign.wanted.FIRST, *campaign.wanted.LATER):
+        assert f"dry run, {entry.name}: " in text
+    assert text.endswith("failed: none\n")
+    assert list_runs() == []
+
+
+@pytest.fixture
+def two(campaign, entries, monkeypatch):
+    """A list of two systems, of which the first fails; one further seed of the best."""
+    bad = tiny(entries, "bad", lr=1e30, clip_grad=None, precision="no")
+    monkeypatch.setattr(campaign.wanted, "FIRST", (bad, tiny(entries, "good")))
+    monkeypatch.setattr(campaign.wanted, "LATER", ())
+    monkeypatch.setattr(campaign.wanted, "SEEDS", (1,))
+    monkeypatch.setattr(campaign.Campaign, "dry_run", lambda self: None)
+
+
+def test_what_fails_ends_nothing_and_what_is_done_comes_back_the_same(
+    two, campaign, schedule, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    assert main(campaign, "run", "--dataset", SAMPLE) == 1
+    text = capsys.readouterr().out
+    assert "finished: good; good, seed 1\nnot finished: none\n" in text
+    assert "failed: bad (FloatingPointError: " in text
+    first, second = runs = list_runs()
+    assert [run.train_config.seed for run in runs] == [0, 1]
+    assert first.config["environment"]["command"].endswith("--only good")
+    archives = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in archives] == ["runs-1.zip"]
+    names = zipfile.ZipFile(archives[0]).namelist()
+    assert f"runs/{second.name}/best.safetensors" in names
+    assert not [name for name in names if "checkpoint" in name or "/." in name]
+
+    there, kept = tmp_path / "there", tmp_path / "kept"
+    monkeypatch.setattr(campaign, "RESULTS", kept)
+    campaign.main(["unpack", str(archives[0]), "--runs", str(there)])
+    for run in runs:
+        back = Run(there / run.name)
+        assert back.config == run.config
+        assert back.results == run.results
+        assert read_json(kept / f"{run.name}.json")["results"] == run.results
+        mine, other = (load_predictions(r.folder / "predictions.npz") for r in (run, back))
+        for split in ("valid", "test"):
+            p, q = (getattr(one, f"{split}_probabilities") for one in (mine, other))
+            assert p.dtype == q.dtype == np.float32
+            assert np.array_equal(p.argmax(1), q.argmax(1))
+            assert 0 < np.abs(p - q).max() < 5e-4
+        assert back.load_model()
+    capsys.readouterr()
+    campaign.main(["table", "--runs", str(there)])
+    header, _, *lines = capsys.readouterr().out.splitlines()
+    assert "validation" in header
+    assert "test" not in header
+    assert len(lines) == 2
+    assert f"{100 * first.results['valid']['full']['accuracy']:.2f}%" in "".join(lines)
+    assert "lr=" not in lines[0]
+    assert "batch_size=16" in lines[0]
+
+    monkeypatch.setattr(schedule, "RESULTS", kept)
+    for run in runs:  # as on a machine where nothing is but the kept results
+        shutil.rmtree(run.folder)
+    assert main(campaign, "run", "--dataset", SAMPLE, "--only", "good", "good, seed 1") == 0
+    assert "finished: good; good, seed 1\n" in capsys.readouterr().out
+    assert list_runs() == []
+
+
+def test_what_the_end_of_the_time_cuts_off_is_gone_on_with(
+    entries, schedule, tmp_path, monkeypatch
+):
+    entry = tiny(entries, "long", epochs=40)
+    monkeypatch.setattr(schedule.wanted, "FIRST", (entry,))
+    monkeypatch.setattr(schedule.wanted, "LATER", ())
+    monkeypatch.setattr(schedule.wanted, "SEEDS", ())
+    monkeypatch.setattr(schedule, "POLL", 0.05)
+    place = entries.Place(dataset=SAMPLE)
+
+    class Cut(schedule.Campaign):
+        def look_after(self, lane, entry):
+            if entry.progress(place) is not None:
+                self.until = 0.0
+
+    cut = Cut(place, until=float("inf"), lanes=1, out=tmp_path)
+    cut.run()
+    assert [one.name for one in cut.ready()] == ["long"]
+    assert not cut.failed
+    begun = entry.run(place)
+    assert not begun.finished
+    assert 1 <= len(entry.progress(place)) < 40
+    entry.do(place)
+    assert len(Run(begun.folder).metrics()) == 40
+    again = schedule.Campaign(place, until=float("inf"), lanes=1, out=tmp_path)
+    assert again.ready() == []
+    assert again.archives.names()
+
+
+class Still:
+    """A lane whose process does nothing."""
+
+    def __init__(self, place):
+        self.name, self.ended = None, 0
+
+    def end(self):
+        self.name, self.ended = None, self.ended + 1
+
+
+@pytest.fixture
+def still(entries, schedule, monkeypatch, tmp_path):
+    """A campaign of a long entry and a short one in lanes that do nothing, 100 s before its end."""
+    rows = pd.DataFrame({"seconds": [9.0] + [1.0] * 4})
+
+    class Begun(entries.Entry):
+        def progress(self, place):
+            return rows
+
+    settings = TINY | {"epochs": 300}
+    long, short = Begun("long", model="baseline_cnn", settings=settings), tiny(entries, "short")
+    monkeypatch.setattr(schedule.wanted, "FIRST", (long, short))
+    monkeypatch.setattr(schedule.wanted, "LATER", ())
+    monkeypatch.setattr(schedule, "Lane", Still)
+    place = entries.Place(dataset=SAMPLE)
+    return schedule.Campaign(place, until=time.time() + 100, lanes=2, out=tmp_path)
+
+
+def test_the_first_that_fits_by_its_measured_pace_begins(still, schedule):
+    long, short = still.ready()
+    assert still.left(long) == schedule.estimate.START + 295 * 1.0
+    assert still.next() is short
+    still.until += 300
+    assert still.next() is long
+    still.until = time.time() + 1  # nothing fits: what ends soonest, and only in the last free lane
+    assert still.next() is short
+    still.lanes[0].name = "long"
+    assert still.next() is None
+
+
+def test_what_turns_out_too_long_makes_place_for_what_fits(still, capsys):
+    long = still.ready()[0]
+    lane, other = still.lanes
+    lane.name = "long"
+    still.look_after(lane, long)
+    assert lane.ended == 1
+    assert "does not fit: put aside after epoch 5 for short" in capsys.readouterr().out
+    assert still.ratios["long"] > 0
+    lane.name, other.name = "long", "short"
+    still.look_after(lane, long)  # nothing else is waiting
+    assert lane.ended == 1
+
+
+def test_further_seeds_are_those_of_the_best_systems_on_validation(still, entries, schedule):
+    names = ("a", "a, variant", "b", "c", "d", "e")
+    every = [tiny(entries, name) for name in names]
+    schedule.wanted.FIRST = tuple(every)
+    for name, score in zip(names, (0.5, 0.9, 0.6, 0.7, 0.2, 0.8), strict=True):
+        still.results[name] = {"valid": {"full": {"accuracy": score}}}
+    chosen = [entry.name for entry in still.further_seeds()]
+    best = ("a, variant", "e", "c", "b")
+    assert chosen == [f"{name}, seed {seed}" for seed in (1, 2) for name in best]
+    still.lanes[0].name = "d"
+    assert still.further_seeds() == []
+
+
+def test_an_entry_waits_for_what_it_needs_which_is_made_for_nothing_else(still, schedule, entries):
+    mae = entries.Pretraining("mae", settings={"epochs": 1})
+    wants = entries.Entry("vit_mae", model="vit_mae", start="faces", needs=mae)
+    schedule.wanted.FIRST = (mae, wants)
+    assert still.ready() == [mae]
+    still.results["vit_mae"] = {}
+    assert still.ready() == []
+
+
+def test_an_estimate_grows_with_images_of_a_step_and_epochs(campaign):
+    assumed = campaign.estimate.assumed
+    small, large = (
+        TrainConfig("vit_tiny", options=campaign.BACKBONE | {"img_size": size}, batch_size=512)
+        for size in (112, 224)
+    )
+    assert 3 < assumed(large) / assumed(small) < 6
+    few, many = (TrainConfig("baseline_cnn", batch_size=size) for size in (512, 32))
+    assert assumed(many) > 5 * assumed(few)
+    wanted = campaign.wanted
+    whole = sum(campaign.estimate.left(entry) for entry in (*wanted.FIRST, *wanted.LATER))
+    assert 600 < whole < 3600
+
+
+def test_half_precision_keeps_every_answer(packing):
+    close = np.array([[0.3001, 0.30015, 0.39975], [0.49995, 0.5, 0.00005], [0.2, 0.2, 0.6]])
+    assert (close.astype(np.float16).argmax(1) != close.argmax(1)).any()
+    assert np.array_equal(packing.half(close).argmax(1), close.argmax(1))
+    p = np.random.default_rng(0).dirichlet(np.full(7, 0.3), 20_000).astype(np.float32)
+    assert np.array_equal(packing.half(p).argmax(1), p.argmax(1))
+    p[:7] = np.full((7, 7), 1 / 7) + 1e-5 * np.eye(7)  # ties, one after the other
+    ids = np.arange(len(p)).astype(str)
+    halves = packing.in_precision(Predictions(ids, p, ids, p, tuple("abcdefg"), ""), np.float16)
+    assert halves.test_probabilities.dtype == np.float16
+    assert np.array_equal(halves.test_probabilities.argmax(1), p.argmax(1))
+    assert halves.problem() == ""
+
+
+@pytest.fixture
+def packed(entries, packing, tmp_path):
+    """A finished run in an archive, and its folder."""
+    place, entry = entries.Place(dataset=SAMPLE), tiny(entries, "one")
+    entry.do(place)
+    run = entry.run(place)
+    return run, packing.Archives(tmp_path / "out").add(packing.contents(run))
+
+
+def test_predictions_that_do_not_give_the_results_are_refused(packed, packing, entries, tmp_path):
+    run, archive = packed
+    results = run.results
+    results["test"]["full"]["confusion"][0][0] += 1
+    write_json(run.folder / "results.json", results)
+    bad = packing.Archives(tmp_path / "bad").add(packing.contents(run))
+    place = entries.Place(dataset=SAMPLE)
+    with pytest.raises(InputError, match=r"its predictions give .* % on test and its results.json"):
+        packing.unpack(bad, place.faces, tmp_path / "there")
+    assert not list((tmp_path / "there").iterdir())
+    assert len(packing.unpack(archive, place.faces, tmp_path / "there")) == 1
+    assert packing.unpack(archive, place.faces, tmp_path / "there") == []
+
+
+def test_a_run_has_its_accuracy_without_the_mirror_image_too(packed):
+    run, _ = packed
+    faces = load_faces(SAMPLE)
+    model = run.load_model()
+    prepare = Prepare(model.pretrained_cfg)
+    for split, accuracy in run.results["one_view"].items():
+        rows = faces.where(split)
+        answers = probabilities(model, torch.from_numpy(faces.images[rows]), prepare).argmax(1)
+        assert (answers.numpy() == faces.labels[rows]).mean() == accuracy
+
+
+def test_a_kept_run_names_its_start_without_folders(packed, tmp_path):
+    run, _ = packed
+    train = run.config["train"] | {"pretrained": "/home/me/pretraining/1_mae/encoder.safetensors"}
+    write_json(run.folder / "config.json", run.config | {"train": train})
+    keep(Run(run.folder), tmp_path / "kept")
+    kept = read_json(tmp_path / "kept" / f"{run.name}.json")
+    assert kept["config"]["train"]["pretrained"] == "1_mae/encoder.safetensors"
+
+
+def test_a_copy_outside_git_takes_its_commit_from_the_environment(monkeypatch):
+    def no_git(*arguments, **named):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(runs_module.subprocess, "run", no_git)
+    assert runs_module.git_commit() is None
+    monkeypatch.setenv("FER_COMMIT", "0123abcd")
+    assert runs_module.git_commit() == "0123abcd"
+
+
+def test_an_archive_that_is_none_or_of_something_else_is_refused(packing, tmp_path):
+    path = tmp_path / "runs-1.zip"
+    path.write_bytes(b"no zip")
+    with pytest.raises(InputError, match="cannot be read as an archive"):
+        packing.unpack(path, None)
+    path.unlink()
+    packing.Archives(tmp_path).add({"runs/../../etc/x": b""})
+    with pytest.raises(InputError, match="is no run"):
+        packing.unpack(path, None)
+
+
+def test_a_full_archive_is_followed_by_another(packing, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "ARCHIVE", 3000)
+    archives = packing.Archives(tmp_path)
+    noise = np.random.default_rng(0).bytes
+    for number in range(3):
+        archives.add({f"runs/{number}/x": noise(1200)})
+    assert [path.name for path in archives.paths()] == ["runs-1.zip", "runs-2.zip"]
+    assert archives.names() == {"runs/0/x", "runs/1/x", "runs/2/x"}
+
+
+def test_packed_data_are_the_same_data_on_another_machine(campaign, tmp_path, monkeypatch, capsys):
+    faces = make_sample(400)
+    write_layout(faces, "csv", tmp_path / "csv")
+    write_layout(faces, "ferplus", tmp_path / "csv")
+    here = [load_faces(name, tmp_path / "csv") for name in ("fer2013", "ferplus")]
+    assert here[0].votes is not None
+    campaign.main(["pack-data", str(tmp_path / "data.zip"), "--data-dir", str(tmp_path / "csv")])
+    assert (tmp_path / "data.zip").stat().st_size < faces.images.nbytes
+    monkeypatch.setenv("FER_HOME", str(tmp_path / "there"))
+    campaign.main(["unpack-data", str(tmp_path / "data.zip")])
+    shutil.rmtree(tmp_path / "csv")
+    for one in here:
+        assert load_faces(one.name).fingerprint == one.fingerprint
+    (tmp_path / "data.zip").write_bytes(b"no zip")
+    assert main(campaign, "unpack-data", tmp_path / "data.zip") == 2
+    assert "cannot be read as packed data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--only", "nobody"), "there is no entry 'nobody': use one of vit_small; "),
+        (("run", "--weights", "nowhere"), "nowhere does not exist: give a file of weights"),
+        (("run", "--lanes", "0"), "--lanes must be 1 or more"),
+        (("table",), "there are no finished runs: train one first"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(campaign, arguments, message, capsys):
+    assert main(campaign, *arguments) == 2
+    assert message in capsys.readouterr().err
