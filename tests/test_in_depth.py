@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from fer_lib import evaluation
+from fer_lib import in_depth
 from fer_lib.data import load_faces
 from fer_lib.evaluate import evaluate, load_predictions
 from fer_lib.evaluate.corruptions import CORRUPTIONS
@@ -78,15 +78,15 @@ def test_the_file_holds_every_part(whole, faces):
 def test_every_key_of_the_file_is_documented(whole):
     _, found, _ = whole
     for key in found:
-        assert f"`{key}`" in evaluation.__doc__, key
+        assert f"`{key}`" in in_depth.__doc__, key
     for key in found["computed"]:
-        assert f"`{key}`" in evaluation.__doc__, key
+        assert f"`{key}`" in in_depth.__doc__, key
 
 
 def test_what_was_computed_is_loaded(whole, faces, monkeypatch):
     run, found, _ = whole
-    monkeypatch.setattr(evaluation, "compare_views", None)
-    monkeypatch.setattr(evaluation, "damaged", None)
+    monkeypatch.setattr(in_depth, "compare_views", None)
+    monkeypatch.setattr(in_depth, "damaged", None)
     said = []
     assert evaluate_in_depth(run, faces, say=said.append) == found
     assert "loaded from evaluation.json, on all 60 test images" in said[0]
@@ -110,7 +110,7 @@ def test_what_other_code_computed_is_kept_and_named(whole, faces, run):
 
 def test_an_interrupted_evaluation_goes_on(whole, faces, run, monkeypatch):
     _, found, _ = whole
-    real, done = evaluation.damaged, []
+    real, done = in_depth.damaged, []
 
     def stop_at_the_third(*arguments, **keywords):
         if len(done) == 2:
@@ -118,13 +118,13 @@ def test_an_interrupted_evaluation_goes_on(whole, faces, run, monkeypatch):
         done.append(arguments[4])
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(evaluation, "damaged", stop_at_the_third)
+    monkeypatch.setattr(in_depth, "damaged", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         evaluate_in_depth(run, faces, say=lambda line: None)
     assert list(written(run)["robustness"]) == done == list(CORRUPTIONS)[:2]
     again = []
-    monkeypatch.setattr(evaluation, "damaged", lambda *a, **k: again.append(a[4]) or real(*a, **k))
-    monkeypatch.setattr(evaluation, "compare_views", None)
+    monkeypatch.setattr(in_depth, "damaged", lambda *a, **k: again.append(a[4]) or real(*a, **k))
+    monkeypatch.setattr(in_depth, "compare_views", None)
     repeated = evaluate_in_depth(run, faces, say=lambda line: None)
     assert again == list(CORRUPTIONS)[2:]
     assert repeated["robustness"] == found["robustness"]
@@ -167,9 +167,9 @@ def test_weights_may_be_deleted_after_the_evaluation(faces, run):
 
 def test_a_slow_cpu_is_given_fewer_images_or_none_and_says_so(faces, run, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    subject = evaluation.Subject(run, faces)
+    subject = in_depth.Subject(run, faces)
     assert subject.affordable() == 60
-    monkeypatch.setattr(evaluation, "CPU_WORK", 1e6)
+    monkeypatch.setattr(in_depth, "CPU_WORK", 1e6)
     assert subject.affordable() == 0
     said = []
     found = evaluate_in_depth(run, faces, say=said.append)

@@ -5,8 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_lib import abstention, calibration, plots
+from fer_lib import plots
 from fer_lib.data.faceset import FaceSet
+from fer_lib.evaluate import abstention, calibration
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.models import MODULES

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -244,3 +246,15 @@ def test_failed_installation_leaves_no_stamp(make, tmp_path):
     assert make("venv", check=0).returncode
     assert (tmp_path / "venv" / "bin" / "python").exists()
     assert not (tmp_path / "venv" / ".installed").exists()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_imports_of_the_package_is_there(path):
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    (source,) = [text for cell in cells if "from fer_lib" in (text := "".join(cell["source"]))]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("fer_lib"):
+            module = import_module(node.module)
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                assert hasattr(module, alias.name) or find_spec(name), name

@@ -71,7 +71,7 @@ METADATA = {
 
 def model_style(name: str) -> ModelStyle:
     """Style of a model, also by the name of a run that begins with it ("vit_cnn ours s0")."""
-    return MODEL_STYLES.get(name.split()[0], OTHER)
+    return MODEL_STYLES.get(name.partition(" ")[0], OTHER)
 
 
 class Picture(Figure):
