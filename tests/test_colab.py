@@ -11,7 +11,7 @@ from fer_lib import colab
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = (ROOT / "requirements.txt").read_text(encoding="utf-8")
 
-# The GPU runtime's packages in June 2026 (Python 3.12); it has no jupyterlab, papermill, cleanlab.
+# The GPU runtime's packages in June 2026 (Python 3.12); no jupyterlab, papermill, cleanlab, typst.
 RUNTIME = {
     "torch": "2.11.0+cu128",
     "torchvision": "0.26.0+cu128",
@@ -26,6 +26,7 @@ RUNTIME = {
     "matplotlib": "3.10.0",
     "seaborn": "0.13.2",
     "pillow": "11.3.0",
+    "opencv-python-headless": "4.13.0.92",
     "filelock": "3.29.0",
     "packaging": "26.2",
     "tqdm": "4.67.3",
@@ -91,9 +92,9 @@ def test_environment_of_the_project_satisfies_requirements():
     assert colab.unsuited(REQUIREMENTS) == []
 
 
-def test_colab_runtime_needs_only_two_packages(runtime, pip, capsys):
+def test_colab_runtime_needs_only_three_packages(runtime, pip, capsys):
     assert colab.main() == 0
-    assert [one.split(">")[0] for one in pip.installed] == ["cleanlab", "papermill"]
+    assert [one.split(">")[0] for one in pip.installed] == ["cleanlab", "papermill", "typst"]
     assert pip.constraints == [
         "torch==2.11.0+cu128",
         "torchvision==0.26.0+cu128",
@@ -103,7 +104,7 @@ def test_colab_runtime_needs_only_two_packages(runtime, pip, capsys):
 
 
 def test_complete_runtime_installs_nothing(runtime, pip, capsys):
-    runtime |= {"papermill": "2.7.0", "cleanlab": "2.9.0"}
+    runtime |= {"papermill": "2.7.0", "cleanlab": "2.9.0", "typst": "0.15.2"}
     assert colab.main() == 0
     assert pip.installed == []
     assert capsys.readouterr().out == "nothing to install\n"
