@@ -1,4 +1,4 @@
-"""What the command line is given: files, folders, globs and videos, one picture at a time."""
+"""What is given to be looked at: pictures of every kind; files, folders, globs and videos."""
 
 import glob
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,16 +6,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 from PIL import Image
+from torch import Tensor
 
-from fer_lib.data.pictures import SUFFIXES, read_picture
+from fer_lib.data.pictures import SUFFIXES, read_picture, upright
 from fer_lib.files import InputError
 
+Picture = str | Path | Image.Image | np.ndarray | Tensor
 VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
 BATCH, PIXELS = (
     256,
     50_000_000,
 )  # pictures that are in memory together: so many, or of so many pixels
+
+
+def open_picture(picture: Picture) -> Image.Image:
+    """Anything that is a picture as an upright PIL image, L or RGB.
+
+    Raises:
+        InputError: it cannot be read, or is no picture.
+    """
+    if isinstance(picture, str | Path):
+        return read_picture(picture)
+    if isinstance(picture, Image.Image):
+        return upright(picture)
+    if isinstance(picture, Tensor):
+        array = picture.detach().cpu().numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+    else:
+        array = np.asarray(picture)
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.dtype != np.uint8 or not (
+        array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    ):
+        raise InputError(
+            f"{array.dtype} {array.shape} is no picture: give an array (H, W), (H, W, 3) or "
+            "(H, W, 4) or a tensor (C, H, W), of whole numbers from 0 to 255 (uint8) or uint16"
+        )
+    return upright(Image.fromarray(array))
 
 
 @dataclass(frozen=True)

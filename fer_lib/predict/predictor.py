@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.checkpoints import load_weights
-from fer_lib.data.pictures import fit, read_picture, upright
+from fer_lib.data.pictures import fit
 from fer_lib.files import InputError
 from fer_lib.labels import EMOJI
 from fer_lib.predict.description import Description, describe, tempered
 from fer_lib.predict.faces import Box, Detector, Found, crop, make_detector, pixels
+from fer_lib.predict.inputs import Picture, open_picture
 from fer_lib.runs import Run
 
 DEFAULT = Path(__file__).with_name("default.safetensors")
 FACES = ("detect", "whole")
-Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
@@ -225,32 +225,3 @@ class Predictor:
 
     def __repr__(self) -> str:
         return f"Predictor({self.name})"
-
-
-def open_picture(picture: Picture) -> Image.Image:
-    """Anything that is a picture as an upright PIL image, L or RGB.
-
-    Raises:
-        InputError: it cannot be read, or is no picture.
-    """
-    if isinstance(picture, str | Path):
-        return read_picture(picture)
-    if isinstance(picture, Image.Image):
-        return upright(picture)
-    if isinstance(picture, Tensor):
-        array = picture.detach().cpu().numpy()
-        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
-    else:
-        array = np.asarray(picture)
-    if array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if array.dtype != np.uint8 or not (
-        array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    ):
-        raise InputError(
-            f"{array.dtype} {array.shape} is no picture: give an array (H, W), (H, W, 3) or "
-            "(H, W, 4) or a tensor (C, H, W), of whole numbers from 0 to 255 (uint8) or uint16"
-        )
-    return upright(Image.fromarray(array))
