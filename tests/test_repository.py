@@ -59,7 +59,7 @@ ORDER = (
 
 def texts() -> dict[str, str]:
     """Every text file of the repository, without virtual environments, data and runs."""
-    folders = ".github fer_lib notebooks tests benchmarks demo docs report".split()
+    folders = [".github", "fer_lib", "notebooks", "tests", "benchmarks", "demo", "docs", "report"]
     paths = [ROOT / "data" / "README.md", ROOT / "runs" / "README.md", *ROOT.iterdir()]
     paths += [path for folder in folders for path in (ROOT / folder).rglob("*")]
     endings = {".py", ".md", ".ipynb", ".toml", ".txt", ".lock", ".cff", ".yml", ".yaml", ""}
