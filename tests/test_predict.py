@@ -235,6 +235,11 @@ def test_a_file_in_a_run_folder_takes_its_calibration_from_there(weights, tmp_pa
     assert describe(path).threshold is None
 
 
+def test_a_description_reads_no_tensor(weights, monkeypatch):
+    monkeypatch.setattr("safetensors.safe_open.get_tensor", None)
+    assert describe(weights[0]).classes == EMOTIONS
+
+
 def test_a_temperature_does_what_calibration_says(weights, faces):
     predictor = Predictor.from_file(weights[0], device="cpu")
     p = predictor.probabilities(faces)
