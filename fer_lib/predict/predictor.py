@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.checkpoints import load_weights
-from fer_lib.data.pictures import fit, read_picture, upright
+from fer_lib.data.pictures import fit, named, read_picture, upright
 from fer_lib.files import InputError
 from fer_lib.labels import EMOJI
 from fer_lib.predict.description import Description, describe, tempered
@@ -236,7 +236,8 @@ def open_picture(picture: Picture) -> Image.Image:
     if isinstance(picture, str | Path):
         return read_picture(picture)
     if isinstance(picture, Image.Image):
-        return upright(picture)
+        with named(getattr(picture, "filename", "") or repr(picture)):
+            return upright(picture)
     if isinstance(picture, Tensor):
         array = picture.detach().cpu().numpy()
         array = array.transpose(1, 2, 0) if array.ndim == 3 else array
