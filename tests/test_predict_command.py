@@ -214,7 +214,11 @@ def test_every_frame_that_cannot_be_read_is_said(monkeypatch, suffix):
     assert [shot.frame for shot in seen if shot.picture] == [*range(15), 16, 17]
     problems = [shot.problem for shot in seen if shot.problem]
     assert problems[0] == f"film{suffix}: frame 15 cannot be read"
-    short = [] if suffix == ".webm" else ["film.mp4: 18 of 20 frames could be read"]
+    short = (
+        []
+        if suffix == ".webm"
+        else ["film.mp4: 18 of 20 frames could be read, the rest is damaged or trimmed"]
+    )
     assert problems[1:] == short  # 20 is an estimate in a .webm
 
 

@@ -112,7 +112,7 @@ def frames(source: Source, every: int) -> Iterator[Shot]:
         yield Shot(source, problem=f"{source.path} cannot be read as a video: replace it")
     elif number < expected * (0.9 if source.path.suffix.lower() in UNCOUNTED else 1):
         problem = f"{source.path}: {number} of {expected:.0f} frames could be read"
-        yield Shot(source, problem=problem)
+        yield Shot(source, problem=f"{problem}, the rest is damaged or trimmed")
 
 
 def frame_shot(source: Source, video: cv2.VideoCapture, number: int) -> Shot:
