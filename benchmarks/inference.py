@@ -2,6 +2,7 @@
 
     python benchmarks/inference.py
     python benchmarks/inference.py --model vit_cnn --batch-sizes 1 32 --rounds 5
+    python benchmarks/inference.py --agree                # no timing: every model at its size
 
 Both go from uint8 faces to class probabilities, without mirror images. torch is
 `fer_lib.batches.probabilities`, what evaluation uses, in float32 and in the precision that training
@@ -11,6 +12,7 @@ without TF32 on both sides; where onnxruntime has no GPU, ONNX runs on the CPU, 
 
 The network is not trained, but fitted to drawn faces: at random it gives nearly the same answer to
 all, and any two networks agree. Before anything is timed, both must agree on 64 drawn faces.
+`--agree` says by how much they differ for every model at its published size, and ends there.
 
 All ways run in turn in one process, with as many threads as cores each: threads without work fall
 asleep within milliseconds. The first round is not counted. A rate is the median over the rounds; a
@@ -31,71 +33,70 @@ from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.config import TrainConfig
 from fer_lib.data.sample import make_sample
-from fer_lib.models import create_model
+from fer_lib.labels import EMOTIONS
+from fer_lib.models import MODULES, create_model
 from fer_lib.optim import choose_precision, keep_memory, plain_attention
-from fer_lib.predict.onnx import export
+from fer_lib.predict.description import Description
+from fer_lib.predict.onnx import Graph, export, providers
 
 IMAGES = {"cpu": 1024, "cuda": 16384}  # parts of seconds
 CHECKED, TOLERANCE = 64, 1e-4  # faces; difference of a probability
-# Not vit_moe, of which ONNX computes every expert, nor grefel, whose logits no layer gives.
-MODELS = ("baseline_cnn", "attention_cnn", "vit_patch", "vit_cnn", "vit_mae", "vit_tiny")
+AGREE, LARGE, AGREE_LARGE = 256, 50e6, 16  # faces; from so many parameters on, so many faces
+MODELS = [name for name in MODULES if name != "vit_moe"]  # of which ONNX computes every expert
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
 
-class Predictor(nn.Module):
-    """Class probabilities (B, classes) of faces (B, 1, 48, 48) uint8, spread out over `faces`."""
+class Fitted(nn.Module):
+    """A model at random whose logits have mean 0 and deviation 1 over `faces` (B, 1, 48, 48)."""
 
     def __init__(self, name: str, faces: Tensor):
         super().__init__()
         torch.manual_seed(0)
         self.net = create_model(name)
-        self.prepare = Prepare(self.net.pretrained_cfg)
-        for module in self.net.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = None  # the statistics of these faces alone
-        last = [m for m in self.net.get_classifier().modules() if isinstance(m, nn.Linear)][-1]
+        self.name, self.pretrained_cfg = name, self.net.pretrained_cfg
+        images = Prepare(self.pretrained_cfg)(faces)
+        norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
+        for module in norms:
+            module.momentum = None  # the statistics of these faces alone
         with torch.no_grad():
-            self(faces)
-            deviation, mean = torch.std_mean(self.eval().net(self.prepare(faces)), 0)
-            last.weight.div_(deviation[:, None])
-            last.bias.sub_(mean).div_(deviation)
+            if norms:
+                self.net.train()(images)
+            deviation, mean = torch.std_mean(self.eval().net(images), 0)
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
 
-    def forward(self, faces: Tensor) -> Tensor:
-        return self.net(self.prepare(faces)).softmax(1)
+    def forward(self, images: Tensor) -> Tensor:
+        return (self.net(images) - self.mean) / self.deviation
 
 
-class Torch:
+class InTorch:
     """Prediction as in evaluation: images (N, 1, 48, 48) uint8 to (N, classes) float32."""
 
-    def __init__(self, predictor: Predictor, device: torch.device, precision: str):
+    def __init__(self, model: Fitted, device: torch.device, precision: str):
         self.device, self.precision = device, precision
-        self.net = deepcopy(predictor.net).to(device, memory_format=torch.channels_last)
+        self.model = deepcopy(model).to(device, memory_format=torch.channels_last)
         if device.type == "cpu" and precision == "bf16":
-            plain_attention(self.net)
-        self.prepare = Prepare(self.net.pretrained_cfg, device)
+            plain_attention(self.model)
+        self.prepare = Prepare(model.pretrained_cfg, device)
 
     def __call__(self, images: Tensor, size: int) -> Tensor:
         options = {"batch_size": size, "precision": self.precision}
-        return probabilities(self.net, images, self.prepare, **options)
+        return probabilities(self.model, images, self.prepare, **options)
 
 
-class Onnx:
+class InOnnx:
     """The same from ONNX, on the GPU if there is one and onnxruntime offers it, else on the CPU."""
 
-    def __init__(self, predictor: Predictor, device: torch.device):
+    def __init__(self, model: Fitted, device: torch.device):
         import onnxruntime
 
-        gpu, providers = "CUDAExecutionProvider", ["CPUExecutionProvider"]
-        self.device = torch.device("cpu")
-        if device.type == "cuda" and gpu in onnxruntime.get_available_providers():
-            self.device = device
-            onnxruntime.preload_dlls()  # CUDA and cuDNN that torch brings
-            providers.insert(0, (gpu, {"use_tf32": 0}))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = cores()
-        self.session = onnxruntime.InferenceSession(export(predictor), options, providers)
+        graph, wanted = Graph(model, Description(model.name, EMOTIONS)), providers()
+        self.session = onnxruntime.InferenceSession(export(graph), options, wanted)
         self.provider = self.session.get_providers()[0]
-        if self.device.type == "cuda" and self.provider != gpu:
+        self.device = torch.device("cpu") if self.provider.startswith("CPU") else device
+        if self.provider != wanted[0][0]:
             cuda = torch.version.cuda
             raise SystemExit(f"onnxruntime cannot use the GPU: install one made for CUDA {cuda}")
 
@@ -114,10 +115,15 @@ class Onnx:
         return answers
 
 
-def check(one: Torch, other: Onnx, faces: Tensor) -> None:
-    """End the script unless both give the same probabilities."""
+def difference(one: InTorch, other: InOnnx, faces: Tensor) -> float:
+    """The greatest difference of a probability between two sides."""
     answers = [side(faces.to(side.device), len(faces)).cpu() for side in (one, other)]
-    apart = (answers[0] - answers[1]).abs().max().item()
+    return (answers[0] - answers[1]).abs().max().item()
+
+
+def check(one: InTorch, other: InOnnx, faces: Tensor) -> None:
+    """End the script unless both give the same probabilities."""
+    apart = difference(one, other, faces)
     if not apart <= TOLERANCE:
         raise SystemExit(
             f"the probabilities of torch and ONNX differ by up to {apart:.1e}, more than "
@@ -125,7 +131,17 @@ def check(one: Torch, other: Onnx, faces: Tensor) -> None:
         )
 
 
-def timed(side: Torch | Onnx, images: Tensor, size: int) -> float:
+def agree(name: str, device: torch.device) -> str:
+    """By how much torch and ONNX differ, in a line."""
+    faces = torch.from_numpy(make_sample(AGREE).images)
+    large = sum(weight.numel() for weight in create_model(name).parameters()) >= LARGE
+    faces = faces[: AGREE_LARGE if large else AGREE]
+    model = Fitted(name, faces)
+    apart = difference(InTorch(model, device, "no"), InOnnx(model, device), faces)
+    return f"{name}: probabilities of {len(faces)} drawn faces differ by up to {apart:.1e}"
+
+
+def timed(side: InTorch | InOnnx, images: Tensor, size: int) -> float:
     return rate(lambda: len(side(images, size)), side.device)
 
 
@@ -133,10 +149,10 @@ def compare(model: str, images: int, sizes: list[int], rounds: int, device: torc
     """Measure all ways with one model: a heading and two tables."""
     drawn = make_sample(max(100, images))
     faces = torch.from_numpy(drawn.images)
-    predictor = Predictor(model, faces[:CHECKED])
-    onnx = Onnx(predictor, device)
+    fitted = Fitted(model, faces[:CHECKED])
+    onnx = InOnnx(fitted, device)
     precisions = dict.fromkeys(("no", choose_precision(TrainConfig(model=model))))
-    ways = {f"torch {p.replace('no', 'float32')}": Torch(predictor, device, p) for p in precisions}
+    ways = {f"torch {p.replace('no', 'float32')}": InTorch(fitted, device, p) for p in precisions}
     check(ways["torch float32"], onnx, faces[:CHECKED])
     parts = {}
     for way, side in {**ways, "ONNX float32": onnx}.items():
@@ -169,6 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--batch-sizes", type=int, nargs="+", default=[1, 8, 64, 512])
     add("--images", type=int, help="faces; default 1,024, on a GPU 16,384")
     add("--rounds", type=int, default=3)
+    add("--agree", action="store_true", help="only say how far torch and ONNX are apart")
     args = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = IMAGES[device.type] if args.images is None else args.images
@@ -181,6 +198,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(cores())
     keep_memory()
     print(environment(), flush=True)
+    if args.agree:
+        for name in MODULES:
+            print(agree(name, device), flush=True)
+        return
     print(f"\n{compare(args.model, images, sizes, args.rounds, device)}")
 
 

@@ -1,7 +1,9 @@
 """Finding faces: which detector is used and that it is said, the download, boxes and crops."""
 
 import hashlib
+import io
 import os
+import socket
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -85,7 +87,17 @@ def test_yunet_finds_several_the_largest_first():
 
 
 def test_a_file_that_is_no_yunet_is_refused(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="an ONNX file of another network is made with it")
     (tmp_path / "a.onnx").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=r"a\.onnx cannot be read as YuNet"):
+        make_detector(tmp_path / "a.onnx")
+    node = onnx.helper.make_node("Identity", ["input"], ["output"])
+    values = [
+        onnx.helper.make_tensor_value_info(name, 1, [1, 3, 320, 320])
+        for name in ("input", "output")
+    ]
+    graph = onnx.helper.make_graph([node], "other", values[:1], values[1:])
+    (tmp_path / "a.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
     with pytest.raises(InputError, match=r"a\.onnx cannot be read as YuNet"):
         make_detector(tmp_path / "a.onnx")
     with pytest.raises(InputError, match=r"b\.onnx does not exist"):
@@ -130,7 +142,7 @@ def test_yunet_is_fetched_once_from_the_first_server_that_has_it(server, fer_hom
 def test_another_file_under_the_name_is_not_taken(server, fer_home):
     folder, _, content = server
     (folder / "first").write_bytes(content[:-1])
-    with pytest.raises(InputError, match="another file came, 22 bytes"):
+    with pytest.raises(InputError, match="another file came"):
         faces.fetch_yunet()
     assert not list(fer_home.rglob("*.onnx"))
 
@@ -151,6 +163,56 @@ def test_without_yunet_the_cascade_is_used_and_both_are_said(server):
     assert said[1] == f"faces are found by {detector.name}"
     with pytest.raises(InputError, match="could not be fetched"):
         make_detector("yunet")
+
+
+def test_no_more_is_read_than_the_file_has(monkeypatch):
+    asked = []
+
+    class Endless(io.BytesIO):
+        def read(self, amount):
+            asked.append(amount)
+            return b"a" * amount
+
+    monkeypatch.setattr(faces.urllib.request, "urlopen", lambda *_, **__: Endless())
+    with pytest.raises(InputError, match="another file came"):
+        faces.fetch_yunet()
+    assert asked == [faces.YUNET_BYTES + 1] * 2
+
+
+def test_a_server_that_speaks_no_http_is_one_that_has_no_file(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer():
+            for _ in faces.YUNET_URLS:
+                with listening.accept()[0] as asking:
+                    asking.recv(4096)
+                    asking.sendall(b"nonsense\r\n\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setattr(faces, "YUNET_URLS", (address, address))
+        with pytest.raises(InputError, match="nonsense"):
+            faces.fetch_yunet()
+        thread.join(5)
+
+
+def test_where_the_cache_cannot_be_written_yunet_is_used_all_the_same(server, fer_home):
+    folder, _, content = server
+    (folder / "first").write_bytes(content)
+    (fer_home / "cache").touch()  # a file, which even root cannot write into
+    said = []
+    path = faces.fetch_yunet(said.append)
+    assert path.read_bytes() == content
+    assert f"{fer_home / 'cache' / faces.YUNET} cannot be written" in said[0]
+    assert f"put {path} there" in said[0]
+
+
+@pytest.mark.parametrize("value", ["0", ""])
+def test_offline_0_is_online(server, monkeypatch, value):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    make_detector(say=lambda _: None)
+    assert server[1]
 
 
 def test_offline_nothing_is_asked(server, monkeypatch):

@@ -55,8 +55,8 @@ def test_rates_and_ratios_of_both(exportable, capsys):
 
 def test_export_takes_any_batch_size(exportable, faces):
     cpu = torch.device("cpu")
-    predictor = exportable.Predictor("attention_cnn", faces[:64])
-    onnx, ours = exportable.Onnx(predictor, cpu), exportable.Torch(predictor, cpu, "no")
+    model = exportable.Fitted("attention_cnn", faces[:64])
+    onnx, ours = exportable.InOnnx(model, cpu), exportable.InTorch(model, cpu, "no")
     assert ours(faces, 50).std(0).min() > 0.05  # else agreement would say nothing
     for size in (1, 3, 5):
         torch.testing.assert_close(
@@ -67,14 +67,24 @@ def test_export_takes_any_batch_size(exportable, faces):
 def test_another_function_is_refused(exportable, monkeypatch, capsys):
     export = exportable.export
 
-    def brighter(predictor):
-        predictor.prepare.mean = predictor.prepare.mean + 0.02
-        return export(predictor)
+    def brighter(graph):
+        graph.prepare.mean = graph.prepare.mean + 0.02
+        return export(graph)
 
     monkeypatch.setattr(exportable, "export", brighter)
     with pytest.raises(SystemExit, match="not the same function"):
         exportable.main(SMALL)
     assert "|" not in capsys.readouterr().out
+
+
+def test_every_model_says_how_far_it_is_apart(exportable, monkeypatch, capsys):
+    monkeypatch.setattr(exportable, "MODULES", ["baseline_cnn"])
+    exportable.main(["--agree"])
+    found = re.findall(
+        r"^(\w+): .* of 256 drawn faces differ by up to (\S+)$", capsys.readouterr().out, re.M
+    )
+    assert [name for name, _ in found] == ["baseline_cnn"]
+    assert 0 < float(found[0][1]) < exportable.TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ import torch
 
 from fer_lib.checkpoints import load_weights
 from fer_lib.data import load_faces
-from fer_lib.evaluate import abstention, load_predictions
+from fer_lib.evaluate import abstention, load_predictions, save_predictions
 from fer_lib.evaluate.calibration import fit_temperature, scaled
-from fer_lib.files import InputError, read_json, write_json
+from fer_lib.files import InputError, write_json
 from fer_lib.models.weights import read_weights, write_weights
-from fer_lib.predict import Predictor, card, keep
+from fer_lib.predict import Predictor, keep, model_card
 from fer_lib.predict.predictor import DEFAULT
 from fer_lib.recipes import recipe
 from fer_lib.runs import Run
@@ -106,20 +107,39 @@ def test_the_card_says_what_the_results_say(kept, run, faces):
 def test_the_card_says_when_nothing_is_sure(run, faces, kept):
     predictions = load_predictions(run.folder / "predictions.npz")
     use = {"temperature": 1.0, "threshold": None, "target": 0.8}
-    assert "so none counts as sure." in card.confidence(faces, predictions, use).replace("\n", " ")
+    text = model_card.confidence(faces, predictions, use).replace("\n", " ")
+    assert "so none counts as sure." in text
 
 
 def test_weights_that_answer_otherwise_are_not_kept(run, faces, tmp_path):
-    results = read_json(run.folder / "results.json")
     other = tmp_path / "run"
     other.mkdir()
     for path in run.folder.glob("*.*"):
         (other / path.name).write_bytes(path.read_bytes())
-    results["test"]["full"]["accuracy"] += 1 / len(faces.where("test"))
-    write_json(other / "results.json", results)
-    with pytest.raises(InputError, match="of the test images and its run was on"):
+    given = load_predictions(run.folder / "predictions.npz")
+    changed = given.test_probabilities.copy()
+    p = changed[:3]
+    rows, best, worst = np.arange(3), p.argmax(1), p.argmin(1)
+    p[rows, best], p[rows, worst] = p[rows, worst], p[rows, best]
+    save_predictions(other / "predictions.npz", replace(given, test_probabilities=changed))
+    number = f"{len(faces.where('test')):,}"
+    with pytest.raises(InputError, match=f"3 of {number} test images another class .* choose"):
         keep.keep(Run(other), faces, tmp_path / "out" / "default.safetensors")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_without_a_card_no_weights_are_written(kept, run, faces, tmp_path, monkeypatch):
+    for path in (kept, kept.with_name(keep.CARD)):
+        (tmp_path / path.name).write_text("of before")
+
+    def fail(*_):
+        raise KeyError("a result that is not there")
+
+    monkeypatch.setattr(keep, "model_card", fail)
+    with pytest.raises(KeyError):
+        keep.keep(run, faces, tmp_path / kept.name)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"of before"}
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_large_weights_are_halved_or_refused(run, faces, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from fer_lib.models import MODULES, create_model
 from fer_lib.models.moe import SparseExperts
 from fer_lib.predict import Predictor
 from fer_lib.predict.description import Description
-from fer_lib.predict.onnx import AllExperts, write_onnx
+from fer_lib.predict.onnx import AllExperts, providers, write_onnx
 from fer_lib.predict.predictor import Torch
 from fer_lib.recipes import recipe
 
@@ -92,6 +92,22 @@ def test_bad_files_are_named(tmp_path, fitted):
     (tmp_path / "other.onnx").write_bytes(other.SerializeToString())
     with pytest.raises(InputError, match="not exported by fer_lib"):
         Predictor.from_file(tmp_path / "other.onnx")
+
+
+def test_only_providers_that_round_as_torch_are_taken(monkeypatch):
+    import onnxruntime
+
+    here = ["Tensorrt", "CUDA", "CoreML", "CPU"]
+    found = [f"{name}ExecutionProvider" for name in here]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: found)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert providers() == [
+        ("CUDAExecutionProvider", {"use_tf32": 0}),
+        ("CPUExecutionProvider", {}),
+    ]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert providers() == [("CPUExecutionProvider", {})]
 
 
 def test_an_onnx_file_is_not_exported_again(tmp_path):

@@ -1,5 +1,7 @@
 """Picture files of every mode and size become one array."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,3 +74,41 @@ def test_a_picture_that_is_in_memory_reads_as_its_file_does(tmp_path):
     assert read_picture("sent.png", content).tobytes() == read_picture(path).tobytes()
     with pytest.raises(InputError, match=r"^sent\.png cannot be read"):
         read_picture("sent.png", content[:40])
+
+
+@pytest.mark.parametrize("error", [KeyError("tag"), IndexError(), EOFError(), MemoryError()])
+def test_whatever_a_decoder_raises_names_the_picture(tmp_path, monkeypatch, error):
+    (path,) = save(tmp_path, a=Image.new("L", (8, 8)))
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(InputError, match=rf"a\.png cannot be read .*({type(error).__name__}|tag)"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.full((8, 8), 0.5, np.float32), "pixels are fractions"),
+        (np.full((8, 8), 65_536, np.int32), "more than 16 bits"),
+        (np.full((8, 8), -1, np.int32), "more than 16 bits"),
+    ],
+)
+def test_numbers_that_do_not_say_what_is_white_are_refused(pixels, message):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "tiff")
+    with pytest.raises(InputError, match=rf"^a\.tif .*{message}: save it with 8 or 16 bits"):
+        read_picture("a.tif", file.getvalue())
+
+
+def test_32_bits_that_hold_16_are_read():
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 65_535, np.int32)).save(file, "tiff")
+    assert set(np.asarray(read_picture("a.tif", file.getvalue())).ravel()) == {255}
+
+
+def test_heic_is_named_with_the_remedy():
+    with pytest.raises(InputError, match="HEIC format: export it as JPEG"):
+        read_picture("a.jpg", b"\0\0\0\x18ftypheic" + bytes(40))

@@ -182,6 +182,16 @@ def test_what_is_no_picture_is_refused_by_name(predictor, bad, message):
         predictor(bad)
 
 
+def test_a_picture_that_breaks_when_it_is_loaded_is_named(predictor, square, tmp_path):
+    Image.fromarray(square[..., 0]).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"a\.png cannot be read as a picture"):
+        predictor(Image.open(tmp_path / "a.png"))
+    with pytest.raises(InputError, match=r"mode=F .* pixels are fractions"):
+        predictor(Image.new("F", (8, 8)))
+
+
 def test_an_unknown_way_to_find_faces_is_refused(predictor, square):
     with pytest.raises(InputError, match="detect, whole"):
         predictor(square, faces="none")
@@ -233,6 +243,11 @@ def test_a_file_in_a_run_folder_takes_its_calibration_from_there(weights, tmp_pa
     assert describe(path).threshold == math.inf
     write_json(tmp_path / "results.json", {})
     assert describe(path).threshold is None
+
+
+def test_a_description_reads_no_tensor(weights, monkeypatch):
+    monkeypatch.setattr("safetensors.safe_open.get_tensor", None)
+    assert describe(weights[0]).classes == EMOTIONS
 
 
 def test_a_temperature_does_what_calibration_says(weights, faces):

@@ -2,6 +2,12 @@
 
 import csv
 import json
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from math import inf
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +19,8 @@ from fer_lib.data.drawing import draw
 from fer_lib.labels import EMOTIONS
 from fer_lib.models import create_model
 from fer_lib.predict import __main__ as command
+from fer_lib.predict.description import describe
+from fer_lib.predict.inputs import Source, progress, shots
 from fer_lib.predict.outputs import COLUMNS
 from fer_lib.recipes import recipe
 
@@ -102,6 +110,16 @@ def test_json_has_the_same_and_the_problems(run, folder, tmp_path):
     ]
 
 
+def test_json_without_a_sure_answer_has_no_threshold(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "fer_lib.predict.predictor.describe", lambda path: replace(describe(path), threshold=inf)
+    )
+    assert run(folder / "face.png", "--out", tmp_path / "a.json")[0] == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["threshold"] is None
+    assert not found["pictures"][0]["faces"][0]["sure"]
+
+
 def test_without_a_file_the_faces_are_printed(run, folder):
     status, printed, _ = run(folder / "face.png", folder / "empty.png")
     assert status == 0
@@ -151,6 +169,68 @@ def test_every_nth_frame_of_a_video(run, film, tmp_path):
     assert sorted(path.name for path in copies.iterdir()) == names
 
 
+def test_seconds_are_those_of_the_frame_where_frames_are_uneven(tmp_path):
+    path = tmp_path / "uneven.mp4"
+    frames = "testsrc=rate=10:duration=2:size=64x64"
+    uneven = "setpts='if(lt(N,10),N,10+(N-10)*3)/10/TB'"  # ten at 10 a second, then 3.3 a second
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", frames, "-vf", uneven]
+    if not shutil.which("ffmpeg"):
+        pytest.skip("ffmpeg makes the video")
+    subprocess.run([*command, "-fps_mode", "vfr", str(path)], check=True)
+    seen = list(shots(Source(path, path), 5))
+    assert [(shot.frame, shot.seconds) for shot in seen] == [
+        *((0, 0.0), (5, 0.5), (10, 1.0), (15, 2.5))
+    ]
+
+
+class Video:
+    """A stand-in for OpenCV's: 20 frames, of which the 16th does not come out and two are gone."""
+
+    def __init__(self, *_):
+        self.number = 0
+
+    def isOpened(self):
+        return True
+
+    def get(self, what):
+        return 20 if what == cv2.CAP_PROP_FRAME_COUNT else 100 * (self.number - 1)
+
+    def grab(self):
+        self.number += 1
+        return self.number <= 18
+
+    def retrieve(self):
+        return self.number != 16, np.zeros((8, 8, 3), np.uint8)
+
+    def release(self):
+        pass
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_every_frame_that_cannot_be_read_is_said(monkeypatch, suffix):
+    monkeypatch.setattr(cv2, "VideoCapture", Video)
+    path = Path(f"film{suffix}")
+    seen = list(shots(Source(path, path), 1))
+    assert [shot.frame for shot in seen if shot.picture] == [*range(15), 16, 17]
+    problems = [shot.problem for shot in seen if shot.problem]
+    assert problems[0] == f"film{suffix}: frame 15 cannot be read"
+    short = (
+        []
+        if suffix == ".webm"
+        else ["film.mp4: 18 of 20 frames could be read, the rest is damaged or trimmed"]
+    )
+    assert problems[1:] == short  # 20 is an estimate in a .webm
+
+
+def test_one_video_shows_its_frames_as_progress(film, monkeypatch):
+    bars = []
+    monkeypatch.setattr(
+        "fer_lib.predict.inputs.tqdm", lambda some, **options: bars.append(options) or some
+    )
+    assert len(list(progress([Source(film, film)], 12))) == 3
+    assert (bars[0]["total"], bars[0]["unit"]) == (3, "frame")
+
+
 def test_a_broken_video_is_named(run, film, folder, tmp_path):
     (tmp_path / "cut.avi").write_bytes(film.read_bytes()[:100])
     status, _, said = run(tmp_path / "cut.avi", folder / "face.png", "--out", tmp_path / "a.csv")
@@ -172,6 +252,29 @@ def test_annotated_copies_keep_names_and_show_the_box(run, folder, tmp_path):
     assert abs(changed[:, 0].max() - bottom) <= 3
     assert abs(changed[:, 1].min() - int(row["x"])) <= 3
     np.testing.assert_array_equal(Image.open(copies / "empty.png"), np.full((200, 300, 3), 255))
+
+
+def test_a_copy_of_a_file_without_a_pictures_suffix_is_a_png(run, folder, tmp_path):
+    (folder / "face.png").rename(folder / "upload.tmp")
+    copies = tmp_path / "copies"
+    arguments = (folder / "upload.tmp", "--annotate", copies, "--out", tmp_path / "a.csv")
+    assert run(*arguments)[0] == 0
+    (copy,) = copies.iterdir()
+    assert copy.name == "upload.tmp.png"
+    Image.open(copy).verify()
+    copy.rename(folder / "upload.tmp.png")
+    status, _, said = run(folder / "upload.tmp", folder / "upload.tmp.png", "--annotate", copies)
+    assert status == 2
+    assert "already" in said
+
+
+def test_photos_in_heic_are_named_with_the_remedy(run, folder):
+    (folder / "below" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    status, _, said = run(folder / "below")
+    assert status == 1
+    assert (
+        "IMG_1.HEIC cannot be read as a picture (it is in HEIC format: export it as JPEG)" in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,6 +317,28 @@ def test_where_the_table_cannot_be_written_it_is_printed(run, folder, tmp_path):
     assert status == 2
     assert "a.csv could not be written" in said
     assert printed.startswith(f"{folder / 'face.png'}: ")
+
+
+@pytest.mark.parametrize("broken", ["annotate", "batches"])
+def test_whatever_happens_what_was_seen_is_written(run, folder, tmp_path, monkeypatch, broken):
+    def one_then_fail(stream):
+        yield [next(shot for shot in stream if shot.picture)]
+        raise RuntimeError("something unforeseen")
+
+    def fail(*_):
+        raise RuntimeError("something unforeseen")
+
+    monkeypatch.setattr(command, broken, one_then_fail if broken == "batches" else fail)
+    with pytest.raises(RuntimeError, match="unforeseen"):
+        run(folder / "*.png", "--out", tmp_path / "a.csv", "--annotate", tmp_path / "copies")
+    assert len(table(tmp_path / "a.csv")) == (1 if broken == "batches" else 2)
+
+
+def test_a_name_that_is_no_text_is_written_as_it_is(run, folder, tmp_path):
+    odd = folder / os.fsdecode(b"\xff.png")
+    (folder / "face.png").rename(odd)
+    assert run(odd, "--out", tmp_path / "a.csv")[0] == 0
+    assert os.fsencode(odd) in (tmp_path / "a.csv").read_bytes()
 
 
 def test_what_was_done_before_it_was_stopped_is_written(run, folder, tmp_path, monkeypatch):

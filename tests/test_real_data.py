@@ -3,6 +3,7 @@
 Set FER_DATA to a folder that holds fer2013.csv and fer2013new.csv.
 """
 
+import csv
 import os
 import shutil
 import time
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from fer_lib.checkpoints import save_weights
 from fer_lib.data import load_faces
 from fer_lib.data.copies import copy_groups
 from fer_lib.data.counts import FER2013, TOTALS
@@ -18,9 +21,14 @@ from fer_lib.data.ferplus import read_votes
 from fer_lib.data.layout_writers import LONG_NAMES
 from fer_lib.data.sample import write_layout
 from fer_lib.data.tables import read_table
+from fer_lib.models import create_model
+from fer_lib.predict import Predictor
+from fer_lib.predict.__main__ import main as predict
+from fer_lib.recipes import recipe
 from fer_lib.refine import rules, worth
 from fer_lib.refine.folds import fold_sets
 
+IMAGES = 300  # of the test images, that the command line reads as files
 MUTE = {"say": lambda line: None}
 
 
@@ -145,3 +153,25 @@ def test_the_annotators_as_a_rule_agree_with_the_audit(faces):
     assert found["agree_before"] == pytest.approx(0.626, abs=0.005)  # as on all images
     assert found["agree_after"] > 0.97  # the rest is contempt, unknown, or no face
     assert found["away"] == 0
+
+
+def test_the_command_line_answers_for_files_as_evaluation_does_for_the_table(
+    faces, fitted, tmp_path
+):
+    config = recipe("baseline_cnn", "ours", "sample", flip_tta=True)
+    model = fitted(create_model(config.model, **config.options))
+    weights, pictures, out = (tmp_path / name for name in ("a.safetensors", "pictures", "a.csv"))
+    save_weights(weights, model, config, faces.classes)
+    pictures.mkdir()
+    rows = faces.where("test")[:IMAGES]
+    for row in rows:
+        Image.fromarray(faces.images[row, 0]).save(pictures / f"{faces.ids[row]}.png")
+    arguments = ["--whole", "--model", str(weights), "--out", str(out)]
+    assert predict([str(pictures), *arguments]) == 0
+    with open(out, newline="", encoding="utf-8") as file:
+        table = {Path(line["path"]).stem: line for line in csv.DictReader(file)}
+    assert len(table) == IMAGES
+    expected = Predictor.from_file(weights, **MUTE).probabilities(faces.images[rows])
+    assert expected.std(0).max() > 0.03  # else agreement would say nothing
+    found = [[float(table[name][c]) for c in faces.classes] for name in faces.ids[rows]]
+    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)

@@ -1,10 +1,9 @@
 """Reading many picture files into one array."""
 
 import io
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,9 @@ from fer_lib.files import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 SIDE = 48
-DAMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
+HEIC = {b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1"}
+"""Of a phone's photos, in bytes 8 to 12 after "ftyp"; Pillow reads none of them by itself."""
+
 SMALL = 32 * 1024  # bytes up to which a thread loses more to the interpreter lock than it wins
 Paths = Sequence[str | Path]
 THREADS = 16  # more than cores, to hide the latency of network drives
@@ -36,7 +37,11 @@ def upright(picture: Image.Image) -> Image.Image:
     """A picture as L (grey) or RGB, turned as EXIF asks.
 
     Transparency becomes black, 16 bits become 8, and three equal channels count as grey.
+
+    Raises:
+        ValueError: its numbers do not say what is white.
     """
+    picture.load()
     if "exif" in picture.info or picture.format == "TIFF":
         picture = ImageOps.exif_transpose(picture)
     return picture if picture.mode == "L" else _plain(picture)
@@ -104,15 +109,27 @@ def _bytes(path: str | Path) -> bytes:
 
 def _decode(path: str | Path, data: bytes) -> Image.Image:
     """The picture upright, as L (grey) or RGB."""
-    try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
+    with named(path):
+        try:
+            picture = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError:
+            heic = data[4:8] == b"ftyp" and data[8:12] in HEIC
+            reason = (
+                "it is in HEIC format: export it as JPEG" if heic else "its content is no picture"
+            )
+            raise ValueError(reason) from None
         return upright(picture)
-    except DAMAGE as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "its content is no picture" if unknown else error
+
+
+@contextmanager
+def named(picture: str | Path) -> Iterator[None]:
+    """Turn whatever a decoder raises, which may be anything, into an InputError with its name."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) or type(error).__name__
         raise InputError(
-            f"{path} cannot be read as a picture ({reason}): replace it or delete it"
+            f"{picture} cannot be read as a picture ({reason}): replace it or delete it"
         ) from None
 
 
@@ -124,8 +141,13 @@ def _plain(picture: Image.Image) -> Image.Image:
     """Any mode as L or RGB; L where the three channels are equal."""
     if picture.mode == "1":
         return picture.convert("L")
-    if picture.mode.startswith("I"):  # 16 bits a pixel
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
+    if picture.mode == "F":
+        raise ValueError("its pixels are fractions: save it with 8 or 16 bits a pixel")
+    if picture.mode.startswith("I"):  # 16 bits a pixel, or 32 that hold them
+        pixels = np.asarray(picture)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError("its pixels have more than 16 bits: save it with 8 or 16 bits a pixel")
+        return Image.fromarray((pixels >> 8).astype(np.uint8))
     if picture.has_transparency_data:
         black = Image.new("RGBA", picture.size, "black")
         picture = Image.alpha_composite(black, picture.convert("RGBA"))

@@ -1,7 +1,10 @@
 """Weights files: reading them, and starting a model or its backbone from one."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +59,25 @@ def read_weights(path: str | Path) -> tuple[State, dict[str, str]]:
     Raises:
         InputError: the file is missing, damaged, or of another format.
     """
+    with opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, file.metadata() or {}
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata alone, for which no tensor is read; raises as `read_weights`."""
+    with opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Any]:
+    """A safetensors file, open; InputError where it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(Path(path).expanduser(), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
+            yield file
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"{path} cannot be read as weights ({error}): give a .safetensors file"

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fer_lib.files import InputError
-from fer_lib.predict.inputs import Shot, batches, find_sources, shots
+from fer_lib.predict.inputs import Shot, batches, find_sources, progress
 from fer_lib.predict.onnx import write_onnx
 from fer_lib.predict.outputs import FORMATS, Seen, annotate, check_copies, line, title, write_table
 from fer_lib.predict.predictor import Predictor
@@ -82,11 +82,8 @@ class Work:
 
     def do(self) -> int:
         """Go through all sources; 0, or the status with which it ended before."""
-        sources = self.args.sources
-        bar = tqdm(sources, unit="file", disable=None if len(sources) > 1 else True)
-        stream = (shot for source in bar for shot in shots(source, self.args.every))
         try:
-            for part in batches(stream):
+            for part in batches(progress(self.args.sources, self.args.every)):
                 self.batch(part)
         except KeyboardInterrupt:
             say("stopped")
@@ -101,13 +98,14 @@ class Work:
         good = [shot for shot in part if shot.picture]
         mode = "whole" if self.args.whole else "detect"
         answers = self.predictor([shot.picture for shot in good], faces=mode)
-        for shot, faces in zip(good, answers, strict=True):
-            if self.args.annotate:
-                annotate(self.args.annotate, Seen(shot, faces))
-            seen = Seen(replace(shot, picture=None), faces)
+        new = [Seen(shot, faces) for shot, faces in zip(good, answers, strict=True)]
+        self.seen += [replace(seen, shot=replace(seen.shot, picture=None)) for seen in new]
+        for seen in new:
             if not self.args.out:
                 tqdm.write(line(seen))
-            self.seen.append(seen)
+        for seen in new:
+            if self.args.annotate:
+                annotate(self.args.annotate, seen)
 
     def write(self) -> int:
         """Write the table; where that fails, print the faces, so that they are not lost, and 2."""
@@ -145,10 +143,13 @@ def main(arguments: list[str] | None = None) -> int:
             say(f"error: {error}")
             return 2
         say(f"{args.predictor.name} is in {args.export}")
-    stopped = work.do()
-    if args.sources:
-        say(work.summary())
-    return work.write() or stopped or int(bool(work.problems))
+    try:
+        stopped = work.do()
+    finally:  # nothing that was computed is lost, whatever happened
+        if args.sources:
+            say(work.summary())
+        unwritten = work.write()
+    return unwritten or stopped or int(bool(work.problems))
 
 
 if __name__ == "__main__":

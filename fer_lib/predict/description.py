@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fer_lib.files import InputError, read_json
-from fer_lib.models.weights import read_weights
+from fer_lib.models.weights import read_metadata
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def describe(path: Path) -> Description:
     Raises:
         InputError: it cannot be read, or was not written by this project.
     """
-    _, metadata = read_weights(path)
+    metadata = read_metadata(path)
     if "model" not in metadata:
         raise InputError(f"{path} does not say which model it is of: it was not written by fer_lib")
     known = json.loads(metadata.get("use", "{}"))

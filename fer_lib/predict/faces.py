@@ -7,9 +7,11 @@ Jones, https://doi.org/10.1109/CVPR.2001.990517) that ships inside OpenCV's pack
 
 import hashlib
 import os
+import tempfile
 import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -26,7 +28,8 @@ YUNET_URLS = (
     f"https://huggingface.co/opencv/face_detection_yunet/resolve/main/{YUNET}",
     f"https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/{YUNET}",
 )
-"""MIT licence, 232,589 bytes."""
+"""MIT licence."""
+YUNET_BYTES = 232_589
 
 LONGEST = (1280, 320)  # pixels: YuNet finds faces of 10 to 300, so a large one only when shrunk
 SCORE = 0.7
@@ -72,6 +75,7 @@ class YuNet:
         self.lock = Lock()  # a detector has one input size at a time
         try:
             self.network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), SCORE)
+            self.network.detect(np.zeros((320, 320, 3), np.uint8))  # any network can be loaded
         except cv2.error as error:
             raise InputError(
                 f"{path} cannot be read as YuNet's weights: give {YUNET} of OpenCV's model zoo"
@@ -176,24 +180,36 @@ def fetch_yunet(say: Callable[[str], None] = print) -> Path:
     if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == YUNET_SHA256:
         return path
     reasons = []
-    for url in YUNET_URLS if not os.environ.get("HF_HUB_OFFLINE") else ():
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true")
+    for url in YUNET_URLS if not offline else ():
         try:
             with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-                data = answer.read()
-        except OSError as error:
+                data = answer.read(YUNET_BYTES + 1)
+        except (OSError, HTTPException) as error:
             reasons.append(f"{url.split('/')[2]}: {getattr(error, 'reason', error)}")
             continue
         if hashlib.sha256(data).hexdigest() != YUNET_SHA256:
-            reasons.append(f"{url.split('/')[2]}: another file came, {len(data):,} bytes")
+            reasons.append(f"{url.split('/')[2]}: another file came")
             continue
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
-        say(f"YuNet was fetched once from {url} to {path}")
-        return path
+        return stored(data, path, url, say)
     raise InputError(
         f"YuNet could not be fetched ({'; '.join(reasons) or 'HF_HUB_OFFLINE is set'}): get "
         f"{YUNET} elsewhere and give it by --detector or FER_DETECTOR, or put it into {path.parent}"
     )
+
+
+def stored(data: bytes, path: Path, url: str, say: Callable[[str], None]) -> Path:
+    """Write what was fetched to `path`, or where that cannot be written to a temporary folder."""
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+    except InputError:
+        path, cache_path = Path(tempfile.mkdtemp(prefix="fer_lib_")) / path.name, path
+        path.write_bytes(data)
+        say(f"{cache_path} cannot be written, so YuNet will be fetched again: put {path} there")
+    else:
+        say(f"YuNet was fetched once from {url} to {path}")
+    return path
 
 
 def crop(

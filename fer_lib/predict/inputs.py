@@ -1,6 +1,7 @@
 """What is given to be looked at: pictures of every kind; files, folders, globs and videos."""
 
 import glob
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,16 @@ import cv2
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
-from fer_lib.data.pictures import SUFFIXES, read_picture, upright
+from fer_lib.data.pictures import SUFFIXES, named, read_picture, upright
 from fer_lib.files import InputError
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
-BATCH, PIXELS = (
-    256,
-    50_000_000,
-)  # pictures that are in memory together: so many, or of so many pixels
+UNCOUNTED = {".mkv", ".webm", ".mpg", ".mpeg"}  # whose number of frames is an estimate
+NAMED = SUFFIXES | VIDEOS | {".heic", ".heif"}  # of a folder; the last two are then named
+BATCH, PIXELS = 256, 50_000_000  # pictures in memory together: so many, or of so many pixels
 
 
 def open_picture(picture: Picture) -> Image.Image:
@@ -30,7 +31,8 @@ def open_picture(picture: Picture) -> Image.Image:
     if isinstance(picture, str | Path):
         return read_picture(picture)
     if isinstance(picture, Image.Image):
-        return upright(picture)
+        with named(getattr(picture, "filename", "") or repr(picture)):
+            return upright(picture)
     if isinstance(picture, Tensor):
         array = picture.detach().cpu().numpy()
         array = array.transpose(1, 2, 0) if array.ndim == 3 else array
@@ -91,7 +93,7 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
         path = path.expanduser()
         if path.is_dir():
             inside = sorted(one for one in path.rglob("*") if one.is_file())
-            known = [one for one in inside if one.suffix.lower() in SUFFIXES | VIDEOS]
+            known = [one for one in inside if one.suffix.lower() in NAMED]
             others += len(inside) - len(known)
             sources = [Source(one, one.relative_to(path)) for one in known]
         else:
@@ -128,27 +130,50 @@ def shots(source: Source, every: int) -> Iterator[Shot]:
 
 
 def frames(source: Source, every: int) -> Iterator[Shot]:
-    """Frames 0, `every`, 2 `every` …, upright, as RGB; a problem where the video breaks off."""
-    video = cv2.VideoCapture(str(source.path))
-    expected, rate = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)
+    """Frames 0, `every`, 2 `every` …, upright, as RGB; a problem where some cannot be read."""
+    video = open_video(source)
+    expected = video.get(cv2.CAP_PROP_FRAME_COUNT)
     number = 0
     try:
         while video.grab():
             if number % every == 0:
-                ok, frame = video.retrieve()
-                if not ok:
-                    break
-                picture = Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-                seconds = round(number / rate, 3) if rate > 0 else None
-                yield Shot(source, picture, frame=number, seconds=seconds)
+                yield frame_shot(source, video, number)
             number += 1
     finally:
         video.release()
     if number == 0:
         yield Shot(source, problem=f"{source.path} cannot be read as a video: replace it")
-    elif number < 0.9 * expected:  # an estimate in some formats
-        problem = f"{source.path} breaks off after {number} of {expected:.0f} frames"
-        yield Shot(source, problem=problem)
+    elif number < expected * (0.9 if source.path.suffix.lower() in UNCOUNTED else 1):
+        problem = f"{source.path}: {number} of {expected:.0f} frames could be read"
+        yield Shot(source, problem=f"{problem}, the rest is damaged or trimmed")
+
+
+def frame_shot(source: Source, video: cv2.VideoCapture, number: int) -> Shot:
+    """The frame that was grabbed last."""
+    ok, frame = video.retrieve()
+    if not ok:
+        return Shot(source, problem=f"{source.path}: frame {number} cannot be read")
+    passed = video.get(cv2.CAP_PROP_POS_MSEC)  # frames may be apart unevenly
+    seconds = round(passed / 1000, 3) if passed > 0 or number == 0 else None
+    picture = Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    return Shot(source, picture, frame=number, seconds=seconds)
+
+
+def open_video(source: Source) -> cv2.VideoCapture:
+    """By FFmpeg, whose times are those of the frames, or else by whatever OpenCV has."""
+    video = cv2.VideoCapture(str(source.path), cv2.CAP_FFMPEG)
+    return video if video.isOpened() else cv2.VideoCapture(str(source.path))
+
+
+def progress(sources: Sequence[Source], every: int) -> Iterator[Shot]:
+    """The shots of all sources behind a bar of files, or of frames where there is one video."""
+    if len(sources) == 1 and sources[0].is_video:
+        expected = open_video(sources[0]).get(cv2.CAP_PROP_FRAME_COUNT)
+        total = math.ceil(expected / every) if expected > 0 else None
+        yield from tqdm(shots(sources[0], every), total=total, unit="frame", disable=None)
+        return
+    for source in tqdm(sources, unit="file", disable=None if len(sources) > 1 else True):
+        yield from shots(source, every)
 
 
 def batches(stream: Iterable[Shot]) -> Iterator[list[Shot]]:

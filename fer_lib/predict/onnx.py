@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BATCH = 256  # images at a time
 INSTALL = "pip install onnx onnxruntime onnxscript"
+PROVIDERS = {"CUDAExecutionProvider": {"use_tf32": 0}, "CPUExecutionProvider": {}}
+"""Where onnxruntime may compute, the first that it has, in float32; others round otherwise."""
 
 
 class Graph(nn.Module):
@@ -100,6 +102,18 @@ def write_onnx(path: str | Path, predictor: "Predictor") -> None:
         temporary.write_bytes(data)
 
 
+def providers() -> list[tuple[str, dict[str, int]]]:
+    """Those of `PROVIDERS` that can be had here, with their options."""
+    import onnxruntime
+
+    here = set(onnxruntime.get_available_providers())
+    if not torch.cuda.is_available():
+        here.discard("CUDAExecutionProvider")
+    if "CUDAExecutionProvider" in here:
+        onnxruntime.preload_dlls()  # CUDA and cuDNN that torch brings
+    return [(name, options) for name, options in PROVIDERS.items() if name in here]
+
+
 class Onnx:
     """An exported file by onnxruntime: (N, C, H, W) uint8 -> (N, K) float32, both on the CPU."""
 
@@ -109,8 +123,7 @@ class Onnx:
         except ImportError:
             raise InputError(f"{path} needs onnxruntime: {INSTALL}") from None
         try:
-            providers = onnxruntime.get_available_providers()
-            self.session = onnxruntime.InferenceSession(path, providers=providers)
+            self.session = onnxruntime.InferenceSession(path, providers=providers())
         except Exception as error:  # its own exceptions share no base
             reason = str(error).splitlines()[0]
             raise InputError(f"{path} cannot be read as an ONNX model ({reason})") from error

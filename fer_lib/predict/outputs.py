@@ -1,6 +1,7 @@
 """What the command line writes: a table, and annotated copies of the pictures."""
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from fer_lib.data.pictures import SUFFIXES
 from fer_lib.files import InputError, replacing, write_json
 from fer_lib.predict.inputs import Shot, Source
 from fer_lib.predict.predictor import Face, Predictor
@@ -73,7 +75,7 @@ def write_table(
         return
     with (
         replacing(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.DictWriter(file, [*COLUMNS, *predictor.classes])
         writer.writeheader()
@@ -84,7 +86,10 @@ def write_table(
 def as_json(
     every: Sequence[Seen], problems: Sequence[Shot], predictor: Predictor
 ) -> dict[str, Any]:
-    """`model`, `classes`, `threshold`, a list of `pictures` with their `faces`, and `problems`."""
+    """`model`, `classes`, `threshold`, a list of `pictures` with their `faces`, and `problems`.
+
+    The threshold is null where no answer counts as sure.
+    """
     pictures = [
         {
             "path": str(seen.shot.source.path),
@@ -107,25 +112,26 @@ def as_json(
     return {
         "model": predictor.name,
         "classes": list(predictor.classes),
-        "threshold": predictor.threshold,
+        "threshold": predictor.threshold if math.isfinite(predictor.threshold) else None,
         "pictures": pictures,
         "problems": [{"path": str(s.source.path), "reason": s.problem} for s in problems],
     }
 
 
 def copy_path(folder: Path, shot: Shot) -> Path:
-    """Where the annotated copy of a shot goes; a frame of a video becomes a JPEG."""
+    """Where the annotated copy goes: a frame as JPEG, a suffix of no picture gets .png besides."""
     inside = shot.source.inside
-    if shot.frame is None:
-        return folder / inside
-    return folder / inside.parent / f"{inside.name}_{shot.frame:06d}.jpg"
+    if shot.frame is not None:
+        return folder / inside.parent / f"{inside.name}_{shot.frame:06d}.jpg"
+    return folder / inside.parent / (inside.name + ".png" * (inside.suffix.lower() not in SUFFIXES))
 
 
 def check_copies(folder: Path, sources: Sequence[Source]) -> None:
     """Raise InputError where a copy would replace an input or another copy."""
     taken = {source.path.resolve(): "is an input itself" for source in sources}
     for source in sources:
-        copy = (folder / source.inside).resolve()
+        first = Shot(source, frame=0 if source.is_video else None)
+        copy = copy_path(folder, first).resolve()
         if copy in taken:
             raise InputError(
                 f"the annotated copy of {source.path} would be {copy}, which {taken[copy]}: give "

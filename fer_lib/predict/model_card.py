@@ -64,19 +64,20 @@ of the project, and FER2013 was published for research: check whether that permi
 
 
 def model_card(
-    run: Run, faces: FaceSet, predictions: Predictions, use: dict[str, Any], path: Path
+    run: Run, faces: FaceSet, predictions: Predictions, use: dict[str, Any], path: Path, name: str
 ) -> str:
     """Markdown about the kept weights in `path`.
 
     Args:
         use: of `abstention.operating_point`.
+        name: that the file will have.
     """
     results = run.results
     state, _ = read_weights(path)
     kinds = {str(t.dtype).split(".")[1] for t in state.values() if t.is_floating_point()}
     mark = f"**{results['mark']}: the numbers say nothing about people.** " if faces.mark else ""
     return TEMPLATE.format(
-        name=path.name,
+        name=name,
         mark=mark,
         model=results["model"],
         parameters=results["parameters"],
