@@ -1,8 +1,8 @@
 """A camera's frames read one after the other: an expression that is steady enough to show.
 
 A model reads every frame by itself, so that its first choice flickers between two expressions that
-are nearly as likely. `Smoother` steadies it in time, `Follower` stays with one of several faces, and
-`Mirror` turns frames into what a page shows.
+are nearly as likely. `Smoother` steadies it in time, `Follower` does so for one of several faces,
+and `Mirror` turns frames into what a page shows.
 """
 
 import math

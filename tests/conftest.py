@@ -1,4 +1,4 @@
-"""Every test has a home of its own, so that nothing lands in the checkout; servers and a browser."""
+"""A home for every test, so that nothing lands in the checkout; what tests in a browser need."""
 
 import shutil
 import socket
