@@ -67,9 +67,11 @@ demo: $(DEMO)
 mirror: $(DEMO)
 	@"$(BIN)/python" -m streamlit run demo/emoji_mirror.py
 
-# One thread for each of the two processes: more of them only wait for one another.
+# One thread for each of the two processes: more of them only wait for one another. Whole modules go
+# to a process, both that use a browser to the same one, in the order of their names: longer ones
+# are not left to the end.
 test: $(DEMO)
-	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n 2 --dist worksteal
+	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(STAMP)
 	@"$(BIN)/ruff" check .

@@ -7,8 +7,9 @@ What a live picture costs without the camera and the page. Frames are grey canva
 face each, its height a half of the frame's; the detectors' time hardly depends on what is in it. By
 default both detectors are measured, YuNet where it can be had. Every part runs once before it is
 timed. Times are medians over the frames, with the 10th and 90th percentile; "whole" is
-`Predictor(frame)`, and frames a second follow from its median. The model computes on the GPU where
-there is one, the detectors on the CPU.
+`Predictor(frame)`, "mirror" is `Mirror.look(frame)`, which draws too, with as many threads as torch
+takes by itself, as on the page; frames a second follow from the median. The model computes on the
+GPU where there is one, the detectors on the CPU.
 """
 
 import argparse
@@ -22,9 +23,11 @@ from measure import environment
 
 from fer_lib.data.drawing import draw
 from fer_lib.files import InputError
+from fer_lib.mirror import Mirror
 from fer_lib.predict import Predictor
 from fer_lib.predict.faces import make_detector
 
+THREADS = torch.get_num_threads()  # what torch takes by itself
 SIZE, SIDE = (480, 640), 240  # of the frame, of the face; pixels
 
 
@@ -56,8 +59,9 @@ def row(title: str, times: np.ndarray) -> str:
     return f"| {title} | {middle:.1f} ({low:.1f} to {high:.1f}) | {1000 / middle:.0f} |"
 
 
-def compare(predictor: Predictor, some: list[np.ndarray]) -> str:
-    """Three rows of the table, and how many of the faces were found."""
+def compare(predictor: Predictor, some: list[np.ndarray], threads: int) -> str:
+    """Four rows of the table, and how many of the faces were found."""
+    torch.set_num_threads(threads)
     found = [len(predictor(frame)) for frame in some]
     image = predictor.about.image
     crops = [np.zeros((1, *image), np.uint8) for _ in some]
@@ -67,6 +71,9 @@ def compare(predictor: Predictor, some: list[np.ndarray]) -> str:
         row("classification of one face", milliseconds(predictor.probabilities, crops)),
         row(f"{name}: whole, {sum(found)} faces found", milliseconds(predictor, some)),
     ]
+    torch.set_num_threads(THREADS)
+    title = f"{name}: mirror, threads {THREADS}"
+    lines.append(row(title, milliseconds(Mirror(predictor).look, some)))
     return "\n".join(lines)
 
 
@@ -80,7 +87,6 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.frames < 1 or args.threads < 1:
         parser.error("--frames and --threads must be 1 or more")
-    torch.set_num_threads(args.threads)
     try:
         predictor = Predictor.of(args.model)
     except InputError as error:
@@ -95,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"| left out: {error} | | |")
             continue
         one = Predictor(predictor.network, predictor.about, detector=detector)
-        print(compare(one, some), flush=True)
+        print(compare(one, some, args.threads), flush=True)
     print(
         f"\n{predictor.name}, {args.frames} frames of 640×480 (sample data), threads {args.threads}"
     )

@@ -31,24 +31,44 @@ NO_ADDRESS = (
     "This machine has no network address but its own loopback, which WebRTC leaves out: switch on "
     "Wi-Fi or plug in a cable, although nothing is sent through it, or take a still picture."
 )
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+KEPT = "Pictures lie in its memory while the page shows them, and in no file."
+START = "Start the camera, and look into it."
+STALE = "No new frame for some seconds: stop and start the camera."
 STYLE = "<style>.stMainBlockContainer { padding-top: 2.5rem; }</style>"
 REFRESH = 0.25  # seconds between two looks of the page at what the camera's thread has found
 
 
 class Processor(VideoProcessorBase):
-    """Reads the newest frame in a thread of its own; frames that came meanwhile are dropped."""
+    """Reads the newest frame in a thread of its own; frames that came meanwhile are dropped.
+
+    `error` is what went wrong with the last one, None if nothing did.
+    """
 
     def __init__(self, mirror: Mirror):
         self.mirror = mirror
+        self.error: Exception | None = None
 
     def recv(self, frame: VideoFrame) -> VideoFrame:
-        return VideoFrame.from_ndarray(self.mirror.look(frame.to_ndarray(format="rgb24")), "rgb24")
+        try:
+            seen = self.mirror.look(frame.to_ndarray(format="rgb24"))
+        except Exception as error:  # it would end the thread, and nobody would see why
+            self.error = error
+            return frame
+        self.error = None
+        return VideoFrame.from_ndarray(seen, "rgb24")
 
 
 @st.cache_resource(show_spinner="Looking for a face detector …")
 def detector() -> Detector:
     """Of all sessions and models: made, and fetched if it must be, before the first frame."""
     return make_detector()
+
+
+@st.cache_data(ttl=10)
+def names() -> list[str]:
+    """Of the models at hand; looked up every ten seconds at most."""
+    return list(models_at_hand(detector()))
 
 
 @st.cache_resource(show_spinner="Loading the model …", max_entries=4)
@@ -81,16 +101,22 @@ def live(predictor: Predictor) -> None:
     if processor and processor.mirror.using[0] is not predictor:
         processor.mirror.use(predictor)
     with right:
-        readings(processor.mirror if processor else None)
+        readings(processor)
 
 
 @st.fragment(run_every=REFRESH)
-def readings(mirror: Mirror | None) -> None:
+def readings(processor: Processor | None) -> None:
     """Emoji, probabilities, the last seconds and the speed; drawn anew several times a second."""
-    if mirror is None or not mirror.view.rate:
-        st.html(cards.waiting("Start the camera, and look into it."))
+    if processor and processor.error:
+        st.error(f"A frame could not be read: {processor.error!r}")
         return
-    view = mirror.view
+    if processor is None or not processor.mirror.view.rate:
+        st.html(cards.waiting(START))
+        return
+    mirror, view = processor.mirror, processor.mirror.view
+    if mirror.stale:
+        st.html(cards.waiting(STALE))
+        return
     st.html(
         cards.card(view.expression, sure=view.sure, note=others(view.faces))
         + cards.bars(view.probabilities or dict.fromkeys(mirror.using[0].classes, 0.0))
@@ -123,12 +149,21 @@ def still(predictor: Predictor) -> None:
             st.html(card + cards.bars(face.probabilities))
 
 
+def leak() -> str:
+    """A setting that makes the sentence about pictures untrue, and its remedy; "" without one."""
+    if st.get_option("browser.gatherUsageStats"):
+        return "Streamlit reports usage statistics: set browser.gatherUsageStats = false"
+    if st.get_option("server.address") not in LOOPBACK:
+        return "Other machines can reach this page: set server.address = 127.0.0.1"
+    return ""
+
+
 def foot(predictor: Predictor) -> None:
     """What happens to the pictures, and what the page cannot tell."""
-    if st.get_option("browser.gatherUsageStats"):
-        st.warning("Streamlit reports usage statistics: set browser.gatherUsageStats = false")
+    if problem := leak():
+        st.warning(problem)
     else:
-        st.success(cards.PRIVATE, icon=":material/lock:")
+        st.success(f"{cards.PRIVATE} {KEPT}", icon=":material/lock:")
     st.info(cards.LIMITS, icon=":material/info:")
     st.caption(f"Model: {predictor.name}. Faces are found by {predictor.detector}.")
 
@@ -140,7 +175,7 @@ def main() -> None:
     left, right = st.columns([3, 2], gap="large", vertical_alignment="bottom")
     mode = left.segmented_control("Picture", [LIVE, STILL], default=LIVE)
     try:
-        name = right.selectbox("Model", list(models_at_hand(detector())))
+        name = right.selectbox("Model", names())
         predictor = load(name)
     except InputError as error:
         st.error(str(error))
@@ -153,4 +188,5 @@ def main() -> None:
     foot(predictor)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,7 @@ from fer_lib import cards, explain, plots
 from fer_lib.data.pictures import read_picture
 from fer_lib.data.sample import draw
 from fer_lib.files import InputError
-from fer_lib.mirror import Smoother, models_at_hand
+from fer_lib.mirror import Follower, models_at_hand
 from fer_lib.predict import Face, Predictor
 from fer_lib.predict.faces import Detector, make_detector
 from fer_lib.predict.outputs import draw_faces
@@ -29,11 +29,19 @@ from fer_lib.predict.outputs import draw_faces
 FRAME_SECONDS = 0.2  # between two frames of the camera
 SHOWN = 4  # faces of one picture, the largest first
 SIDE = 360  # pixels, height of a picture on the page
+MAPS = {"show_label": True, "container": True}
 SHOW = {"interactive": False, "buttons": ["fullscreen"]}  # without Gradio's button that uploads
 FONT = ["system-ui", "sans-serif"]  # a theme's own fonts would be fetched from Google
 TITLE = "# Facial expressions\nGive a picture, take one, or let the camera run."
 CHOOSE = "Choose a picture, or one of the drawn faces."
 MAP = "What the model looks at"
+NO_MAP = "A map needs the torch model: choose a run, or the default model."
+KEEP = 60  # seconds that a picture's file stays before it is deleted
+KEPT = (
+    "A picture that you give lies in a temporary folder for about a minute, as does its copy with "
+    "the faces marked, and in memory while the page is open; frames of the camera are in no file."
+)
+ONE = {"concurrency_id": "model", "concurrency_limit": 1}  # a map hangs a hook on the shared model
 
 
 @lru_cache(maxsize=4)
@@ -56,51 +64,68 @@ def drawn_faces() -> list[Image.Image]:
     return [Image.fromarray(one[0]) for one in draw(np.arange(7), 5, rough=0.3, size=360)]
 
 
-def looked_at(predictor: Predictor, faces: list[Face]) -> np.ndarray:
-    """The faces as the model was shown them, each under a map of what it looks at, side by side."""
+def looked_at(predictor: Predictor, faces: list[Face]) -> np.ndarray | None:
+    """The faces as the model was shown them, each under a map of what it looks at, side by side.
+
+    None where the model is an ONNX file, which shows nothing of its inside.
+    """
+    if predictor.model is None:
+        return None
     crops = np.array([face.crop for face in faces])
     _, maps = explain.maps(predictor.model, predictor.prepare(torch.from_numpy(crops)))
     return np.hstack([plots.heated(*pair) for pair in zip(crops, maps.cpu().numpy(), strict=True)])
 
 
-def read(path: str | None, name: str) -> tuple[str, Image.Image | None, np.ndarray | None]:
-    """What is in a still picture: cards, the picture with its faces marked, the maps."""
-    if path is None:
-        return cards.waiting(CHOOSE), None, None
-    predictor = load(name)
+def map_of(predictor: Predictor, faces: list[Face]) -> str:
+    """HTML of the maps of some faces, or why there are none."""
+    if not faces:
+        return ""
+    maps = looked_at(predictor, faces)
+    return NO_MAP if maps is None else cards.picture(maps, MAP)
+
+
+def opened(path: str | None) -> Image.Image | None:
+    """The picture itself, which outlives its file."""
     try:
-        picture = read_picture(path)
+        return read_picture(path) if path else None
     except InputError as error:
         raise gr.Error(str(error)) from error
+
+
+def read(picture: Image.Image | None, name: str) -> tuple[str, Image.Image | None, str]:
+    """What is in a still picture: cards, the picture with its faces marked, the maps."""
+    if picture is None:
+        return cards.waiting(CHOOSE), None, ""
+    predictor = load(name)
     found = predictor(picture)
     html = "".join(
         cards.card(face.expression, sure=face.sure) + cards.bars(face.probabilities)
         for face in found[:SHOWN]
     )
-    maps = looked_at(predictor, found[:SHOWN]) if found else None
-    return html or cards.card(None), draw_faces(picture, found), maps
+    marked = draw_faces(picture, found)
+    return html or cards.card(None), marked, map_of(predictor, found[:SHOWN])
 
 
 def watch(
-    frame: Image.Image | None, name: str, state: tuple[str, Smoother] | None
-) -> tuple[str, np.ndarray | None, tuple[str, Smoother]]:
-    """One frame of the camera: a card of its largest face, steadied in time, and the map."""
+    frame: Image.Image | None, name: str, state: tuple[str, Follower] | None
+) -> tuple[str, str, tuple[str, Follower]]:
+    """One frame of the camera: a card of the face that is followed, steadied in time, its map."""
     predictor = load(name)
     if state is None or state[0] != name:
-        state = name, Smoother(threshold=predictor.threshold)
-    smoother = state[1]
-    found = predictor(frame)[:1] if frame else []
-    smoother.update(found[0].probabilities if found else None, time.monotonic())
-    html = cards.card(smoother.expression, sure=smoother.sure) + cards.bars(
-        smoother.probabilities or dict.fromkeys(predictor.classes, 0.0)
+        state = name, Follower(threshold=predictor.threshold)
+    follower = state[1]
+    face = follower.take(predictor(frame) if frame else [], time.monotonic())
+    html = cards.card(follower.expression, sure=follower.sure) + cards.bars(
+        follower.probabilities or dict.fromkeys(predictor.classes, 0.0)
     )
-    return html, looked_at(predictor, found) if found else None, state
+    return html, map_of(predictor, [face] if face else []), state
 
 
 def page() -> gr.Blocks:
     """The page, not yet served."""
     names = list(models_at_hand(detector()))
-    with gr.Blocks(title="Facial expressions", analytics_enabled=False) as blocks:
+    deleted = {"delete_cache": (KEEP // 2, KEEP)}  # looked for how often, and from which age on
+    with gr.Blocks(title="Facial expressions", analytics_enabled=False, **deleted) as blocks:
         gr.Markdown(TITLE)
         model = gr.Dropdown(names, value=names[0], label="Model")
         with gr.Tab("Picture"):
@@ -118,22 +143,19 @@ def page() -> gr.Blocks:
                     answer = gr.HTML(cards.waiting(CHOOSE))
             with gr.Row():
                 marked = gr.Image(label="Faces", height=SIDE, **SHOW)
-                maps = gr.Image(label=MAP, height=SIDE, **SHOW)
+                maps = gr.HTML(label=MAP, **MAPS)
         with gr.Tab("Live camera"), gr.Row():
             with gr.Column(scale=3):
                 camera = gr.Image(type="pil", sources=["webcam"], streaming=True, label="Camera")
             with gr.Column(scale=2):
                 moment = gr.HTML(cards.waiting("Allow the camera, then choose Record."))
-                live_map = gr.Image(label=MAP, height=SIDE, **SHOW)
-        gr.Markdown(f"🔒 {cards.PRIVATE}\n\n{cards.LIMITS}")
-        state = gr.State()
-        gr.on(
-            [picture.change, model.change],
-            read,
-            [picture, model],
-            [answer, marked, maps],
-            show_progress="hidden",
-        )
+                live_map = gr.HTML(label=MAP, **MAPS)
+        gr.Markdown(f"🔒 {cards.PRIVATE} {KEPT}\n\n{cards.LIMITS}")
+        state, kept = gr.State(), gr.State()
+        shown = {"inputs": [kept, model], "outputs": [answer, marked, maps]}
+        given = picture.change(opened, picture, kept, show_progress="hidden")
+        given.success(read, **shown, show_progress="hidden", **ONE)
+        model.change(read, **shown, show_progress="hidden", **ONE)
         camera.stream(
             watch,
             [camera, model, state],
@@ -141,6 +163,7 @@ def page() -> gr.Blocks:
             stream_every=FRAME_SECONDS,
             time_limit=None,
             show_progress="hidden",
+            **ONE,
         )
     return blocks
 

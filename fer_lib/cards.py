@@ -4,12 +4,16 @@ They look alike in Streamlit, Gradio and a notebook, in light and dark, need no 
 nothing. `STYLE` must stand once on the page.
 """
 
+import io
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from urllib.parse import quote
 
+import numpy as np
 from matplotlib.colors import to_hex
+from PIL import Image
 
 from fer_lib.labels import EMOJI
 from fer_lib.plots import EMOTION_COLOURS
@@ -31,12 +35,13 @@ STYLE = """<style>
 .fer-fill { height: 100%; border-radius: .4rem; transition: width .25s linear; }
 .fer-band { width: 100%; height: 7rem; display: block; border-radius: .5rem;
   background: color-mix(in srgb, currentColor 6%, transparent); }
+.fer-picture { max-width: 100%; border-radius: .5rem; }
 .fer-axis { display: flex; justify-content: space-between; font-size: .8rem; opacity: .65; }
 </style>"""
 
 PRIVATE = (
-    "Everything is computed on this machine: no picture leaves it or is kept, and no usage "
-    "statistics are reported."
+    "Everything is computed on this machine: no picture leaves it, and no usage statistics are "
+    "reported."
 )
 LIMITS = (
     "**What this cannot tell.** It names what a face looks like, after labels on which people "
@@ -68,6 +73,14 @@ def waiting(note: str) -> str:
         '<div class="fer-card" data-expression=""><div class="fer-emoji">🪞</div>'
         f'<div class="fer-note">{escape(note)}</div></div>'
     )
+
+
+def picture(pixels: np.ndarray, name: str) -> str:
+    """A picture (H, W, 3) uint8 that is part of the page itself, so that no file is written."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG", compress_level=1)
+    data = b64encode(content.getvalue()).decode()
+    return f'<img class="fer-picture" alt="{name}" src="data:image/png;base64,{data}">'
 
 
 def bars(probabilities: Mapping[str, float]) -> str:

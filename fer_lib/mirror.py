@@ -1,7 +1,8 @@
 """A camera's frames read one after the other: an expression that is steady enough to show.
 
 A model reads every frame by itself, so that its first choice flickers between two expressions that
-are nearly as likely. `Smoother` steadies it in time; `Mirror` turns frames into what a page shows.
+are nearly as likely. `Smoother` steadies it in time, `Follower` does so for one of several faces,
+and `Mirror` turns frames into what a page shows.
 """
 
 import math
@@ -18,7 +19,10 @@ from fer_lib.labels import EMOJI
 from fer_lib.predict import Face, Predictor
 from fer_lib.predict.faces import Detector
 from fer_lib.predict.outputs import draw_faces
-from fer_lib.runs import list_runs
+from fer_lib.runs import list_runs, runs_folder
+
+SAME = 0.3  # overlap from which on faces of two frames are one person's
+STALE = 2.0  # seconds without a new frame after which a view is old
 
 
 class Smoother:
@@ -94,6 +98,30 @@ class Smoother:
         self.sure = self.probabilities[self.expression] >= self.threshold - slack
 
 
+class Follower(Smoother):
+    """Smooths what is read in one of several faces, and starts anew when it is another person's.
+
+    The largest face is followed at first, then the one that overlaps it most.
+
+    Attributes:
+        last: the face as it was seen last; None before the first, and once it is forgotten.
+    """
+
+    def clear(self) -> None:
+        super().clear()
+        self.last: Face | None = None
+
+    def take(self, found: list[Face], now: float) -> Face | None:
+        """Take in the faces of one frame; the one that is followed, None where there is none."""
+        face = follow(self.last, found)
+        if face and self.last and overlap(self.last, face) <= SAME:
+            self.clear()
+        self.update(face and face.probabilities, now)
+        if face:
+            self.last = face
+        return face
+
+
 @dataclass(frozen=True)
 class View:
     """What a page shows of one moment; never changed, so that any thread may read it.
@@ -105,6 +133,7 @@ class View:
         faces: how many were found in the last frame.
         rate: frames a second that were read, over the last two seconds.
         latency: milliseconds that the last frame took.
+        time: when it was read, by the mirror's clock.
     """
 
     expression: str | None = None
@@ -114,12 +143,13 @@ class View:
     faces: int = 0
     rate: float = 0.0
     latency: float = 0.0
+    time: float = -math.inf
 
 
 class Mirror:
     """Frames of one camera in, mirrored frames with marked faces out, and `view` for the page.
 
-    One face is followed: the largest at first, then the one that overlaps it most.
+    One face is followed, as by `Follower`.
 
     Args:
         predictor: finds and reads the faces; `use` changes it at any time.
@@ -129,26 +159,29 @@ class Mirror:
     def __init__(self, predictor: Predictor, *, clock: Callable[[], float] = time.monotonic):
         self.clock = clock
         self.times: deque[float] = deque()
-        self.followed: Face | None = None
         self.view = View()
         self.use(predictor)
 
     def use(self, predictor: Predictor) -> None:
         """Read the next frames with another model; what was read so far is forgotten."""
         # One assignment: a frame under way in another thread keeps both of the old ones.
-        self.using = predictor, Smoother(threshold=predictor.threshold)
+        self.using = predictor, Follower(threshold=predictor.threshold)
+
+    @property
+    def stale(self) -> bool:
+        """Whether no frame was read for some seconds."""
+        return self.clock() - self.view.time > STALE
 
     def look(self, frame: np.ndarray) -> np.ndarray:
         """Read one frame, (H, W, 3) uint8 RGB, and return it mirrored, with its faces marked."""
-        predictor, smoother = self.using
+        predictor, follower = self.using
         start = self.clock()
         frame = np.ascontiguousarray(frame[:, ::-1])
         found = predictor(frame)
-        self.followed = follow(self.followed, found)
-        smoother.update(self.followed and self.followed.probabilities, start)
+        followed = follower.take(found, start)
         now = self.clock()
-        self.view = self.describe(smoother, len(found), start, now)
-        shown = [steady(face, smoother) if face is self.followed else face for face in found]
+        self.view = self.describe(follower, len(found), start, now)
+        shown = [steady(face, follower) if face is followed else face for face in found]
         return np.asarray(draw_faces(Image.fromarray(frame), shown))
 
     def describe(self, smoother: Smoother, faces: int, start: float, now: float) -> View:
@@ -165,6 +198,7 @@ class Mirror:
             faces=faces,
             rate=(len(self.times) - 1) / span if span else 0.0,
             latency=1000 * (now - start),
+            time=now,
         )
 
 
@@ -184,7 +218,7 @@ def follow(before: Face | None, found: list[Face]) -> Face | None:
     if not found:
         return None
     overlaps = [overlap(before, face) if before else 0.0 for face in found]
-    if max(overlaps) > 0.3:
+    if max(overlaps) > SAME:
         return found[overlaps.index(max(overlaps))]
     return max(found, key=lambda face: face.box[2] * face.box[3])
 
@@ -199,7 +233,10 @@ def overlap(one: Face, other: Face) -> float:
 
 
 def models_at_hand(detector: Detector) -> dict[str, Callable[[], Predictor]]:
-    """What loads each model that a page offers, by a name for people: the default, then runs.
+    """What loads each model that a page offers, by a name for people.
+
+    The default, then the finished runs that have their weights, the newest first, then what was
+    exported into the folder of runs (`--export runs/NAME.onnx` of `python -m fer_lib.predict`).
 
     Args:
         detector: finds the faces for all of them.
@@ -207,9 +244,11 @@ def models_at_hand(detector: Detector) -> dict[str, Callable[[], Predictor]]:
     choices: dict[str, Callable[[], Predictor]] = {
         "the default model": partial(Predictor.default, detector=detector)
     }
-    for run in reversed(list_runs()):  # the newest first
-        data = run.config["data"]
-        mark = f", {data['mark']}" if data["mark"] else ""
-        name = f"{run.train_config.model} on {data['dataset']}{mark} ({run.name.split('_')[0]})"
-        choices[name] = partial(Predictor.from_run, run, detector=detector)
+    for run in reversed(list_runs()):
+        if (run.folder / "best.safetensors").exists():
+            mark = run.config["data"]["mark"]
+            name = f"{run.name}, {mark}" if mark else run.name
+            choices[name] = partial(Predictor.from_run, run, detector=detector)
+    for path in sorted(runs_folder().glob("*.onnx")):
+        choices[path.name] = partial(Predictor.from_file, path, detector=detector)
     return choices

@@ -1,6 +1,12 @@
-"""Every test has a home of its own, so that nothing lands in the checkout."""
+"""A home for every test, so that nothing lands in the checkout; what tests in a browser need."""
 
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +17,43 @@ from fer_lib.evaluate import Predictions, evaluate, save_predictions
 from fer_lib.files import InputError, write_json
 from fer_lib.recipes import recipe
 from fer_lib.runs import Run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Run the tests of one module in one process: what they share is made once."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_until_it_answers(server: subprocess.Popen, address: str, log: Path) -> None:
+    """Until a page is served, two minutes at most; fails with what the process said."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.25)
+    pytest.fail(log.read_text())
 
 
 @pytest.fixture(autouse=True)

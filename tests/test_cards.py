@@ -1,10 +1,14 @@
 """Pieces of HTML: what they say to people, and to a program."""
 
+import io
 import re
+from base64 import b64decode
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fer_lib import cards
 
@@ -19,6 +23,12 @@ def test_a_card_says_the_same_to_people_and_programs():
     assert "perhaps happy" in unsure
     assert "&lt;b&gt;" in unsure
     assert "no face" in cards.card(None)
+
+
+def test_a_picture_is_part_of_the_page():
+    given = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    data = re.search(r'src="data:image/png;base64,([^"]+)"', cards.picture(given, "noise"))[1]
+    assert (np.asarray(Image.open(io.BytesIO(b64decode(data)))) == given).all()
 
 
 def test_bars_are_as_long_as_they_are_probable_and_keep_their_order():

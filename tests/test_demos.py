@@ -3,36 +3,47 @@
 import io
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import CHROMIUM, FLAGS, free_port, wait_until_it_answers
 from PIL import Image
 
+from fer_lib import cards
 from fer_lib.data import load_faces
 from fer_lib.data.sample import draw, make_sample
 from fer_lib.labels import EMOJI, EMOTIONS
 from fer_lib.predict import Predictor
-from fer_lib.predict.predictor import DEFAULT
+from fer_lib.predict.onnx import write_onnx
 from fer_lib.recipes import recipe
 from fer_lib.train import train
-from tests.test_jupyterlab import CHROMIUM, FLAGS
 
 ROOT = Path(__file__).resolve().parent.parent
-PERIOD = 3  # seconds of each expression in a video
+PERIOD = 5  # seconds of each expression in a video
 RATE = 30  # frames a second, at which Chromium plays an MJPEG file
 WAIT = 120_000  # milliseconds for anything on a page
 STREAMLIT = ("-m", "streamlit", "run", ROOT / "demo/emoji_mirror.py", "--server.headless=true")
+CONNECTIONS = """
+window.connections = [];
+window.RTCPeerConnection = new Proxy(window.RTCPeerConnection, {
+  construct(target, given) {
+    window.connections.push(given[0]?.iceServers ?? []);
+    return new target(...given);
+  },
+});
+"""  # keeps the servers that each WebRTC connection of a page is told to ask
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed (apt install chromium)"
-)
+for package in ("gradio", "streamlit_webrtc"):
+    pytest.importorskip(package, reason=f"{package} is in the demo extra")
+
+pytestmark = pytest.mark.xdist_group("browser")  # one at a time
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +53,8 @@ def home(tmp_path_factory) -> Path:
     faces = make_sample(1200, 0, wrong=0)
     faces = faces.subset(np.isin(faces.labels, [EMOTIONS.index(name) for name in ("happy", "sad")]))
     short = {"epochs": 18, "batch_size": 16, "lr": 0.003, "options": {"width": 16}}
-    train(recipe("baseline_cnn", "ours", "sample", **short), faces, runs=folder / "runs")
+    run = train(recipe("baseline_cnn", "ours", "sample", **short), faces, runs=folder / "runs")
+    write_onnx(folder / "runs/small.onnx", Predictor.from_run(run, detector="haar"))
     return folder
 
 
@@ -52,9 +64,7 @@ def serve(home: Path, *command: str | Path, **variables: str):
 
     Whatever the process itself asks for elsewhere goes to a proxy, which must not be called.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     proxy = socket.create_server(("127.0.0.1", 0))
     proxy.setblocking(False)
     address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
@@ -80,18 +90,6 @@ def serve(home: Path, *command: str | Path, **variables: str):
             server.kill()
 
 
-def wait_until_it_answers(server: subprocess.Popen, address: str, log: Path) -> None:
-    """Until a page is served; fails with what the process said."""
-    for _ in range(480):
-        try:
-            urllib.request.urlopen(address)
-            return
-        except OSError:
-            assert server.poll() is None, log.read_text()
-            time.sleep(0.25)
-    pytest.fail(log.read_text())
-
-
 @pytest.fixture(scope="module")
 def mirror(home):
     with serve(home, *STREAMLIT, STREAMLIT_SERVER_PORT="{port}") as address:
@@ -104,7 +102,6 @@ def gradio(home):
     places = {"GRADIO_SERVER_PORT": "{port}", "TMPDIR": str(home / "tmp")}
     with serve(home, ROOT / "demo/gradio_app.py", **places) as address:
         yield address
-        assert pictures(home / "tmp")
     assert not pictures(home / "tmp")  # none is kept
 
 
@@ -115,6 +112,8 @@ def pictures(folder: Path) -> list[Path]:
 @pytest.fixture
 def look(tmp_path):
     """Open a page before a camera that shows pictures (H, W) in turn; all it asks for is local."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (apt install chromium)")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is in the dev extra")
     with sync_api.sync_playwright() as playwright:
         asked = set()
@@ -130,6 +129,7 @@ def look(tmp_path):
             page = browser.new_page(viewport={"width": 1300, "height": 1000})
             page.set_default_timeout(WAIT)
             page.on("request", lambda request: asked.add(request.url))
+            page.add_init_script(CONNECTIONS)
             page.goto(address)
             return page
 
@@ -165,20 +165,30 @@ def start_mirror(page) -> None:
     page.frame_locator("iframe").get_by_role("button", name="Start the camera").click()
 
 
-def choose_run(page) -> None:
-    """Choose the run of drawn faces instead of the default model."""
+def start_gradio(page) -> None:
+    page.get_by_role("tab", name="Live camera").click()
+    page.get_by_role("button", name="Click to Access Webcam").click()
+    page.get_by_role("button", name="capture photo").click()
+
+
+def choose(page, name: str = "_baseline_cnn_sample_s0, sample data") -> None:
+    """Choose a model by a part of its name: that of drawn faces instead of the default."""
     page.get_by_label("Model").click()
-    page.get_by_role("option", name="baseline_cnn on sample, sample data").click()
+    page.get_by_role("option", name=name).click()
 
 
 def test_the_mirror_shows_the_emoji_of_the_drawn_expression(mirror, look):
     page = look(mirror, drawn("happy", "sad"))
-    choose_run(page)
+    choose(page)
     start_mirror(page)
     for expression in ("happy", "sad", "happy"):
         wait_for(page, expression)
     speed = page.get_by_text(re.compile(r"^[\d.]+ frames a second, \d+ ms each$")).inner_text()
-    assert float(speed.split()[0]) > 0
+    assert float(speed.split()[0]) > 1
+    frames = [frame.evaluate("window.connections ?? []") for frame in page.frames]
+    made = [servers for connections in frames for servers in connections]
+    assert made
+    assert not any(made)  # no server is asked for an address
     assert "data:image/svg+xml,%3Csvg" in page.locator(".fer-band").get_attribute("src")
     assert page.locator(".fer-bars .fer-fill").count() == len(EMOTIONS)
     page.get_by_text("no picture leaves it").wait_for()
@@ -187,7 +197,7 @@ def test_the_mirror_shows_the_emoji_of_the_drawn_expression(mirror, look):
 
 def test_the_mirror_reads_still_pictures_without_a_camera(mirror, look, tmp_path):
     page = look(mirror, drawn("happy"))
-    choose_run(page)
+    choose(page)
     page.get_by_text("Still picture", exact=True).click()
     wait_for(page, "happy")
     page.get_by_test_id("stButtonGroup").get_by_text("sad", exact=True).click()
@@ -200,18 +210,29 @@ def test_the_mirror_reads_still_pictures_without_a_camera(mirror, look, tmp_path
     page.get_by_text("broken.png cannot be read").wait_for()
 
 
-def test_gradio_reads_a_picture_and_the_camera(gradio, look):
+def test_gradio_reads_a_picture(gradio, look, home):
     page = look(gradio, drawn("happy", "sad"))
-    choose_run(page)
+    choose(page)
     page.locator(".gallery-item").nth(EMOTIONS.index("happy")).click()
     wait_for(page, "happy")
     for label in ("Faces", "What the model looks at"):
         page.locator(".block", has_text=label).locator("img:visible").first.wait_for()
-    page.get_by_role("tab", name="Live camera").click()
-    page.get_by_role("button", name="Click to Access Webcam").click()
-    page.get_by_role("button", name="capture photo").click()
-    for expression in ("happy", "sad", "happy"):
+    assert pictures(home / "tmp")  # the fixture sees whether they go
+    choose(page, "small.onnx")
+    page.get_by_text("A map needs the torch model").first.wait_for()
+    wait_for(page, "happy")
+
+
+def test_gradio_reads_the_camera_and_writes_no_frame(gradio, look, home):
+    page = look(gradio, drawn("happy", "sad"))
+    choose(page)
+    start_gradio(page)
+    wait_for(page, "happy")
+    before = pictures(home / "tmp")
+    for expression in ("sad", "happy"):
         wait_for(page, expression)
+    page.locator(".fer-picture:visible").wait_for()
+    assert pictures(home / "tmp") == before
     page.get_by_text("no picture leaves it").wait_for()
 
 
@@ -219,8 +240,6 @@ def real_faces(*expressions: str) -> list[np.ndarray]:
     """A face of FER2013 for each expression, of those that the default model names so."""
     if not os.environ.get("FER_DATA"):
         pytest.skip("FER_DATA is not set: a folder with fer2013.csv")
-    if not DEFAULT.exists():
-        pytest.skip("the default weights are not here")
     faces = load_faces("fer2013", os.environ["FER_DATA"], say=lambda line: None)
     test = faces.split == "test"
     predictor, found = Predictor.default(say=lambda line: None), []
@@ -231,8 +250,96 @@ def real_faces(*expressions: str) -> list[np.ndarray]:
     return found
 
 
-def test_the_mirror_shows_the_emoji_of_real_expressions(mirror, look):
-    page = look(mirror, real_faces("happy", "surprise"))
-    start_mirror(page)
+@pytest.mark.parametrize(("name", "start"), [("mirror", start_mirror), ("gradio", start_gradio)])
+def test_both_pages_show_the_emoji_of_real_expressions(name, start, look, request):
+    faces = real_faces("happy", "surprise")
+    page = look(request.getfixturevalue(name), faces)
+    start(page)
     for expression in ("happy", "surprise", "happy"):
         wait_for(page, expression)
+
+
+@pytest.mark.parametrize("name", ["mirror", "gradio"])
+def test_another_machine_cannot_reach_a_page(name, request):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outward:
+        try:
+            outward.connect(("192.0.2.1", 9))  # sends nothing; it chooses the address
+        except OSError:
+            pytest.skip("this machine has only its loopback")
+        own = outward.getsockname()[0]
+    port = int(request.getfixturevalue(name).rsplit(":")[-1])
+    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((own, port), timeout=5)
+
+
+@pytest.fixture(scope="module")
+def scripts() -> dict[str, SimpleNamespace]:
+    """What the two scripts define, without running them."""
+    paths = (ROOT / "demo").glob("*.py")
+    return {path.stem: SimpleNamespace(**runpy.run_path(str(path))) for path in paths}
+
+
+def test_the_mirror_promises_nothing_that_a_setting_breaks(scripts):
+    from streamlit.config import get_option, set_option
+
+    leak = scripts["emoji_mirror"].leak
+    names = ("browser.gatherUsageStats", "server.address")
+    before = {name: get_option(name) for name in names}
+    try:
+        for stats, address, said in (
+            (True, "127.0.0.1", "usage statistics"),
+            (False, "0.0.0.0", "Other machines"),
+            (False, None, "Other machines"),
+            (False, "127.0.0.1", ""),
+        ):
+            set_option(names[0], stats)
+            set_option(names[1], address)
+            assert said in leak()
+            assert bool(leak()) == bool(said)
+    finally:
+        for name, value in before.items():
+            set_option(name, value)
+
+
+def test_a_frame_that_cannot_be_read_comes_back_and_says_why(scripts):
+    def fail(frame):
+        raise RuntimeError("out of memory")
+
+    mirror = SimpleNamespace(look=fail)
+    processor = scripts["emoji_mirror"].Processor(mirror)
+    frame = scripts["emoji_mirror"].VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))
+    assert processor.recv(frame) is frame
+    assert "out of memory" in str(processor.error)
+    mirror.look = lambda frame: frame
+    processor.recv(frame)
+    assert processor.error is None
+
+
+def test_gradio_uses_a_model_for_one_thing_at_a_time_and_deletes_files(scripts, monkeypatch):
+    monkeypatch.setenv("FER_DETECTOR", "haar")
+    page = scripts["gradio_app"].page()
+    events = [event for event in page.fns.values() if event.name in ("read", "watch")]
+    assert len(events) == 3
+    assert {(event.concurrency_id, event.concurrency_limit) for event in events} == {("model", 1)}
+    assert page.delete_cache == (30, 60)
+
+
+def test_gradio_follows_one_face_although_another_grows_larger(scripts):
+    from fer_lib.predict import Face
+    from fer_lib.predict.faces import Box
+
+    def face(x, side, expression):
+        p = {"happy": 0.1, "sad": 0.1} | {expression: 0.9}
+        return Face(Box(x, 0, side, side), p, expression, "", True, None, np.zeros((1, 4, 4)))
+
+    frames = iter([[face(0, 90, "happy")], [face(300, 150, "sad"), face(5, 90, "happy")]])
+    found = SimpleNamespace(threshold=0.5, classes=("happy", "sad"), model=None)
+    stand_in = type("StandIn", (), {**vars(found), "__call__": lambda self, frame: next(frames)})()
+    watch = scripts["gradio_app"].watch
+    watch.__globals__["load"] = lambda name: stand_in
+    state, picture = None, Image.new("L", (9, 9))
+    for _ in range(2):
+        html, maps, state = watch(picture, "any", state)
+    assert cards.card("happy") in html
+    assert maps == scripts["gradio_app"].NO_MAP

@@ -2,29 +2,20 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
+from conftest import CHROMIUM, FLAGS, free_port, wait_until_it_answers
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 WAIT = 600_000  # milliseconds for all cells of one notebook
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed (apt install chromium)"
-)
+pytestmark = [
+    pytest.mark.xdist_group("browser"),  # one at a time
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt install chromium)"),
+]
 
 
 @pytest.fixture
@@ -32,24 +23,15 @@ def lab(tmp_path):
     """Address of a JupyterLab on a copy of the notebooks, with data and runs of its own."""
     folder = tmp_path
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port, log = free_port(), folder / "log"
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--allow-root"]
     command += ["--expose-app-in-browser", "--IdentityProvider.token=", f"--notebook-dir={folder}"]
     environment = os.environ | {"FER_HOME": str(folder), "JUPYTER_CONFIG_DIR": str(folder / "c")}
-    with open(folder / "log", "w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
+    with open(log, "w") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=folder)
     try:
         address = f"http://127.0.0.1:{port}"
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{address}/api")
-                break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.fail((folder / "log").read_text())
+        wait_until_it_answers(server, f"{address}/api", log)
         yield address
     finally:
         server.terminate()

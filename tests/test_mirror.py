@@ -1,11 +1,14 @@
 """The smoothing of probabilities in time, the face that is followed, and frames in and out."""
 
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 
-from fer_lib.mirror import Mirror, Smoother, follow, models_at_hand
+from fer_lib.files import write_json
+from fer_lib.mirror import Follower, Mirror, Smoother, follow, models_at_hand
 from fer_lib.predict import Face
 from fer_lib.predict.faces import Box
 
@@ -96,6 +99,20 @@ def test_a_face_is_followed_although_another_grows_larger():
     assert follow(one, []) is None
 
 
+def test_another_person_starts_anew_and_the_same_one_goes_on():
+    follower = Follower(seconds=0.4)
+    follower.take([face(0)], 0.0)
+    follower.take([], 0.1)  # not found for once
+    follower.take([face(10, happy=0.1)], 0.2)
+    assert 0.1 < follower.probabilities["happy"] < 0.9
+    follower.take([face(400, happy=0.1)], 0.3)
+    assert follower.probabilities["happy"] == pytest.approx(0.1)
+    assert follower.expression == "sad"
+    follower.take([], 5.0)
+    large, near = face(0, 200), face(400)
+    assert follower.take([large, near], 5.1) is large  # who was followed is forgotten
+
+
 class StandIn:
     """A predictor that finds a face in the bright half of a frame."""
 
@@ -147,6 +164,39 @@ def test_another_model_starts_anew(mirror):
     mirror.look(frame(200, 0))
     assert mirror.view.expression == "sad"
     assert len(mirror.view.history) == 1
+
+
+def test_a_view_is_stale_once_no_frame_came_for_two_seconds():
+    now = [0.0]
+    mirror = Mirror(StandIn(), clock=lambda: now[0])
+    assert mirror.stale
+    mirror.look(frame(0, 200))
+    now[0] = 1.9
+    assert not mirror.stale
+    now[0] = 2.1
+    assert mirror.stale
+
+
+def test_models_at_hand_are_runs_with_weights_and_exported_files(make_run, fer_home):
+    for time, weights in (("20260101-000001", True), ("20260101-000002", False)):
+        folder = make_run(time=time).folder
+        config = json.loads((folder / "config.json").read_text())
+        config["data"] |= {"dataset": "noise", "mark": "sample data"}
+        write_json(folder / "config.json", config)
+        if weights:
+            (folder / "best.safetensors").touch()
+        shutil.move(folder, fer_home / "runs" / folder.name)
+    other = shutil.copytree(
+        fer_home / "runs/20260101-000001_baseline_cnn_noise_s0",
+        fer_home / "runs/20260101-000001_baseline_cnn_noise_s1",
+    )
+    (fer_home / "runs/small.onnx").touch()
+    assert list(models_at_hand(detector=None)) == [
+        "the default model",
+        f"{other.name}, sample data",
+        "20260101-000001_baseline_cnn_noise_s0, sample data",
+        "small.onnx",
+    ]
 
 
 def test_without_runs_the_default_model_is_at_hand():

@@ -17,6 +17,7 @@ import pytest
 
 from fer_lib import plots
 from fer_lib.compare import figures
+from fer_lib.files import InputError
 from fer_lib.models import MODULES
 from fer_lib.pipeline import STAGES, TRAININGS
 
@@ -231,6 +232,29 @@ def test_every_printed_number_of_the_sample_says_so(executed):
         assert all("sample data" in line for line in figures), name
 
 
+def test_no_crop_of_a_picture_of_ones_own_is_kept(tmp_path):
+    from PIL import Image
+
+    from fer_lib.data.sample import draw
+
+    for folder in ("one", "two"):  # of one name
+        (tmp_path / folder).mkdir()
+        face = np.pad(draw(np.array([3]), 5, rough=0.3, size=240)[0, 0], 60, constant_values=128)
+        Image.fromarray(face).save(tmp_path / folder / "me.png")
+    kept = tmp_path / "home/runs/try_it_sample_sample"
+    kept.mkdir(parents=True)
+    (kept / "maps.png").touch()  # as an older version left it
+    source, env = ROOT / "notebooks/11_try_it.ipynb", environment(tmp_path / "home", ROOT)
+    pictures = [str(tmp_path / folder / "me.png") for folder in ("one", "two")]
+    given = {"pictures": json.dumps(pictures), "interactive": False}
+    text = papermill_run(source, tmp_path / "out.ipynb", env, **given)
+    assert [path.name for path in kept.iterdir()] == ["faces.json"]
+    found = json.loads((kept / "faces.json").read_text())["pictures"]
+    assert list(found) == pictures
+    assert all(found.values())  # there were crops
+    assert text.count("aces are found by") == 1
+
+
 def test_a_finished_run_is_loaded_and_not_trained_again(executed, tmp_path):
     home, texts = executed
     assert texts["03_cnn"].count(": trained ") == 1  # one of two was a student in 02
@@ -325,6 +349,21 @@ def test_a_button_shows_each_picture_that_it_is_given():
     file = {"name": "a.png", "type": "image/png", "size": 3, "last_modified": datetime.now(UTC)}
     button.value = ({**file, "content": b"abc"}, {**file, "name": "b.png", "content": b"d"})
     assert seen == [("a.png", b"abc"), ("b.png", b"d")]
+
+
+def test_a_bad_file_gets_a_sentence_and_the_next_is_shown(capsys):
+    seen = []
+
+    def show(name, data):
+        if name == "a.png":
+            raise InputError("a.png cannot be read")
+        seen.append(name)
+
+    button = plots.upload(show)
+    file = {"type": "", "size": 1, "last_modified": datetime.now(UTC), "content": b"a"}
+    button.value = ({**file, "name": "a.png"}, {**file, "name": "b.png"})
+    assert seen == ["b.png"]
+    assert "a.png cannot be read" in capsys.readouterr().out
 
 
 def test_a_figure_shows_itself_in_a_notebook():

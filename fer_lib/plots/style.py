@@ -134,7 +134,10 @@ def interact(show: Callable[..., object], **choices: Any) -> Any:
 
 
 def upload(show: Callable[[str, bytes], object]) -> Any:
-    """A button that takes pictures; `show` runs below it for each, with its name and content."""
+    """A button that takes pictures; `show` runs below it for each, with its name and content.
+
+    Where it raises InputError, the sentence stands in its place, and the next picture follows.
+    """
     from IPython.display import display
     from ipywidgets import FileUpload, Output
 
@@ -147,7 +150,10 @@ def upload(show: Callable[[str, bytes], object]) -> Any:
         with below:
             below.clear_output(wait=True)
             for file in files:
-                show(file["name"], bytes(file["content"]))
+                try:
+                    show(file["name"], bytes(file["content"]))
+                except InputError as error:
+                    print(error)
 
     button.observe(changed, names="value")
     display(button, below)
