@@ -67,8 +67,9 @@ def evaluate_in_depth(
     """Evaluate a finished run, write its `evaluation.json`, and return what it holds.
 
     Views and robustness are computed once: what the file already has of these weights, on as many
-    images or more, is kept; were they made by other code, `say` is told. Each part is written as
-    soon as it is done. Without the weights they are left out, or kept as computed before.
+    images or more, is kept, and all of it where a CPU is too slow to compute any; were they made by
+    other code, `say` is told. Each part is written as soon as it is done. Without the weights they
+    are left out, or kept as computed before.
 
     Args:
         images: test images to use for views and robustness, drawn once by a fixed seed. None: all
@@ -130,10 +131,10 @@ def from_weights(
         say(f"views and robustness: loaded from evaluation.json, {described(made, total)}{by}")
         return
     if not wanted:
-        for key in FROM_WEIGHTS:
-            found.pop(key, None)
+        left_out(found, same_weights=made.get("weights_sha256") == now["weights_sha256"])
         write_json(path, found)
-        say(f"views and robustness of {run.name} would take long on this CPU and are left out: "
+        what = "the rest is" if "computed" in found else "are"
+        say(f"views and robustness of {run.name} would take long on this CPU and {what} left out: "
             f"use a GPU, or say how many test images (images={FEWEST})")  # fmt: skip
         return
     if not same or made["code"] != now["code"]:
@@ -148,6 +149,15 @@ def from_weights(
         if name not in found["robustness"]:
             found["robustness"][name] = subject.robustness(name)
             write_json(path, found)
+
+
+def left_out(found: dict[str, Any], *, same_weights: bool) -> None:
+    """Drop views and robustness of other weights, or those that nothing was computed of."""
+    for key in ("views", "robustness"):
+        if not (same_weights and found.get(key)):
+            found.pop(key, None)
+    if not {"views", "robustness"} & set(found):
+        found.pop("computed", None)
 
 
 def described(computed: dict[str, Any], total: int) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, read_json, replacing, write_json
+from fer_lib.recipes import setting
 from fer_lib.runs import Run
 
 START, END = "<!-- results -->", "<!-- /results -->"
@@ -87,16 +89,20 @@ def results_table(folder: Path) -> str:
 
 def _row(kept: dict[str, Any]) -> dict[str, str]:
     results, environment = kept["results"], kept["config"]["environment"]
-    labels = kept["config"]["train"]["labels"]
-    backbone = kept["config"]["train"]["options"].get("backbone", "")
+    train = TrainConfig.from_dict(kept["config"]["train"])
+    labels, backbone = train.labels, train.options.get("backbone", "")
+    shown = (f"labels={labels}", f"backbone={backbone}")  # in columns of their own
+    changed = [part for part in setting(train).split() if part not in shown]
     learned = () if labels == "original" else (f"{labels} labels",)
     full, clean = (results["test"].get(part) for part in ("full", "clean"))
     low, high = full["interval"]["accuracy"]
     return {
         "model": " on ".join(filter(None, (results["model"], backbone))),
         "recipe": f"{results['recipe']}, {results['preset']}, seed {results['seed']}",
+        "changed": " ".join(changed),
         "data": " ".join(filter(None, (results["dataset"], *learned, results["mark"]))),
         "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",
+        "one view": f"{results['one_view']['test']:.1%}" if "one_view" in results else "",
         "clean test": f"{clean['accuracy']:.1%}" if clean else "",
         "macro-F1": f"{full['macro_f1']:.3f}",
         "validation": f"{results['valid']['full']['accuracy']:.1%}",

@@ -1,5 +1,7 @@
-"""How each model is trained: the recipes as published and ours, and the shorter presets."""
+"""How each model is trained: recipes as published and ours, shorter presets, and what differs."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from fer_lib.augment import Augmentation
@@ -21,18 +23,10 @@ CNN_PUBLISHED = {
     "clip_grad": 1.0,
     "class_weights": True,
     "augmentation": Augmentation(
-        flip=0.5,
-        affine=0.7,
-        rotate=15,
-        translate=0.1,
-        scale=(0.85, 1.15),
-        photometric=0.5,
-        brightness=0.2,
-        contrast=0.2,
-        noise=0.2,
-        dropout=0.3,
+        flip=0.5, affine=0.7, rotate=15, translate=0.1, scale=(0.85, 1.15), photometric=0.5,
+        brightness=0.2, contrast=0.2, noise=0.2, dropout=0.3,
     ),
-}
+}  # fmt: skip
 # No class weights (they trade accuracy for rare classes), a larger rate with warm-up and cosine, a
 # moving average, and milder augmentation: the published runs underfitted.
 CNN_OURS = {
@@ -55,18 +49,10 @@ SCRATCH_PUBLISHED = {
     "label_smoothing": 0.05,
     "options": {"dropout": 0.15},
     "augmentation": Augmentation(
-        flip=0.5,
-        affine=0.7,
-        rotate=10,
-        translate=0.05,
-        scale=(0.9, 1.1),
-        crop=(0.85, 1.0),
-        photometric=0.5,
-        brightness=0.2,
-        contrast=0.2,
-        erase=0.25,
+        flip=0.5, affine=0.7, rotate=10, translate=0.05, scale=(0.9, 1.1), crop=(0.85, 1.0),
+        photometric=0.5, brightness=0.2, contrast=0.2, erase=0.25,
     ),
-}
+}  # fmt: skip
 # What keeps a transformer from learning 28,709 faces by heart: stochastic depth and mixup instead
 # of dropout, ten times the weight decay at a higher rate, and a moving average.
 SCRATCH_OURS = SCRATCH_PUBLISHED | {
@@ -122,16 +108,10 @@ MOE_PUBLISHED = {
     "plateau_factor": 0.2,
     "plateau_patience": 2,
     "augmentation": Augmentation(
-        flip=0.5,
-        affine=1.0,
-        rotate=10,
-        translate=0.1,
-        scale=(0.9, 1.1),
-        photometric=1.0,
-        brightness=0.2,
-        contrast=0.2,
+        flip=0.5, affine=1.0, rotate=10, translate=0.1, scale=(0.9, 1.1), photometric=1.0,
+        brightness=0.2, contrast=0.2,
     ),
-}
+}  # fmt: skip
 GREFEL_PUBLISHED = {
     "pretrained": True,
     "epochs": 150,
@@ -236,3 +216,32 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
     return TrainConfig.from_dict(
         {"model": model, "recipe": name, "preset": preset, "options": options, **values}
     )
+
+
+def setting(config: TrainConfig) -> str:
+    """What a run changed in its recipe, as in "epochs=5 width=16"; "" for the plain recipe.
+
+    The seed does not count, nor a warm-up that is shorter because the epochs are. Values are JSON;
+    `default` stands for an option that the recipe sets and the run does not.
+    """
+    shortened = recipe(config.model, config.recipe, config.preset, epochs=config.epochs)
+    plain = recipe(config.model, config.recipe, config.preset)
+    before = _flat(shortened) | {"epochs": plain.epochs, "seed": config.seed}
+    after = _flat(config)
+    changed = [key for key in {**after, **before} if after.get(key) != before.get(key)]
+    return " ".join(f"{key}={_text(after.get(key, 'default'))}" for key in changed)
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    """All settings by name, those of the model and of the augmentation among them."""
+    values = json.loads(json.dumps(config.to_dict()))  # lists and tuples become the same
+    options, draws = values.pop("options"), values.pop("augmentation")
+    if isinstance(values["pretrained"], str):  # files of runs have the same names: say which run
+        start = Path(values["pretrained"])
+        values["pretrained"] = (start.parent if start.stem in ("best", "encoder") else start).name
+    options |= options.pop("backbone_options", None) or {}
+    return values | options | {f"augmentation.{key}": value for key, value in draws.items()}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -27,8 +27,9 @@ from fer_lib.compare import (
 )
 from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.evaluate import Predictions, save_predictions
-from fer_lib.files import InputError
+from fer_lib.files import InputError, write_json
 from fer_lib.recipes import recipe
+from fer_lib.runs import Run
 
 
 def test_the_best_on_validation_is_not_chosen_by_the_test(three_runs):
@@ -62,18 +63,40 @@ def test_runs_of_one_recipe_that_differ_are_told_apart(three_runs, make_run):
     assert seeds.loc["baseline_cnn", "ours"].to_dict() == {"": 2, "epochs=5": 1, "limit=64": 1}
 
 
-def test_what_all_runs_of_a_recipe_changed_alike_is_not_in_their_names(make_run):
-    few = make_run(slice(0, 5), time="7", epochs=5, limit=64)
-    many = make_run(slice(0, 5), time="8", epochs=5)
-    assert short_names([few, many]) == ["baseline_cnn ours s0 limit=64", "baseline_cnn ours s0"]
-    assert short_names([many]) == ["baseline_cnn ours s0 epochs=5"]
+LONG = {"epochs": 5, "lr": 0.01, "batch_size": 16, "weight_decay": 0.5}
+
+
+def test_a_long_setting_is_a_star_with_a_letter_where_there_are_several(make_run):
+    one = make_run(slice(0, 5), time="7", **LONG)
+    seed = make_run(slice(0, 5), time="8", seed=1, **LONG)
+    assert short_names([one, seed]) == ["baseline_cnn ours* s0", "baseline_cnn ours* s1"]
+    assert set(system_names([one, seed])) == {"baseline_cnn ours*"}
+    other = make_run(slice(0, 5), time="9", **LONG | {"lr": 0.02})
+    plain = make_run(slice(0, 5), time="A")
+    runs = [other, one, plain, seed]
+    names = ["baseline_cnn ours*b s0", "baseline_cnn ours*a s0", "baseline_cnn ours s0"]
+    assert short_names(runs) == [*names, "baseline_cnn ours*a s1"]
+    assert short_names(runs[::-1]) == short_names(runs)[::-1]  # whatever the order of the runs
+    settings = leaderboard(runs)["setting"]
+    assert settings["baseline_cnn ours*b s0"] == setting(other.train_config)
+
+
+def test_another_backbone_is_named(make_run):
+    small = {"backbone": "vit_small_patch16_224", "img_size": 48}
+    run = make_run(slice(0, 5), model="vit_tiny", **LONG, options=small)
+    bare = make_run(
+        slice(0, 5), model="vit_tiny", time="2", options={"backbone": "vit_small_patch16_224"}
+    )
+    assert short_names([run, bare]) == [
+        "vit_tiny ours* on vit_small_patch16_224 s0",
+        "vit_tiny ours on vit_small_patch16_224 s0",
+    ]
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_system(three_runs, make_run):
     shorter = make_run(slice(0, 5), time="4", epochs=5, seed=2)
     plain = ["baseline_cnn ours", "attention_cnn ours", "baseline_cnn ours"]
     assert system_names([*three_runs, shorter]) == [*plain, "baseline_cnn ours epochs=5"]
-    # What is left out are settings that all of a recipe share, though not if nothing else differs.
     again = make_run(slice(0, 5), time="5", epochs=5, seed=3)
     assert set(system_names([shorter, again])) == {"baseline_cnn ours epochs=5"}
 
@@ -91,6 +114,30 @@ def test_seeds_are_gathered_with_mean_spread_and_the_interval_of_the_mean(three_
     # For one run it is the usual interval, whose half-width is 1.96 standard errors.
     error = np.sqrt(0.85 * 0.15 / 400)
     assert (one["high"] - one["low"]) / 2 == pytest.approx(1.96 * error, rel=0.08)
+
+
+def test_a_seed_that_was_run_twice_is_no_other_seed(three_runs, make_run, noise):
+    again = make_run(slice(0, 200), time="9", seed=1)
+    table = leaderboard([*three_runs, again])
+    row = systems(table, read_answers([*three_runs, again], noise)).loc["baseline_cnn ours"]
+    assert (row["runs"], row["seeds"]) == (2, "0, 1")
+    assert row["sd"] == pytest.approx(np.std([0.75, 0.5], ddof=1))  # the newest of the seed
+    assert (row["mean"], row["worst"], row["best"]) == (0.625, 0.5, 0.75)
+
+
+def test_one_run_a_system_is_tested_that_of_the_lowest_seed(three_runs, make_run, noise):
+    again = make_run(slice(0, 200), time="9", seed=0)
+    table = leaderboard([*three_runs, again])
+    assert table["run"][table["headline"]].tolist() == [three_runs[1].name, again.name]
+
+
+def test_without_the_mirror_image_the_accuracy_stands_beside(three_runs):
+    run = three_runs[0]
+    results = run.results | {"one_view": {"valid": 0.7, "test": 0.74}}
+    write_json(run.folder / "results.json", results)
+    column = leaderboard([Run(run.folder), three_runs[1]])["one_view"]
+    assert column["baseline_cnn ours s0"] == 0.74
+    assert np.isnan(column["attention_cnn ours s0"])
 
 
 def test_of_many_tests_only_those_of_the_best_run_are_said():

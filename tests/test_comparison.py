@@ -28,8 +28,9 @@ from fer_lib.compare import (
 )
 from fer_lib.compare.__main__ import main
 from fer_lib.compare.claims import NOT_RUN
+from fer_lib.compare.copies import expected
 from fer_lib.compare.cost import macs
-from fer_lib.compare.writing import tables
+from fer_lib.compare.tables import tables
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import mcnemar
 from fer_lib.files import InputError, read_json, write_json
@@ -123,6 +124,20 @@ def test_inflation_is_full_less_clean_with_an_interval_of_the_difference(make_ru
     assert row["clean_accuracy"] == pytest.approx(clean["accuracy"]) == pytest.approx(99 / 289)
     assert row["inflation"] == pytest.approx(0.5 - 99 / 289)
     assert 0 < row["low"] < row["inflation"] < row["high"]
+    right, labels, copied = np.ones(400, bool), noise.labels[test], np.arange(400) < 100
+    right[100:300], copied[399] = False, True
+    wanted = sum((labels[copied] == c).sum() * right[~copied & (labels == c)].mean()
+                 for c in range(7)) / 101  # fmt: skip
+    assert row["expected"] == pytest.approx(wanted)
+    assert row["copied_less_expected"] == pytest.approx(1 - wanted)
+
+
+def test_what_is_expected_of_copies_follows_their_mix_of_classes():
+    labels, copied = np.array([0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 0, 1, 1], bool)
+    right = np.array([1, 1, 0, 1, 0, 0], bool)
+    assert expected(right, labels, copied) == 0.5  # the recall of class 1, not the 0.75 of all
+    assert np.isnan(expected(right, labels, labels == 1))  # no other image of class 1
+    assert np.isnan(expected(right, labels, np.zeros(6, bool)))
 
 
 def test_the_interval_of_inflation_is_that_of_a_bootstrap_over_groups_of_copies(make_run, noise):
@@ -251,6 +266,51 @@ def test_a_run_that_changed_its_recipe_says_so(make_run, noise):
     assert set(alike.iloc[1:]) == {NOT_RUN}
 
 
+def test_another_network_is_no_reproduction_and_stands_apart(make_run, noise):
+    small = {"backbone": "vit_small_patch16_224"}
+    run = full(make_run, model="vit_tiny", valid=0.9, wrong=slice(0, 40), options=small)
+    table = claims_table([run]).set_index("system")
+    row = table.loc["vit_tiny"]
+    assert (row["ours_runs"], row["ours_other_runs"]) == (0, 1)
+    assert np.isnan(row["ours_test"])
+    assert row["ours_other_test"] == pytest.approx(0.9)
+    compared = comparison([run], noise)
+    printed = tables(compared)["claims"].loc["vit_tiny"]
+    assert printed["our recipe, test"] == NOT_RUN
+    assert printed["on another network"] == (
+        "our recipe, test: 90.0% (backbone=vit_small_patch16_224)"
+    )
+    (axis,) = figures(compared)["claims"].axes
+    crosses = [line for line in axis.lines if line.get_marker() == "x"]
+    assert 0.9 in [x for line in crosses for x in np.atleast_1d(line.get_xdata())]
+    # A run with the recipe's own network is preferred, whatever it scores.
+    own = full(make_run, model="vit_tiny", valid=0.1, wrong=slice(0, 200), time="2", epochs=3)
+    row = claims_table([run, own]).set_index("system").loc["vit_tiny"]
+    assert (row["ours_test"], row["ours_setting"]) == (0.5, "epochs=3")
+    assert row["ours_other_test"] == pytest.approx(0.9)
+    plain = tables(comparison([own], noise))["claims"]
+    assert "on another network" not in plain
+
+
+def test_seeds_of_a_system_are_not_tested_and_have_no_letter(three_runs, noise):
+    compared = comparison(three_runs, noise)
+    assert len(compared["tests"]) == 1  # of three runs, two are one system
+    (test,) = compared["tests"]
+    assert test["p"] == test["p_holm"]
+    assert tables(compared)["comparison"]["group"].tolist() == ["a", "b", ""]
+
+
+def test_figures_of_many_runs_show_one_a_system(make_run, noise):
+    runs = [make_run(time=str(10 + n), seed=n % 7, epochs=5 + n // 7) for n in range(14)]
+    compared = comparison(runs[:12], noise)
+    drawn = figures(compared)
+    rows = lambda made, name: len(made[name].axes[0].get_yticklabels())  # noqa: E731
+    names = ("accuracies", "recalls", "agreement", "copies")
+    assert [rows(drawn, name) for name in names] == [12] * 4
+    drawn = figures(comparison(runs, noise))
+    assert [rows(drawn, name) for name in names] == [2] * 4
+
+
 def test_a_claim_is_met_on_its_own_images_and_at_its_own_epoch(make_run):
     run = full(make_run, model="vit_mae", name="published", valid=0.8, wrong=slice(0, 100))
     pd.DataFrame({"epoch": [3, 4, 5], "valid_accuracy": [0.1, 0.2, 0.3]}).to_csv(
@@ -286,7 +346,7 @@ def test_every_file_has_the_mark_and_the_same_numbers(three_runs, noise, tmp_pat
     assert kept == compared
     assert kept["mark"] == "sample data"
     assert [row["accuracy"] for row in kept["runs"]] == [0.85, 0.75, 0.7475]
-    assert [row["letters"] for row in kept["runs"]] == ["a", "b", "b"]
+    assert [row["letters"] for row in kept["runs"]] == ["a", "b", None]
     assert kept["runs"][0]["ferplus_majority"] is None
     assert kept["images"] == {"valid": 100, "test": 400, "clean": 399}
     assert kept["agreement"]["names"] == [row["name"] for row in kept["runs"]]

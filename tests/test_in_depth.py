@@ -178,6 +178,21 @@ def test_a_slow_cpu_is_given_fewer_images_or_none_and_says_so(faces, run, monkey
     assert written(run) == found
 
 
+def test_a_slow_cpu_keeps_what_was_computed_of_the_same_weights_elsewhere(faces, run, monkeypatch):
+    first = evaluate_in_depth(run, faces, images=20, say=lambda line: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(in_depth, "CPU_WORK", 1e6)
+    unfinished = {"robustness": {"blur": first["robustness"]["blur"]}}
+    path = run.folder / "evaluation.json"
+    path.write_text(json.dumps(first | unfinished))
+    assert evaluate_in_depth(run, faces, say=lambda line: None) == first | unfinished
+    assert written(run) == first | unfinished
+    other = first["computed"] | {"weights_sha256": "0" * 64}
+    path.write_text(json.dumps(first | unfinished | {"computed": other}))
+    found = evaluate_in_depth(run, faces, say=lambda line: None)
+    assert not set(FROM_WEIGHTS) & set(found)
+
+
 def test_bad_input_is_named(faces, run):
     with pytest.raises(InputError, match="images must be 1 or more"):
         evaluate_in_depth(run, faces, images=0, say=lambda line: None)

@@ -63,10 +63,10 @@ def test_runs_are_kept_and_the_readme_has_them_best_first(root):
     main([str(worse.folder)])
     main([str(better.folder)])
     text = (root / "README.md").read_text()
-    assert text.startswith(f"# Title\n\n{START}\n| model | recipe | data |")
+    assert text.startswith(f"# Title\n\n{START}\n| model | recipe | changed | data |")
     assert text.endswith(f"|\n{END}\n\nMore text.\n")
     first, second = text.splitlines()[5:7]
-    assert first.startswith("| baseline_cnn | ours, full, seed 0 | noise | 75.0% (")
+    assert first.startswith("| baseline_cnn | ours, full, seed 0 |  | noise | 75.0% (")
     assert r"| noise \1 sample data | 50.0% (" in second
     assert "3 epochs, 2 min | A processor, torch 2 | 01234567 |" in second
     main([])
@@ -97,6 +97,19 @@ def test_the_table_says_what_labels_a_run_has_learned_from(root):
     write_json(run.folder / "config.json", run.config | {"train": train})
     main([str(run.folder)])
     assert "| noise refined_majority labels | 50.0% (" in (root / "README.md").read_text()
+
+
+def test_the_table_says_what_a_run_changed_and_what_it_reaches_in_one_view(root):
+    run = make_run(root, right=10)
+    train = recipe("baseline_cnn", lr=0.5, epochs=7, labels="refined_majority").to_dict()
+    write_json(run.folder / "config.json", run.config | {"train": train})
+    results = run.results | {"one_view": {"valid": 0.4, "test": 0.321}}
+    write_json(run.folder / "results.json", results)
+    keep(Run(run.folder), root / "kept")
+    head, _, row = results_table(root / "kept").splitlines()
+    cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    assert cells["changed"] == "epochs=7 lr=0.5"
+    assert cells["one view"] == "32.1%"
 
 
 def test_a_kept_file_names_no_folder_of_the_user(root):

@@ -19,7 +19,7 @@ from fer_lib import plots
 from fer_lib.compare import figures
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
-from fer_lib.pipeline import STAGES, TRAININGS
+from fer_lib.stages import STAGES, TRAININGS
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

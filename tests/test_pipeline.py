@@ -7,9 +7,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from fer_lib import pipeline
+from fer_lib import pipeline, stages
 from fer_lib.files import InputError
-from fer_lib.pipeline import Pipeline, Stage, choose_stages
+from fer_lib.pipeline import Pipeline
+from fer_lib.stages import Stage, choose_stages
 
 
 def notebook(path: Path, code: str, parameters: str = 'dataset = ""\nruns_dir = ""\nword = "a"'):
@@ -31,9 +32,9 @@ def two_stages(tmp_path, monkeypatch):
     double = 'text = open(f"{runs_dir}/one.txt").read()\n'
     double += 'open(f"{runs_dir}/two.txt", "w").write(text * 2)'
     notebook(books / "02_two.ipynb", log.replace("NAME", "two") + double)
-    monkeypatch.setattr(pipeline, "notebook", lambda stage: books / f"{stage.name}.ipynb")
+    monkeypatch.setattr(stages, "NOTEBOOKS", books)
     monkeypatch.setattr(
-        pipeline,
+        stages,
         "STAGES",
         (
             Stage("01_one", ("{data}/manifest.json",), ("{runs}/one.txt",)),
@@ -128,10 +129,10 @@ def test_stages_by_number_or_name_in_their_order():
 
 
 def test_the_declared_notebooks_exist_and_take_the_common_parameters():
-    *notebooks, report = pipeline.STAGES
+    *notebooks, report = stages.STAGES
     assert report.is_report
     for stage in notebooks:
-        known = pipeline.stage_parameters(stage)
+        known = stage.parameters()
         assert known >= {"preset", "dataset", "data_dir", "seed", "interactive", "runs_dir"}, stage
 
 

@@ -52,6 +52,7 @@ ORDER = (
     "predict",
     "cards",
     "mirror",
+    "stages",
     "pipeline",
 )
 """A module imports only from those that stand before it."""

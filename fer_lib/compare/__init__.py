@@ -8,7 +8,7 @@ from fer_lib.compare.answers import Answers, read_answers, require_runs
 from fer_lib.compare.claims import CLAIMS, claims_table
 from fer_lib.compare.copies import inflation
 from fer_lib.compare.cost import costs
-from fer_lib.compare.names import marks, setting, short_names, system_names
+from fer_lib.compare.names import marks, short_names, system_names
 from fer_lib.compare.paired import agreement, letters, paired_tests, sentences
 from fer_lib.compare.scores import (
     TEST_SETS,
@@ -19,8 +19,10 @@ from fer_lib.compare.scores import (
     systems,
 )
 from fer_lib.compare.summary import comparison, cost_table, figures
+from fer_lib.compare.tables import tables
 from fer_lib.compare.voting import accuracy_of, best_subset, ensemble, soft_vote
-from fer_lib.compare.writing import ensemble_sentence, tables, write_comparison
+from fer_lib.compare.writing import ensemble_sentence, write_comparison
+from fer_lib.recipes import setting
 
 __all__ = [
     "CLAIMS",

@@ -41,6 +41,11 @@ class Answers:
         """(R, N) bool: whether each run is right on each test image."""
         return self.predicted == self.labels("test")
 
+    def of(self, names: Sequence[str]) -> "Answers":
+        """Those of named runs alone, in this order."""
+        rows = self.rows(names)
+        return Answers(list(names), self.faces, self.valid[rows], self.test[rows])
+
     def rows(self, names: Sequence[str]) -> list[int]:
         """Row numbers of named runs.
 

@@ -1,12 +1,14 @@
 """What was published of each system, with its fault, and what the same system does here."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
-from fer_lib.compare.names import setting
+from fer_lib.config import TrainConfig
+from fer_lib.recipes import recipe, setting
 from fer_lib.runs import Run
 
 NOT_RUN = "not run yet"
@@ -143,8 +145,10 @@ def claims_table(runs: Sequence[Run], refinement: dict[str, Any] | None = None) 
     Columns: those of `Claim`, and for the recipe `published` and for `ours`, each with the prefix
     `published_` or `ours_`: `runs` (how many; 0: not run yet), `setting` (what they changed in the
     recipe, "" for nothing), `alike` (accuracy on our images of the kind of the claim), `test` and
-    `clean` (of the test set), all means over seeds; then `difference` (`published_alike` less the
-    claimed accuracy) and `note`. NaN or None where there is no such number.
+    `clean` (of the test set), all means over seeds; the same of the best on validation of another
+    network (see `same_network`), with the prefix `other_` after the first; then `difference`
+    (`published_alike` less the claimed accuracy) and `note`. NaN or None where there is no such
+    number.
 
     Args:
         runs: of any data and preset; those of another preset than "full", and those that were
@@ -163,24 +167,44 @@ def claims_table(runs: Sequence[Run], refinement: dict[str, Any] | None = None) 
         row["note"] = _changed(refinement) if claim.system == "refinement" else ""
         rows.append(row)
     numbers = ["accuracy", "difference"]
-    numbers += [f"{a}_{b}" for a in ("published", "ours") for b in ("alike", "test", "clean")]
+    numbers += [
+        f"{name}_{network}{score}"
+        for name in ("published", "ours")
+        for network in ("", "other_")
+        for score in ("alike", "test", "clean")
+    ]
     return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
 
 def reproduction(claim: Claim, runs: Iterable[Run], name: str) -> dict[str, Any]:
     """Means over the runs of a claim's system by the recipe `name`; see `claims_table`.
 
-    Runs that keep to the recipe, but for where the pretrained weights lie, are preferred; of
-    systems that changed it, the one that is best on validation.
+    Runs that keep to the recipe, but for where the pretrained weights lie, are preferred; of those
+    that trained the same network otherwise, the setting that is best on validation. What another
+    network reaches stands apart.
     """
-    found: dict[str, list[Run]] = {}
+    wanted = (claim.system, name, claim.dataset)
+    same: dict[str, list[Run]] = {}
+    other: dict[str, list[Run]] = {}
     for run in runs:
         config = run.train_config
-        if (config.model, config.recipe, run.results["dataset"]) == (
-            *(claim.system, name, claim.dataset),
-        ):
+        if (config.model, config.recipe, run.results["dataset"]) == wanted:
             changed = [s for s in setting(config).split() if not s.startswith("pretrained=")]
+            found = same if same_network(config) else other
             found.setdefault(" ".join(changed), []).append(run)
+    apart = {f"other_{key}": value for key, value in _best(claim, other).items()}
+    return _best(claim, same) | apart
+
+
+def same_network(config: TrainConfig) -> bool:
+    """Whether a run has the backbone and all other options of the model that its recipe has."""
+    plain = recipe(config.model, config.recipe, config.preset)
+    mine, theirs = (json.loads(json.dumps(some.options)) for some in (config, plain))
+    return mine == theirs  # as JSON lists and tuples are the same
+
+
+def _best(claim: Claim, found: dict[str, list[Run]]) -> dict[str, Any]:
+    """Scores of the plain setting, or else of the one that is best on validation."""
     if not found:
         return {"runs": 0, "setting": "", "alike": None, "test": None, "clean": None}
     valid = {key: _mean(some, SCORES["validation"]) for key, some in found.items()}

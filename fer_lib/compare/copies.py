@@ -14,8 +14,9 @@ def inflation(answers: Answers, draws: int = 2000) -> pd.DataFrame:
     Columns: `accuracy`, `clean_accuracy` (see `audit.clean_test_ids`), `inflation` (the first less
     the second), `low`, `high` (95 % interval of the difference, by a bootstrap that draws an image
     together with all of its copies), `copied` and `distinct` (number of test images with and
-    without a copy in training or validation), `copied_accuracy`, `distinct_accuracy`. NaN where
-    there are no such images.
+    without a copy in training or validation), `copied_accuracy`, `distinct_accuracy`, `expected`
+    (what the recalls on the distinct images would give on the copied ones, by their mix of classes)
+    and `copied_less_expected`: what is left for memory. NaN where there are no such images.
     """
     faces, rows = answers.faces, answers.faces.where("test")
     groups = copy_groups(faces.images)
@@ -46,5 +47,22 @@ def inflation(answers: Answers, draws: int = 2000) -> pd.DataFrame:
             **{"inflation": right.mean() - scores["clean"], "low": low, "high": high},
             **{"copied": int(copied.sum()), "distinct": int((~copied).sum())},
             **{f"{key}_accuracy": scores[key] for key in ("copied", "distinct")},
+            "expected": (mixed := expected(right, answers.labels("test"), copied)),
+            "copied_less_expected": scores["copied"] - mixed,
         }
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("name")
+
+
+def expected(right: np.ndarray, labels: np.ndarray, copied: np.ndarray) -> float:
+    """Accuracy on the copied images if each class were found as often as on the others.
+
+    NaN without copied images, or where one of their classes has no other image.
+
+    Args:
+        right, labels, copied: (N,) bool, int64 and bool, of the test images.
+    """
+    classes, numbers = np.unique(labels[copied], return_counts=True)
+    others = [right[~copied & (labels == one)] for one in classes]
+    if not len(classes) or not all(map(len, others)):
+        return np.nan
+    return float(numbers @ [some.mean() for some in others] / numbers.sum())

@@ -1,52 +1,19 @@
 """What runs are called side by side: by their recipe, and by what they changed in it."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from string import ascii_letters
 
-from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
-from fer_lib.recipes import recipe
+from fer_lib.recipes import setting
 from fer_lib.runs import Run
 
-
-def setting(config: TrainConfig) -> str:
-    """What a run changed in its recipe, as in "epochs=5 width=16"; "" for the plain recipe.
-
-    The seed does not count, nor a warm-up that is shorter because the epochs are. Values are JSON;
-    `default` stands for an option that the recipe sets and the run does not.
-    """
-    shortened = recipe(config.model, config.recipe, config.preset, epochs=config.epochs)
-    plain = recipe(config.model, config.recipe, config.preset)
-    before = _flat(shortened) | {"epochs": plain.epochs, "seed": config.seed}
-    after = _flat(config)
-    changed = [key for key in {**after, **before} if after.get(key) != before.get(key)]
-    return " ".join(f"{key}={_text(after.get(key, 'default'))}" for key in changed)
-
-
-def _flat(config: TrainConfig) -> dict[str, Any]:
-    """All settings by name, those of the model and of the augmentation among them."""
-    values = json.loads(json.dumps(config.to_dict()))  # lists and tuples become the same
-    options, draws = values.pop("options"), values.pop("augmentation")
-    if isinstance(values["pretrained"], str):  # files of runs have the same names: say which run
-        start = Path(values["pretrained"])
-        values["pretrained"] = (start.parent if start.stem in ("best", "encoder") else start).name
-    options |= options.pop("backbone_options", None) or {}
-    return values | options | {f"augmentation.{key}": value for key, value in draws.items()}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+SHORT = 24
+"""Characters up to which what a run changed stands in its name; of more, a sign."""
 
 
 def short_names(runs: Sequence[Run]) -> list[str]:
-    """A short name for each run: model, recipe, seed and `setting`; with the time if need be.
-
-    Of runs with the same model, recipe and seed that differ, what all of them changed alike is left
-    out.
-    """
-    short = _named(runs, [f"{_plain_name(run)} s{run.train_config.seed}" for run in runs])
+    """A short name for each run: system (see `system_names`) and seed; with the time if need be."""
+    short = _named(runs, [f" s{run.train_config.seed}" for run in runs])
     return [
         name if short.count(name) == 1 else f"{name} {run.name.split('_')[0]}"
         for name, run in zip(short, runs, strict=True)
@@ -54,28 +21,51 @@ def short_names(runs: Sequence[Run]) -> list[str]:
 
 
 def system_names(runs: Sequence[Run]) -> list[str]:
-    """The same without the seed: runs with equal names differ in nothing else."""
-    return _named(runs, list(map(_plain_name, runs)))
+    """Model, recipe and `setting` of each run; runs with equal names differ in the seed alone.
+
+    A backbone that is not the model's own is named, as in "vit_tiny ours on vit_small_patch16_224".
+    What else was changed follows where it is short; else there is a star behind the recipe, and
+    where several runs changed different things, a letter that tells which: "vit_tiny ours*a". The
+    column `setting` of `scores.leaderboard` has all of it.
+    """
+    return _named(runs, [""] * len(runs))
 
 
-def _plain_name(run: Run) -> str:
-    return f"{run.train_config.model} {run.train_config.recipe}"
-
-
-def _named(runs: Sequence[Run], stems: list[str]) -> list[str]:
-    """Each stem with what its run changed, less what all others of that stem changed alike."""
-    settings = [tuple(setting(run.train_config).split()) for run in runs]
-    different: dict[str, set[tuple[str, ...]]] = {stem: set() for stem in stems}
-    for stem, parts in zip(stems, settings, strict=True):
-        different[stem].add(parts)
-    alike = {
-        stem: set.intersection(*map(set, every)) if len(every) > 1 else set()
-        for stem, every in different.items()
+def _named(runs: Sequence[Run], ends: Sequence[str]) -> list[str]:
+    """Each run's system with an end between its stem and its short changes."""
+    parts = [_parts(run) for run in runs]
+    long: dict[tuple[str, str], set[str]] = {}
+    for recipe, backbone, changed in parts:
+        if len(changed) > SHORT:
+            long.setdefault((recipe, backbone), set()).add(changed)
+    sign = {
+        (*stem, changed): "*" + letter * (len(several) > 1)
+        for stem, several in long.items()
+        for letter, changed in zip(signs(len(several)), sorted(several), strict=True)
     }
-    return [
-        " ".join([stem, *(part for part in parts if part not in alike[stem])])
-        for stem, parts in zip(stems, settings, strict=True)
-    ]
+    names = []
+    for (recipe, backbone, changed), end in zip(parts, ends, strict=True):
+        star = sign.get((recipe, backbone, changed), "")
+        on = f" on {backbone}" if backbone else ""
+        shown = f" {changed}" if changed and not star else ""
+        names.append(f"{recipe}{star}{on}{end}{shown}")
+    return names
+
+
+def _parts(run: Run) -> tuple[str, str, str]:
+    """Model with recipe, backbone ("" for the model's own), and what else was changed."""
+    config, backbone, changed = run.train_config, "", []
+    for part in setting(config).split(" "):
+        if part.startswith("backbone="):
+            backbone = part.removeprefix("backbone=")
+        else:
+            changed.append(part)
+    return f"{config.model} {config.recipe}", backbone, " ".join(changed)
+
+
+def signs(number: int) -> list[str]:
+    """So many signs: the letters from a, and numbers in brackets after them."""
+    return [*ascii_letters[:number], *(f"({n})" for n in range(len(ascii_letters), number))]
 
 
 def marks(runs: Sequence[Run], faces: FaceSet) -> str:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import combinations
-from string import ascii_letters
 
 import numpy as np
 import pandas as pd
 
 from fer_lib.compare.answers import Answers, read_answers
+from fer_lib.compare.names import signs
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import holm, mcnemar
 from fer_lib.runs import Run
@@ -84,11 +84,8 @@ def letters(names: Sequence[str], tests: pd.DataFrame) -> dict[str, str]:
         groups = [g for g in dict.fromkeys(split) if not any(g < larger for larger in split)]
     rank = {name: place for place, name in enumerate(names)}
     groups.sort(key=lambda group: sorted(rank[name] for name in group))
-    signs = [*ascii_letters, *(f"({n})" for n in range(len(ascii_letters), len(groups)))]
-    return {
-        name: "".join(sign for sign, group in zip(signs, groups, strict=False) if name in group)
-        for name in names
-    }
+    lettered = list(zip(signs(len(groups)), groups, strict=True))
+    return {name: "".join(sign for sign, group in lettered if name in group) for name in names}
 
 
 def agreement(answers: Answers) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -109,7 +106,7 @@ def agreement(answers: Answers) -> tuple[pd.DataFrame, pd.DataFrame]:
 def sentences(tests: pd.DataFrame) -> list[str]:
     """What each paired test allows one to say; of more than `MANY`, those of the best run."""
     if tests.empty:
-        return ["There is one run only, so nothing to compare it with."]
+        return ["There is one run or system only, so nothing to compare it with."]
     shown, rest = tests, tests[:0]
     if len(tests) > MANY:
         won, lost = (tests.groupby(side)["difference"].sum() for side in "ab")

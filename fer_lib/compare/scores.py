@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.compare.answers import Answers, require_runs
-from fer_lib.compare.names import setting, short_names, system_names
+from fer_lib.compare.names import short_names, system_names
 from fer_lib.files import InputError
+from fer_lib.recipes import setting
 from fer_lib.runs import Run
 
 
@@ -33,8 +34,9 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     Columns: `run` (folder name), `model`, `recipe`, `setting` (what differs from the recipe, ""
     for nothing), `system` (`system_names`: the same for runs that differ in the seed alone),
     `seed`, `parameters`, `epochs`, `train_images`, `valid_accuracy`, then of the test images
-    `accuracy`, `low`, `high` (95 % interval), the same three of the `clean_` ones, `macro_f1`,
-    `balanced_accuracy`, and `ferplus_majority` (accuracy).
+    `accuracy`, `low`, `high` (95 % interval), `one_view` (accuracy without the mirror image, where
+    the answers are means with it), the first three of the `clean_` ones, `macro_f1`,
+    `balanced_accuracy`, `ferplus_majority` (accuracy), and `headline` (bool, see `headlines`).
     Scores are shares in 0..1, NaN where a run has none.
 
     Raises:
@@ -54,13 +56,24 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
                 **{key: results[key] for key in ("seed", "parameters", "epochs", "train_images")},
                 "valid_accuracy": results["valid"]["full"]["accuracy"],
                 **_accuracy(test["full"]),
+                "one_view": results.get("one_view", {}).get("test", np.nan),
                 **{f"clean_{key}": value for key, value in _accuracy(test.get("clean")).items()},
                 **{key: test["full"][key] for key in ("macro_f1", "balanced_accuracy")},
                 "ferplus_majority": _accuracy(test.get("ferplus_majority"))["accuracy"],
             }
         )
     table = pd.DataFrame(rows, index=pd.Index(short_names(runs), name="name"))
+    table["headline"] = table.index.isin(headlines(table))
     return table.sort_values("accuracy", ascending=False, kind="stable")
+
+
+def headlines(table: pd.DataFrame) -> list[str]:
+    """Names of one run a system: that of its lowest seed, and of several of a seed the newest.
+
+    So it is fixed before any score is known which runs are tested against each other.
+    """
+    newest = table.sort_values("run").drop_duplicates(["system", "seed"], keep="last")
+    return list(newest.sort_values("seed", kind="stable").drop_duplicates("system").index)
 
 
 def _accuracy(part: dict[str, Any] | None) -> dict[str, float]:
@@ -71,6 +84,8 @@ def _accuracy(part: dict[str, Any] | None) -> dict[str, float]:
 
 def systems(table: pd.DataFrame, answers: Answers, draws: int = 2000) -> pd.DataFrame:
     """One row a system, which is the runs that differ in the seed alone, best mean first.
+
+    Of several runs of one seed the newest counts: repeated, a seed says nothing about others.
 
     Columns: `model`, `recipe`, `runs` (their number), `seeds` (as text), `parameters`, of the test
     accuracies `mean`, `sd` (of a sample, NaN for one run), `worst`, `best`, and `low`, `high`: the
@@ -87,7 +102,9 @@ def systems(table: pd.DataFrame, answers: Answers, draws: int = 2000) -> pd.Data
     weights = np.random.default_rng(0).multinomial(counts, np.full(counts, 1 / counts), draws)
     right = pd.DataFrame(answers.correct.T, columns=answers.names)
     rows = {}
-    for system, group in table.groupby("system", sort=False):
+    for system, runs in table.groupby("system", sort=False):
+        newest = runs.sort_values("run").drop_duplicates("seed", keep="last")
+        group = runs.loc[runs.index.isin(newest.index)]
         drawn = weights @ right[group.index].mean(axis=1).to_numpy() / counts
         low, high = np.quantile(drawn, [0.025, 0.975])
         scores = group["accuracy"]

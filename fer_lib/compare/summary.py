@@ -6,9 +6,11 @@ Format of `comparison.json`. Scores are shares in 0..1, missing ones null; `name
 * `mark`: caveat for every table and figure, "" for none; `dataset`, `preset`, `fingerprint` (of
   the faces), `classes`, `images` (numbers of `valid`, `test` and `clean` test images).
 * `runs`: a dict a run: `name`, the columns of `scores.leaderboard`, and `letters`: runs that share
-  one cannot be told apart (`paired.letters`).
+  one cannot be told apart (`paired.letters`); null for a run that is not tested.
 * `systems`: a dict for all seeds of one system: `system` and the columns of `scores.systems`.
-* `tests`: a dict a pair, columns of `paired.paired_tests`; `sentences`: what they allow to say.
+* `tests`: a dict a pair, columns of `paired.paired_tests`, of the `headline` runs alone, one a
+  system: more seeds would add pairs that no question asks about, and cost power in the correction;
+  `sentences`: what the tests allow to say.
 * `test_sets`: a dict for each run and set of images, columns of `scores.by_test_set`.
 * `recall`: name -> class -> share found (`scores.recalls`).
 * `agreement`: `names`, `kappa` and `equal`: square lists in that order (`paired.agreement`).
@@ -66,7 +68,8 @@ def comparison(
     ranked = {name: by_name[name] for name in table.index}
     runs = list(ranked.values())
     answers = read_answers(runs, faces)
-    tests = pair_up(answers)
+    tested = list(table.index[table["headline"]])
+    tests = pair_up(answers.of(tested))
     kappa, equal = agreement(answers)
     test = runs[0].results["test"]
     return {
@@ -80,7 +83,7 @@ def comparison(
             "test": test["full"]["n"],
             "clean": test["clean"]["n"] if test.get("clean") else 0,
         },
-        "runs": records(table.assign(letters=pd.Series(letters(list(table.index), tests)))),
+        "runs": records(table.assign(letters=pd.Series(letters(tested, tests)))),
         "systems": records(systems(table, answers)),
         "tests": records(tests.set_index("a")),
         "sentences": sentences(tests),
@@ -130,9 +133,9 @@ def figures(compared: dict[str, Any]) -> dict[str, Figure]:
 
     `accuracies`, `recalls`, `agreement`, `copies`, `cost_parameters`, `cost_macs`, `claims`; with
     several runs `ensemble`; where times were measured `cost_time`, of the device that most runs
-    were measured on.
+    were measured on. Of more than `MANY` runs the first four show the headline run of each system.
     """
-    mark = compared["mark"]
+    mark, compared = compared["mark"], fewer(compared)
     frame = lambda key: pd.DataFrame(compared[key]).replace({None: np.nan})  # noqa: E731
     same = compared["agreement"]
     kappa = pd.DataFrame(same["kappa"], same["names"], same["names"])
@@ -154,6 +157,29 @@ def figures(compared: dict[str, Any]) -> dict[str, Figure]:
         title = f"milliseconds for one image alone, {machine}"
         made["cost_time"] = plots.cost(cost_table(timed, "ms_1"), mark=mark, xlabel=title)
     return made
+
+
+MANY = 12
+"""Runs up to which figures show each of them: a page has no room for more rows."""
+
+
+def fewer(compared: dict[str, Any]) -> dict[str, Any]:
+    """The comparison, where it is of more than `MANY` runs without those that are no headline."""
+    shown = {row["name"] for row in compared["runs"] if row.get("headline", True)}
+    if len(compared["runs"]) <= MANY:
+        return compared
+    same = compared["agreement"]
+    rows = [number for number, name in enumerate(same["names"]) if name in shown]
+    square = lambda key: [[same[key][i][j] for j in rows] for i in rows]  # noqa: E731
+    return compared | {
+        "test_sets": [row for row in compared["test_sets"] if row["model"] in shown],
+        "recall": {name: row for name, row in compared["recall"].items() if name in shown},
+        "inflation": [row for row in compared["inflation"] if row["name"] in shown],
+        "agreement": {
+            "names": [same["names"][row] for row in rows],
+            **{key: square(key) for key in ("kappa", "equal")},
+        },
+    }
 
 
 def same_machine(compared: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:

@@ -184,8 +184,9 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
     """Published accuracies beside ours of the same kind of images, and ours on the test images.
 
     Args:
-        table: columns `system`, `on`, `accuracy`, `published_alike` and `ours_test`; a row without
-            `accuracy` is left out, one without the others says "not run yet".
+        table: columns `system`, `on`, `accuracy`, `published_alike`, `ours_test`, and where there
+            is any, `ours_other_test` of another network, small and grey; a row without `accuracy`
+            is left out, one without the others says "not run yet".
     """
     table = table[table["accuracy"].notna()].reset_index(drop=True)
     figure, axis = new_figure(7.4, 1.2 + 0.42 * len(table), mark=mark)
@@ -197,22 +198,25 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
             markerfacecolor="white", markersize=8,
         )  # fmt: skip
         axis.plot(row.ours_test, row.Index, style.marker, color=style.colour, markersize=8)
-        if pd.isna(row.published_alike) and pd.isna(row.ours_test):
+        other = getattr(row, "ours_other_test", np.nan)
+        axis.plot(other, row.Index, "x", color="0.5", markersize=5)
+        if pd.isna([row.published_alike, row.ours_test, other]).all():
             axis.annotate(
                 "not run yet", (row.accuracy, row.Index), xytext=(8, 0), va="center",
                 textcoords="offset points", fontsize=8, color="0.4",
             )  # fmt: skip
-    for label, marker, face in (
-        ("published", "|", "black"),
-        ("published recipe, images alike", "o", "white"),
-        ("our recipe, test images", "o", "0.3"),
+    for label, marker, face, size in (
+        ("published", "|", "black", 9),
+        ("published recipe, images alike", "o", "white", 9),
+        ("our recipe, test images", "o", "0.3", 9),
+        ("our recipe, another network, test images", "x", "0.5", 5),
     ):
-        colour = "black" if marker == "|" else "0.3"
-        axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=9, label=label)
+        colour = {"|": "black", "x": "0.5"}.get(marker, "0.3")
+        axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=size, label=label)
     names = [f"{row.system}: {row.on}" for row in table.itertuples()]
     axis.set(xlabel="accuracy", yticks=range(len(table)), yticklabels=names)
     axis.set_ylim(len(table) - 0.5, -0.5)
     axis.margins(x=0.16)
     axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
-    axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure

@@ -1,0 +1,152 @@
+"""The tables of a comparison as text, as a reader wants them."""
+
+from typing import Any
+
+import pandas as pd
+
+from fer_lib.compare.claims import NOT_RUN
+from fer_lib.compare.summary import machine
+
+OTHER = "on another network"
+"""Column of the claims, which is there only where it has an entry."""
+
+
+def tables(compared: dict[str, Any]) -> dict[str, pd.DataFrame]:
+    """Each of `writing.TITLES` as text, by the name in its first column."""
+    rows = {
+        "comparison": [_run(row) for row in compared["runs"]],
+        "systems": [_system(row) for row in compared["systems"]],
+        "tests": [_test(row) for row in compared["tests"]],
+        "costs": [_cost(row) for row in compared["costs"]],
+        "copies": [_copies(row) for row in compared["inflation"]],
+        "claims": [_claim(row) for row in compared["claims"]],
+    }
+    made = {
+        name: pd.DataFrame(some).set_index(next(iter(some[0]))) if some else pd.DataFrame()
+        for name, some in rows.items()
+    }
+    if not made["claims"][OTHER].any():
+        made["claims"] = made["claims"].drop(columns=OTHER)
+    return made
+
+
+def percent(value: float | None) -> str:
+    """A share as text, as in "62.7%"; "" for none."""
+    return "" if value is None else f"{value:.1%}"
+
+
+def between(value: float | None, low: float | None, high: float | None) -> str:
+    """A share with its interval, as in "62.7% (61.2 to 64.4)"; "" for none."""
+    return "" if value is None else f"{value:.1%} ({100 * low:z.1f} to {100 * high:z.1f})"
+
+
+def _run(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "run": row["name"],
+        "group": row["letters"] or "",
+        "test accuracy (95 %)": between(row["accuracy"], row["low"], row["high"]),
+        "one view": percent(row.get("one_view")),
+        "clean test": percent(row["clean_accuracy"]),
+        "FERPlus majority": percent(row["ferplus_majority"]),
+        "macro-F1": f"{row['macro_f1']:.3f}",
+        "mean class": percent(row["balanced_accuracy"]),
+        "validation": percent(row["valid_accuracy"]),
+        "parameters": f"{row['parameters']:,}",
+        "epochs": str(row["epochs"]),
+        "training images": f"{row['train_images']:,}",
+    }
+
+
+def _system(row: dict[str, Any]) -> dict[str, str]:
+    sd = "" if row["sd"] is None else f" ± {100 * row['sd']:.1f}"
+    return {
+        "system": row["system"],
+        "runs": str(row["runs"]),
+        "seeds": row["seeds"],
+        "test accuracy in %, mean ± sd": f"{100 * row['mean']:.1f}{sd}",
+        "95 %": f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
+        "worst to best": f"{100 * row['worst']:.1f} to {100 * row['best']:.1f}",
+        "clean test": percent(row["clean_accuracy"]),
+        "macro-F1": f"{row['macro_f1']:.3f}",
+        "validation": percent(row["valid_accuracy"]),
+    }
+
+
+def _test(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "better": row["a"],
+        "other": row["b"],
+        "difference (points)": f"{100 * row['difference']:z.1f}",
+        "only better right": str(row["only_a"]),
+        "only other right": str(row["only_b"]),
+        "p": f"{row['p']:.2g}",
+        "p (Holm)": f"{row['p_holm']:.2g}",
+        "finding": "yes" if row["finding"] else "no",
+    }
+
+
+def _cost(row: dict[str, Any]) -> dict[str, str]:
+    time = lambda value: "" if value is None else f"{value:.3g}"  # noqa: E731
+    return {
+        "run": row["name"],
+        "input": row["input"],
+        "parameters": f"{row['parameters']:,}",
+        "MACs (millions)": f"{row['macs'] / 1e6:,.1f}",
+        "ms an image, alone": time(row["ms_1"]),
+        "ms an image, of 64": time(row["ms_64"]),
+        "measured on": machine(row) or "not measured",
+    }
+
+
+def _copies(row: dict[str, Any]) -> dict[str, str]:
+    low, high = row["low"], row["high"]
+    spread = "" if low is None else f" ({100 * low:z.1f} to {100 * high:z.1f})"
+    gain = "" if row["inflation"] is None else f"{100 * row['inflation']:z.1f}{spread}"
+    return {
+        "run": row["name"],
+        "all": percent(row["accuracy"]),
+        "clean": percent(row["clean_accuracy"]),
+        "all less clean, points (95 %)": gain,
+        f"{row['copied']:,} copied": percent(row["copied_accuracy"]),
+        "expected of the copied": percent(row.get("expected")),
+        f"{row['distinct']:,} others": percent(row["distinct_accuracy"]),
+    }
+
+
+def _claim(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "system": row["system"],
+        "claimed": row["claimed"],
+        "on": row["on"],
+        "published recipe, images alike": _reached(row, "published", "alike"),
+        "our recipe, test": _reached(row, "ours", "test"),
+        OTHER: "; ".join(filter(None, (_other(row, "published"), _other(row)))),
+        "fault": row["fault"],
+        "here": row["instead"],
+    }
+
+
+def _reached(row: dict[str, Any], recipe: str, column: str) -> str:
+    """A score of a reproduction, with what its runs changed and how many they are."""
+    if row["note"]:  # no accuracy
+        return row["note"] if recipe == "published" else ""
+    if not row[f"{recipe}_runs"]:
+        return NOT_RUN
+    score = row[f"{recipe}_{column}"]
+    if score is None:
+        return "no such images here"
+    runs, changed = row[f"{recipe}_runs"], row[f"{recipe}_setting"]
+    notes = [f"mean of {runs}"] * (runs > 1) + [changed] * bool(changed)
+    if column == "alike" and row["difference"] is not None:
+        notes.insert(0, f"{100 * row['difference']:+.1f} points")
+    return percent(score) + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _other(row: dict[str, Any], recipe: str = "ours") -> str:
+    """What the same recipe reaches on test images with another backbone or other options."""
+    if not row.get(f"{recipe}_other_runs"):
+        return ""
+    score, runs = row[f"{recipe}_other_test"], row[f"{recipe}_other_runs"]
+    notes = [f"mean of {runs}"] * (runs > 1) + [row[f"{recipe}_other_setting"]]
+    name = "our recipe" if recipe == "ours" else "published recipe"
+    return f"{name}, test: {percent(score)} ({', '.join(notes)})"

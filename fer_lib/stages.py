@@ -1,0 +1,104 @@
+"""What the pipeline runs: notebooks and the report, with the files that they read and write."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fer_lib.files import InputError
+from fer_lib.report.build import texts
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+"""Where the notebooks are, in a clone of the repository."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A notebook, or the report, and the files by which it meets the other stages.
+
+    Attributes:
+        name: stem of the notebook, or "report".
+        inputs, outputs: glob patterns over {data}, {runs}, {dataset}, {preset} and {seed}. Each
+            input must match a file before the stage, each output one that the stage has written.
+        optional: more inputs, of which a stage may use those that are there.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def is_report(self) -> bool:
+        return self.name == "report"
+
+    def sources(self) -> list[Path]:
+        """What is executed: the notebook, or the text of the report."""
+        return texts() if self.is_report else [self.notebook()]
+
+    def notebook(self) -> Path:
+        """The notebook, in the checkout.
+
+        Raises:
+            InputError: it is not there.
+        """
+        path = NOTEBOOKS / f"{self.name}.ipynb"
+        if not path.exists():
+            raise InputError(
+                f"{path} does not exist: the pipeline runs from a clone of the repository"
+            )
+        return path
+
+    def parameters(self) -> set[str]:
+        """Names in the cell tagged `parameters` of the notebook; the report has none."""
+        import papermill
+
+        return set() if self.is_report else set(papermill.inspect_notebook(str(self.notebook())))
+
+
+DATA = "{data}/manifest.json"  # has the fingerprint of faces.npz
+RUNS = ("{runs}/*_{dataset}_s*/results.json", "{runs}/*_{dataset}_s*/predictions.npz")
+REFINED = "{data}/refined_*.npz"
+COMPARED = ("json", "md", "csv", "tex", "png", "svg")
+TRAININGS = {
+    **dict.fromkeys(("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae"), ()),
+    **dict.fromkeys(("07_vit_moe", "08_grefel"), (REFINED,)),
+}
+"""Notebooks that train, and what they may read besides the data."""
+
+STAGES = (
+    Stage("01_data", (DATA,), ("{data}/audit.json",)),
+    Stage("02_label_refinement", (DATA,), ("{data}/refinement.json", REFINED)),
+    *(
+        Stage(name, (DATA,), ("{runs}/*_{dataset}_s{seed}/inference.json",), labels)
+        for name, labels in TRAININGS.items()
+    ),
+    Stage("09_evaluation", (DATA, *RUNS), ("{runs}/*_{dataset}_s*/evaluation.json",)),
+    Stage(
+        "10_comparison",
+        (DATA, *RUNS),
+        tuple(f"{{runs}}/comparison_{{dataset}}_{{preset}}/*.{kind}" for kind in COMPARED),
+        # Times where they were measured; for the claims, runs of other data and refined labels.
+        ("{runs}/*_s*/inference.json", "{runs}/*_s*/results.json", "{data}/refinement.json"),
+    ),
+    Stage("11_try_it", (), ("{runs}/try_it_{dataset}_{preset}/faces.json",)),
+    Stage(
+        "report",
+        (DATA, *RUNS, "{data}/audit.json", "{runs}/comparison_{dataset}_{preset}/comparison.json"),
+        ("{runs}/report_{dataset}_{preset}/report.pdf",),
+        ("{runs}/*_s*/inference.json", "{runs}/*_s*/evaluation.json", "{data}/refinement.json"),
+    ),
+)
+
+
+def choose_stages(text: str | None) -> tuple[Stage, ...]:
+    """Stages by number or name, comma-separated, in their order; None for all."""
+    if text is None:
+        return STAGES
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    chosen = []
+    for part in wanted:
+        match = [stage for stage in STAGES if part in (stage.name, stage.name.split("_")[0])]
+        if not match:
+            known = ", ".join(stage.name for stage in STAGES)
+            raise InputError(f"stage {part!r} is unknown: the stages are {known}")
+        chosen += match
+    return tuple(stage for stage in STAGES if stage in chosen)
