@@ -207,3 +207,12 @@ def test_the_temperature_is_fitted_on_validation_alone():
     assert sum(row["n"] for row in found["bins_after"]) == 300
     wrong = replace(faces, labels=np.r_[labels[:300], (labels[300:] + 1) % 7], manifest={})
     assert calibration(wrong, predictions)["temperature"] == found["temperature"]
+
+
+def test_the_interval_of_an_ece_of_0_is_not_below_0():
+    probabilities = np.tile([0.75, 0.25], (400, 1))
+    labels = np.arange(400) % 4 // 3
+    found = scores(probabilities, labels)
+    low, high = found["interval"]["ece"]
+    assert found["ece"] == pytest.approx(0)
+    assert 0 <= low <= high

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pypdf import PdfReader
 
-from fer_lib import pipeline
+from fer_lib import compare, pipeline
 from fer_lib.compare import comparison, write_comparison
 from fer_lib.data import load_faces
 from fer_lib.data.audit import audit
@@ -21,8 +21,8 @@ from fer_lib.refine import rules, worth
 from fer_lib.refine.ballots import Ballots
 from fer_lib.report.__main__ import main
 from fer_lib.report.build import build, source, texts
-from fer_lib.report.collect import collect
-from fer_lib.report.figures import FIGURES, MANIFEST
+from fer_lib.report.collect import collect, indexed
+from fer_lib.report.figures import FIGURES, MANIFEST, refresh
 from fer_lib.report.results import Results
 from fer_lib.runs import Run
 
@@ -285,6 +285,72 @@ def test_views_and_robustness_are_shown_where_they_were_computed(report):
     assert "robustness" in read_json(report / "figures" / MANIFEST)
 
 
+def test_data_without_votes_make_a_report(report):
+    results = report / "results"
+    write_json(results / "audit.json", read_json(results / "audit.json") | {"votes": None})
+    for model in RUN:
+        content = read_json(run_file(report, model))
+        content["evaluation"]["accuracy_by_agreement"] = []
+        for part in ("valid", "test"):
+            content["results"][part].pop("ferplus_majority")
+        write_json(run_file(report, model), content)
+    content = read_json(results / "comparison.json")
+    content["runs"] = [row | {"ferplus_majority": None} for row in content["runs"]]
+    content["test_sets"] = [row for row in content["test_sets"] if "votes" not in row["set"]]
+    write_json(results / "comparison.json", content)
+    judged = {"against_annotators": {}, "agreement_not_accuracy": {}}
+    write_json(results / "refinement.json", read_json(results / "refinement.json") | judged)
+    text = re.sub(r"\s+", " ", text_of(build(report)))
+    assert text.count("These data have no votes of annotators.") == 2
+    assert not {"annotators", "agreement_steps"} & set(read_json(report / "figures" / MANIFEST))
+
+
+def test_a_run_on_another_backbone_and_what_it_changed_are_named(report):
+    path, index = run_file(report, "vit_patch"), report / "results" / "index.json"
+    content = read_json(path)
+    content["config"]["train"] |= {"options": {"backbone": "dinov2"}, "pretrained": "a/start.pt"}
+    write_json(path, content)
+    named = read_json(index)
+    named["settings"] |= {path.name: "optimizer=sgd"}
+    named["best"] = path.name  # whatever its score: collecting decides, and nobody after it
+    write_json(index, named)
+    text = re.sub(r"\s+", " ", text_of(build(report)))
+    assert text.count("vit_patch on dinov2") >= 5  # summary, classes, trainings, calibration, ...
+    assert re.search(r"vit_patch on dinov2 ours optimizer=sgd file a/start\.pt 0 2 \(2\)", text)
+    assert re.search(r"predictions are kept vit_patch on dinov2, ours, seed 0, from file", text)
+    legend = FIGURES["curves"](Results(report / "results")).axes[1].get_legend()
+    assert "vit_patch on dinov2" in [one.get_text() for one in legend.get_texts()]
+
+
+def test_a_change_of_the_code_that_draws_draws_again(report, monkeypatch):
+    results = Results(report / "results")
+    assert refresh(results, report / "figures") == []
+    monkeypatch.setattr("fer_lib.report.figures.code_digest", lambda names: "other code")
+    assert set(refresh(results, report / "figures")) == set(FIGURES) - {"robustness"}
+
+
+def test_collecting_says_which_runs_stand_for_their_models_and_what_they_changed(report):
+    index, printed = (
+        read_json(report / "results" / name) for name in ("index.json", "comparison.json")
+    )
+    files = {model: run_file(report, model).name for model in RUN}
+    assert index["headlines"] == [files[model] for model in MODULES if model in files]
+    assert index["best"] == files["attention_cnn"]
+    assert index["settings"] == dict.fromkeys(files.values(), "")
+    told = compare.tables(printed)["claims"].reset_index().to_dict(orient="records")
+    assert printed["printed_claims"] == told
+
+
+def test_of_equal_runs_the_evaluated_one_stands_for_its_model(report):
+    content = read_json(run_file(report, "vit_patch"))
+    del content["evaluation"]
+    content["results"]["valid"]["full"]["accuracy"] = 1.0
+    write_json(report / "results" / "20990101-000000_vit_patch_x_s0.json", content)
+    about = {"dataset": DATASET}
+    index = indexed(report / "results", about, "")
+    assert index["headlines"] == read_json(report / "results" / "index.json")["headlines"]
+
+
 def test_the_colophon_has_commit_fingerprint_and_device(report, text):
     fingerprint = read_json(report / "results" / "index.json")["fingerprint"]
     assert all(one in text for one in (fingerprint, "01234567+", "A processor"))
@@ -315,7 +381,21 @@ def test_collecting_says_what_is_missing_or_stale(home, tmp_path, monkeypatch):
     write_json(compared, content)
     with pytest.raises(InputError, match=rf"stale.*{gone}.*10_comparison"):
         collect(tmp_path / "report", dataset=DATASET, preset="sample")
-    compared.unlink()
+    report = shutil.copytree(home / "report", tmp_path / "kept")
+    before = {path: path.read_bytes() for path in (report / "results").iterdir()}
+    write_json(compared, read_json(compared) | {"fingerprint": "f" * 64})
+    with pytest.raises(InputError, match=r"comparison\.json is stale, made from other data"):
+        collect(report, dataset=DATASET, preset="sample")
+    audited = tmp_path / "data" / DATASET / "audit.json"
+    fresh = shutil.copy(home / "runs" / compared.relative_to(tmp_path / "runs"), compared)
+    content = read_json(audited)
+    del content["near_copies"]
+    write_json(audited, content)
+    with pytest.raises(InputError, match="lacks 'near_copies'"):
+        collect(report, dataset=DATASET, preset="sample")
+    assert {path: path.read_bytes() for path in (report / "results").iterdir()} == before
+    assert not list(report.glob(".collect*"))
+    fresh.unlink()
     with pytest.raises(InputError, match=r"comparison\.json does not exist.*10_comparison"):
         collect(tmp_path / "report", dataset=DATASET, preset="sample")
     with pytest.raises(InputError, match="have no place in"):

@@ -87,7 +87,7 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
     Sampling noise alone makes the ECE of a calibrated model larger than 0, and resampling adds the
     same noise once more. So the intervals are those of the basic bootstrap, which takes that off
-    again, and `ece_if_calibrated` says what noise can do.
+    again, and can lie below the value itself; `ece_if_calibrated` says what noise can do.
 
     Args:
         probabilities: (N, K) float.
@@ -110,7 +110,7 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     interval = {}
     for name, (value,) in found.items():
         low, high = np.quantile(np.concatenate([part[name] for part in drawn]), [0.025, 0.975])
-        interval[name] = [max(0.0, float(2 * value - high)), float(2 * value - low)]
+        interval[name] = [max(0.0, float(2 * value - bound)) for bound in (high, low)]
     return {
         **{name: float(value[0]) for name, value in found.items()},
         "interval": interval,

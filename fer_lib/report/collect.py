@@ -1,12 +1,17 @@
 """What runs, the audit and the refinement of labels have left, gathered as a report's results."""
 
 import json
+import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from fer_lib import compare
+from fer_lib.config import TrainConfig
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, home, read_json, write_json
 from fer_lib.in_depth import from_predictions
@@ -14,7 +19,16 @@ from fer_lib.kept import KEPT, keep
 from fer_lib.models import MODULES, create_model
 from fer_lib.recipes import RECIPES, recipe
 from fer_lib.report.build import source
-from fer_lib.report.results import AUDIT, COMPARISON, INDEX, MODELS, REFINEMENT, Results, has
+from fer_lib.report.results import (
+    AUDIT,
+    COMPARISON,
+    INDEX,
+    MODELS,
+    NEEDED,
+    REFINEMENT,
+    Results,
+    has,
+)
 from fer_lib.runs import Run, list_runs, runs_folder
 
 
@@ -25,7 +39,8 @@ def collect(
 
     Runs that are kept there already and belong to the same data and preset stay, so a run's folder
     may be deleted once it has been collected. Weights are never read. A run that notebook 09 has
-    not looked at is evaluated from its predictions, which takes some seconds.
+    not looked at is evaluated from its predictions, which takes some seconds. All is gathered and
+    checked in a temporary folder first: where something is wrong, `results/` stays as it is.
 
     Args:
         folder: of the report.
@@ -46,26 +61,59 @@ def collect(
         )
     finished = [run for run in list_runs(runs, preset=preset) if belongs(run, dataset, manifest)]
     comparison = runs_folder(runs) / f"comparison_{dataset}_{preset}" / COMPARISON
-    content = read_comparison(comparison, [run for run in finished if is_of(run, dataset)])
+    own = [run for run in finished if is_of(run, dataset)]
     parts = {
-        COMPARISON: content,
+        COMPARISON: read_comparison(comparison, own, manifest),
         AUDIT: audited(dataset, manifest),
         REFINEMENT: refined(dataset, manifest),
         MODELS: describe_models(),
     }
-    judge([run for run in finished if is_of(run, dataset)], dataset)
-    for run in finished:
-        keep(run, results)
-    for name, part in parts.items():
-        if part is not None:
-            write_json(results / name, part)
-    names = [name for name in parts if parts[name] is not None]
-    names += kept_runs(results, dataset, preset, manifest["fingerprint"])
-    index = {"dataset": dataset, "preset": preset, "mark": content["mark"]}
-    index |= {"fingerprint": manifest["fingerprint"], "files": sorted(names)}
-    write_json(results / INDEX, index)
-    Results(results)  # what is wrong with them is said right here
-    return index["files"]
+    judge(own, dataset)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".collect") as staged:
+        for name in kept_runs(results, dataset, preset, manifest["fingerprint"]):
+            shutil.copy(results / name, staged)
+        for run in finished:
+            keep(run, Path(staged))
+        for name, part in parts.items():
+            if part is not None:
+                write_json(Path(staged) / name, part)
+        about = {"dataset": dataset, "preset": preset, "mark": parts[COMPARISON]["mark"]}
+        write_json(Path(staged) / INDEX, indexed(Path(staged), about, manifest["fingerprint"]))
+        files = Results(staged).index["files"]  # what is wrong with them is said right here
+        results.mkdir(exist_ok=True)
+        for name in [*files, INDEX]:
+            os.replace(Path(staged) / name, results / name)
+    return files
+
+
+def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, Any]:
+    """What `index.json` says of the files of a folder; `about` is its beginning."""
+    files = sorted(path.name for path in folder.glob("*.json"))
+    runs = {path.name: read_json(path) for path in sorted(folder.glob(KEPT))}
+    first: dict[str, str] = {}
+    for name in sorted(runs, key=lambda name: standing(runs[name]), reverse=True):
+        if runs[name]["config"]["data"]["dataset"] == about["dataset"]:
+            first.setdefault(runs[name]["config"]["train"]["model"], name)
+    if not first:
+        raise InputError(f"no finished run of {about['dataset']} is there: train one first")
+    configs = {name: TrainConfig.from_dict(run["config"]["train"]) for name, run in runs.items()}
+    return {
+        **about,
+        "fingerprint": fingerprint,
+        "files": files,
+        "headlines": [first[model] for model in MODULES if model in first],
+        "best": next(iter(first.values())),
+        "settings": {name: compare.setting(config) for name, config in configs.items()},
+    }
+
+
+def standing(run: dict[str, Any]) -> tuple[bool, float]:
+    """Whether a kept run was evaluated in depth, then its validation accuracy.
+
+    A run of which the scores alone are left cannot stand for its model in most chapters.
+    """
+    return "evaluation" in run, run["results"]["valid"]["full"]["accuracy"]
 
 
 def judge(runs: list[Run], dataset: str) -> None:
@@ -101,15 +149,23 @@ def kept_runs(results: Path, dataset: str, preset: str, fingerprint: str) -> lis
     return names
 
 
-def read_comparison(path: Path, runs: list[Run]) -> dict[str, Any]:
-    """The comparison of notebook 10; InputError where it is missing, or older than a run."""
+def read_comparison(path: Path, runs: list[Run], manifest: dict[str, Any]) -> dict[str, Any]:
+    """The comparison of notebook 10, with the cells of its table of claims as `printed_claims`.
+
+    Raises:
+        InputError: it is missing, older than a run, of other data, or of an earlier version.
+    """
     if not path.exists():
         raise InputError(f"{path} does not exist: run notebook 10_comparison first")
     content = read_json(path)
+    if lacking := [key for key in NEEDED[COMPARISON] if key not in (*content, "printed_claims")]:
+        raise InputError(f"{path} lacks {lacking[0]!r}: run notebook 10_comparison again")
+    require_same(path, content, manifest, "10_comparison")
     compared = {row["run"] for row in content["runs"]}
     if absent := sorted({run.name for run in runs} - compared):
         raise InputError(f"{path} is stale: it lacks {absent[0]}: run notebook 10_comparison again")
-    return content
+    table = compare.tables(content)["claims"].reset_index()
+    return content | {"printed_claims": table.to_dict(orient="records")}
 
 
 def audited(dataset: str, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -11,23 +11,28 @@ from matplotlib.ticker import PercentFormatter
 
 from fer_lib import compare, plots
 from fer_lib.files import read_json, write_json
-from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results
+from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results, label
+from fer_lib.runs import code_digest
 
 MANIFEST = "manifest.json"
-"""For each figure its `sha256` and the `sources`: files of results and their SHA-256."""
+"""For each figure its `sha256`, `sources` (files of results and their SHA-256), and `code`."""
+
+CODE = ("plots/*", "compare/summary", "report/figures")
+"""Modules that decide what a figure looks like."""
 
 
 def refresh(results: Results, folder: Path) -> list[str]:
     """Draw what is missing, stale or altered in `folder`; return the names of what was drawn.
 
-    A figure is stale where a file that it was made from has changed since, by its SHA-256.
+    A figure is stale where a file that it was made from has changed since, by its SHA-256, or the
+    code that draws it has.
     """
     path = folder / MANIFEST
     known = read_json(path) if path.exists() else {}
-    kept, drawn = {}, []
+    kept, drawn, code = {}, [], code_digest(CODE)
     for name, draw in FIGURES.items():
         target = folder / f"{name}.svg"
-        if name in known and is_current(known[name], target, results):
+        if name in known and is_current(known[name], target, results, code):
             kept[name] = known[name]
             continue
         results.used = {INDEX}  # whether a file is listed counts too
@@ -36,7 +41,7 @@ def refresh(results: Results, folder: Path) -> list[str]:
             continue
         plots.save(figure, target)
         sources = {one: results.digest(one) for one in sorted(results.used)}
-        kept[name] = {"sha256": digest(target), "sources": sources}
+        kept[name] = {"sha256": digest(target), "sources": sources, "code": code}
         drawn.append(name)
     for stray in set(folder.glob("*.svg")) - {folder / f"{name}.svg" for name in kept}:
         stray.unlink()
@@ -45,12 +50,13 @@ def refresh(results: Results, folder: Path) -> list[str]:
     return drawn
 
 
-def is_current(entry: dict, target: Path, results: Results) -> bool:
-    """Whether a figure is as it was drawn, and so are the results that it was drawn from."""
+def is_current(entry: dict, target: Path, results: Results, code: str) -> bool:
+    """Whether a figure is as it was drawn, and so are its results and the code that draws it."""
     sources = entry["sources"].items()
     return (
         target.exists()
         and digest(target) == entry["sha256"]
+        and entry.get("code") == code
         and all(one in results or one == INDEX for one, _ in sources)
         and all(results.digest(one) == known for one, known in sources)
     )
@@ -83,7 +89,7 @@ def curves(results: Results) -> Figure:
         if "metrics" not in run:  # kept by an earlier version
             continue
         rows = pd.DataFrame(run["metrics"])
-        name = run["config"]["train"]["model"]
+        name = label(run)
         style = plots.model_style(name)
         best = rows[rows["epoch"] == run["results"]["best_epoch"]]
         for axis, column in ((left, "valid_accuracy"), (right, "valid_loss")):
@@ -198,7 +204,7 @@ def agreement_steps(results: Results) -> Figure | None:
 def robustness(results: Results) -> Figure | None:
     """Accuracy under each kind of damage, a line for each system that was tried."""
     found = {
-        run["config"]["train"]["model"]: run["evaluation"]["robustness"]
+        label(run): run["evaluation"]["robustness"]
         for run in evaluated(results)
         if run["evaluation"].get("robustness")
     }

@@ -2,7 +2,11 @@
 
 `index.json` says which files there must be, and of which data:
 
-    {"dataset": ..., "preset": ..., "mark": ..., "fingerprint": ..., "files": [...]}
+    {"dataset": ..., "preset": ..., "mark": ..., "fingerprint": ..., "files": [...],
+     "headlines": [...], "best": ..., "settings": {...}}
+
+`headlines` has the file of the run that stands for each model, in the order of the models, `best`
+that of the run that is best among them, and `settings` what each run changed in its recipe.
 """
 
 import hashlib
@@ -23,10 +27,13 @@ COMPARISON, AUDIT, REFINEMENT, MODELS = (
     "models.json",
 )
 NEEDED = {
-    INDEX: ("dataset", "preset", "mark", "fingerprint", "files"),
+    INDEX: (
+        *("dataset", "preset", "mark", "fingerprint", "files"),
+        *("headlines", "best", "settings"),
+    ),
     COMPARISON: (
         *("mark", "fingerprint", "runs", "systems", "tests", "sentences", "test_sets", "recall"),
-        *("agreement", "ensemble", "inflation", "costs", "claims"),
+        *("agreement", "ensemble", "inflation", "costs", "claims", "printed_claims"),
     ),
     AUDIT: ("fingerprint", "manifest.counts", "copies.test", "near_copies", "clean_test"),
     REFINEMENT: (
@@ -46,6 +53,7 @@ NEEDED_OF_AN_EVALUATION = (
 
 NEEDED_OF_A_RUN = (
     "config.train.model",
+    "config.train.options",
     "config.data.fingerprint",
     "config.environment.started",
     "results.valid.full.accuracy",
@@ -76,6 +84,11 @@ class Results:
             self.check(name)
         if not self.run_files:
             raise InputError(f"{self.folder / INDEX} lists no run: train one, then collect again")
+        if unlisted := {self.index["best"], *self.index["headlines"]} - set(self.run_files):
+            raise InputError(
+                f"{self.folder / INDEX} calls {min(unlisted)} a headline, and does not list it: "
+                "collect again"
+            )
 
     def __contains__(self, name: str) -> bool:
         return name in self.index["files"]
@@ -127,44 +140,34 @@ class Results:
 
     @property
     def runs(self) -> list[dict[str, Any]]:
-        """Kept runs of the report's own data, in the order of the models, the oldest first."""
-        kept = [self.read(name) for name in self.run_files]
-        order = list(MODULES)
-        own = [run for run in kept if run["config"]["data"]["dataset"] == self.index["dataset"]]
-        return sorted(own, key=lambda run: order.index(run["config"]["train"]["model"]))
+        """Every kept run, the oldest first."""
+        return [self.read(name) for name in self.run_files]
 
     @property
     def headlines(self) -> list[dict[str, Any]]:
-        """The run of each model that is best by `standing`, the first of equals."""
-        best: dict[str, dict[str, Any]] = {}
-        for run in self.runs:
-            model = run["config"]["train"]["model"]
-            if model not in best or standing(run) > standing(best[model]):
-                best[model] = run
-        return list(best.values())
+        """The run that stands for each model, in the order of the models."""
+        return [self.read(name) for name in self.index["headlines"]]
 
     @property
     def best(self) -> dict[str, Any]:
-        """The run that is best by `standing`."""
-        return max(self.headlines, key=standing)
+        """The run that is best on validation, of those whose predictions are kept."""
+        return self.read(self.index["best"])
 
     @cached_property
     def date(self) -> datetime:
         """When the newest run was started, with its time zone: the date of the report."""
-        kept = (self.read(name) for name in self.run_files)
-        return max(datetime.fromisoformat(run["config"]["environment"]["started"]) for run in kept)
+        started = [run["config"]["environment"]["started"] for run in self.runs]
+        return max(map(datetime.fromisoformat, started))
 
     def digest(self, name: str) -> str:
         """SHA-256 of a file."""
         return hashlib.sha256((self.folder / name).read_bytes()).hexdigest()
 
 
-def standing(run: dict[str, Any]) -> tuple[bool, float]:
-    """Whether a kept run was evaluated in depth, then its validation accuracy.
-
-    A run of which the scores alone are left cannot stand for its model in most chapters.
-    """
-    return "evaluation" in run, run["results"]["valid"]["full"]["accuracy"]
+def label(run: dict[str, Any]) -> str:
+    """What a kept run's network is called: its model, and the backbone where it has another."""
+    train = run["config"]["train"]
+    return " on ".join(filter(None, (train["model"], train["options"].get("backbone"))))
 
 
 def has(content: Any, key: str) -> bool:
