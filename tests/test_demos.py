@@ -232,7 +232,8 @@ def test_gradio_reads_the_camera_and_writes_no_frame(gradio, look, home):
     for expression in ("sad", "happy"):
         wait_for(page, expression)
     page.locator(".fer-picture:visible").wait_for()
-    assert set(pictures(home / "tmp")) <= set(before)  # fewer where the page has cleaned up meanwhile
+    now = pictures(home / "tmp")  # fewer where the page has cleaned up meanwhile
+    assert set(now) <= set(before)
     page.get_by_text("no picture leaves it").wait_for()
 
 
