@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,10 @@ def results_table(folder: Path) -> str:
 
 def _row(kept: dict[str, Any]) -> dict[str, str]:
     results, environment = kept["results"], kept["config"]["environment"]
-    train = TrainConfig.from_dict(kept["config"]["train"])
-    labels, backbone = train.labels, train.options.get("backbone", "")
+    train = kept["config"]["train"]
+    labels, backbone = train["labels"], train["options"].get("backbone", "")
     shown = (f"labels={labels}", f"backbone={backbone}")  # in columns of their own
-    changed = [part for part in setting(train).split() if part not in shown]
+    changed = [part for part in _setting(train).split(" ") if part not in shown]
     learned = () if labels == "original" else (f"{labels} labels",)
     full, clean = (results["test"].get(part) for part in ("full", "clean"))
     low, high = full["interval"]["accuracy"]
@@ -110,6 +111,14 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
         "on": f"{environment['processor']}, torch {environment['torch']}",
         "commit": (environment["commit"] or "")[:8],
     }
+
+
+def _setting(train: dict[str, Any]) -> str:
+    """What a kept run changed in its recipe; settings that are no more count as changed."""
+    known = {field.name for field in fields(TrainConfig)}
+    now = TrainConfig.from_dict({key: value for key, value in train.items() if key in known})
+    gone = [f"{key}={value}" for key, value in train.items() if key not in known and value]
+    return " ".join(filter(None, (setting(now), *gone)))
 
 
 def write_table(readme: Path, table: str) -> None:

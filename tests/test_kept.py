@@ -112,6 +112,17 @@ def test_the_table_says_what_a_run_changed_and_what_it_reaches_in_one_view(root)
     assert cells["one view"] == "32.1%"
 
 
+def test_a_kept_run_with_settings_of_an_earlier_version_is_still_in_the_table(root):
+    run = make_run(root, right=10)
+    keep(run, root / "kept")
+    path = root / "kept" / f"{run.name}.json"
+    kept = read_json(path)
+    for frozen, changed in ((0, ""), (2, "frozen=2")):
+        kept["config"]["train"] |= {"frozen": frozen, "unfreeze": None}
+        write_json(path, kept)
+        assert f"| ours, full, seed 0 | {changed} |" in results_table(root / "kept")
+
+
 def test_a_kept_file_names_no_folder_of_the_user(root):
     run = make_run(root, right=10)
     keep(run, root / "kept")
