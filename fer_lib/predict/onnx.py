@@ -1,6 +1,7 @@
 """Predictors as ONNX: from uint8 faces to class probabilities in one graph of any batch size."""
 
 import json
+import os
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 BATCH = 256  # images at a time
 INSTALL = "pip install onnx onnxruntime onnxscript"
+# onnxruntime 1.32 reports its use to its makers from the first import on; it reads this then.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 PROVIDERS = {"CUDAExecutionProvider": {"use_tf32": 0}, "CPUExecutionProvider": {}}
 """Where onnxruntime may compute, the first that it has, in float32; others round otherwise."""
 
