@@ -9,9 +9,10 @@ looks for the face. Two answers:
 
 * What the dataset's images show of a box: the median, over the faces found, of the side of the
   image divided by the longer side of the box, and of how far its middle lies below the box's.
-  These are the `Framing` of the detectors in `fer_lib/predict/faces.py`.
 * Accuracy of the model on squares cropped around the boxes, by their `scale`, beside that on the
   images themselves. A crop that goes beyond the image repeats its edge.
+
+The `Framing` of each detector in `fer_lib/predict/faces.py` lies between the two answers.
 
 Real pictures are larger than what FER2013 keeps of them, so a detector sees less here than it will:
 the share of faces found is a lower bound.
