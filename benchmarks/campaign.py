@@ -134,8 +134,9 @@ def run(args: argparse.Namespace, place: Place) -> int:
     until = start + 60 * args.minutes if args.minutes else float("inf")
     campaign = Campaign(place, until=until, lanes=args.lanes, out=args.out, only=args.only)
     try:
-        campaign.dry_run()
-        if not args.dry_run and "rehearsal" not in campaign.failed:
+        if args.dry_run != "none":
+            campaign.dry_run()
+        if args.dry_run != "only" and "rehearsal" not in campaign.failed:
             campaign.run()
     finally:
         campaign.end()
@@ -174,7 +175,8 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="folder of the archives; default: $OUT, or runs/packed"
     )
     one.add_argument("--only", nargs="+", default=[], metavar="NAME", help="entries of the list")
-    one.add_argument("--dry-run", action="store_true", help="only try everything")
+    ways = ("first", "only", "none")
+    one.add_argument("--dry-run", choices=ways, default="first", help="try everything before")
     one.add_argument("--dataset", help="in place of every entry's own, as sample")
     one.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="of all entries")
     back = add("unpack", "unpack archives into runs/ and report/results/")

@@ -137,6 +137,7 @@ def measured(
     )  # fmt: skip
     try:
         with Apart(Point, config, faces, side) as apart:
+            apart.ready.result()
             return apart.submit(cost_here, seconds, images, host).result()
     except (MemoryError, RuntimeError) as error:  # on a CPU PyTorch has no type of its own for it
         if not re.search(NO_MEMORY, repr(error)):

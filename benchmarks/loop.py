@@ -6,7 +6,8 @@
 
 Ours is `fer_lib.learner.Learner.train_epoch`, what `python -m fer_lib.train` runs: all faces on the
 device as uint8, `Batches`, `Prepare` (flip and affine of a whole batch), `SoftCrossEntropy`, bf16
-where `choose_precision` finds it, channels_last, fused AdamW; no moving average.
+where `choose_precision` finds it, channels_last, fused AdamW, on a GPU a recorded step; no moving
+average.
 
 The usual one is in `usual.py`: single PIL images, torchvision transforms, a DataLoader with a
 worker for each core, float32, and the network written as usual. Two more of its kind show where the
@@ -41,6 +42,7 @@ from usual import STYLES, Usual
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
+from fer_lib.graph import RecordedStep
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 
@@ -58,6 +60,10 @@ class Ours:
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         images, self.targets = next(self.learner.batches.epoch(0))
         self.batch = self.prepare(images)
+        self.step = lambda x, answer: {"loss": self.learner.step(x, answer, {})[1]}
+        if self.learner.recorded:
+            recorded = RecordedStep(self.learner.optimizer, self.generator)
+            self.step = partial(recorded, self.step)
 
     def prepare(self, images: Tensor) -> Tensor:
         augmentation = self.learner.config.augmentation
@@ -74,7 +80,7 @@ class Ours:
     def model(self) -> int:
         steps = len(self.learner.batches)
         for _ in range(steps):
-            self.learner.step(self.batch, self.targets, {})
+            self.step(self.batch, self.targets)
         return steps * len(self.targets)
 
 
@@ -91,11 +97,12 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
     faces = make_sample(max(100, images * 4 // 3))  # four in five are for training
     with ExitStack() as running:
         ours = running.enter_context(Apart(Ours, config, faces))
-        device, precision = ours.device, ours.precision
+        single = running.enter_context(Apart(Ours, replace(config, precision="no"), faces))
         others = {
-            style: running.enter_context(Apart(Usual, config, faces, device, cores(), style))
+            style: running.enter_context(Apart(Usual, config, faces, cores(), style))
             for style in STYLES
         }
+        device, precision = ours.device, ours.precision
         parts = {}
         for part in ("loop", "input", "model"):
             parts[f"ours {part}"] = partial(ours.rate, part)
@@ -103,9 +110,9 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
         for style in STYLES[1:]:
             parts[f"{style} loop"] = partial(others[style].rate, "loop")
         if precision != "float32":
-            single = replace(config, precision="no")
-            float32 = running.enter_context(Apart(Ours, single, faces))
-            parts["ours float32"] = partial(float32.rate, "model")
+            parts["ours float32"] = partial(single.rate, "model")
+        for side in (ours, single, *others.values()):
+            side.ready.result()
         rates = in_turn(parts, rounds)
     rows = {
         "whole loop": (rates["ours loop"], rates["usual loop"]),

@@ -42,13 +42,20 @@ class Apart(ProcessPoolExecutor):
             return the number of images they went through.
         arguments: of `side`.
 
-    Attributes:
-        device, precision: those of the side.
+    Several may be started before the first is asked for anything: they get ready side by side.
     """
 
     def __init__(self, side: Callable[..., Any], *arguments: Any):
         super().__init__(1, get_context("spawn"), torch.set_num_threads, (cores(),))
-        self.device, self.precision = self.submit(set_up, side, arguments).result()
+        self.ready = self.submit(set_up, side, arguments)
+
+    @property
+    def device(self) -> torch.device:
+        return self.ready.result()[0]
+
+    @property
+    def precision(self) -> str:
+        return self.ready.result()[1]
 
     def rate(self, part: str) -> float:
         """Run a part once; its images a second, timed in the process itself."""

@@ -94,7 +94,8 @@ class Campaign:
         best: dict[str, tuple[float, Entry]] = {}
         for entry in wanted.FIRST:
             results = self.results.get(entry.name, {})
-            if entry.dataset == "fer2013" and "valid" in results:
+            plain = entry.dataset == "fer2013" and entry.labels == "original"
+            if plain and "valid" in results:
                 score = results["valid"]["full"]["accuracy"]
                 if score > best.get(entry.system, (0.0,))[0]:
                     best[entry.system] = score, entry

@@ -11,7 +11,8 @@ from outside, by a clock around the calls that it makes: *input* (augmentation, 
 (the moving average of the weights), and *rest*: gathering the batch, the sums of the loss and of
 right answers, and whatever else is in none of the others. The parts are shares of an epoch under
 the clock, whose step has a column of its own: on a GPU it waits for the device before and after
-each call, and takes longer than *step*, the best of three epochs without any clock.
+each call, launches one kernel after the other (`cuda_graph` off), and takes longer than *step*, the
+best of three epochs without any clock.
 
 The floor is the larger of two times, for the layers as they are written. Arithmetic: floating-point
 operations of matrix products, convolutions and attention, forward and backward, as torch's
@@ -92,6 +93,7 @@ def watched(learner: Learner) -> dict[str, list[tuple[Any, str]]]:
 def clocked(learner: Learner) -> dict[str, float]:
     """Seconds of each part in an epoch under the clock."""
     clock, before = Clock(learner.device), {}
+    learner.recorded = None  # what a replay does has no parts
     for part, calls in watched(learner).items():
         for owner, name in calls:
             before[id(owner), name] = owner, name, vars(owner).get(name)

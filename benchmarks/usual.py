@@ -23,7 +23,7 @@ from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.models import create_model
 from fer_lib.models.cnn import ChannelAttention, MeanPool2d, SpatialAttention
-from fer_lib.optim import choose_precision
+from fer_lib.optim import choose_precision, processes
 
 STYLES = ("usual", "our network", "reference")
 
@@ -89,11 +89,10 @@ class Usual:
         self,
         config: TrainConfig,
         faces: FaceSet,
-        device: torch.device,
         workers: int,
         style: str = "usual",
     ):
-        self.config, self.device = config, device
+        self.config, self.device = config, (device := processes().device)
         reference = style == "reference"
         self.precision = choose_precision(config) if reference else "no"
         self.format = torch.channels_last if reference else torch.contiguous_format

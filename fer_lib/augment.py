@@ -231,8 +231,8 @@ def mix(
     """
     if not mixup and not cutmix:
         return images, targets
-    n, draw = len(images), Draw(len(images), generator)
-    partner = torch.randperm(n, generator=generator, device=draw.device)
+    draw = Draw(len(images), generator)
+    partner = draw.uniform(0, 1).argsort()
     cut = draw.happens(0.5 if mixup and cutmix else float(bool(cutmix)))
     share = torch.where(cut, beta(cutmix, draw), beta(mixup, draw))  # kept of the image itself
     side = (1 - share).sqrt()

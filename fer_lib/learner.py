@@ -1,5 +1,6 @@
 """What learns: model, optimizer, schedule and batches on the device. Knows nothing of files."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from fer_lib.batches import Batches, placed, probabilities, targets, training_ro
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.files import InputError
+from fer_lib.graph import RecordedStep
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
 from fer_lib.models import create_model
 from fer_lib.models.weights import load_into
@@ -59,6 +61,7 @@ class Learner:
             kwargs_handlers=[unused],
         )
         self.device = self.accelerator.device
+        self.generator = torch.Generator(self.device)
         self.set_up_data(faces)
         self.set_up_model(len(faces.classes), resumes)
 
@@ -115,6 +118,9 @@ class Learner:
             ModelEmaV3(core, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         )
         fused = {"fused": True} if config.optimizer == "adamw" else {}
+        recordable = self.recordable(core)
+        if recordable:
+            fused["capturable"] = True
         try:
             raw = create_optimizer_v2(
                 parameter_groups(core, config),
@@ -131,6 +137,21 @@ class Learner:
             mode = None if config.compile is True else config.compile
             model = torch.compile(core, mode=mode)
         self.model, self.optimizer = self.accelerator.prepare(model, raw)
+        self.recorded = RecordedStep(self.optimizer, self.generator) if recordable else None
+
+    def recordable(self, core: nn.Module) -> bool:
+        """Whether a step can be recorded as a CUDA graph, and is to be."""
+        config = self.config
+        return (
+            config.cuda_graph
+            and self.device.type == "cuda"
+            and self.accelerator.num_processes == 1
+            and self.precision != "fp16"  # whose scaler looks at the gradients
+            and config.optimizer == "adamw"
+            and not config.unfreeze_every
+            and not isinstance(config.compile, str)  # which records graphs itself
+            and all(getattr(module, "static_shapes", True) for module in core.modules())
+        )
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch, counted from 0; its part of a row of `metrics.csv`.
@@ -144,32 +165,52 @@ class Learner:
         # Dropout draws from torch's own generator, the rest from this one: both by epoch and rank.
         seed = (config.seed * 1_000_003 + epoch) * 64 + self.accelerator.process_index
         torch.manual_seed(seed)
-        generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator.manual_seed(seed)
         losses = torch.zeros(steps, device=self.device)
-        extra: dict[str, Tensor] = {}
-        correct = torch.zeros(2, device=self.device, dtype=torch.int64)  # right, seen
+        sums: dict[str, Tensor] = {}
+        advance = partial(self.recorded, self.one_batch) if self.recorded else self.one_batch
         for step, (images, soft) in enumerate(self.bar(epoch)):
-            for part, answer in zip(
-                images.chunk(config.accumulate), soft.chunk(config.accumulate), strict=True
-            ):
-                x = self.prepare(part, config.augmentation, generator)
-                x, answer = mix(x, answer, generator, mixup=config.mixup, cutmix=config.cutmix)
-                logits, loss = self.step(x, answer, extra)
-                losses[step] += loss / config.accumulate
-                correct[0] += (logits.argmax(1) == answer.argmax(1)).sum()
-                correct[1] += len(x)
+            done = advance(images, soft)
+            losses[step] = done["loss"]
+            for name, value in done.items():
+                sums[name] = sums.get(name, 0) + value
+            self.schedule.step()
+            if self.ema:
+                self.ema.update(self.core, self.schedule.last_epoch)
         losses = self.accelerator.reduce(losses, "mean").cpu()
         self.check_finite(losses, epoch)
-        correct = self.accelerator.reduce(correct, "sum").tolist()
+        del sums["loss"]
+        right = self.accelerator.reduce(sums.pop("right"), "sum").item()
+        seen = steps * self.batches.batch_size
         return {
             "train_loss": losses.mean().item(),
-            "train_accuracy": correct[0] / correct[1],
-            "train_images": correct[1],
+            "train_accuracy": right / seen,
+            "train_images": seen,
             **{
                 name: self.accelerator.reduce(value, "mean").item() / (steps * config.accumulate)
-                for name, value in extra.items()
+                for name, value in sums.items()
             },
         }
+
+    def one_batch(self, images: Tensor, soft: Tensor) -> dict[str, Tensor]:
+        """Augment a batch and learn from it, in `accumulate` parts.
+
+        Returns:
+            "loss": mean over the batch; "right": right answers, int64; and the sums over the parts
+            of whatever else the model has to say.
+        """
+        config, extra = self.config, {}
+        loss = torch.zeros((), device=self.device)
+        right = torch.zeros((), device=self.device, dtype=torch.int64)
+        for part, answer in zip(
+            images.chunk(config.accumulate), soft.chunk(config.accumulate), strict=True
+        ):
+            x = self.prepare(part, config.augmentation, self.generator)
+            x, answer = mix(x, answer, self.generator, mixup=config.mixup, cutmix=config.cutmix)
+            logits, part_loss = self.step(x, answer, extra)
+            loss += part_loss / config.accumulate
+            right += (logits.argmax(1) == answer.argmax(1)).sum()
+        return {"loss": loss, "right": right, **extra}
 
     def step(self, x: Tensor, answer: Tensor, extra: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Forward, backward and update; nothing of the loop's own waits for the device."""
@@ -189,10 +230,6 @@ class Learner:
                 self.accelerator.clip_grad_norm_(self.core.parameters(), self.config.clip_grad)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            if self.accelerator.sync_gradients:
-                self.schedule.step()
-                if self.ema:
-                    self.ema.update(self.core, self.schedule.last_epoch)
         return logits.detach(), loss.detach()
 
     def check_finite(self, losses: Tensor, epoch: int) -> None:

@@ -221,12 +221,14 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
 def setting(config: TrainConfig) -> str:
     """What a run changed in its recipe, as in "epochs=5 width=16"; "" for the plain recipe.
 
-    The seed does not count, nor a warm-up that is shorter because the epochs are. Values are JSON;
-    `default` stands for an option that the recipe sets and the run does not.
+    Neither the seed counts, nor how steps are launched, nor a warm-up that is shorter because the
+    epochs are. Values are JSON; `default` stands for an option that the recipe sets and the run
+    does not.
     """
     shortened = recipe(config.model, config.recipe, config.preset, epochs=config.epochs)
     plain = recipe(config.model, config.recipe, config.preset)
-    before = _flat(shortened) | {"epochs": plain.epochs, "seed": config.seed}
+    before = _flat(shortened) | {"epochs": plain.epochs}
+    before |= {key: getattr(config, key) for key in ("seed", "cuda_graph")}
     after = _flat(config)
     changed = [key for key in {**after, **before} if after.get(key) != before.get(key)]
     return " ".join(f"{key}={_text(after.get(key, 'default'))}" for key in changed)

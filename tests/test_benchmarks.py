@@ -150,7 +150,7 @@ def test_a_ratio_is_taken_within_each_round(measure):
 
 def test_both_sides_train_the_same_images(loop, usual_loop, faces):
     ours = loop.Ours(config(), faces)
-    usual = usual_loop.Usual(config(), faces, torch.device("cpu"), 1)
+    usual = usual_loop.Usual(config(), faces, 1)
     data = usual.loader.dataset
     images, targets = ours.learner.batches.images, ours.learner.batches.targets
     assert len(data) == len(images) == 20
@@ -161,7 +161,7 @@ def test_both_sides_train_the_same_images(loop, usual_loop, faces):
 
 
 def test_every_part_goes_through_the_full_batches(loop, usual_loop, faces):
-    sides = loop.Ours(config(), faces), usual_loop.Usual(config(), faces, torch.device("cpu"), 1)
+    sides = loop.Ours(config(), faces), usual_loop.Usual(config(), faces, 1)
     for side, net in zip(sides, (sides[0].learner.core, sides[1].net), strict=True):
         for part in (side.loop, side.model):
             before = net.head[1].weight.detach().clone()
@@ -176,7 +176,7 @@ def test_our_epochs_differ_and_usual_is_plain(loop, usual_loop, faces):
     ours = loop.Ours(config(), faces)
     ours.loop()
     assert ours.epoch == 1
-    usual = usual_loop.Usual(config(), faces, torch.device("cpu"), 1)
+    usual = usual_loop.Usual(config(), faces, 1)
     weight = usual.net.stages[1][0].weight
     assert weight.is_contiguous()
     assert not ours.learner.core.stages[1][0].weight.is_contiguous()
@@ -308,14 +308,14 @@ def test_the_speedrun_warms_up_without_a_trace(loop, faces, monkeypatch):
 
 
 def test_the_reference_style_is_the_usual_network_in_mixed_precision(usual_loop, faces):
-    options = faces, torch.device("cpu"), 1, "reference"
+    options = faces, 1, "reference"
     reference = usual_loop.Usual(config(precision="bf16"), *options)
     assert reference.precision == "bf16"
     assert not reference.net.stages[1][0].weight.is_contiguous()
     logits, loss = reference.step(*reference.batch)
     assert logits.dtype == torch.bfloat16
     assert loss.isfinite()
-    ours = usual_loop.Usual(config(), *options[:3], "our network")
+    ours = usual_loop.Usual(config(), *options[:2], "our network")
     assert isinstance(ours.net.stages[2][3], usual_loop.MeanPool2d)
     assert isinstance(reference.net.stages[2][3], torch.nn.AdaptiveAvgPool2d)
 

@@ -97,7 +97,8 @@ def test_a_step_of_every_entry_runs(campaign, tmp_path, capsys):
     write_weights(weights, {k: v.half() for k, v in vit.state_dict().items()}, {})
     changes = ["--set", "batch_size=2", "epochs=1", "warmup_epochs=0"]
     changes += ["flip_tta=false", "ema_decay=0.0"]  # one view of one network is enough
-    arguments = ("run", "--dry-run", "--dataset", SAMPLE, "--weights", weights, "--out", tmp_path)
+    arguments = ("run", "--dry-run", "only", "--dataset", SAMPLE)
+    arguments += ("--weights", weights, "--out", tmp_path)
     assert main(campaign, *arguments, *changes) == 0
     text = capsys.readouterr().out
     for entry in (*campaign.wanted.FIRST, *campaign.wanted.LATER):

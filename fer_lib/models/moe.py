@@ -100,6 +100,8 @@ class SparseExperts(nn.Module):
     is the number of features between the two layers of an expert.
     """
 
+    static_shapes = False  # how many images an expert gets is known on the device alone
+
     def __init__(self, dim: int, *, hidden: int, experts: int = 4, top_k: int = 2):
         super().__init__()
         if not 1 <= top_k <= experts:
