@@ -18,7 +18,7 @@ from packing import Archives, contents
 
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, read_json
-from fer_lib.runs import Run, pretrained_sha256
+from fer_lib.runs import Run, pretrained_sha256, processor
 
 RESULTS = Path(__file__).resolve().parent.parent / "report" / "results"
 """Kept results: what is there is not run again."""
@@ -111,6 +111,8 @@ class Campaign:
             return
         self.looked_up.add(entry.name)
         trains = not isinstance(entry, Pretraining | Refinement)
+        if (run := entry.run(self.place)) and run.config["environment"]["processor"] == processor():
+            self.learn(entry)
         if entry.finished(self.place):
             self.pack(entry)
         elif trains and (kept := kept_results(entry, self.place)):
@@ -210,9 +212,8 @@ class Campaign:
     def look_after(self, lane: Lane, entry: Entry) -> None:
         """Learn from the pace of a running entry; one that is too long makes place for another."""
         rows = entry.progress(self.place)
-        if not (each := estimate.measured(rows)):
+        if not (each := self.learn(entry)):
             return
-        self.ratios[entry.name] = each / estimate.assumed(entry.config(self.place))
         if self.left(entry) - estimate.START > self.until - time.time() and (
             other := self.fitting()
         ):
@@ -222,6 +223,12 @@ class Campaign:
                 f"{len(rows)} for {other.name}",
                 flush=True,
             )
+
+    def learn(self, entry: Entry) -> float | None:
+        """The measured seconds of its epochs, if there are enough; they tell of others, too."""
+        if each := estimate.measured(entry.progress(self.place)):
+            self.ratios[entry.name] = each / estimate.assumed(entry.config(self.place))
+        return each
 
     def end(self) -> None:
         """End all lanes; what they were doing resumes where its last epoch ended."""

@@ -48,8 +48,9 @@ BASELINE = Entry(
 )
 VOTERS = Refinement(
     "voters",
-    "three kinds of network, short enough for fifteen trainings",
-    voters=((VIT_SMALL, {"epochs": 5}), (ATTENTION, {"epochs": 12}), (BASELINE, {"epochs": 12})),
+    "three kinds of network, short enough for twelve trainings",
+    voters=((VIT_SMALL, {"epochs": 4}), (ATTENTION, {"epochs": 10}), (BASELINE, {"epochs": 10})),
+    folds=4,
 )
 FIRST = (
     VIT_SMALL,
