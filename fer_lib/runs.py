@@ -203,11 +203,12 @@ def code_digest(
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout, with "+" where files differ from it.
+    """What FER_COMMIT says, else the commit of the checkout, with "+" where files differ, or None.
 
-    Outside a checkout, as where only the files were copied to a machine, what the environment
-    variable FER_COMMIT says, or None.
+    That environment variable alone knows it on a machine to which the files were copied.
     """
+    if told := os.environ.get("FER_COMMIT"):
+        return told
     root = Path(__file__).resolve().parent.parent
     git = lambda *arguments: subprocess.run(  # noqa: E731
         ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
@@ -215,7 +216,7 @@ def git_commit() -> str | None:
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("FER_COMMIT")
+        return None
 
 
 def processor() -> str:

@@ -348,6 +348,7 @@ def test_a_copy_outside_git_takes_its_commit_from_the_environment(monkeypatch):
 
     monkeypatch.setattr(runs_module.subprocess, "run", no_git)
     assert runs_module.git_commit() is None
+    monkeypatch.undo()  # also in a checkout that stands elsewhere
     monkeypatch.setenv("FER_COMMIT", "0123abcd")
     assert runs_module.git_commit() == "0123abcd"
 
