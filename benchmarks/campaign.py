@@ -28,7 +28,7 @@ import wanted
 from entries import BACKBONE, Entry, Place, Pretraining, Refinement, faces_of
 from measure import environment
 from packing import pack_data, unpack, unpack_data
-from schedule import RESULTS, Campaign
+from schedule import RESULTS, Campaign, kept_results
 
 from fer_lib.compare import setting as changed
 from fer_lib.config import setting
@@ -53,6 +53,7 @@ def listed() -> str:
         "settings",
         "epochs",
         "minutes",
+        "validation",
         "why",
     ]
     table = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1))
@@ -74,6 +75,8 @@ def _row(entry: Entry) -> dict[str, str]:
         plain, given = PretrainConfig().to_dict(), config.to_dict()
         settings = " ".join(f"{key}={value}" for key, value in given.items() if value != plain[key])
         return row | {"settings": settings, "learns from": f"{entry.dataset}, no labels"}
+    if kept := kept_results(entry):
+        row["validation"] = f"{kept['valid']['full']['accuracy']:.1%}"
     return row | {
         "model": entry.model,
         "starts from": start.get(entry.start, entry.start),

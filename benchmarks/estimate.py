@@ -1,9 +1,10 @@
-"""How long an entry takes on one GPU of the H200's class: assumed first, then as it was measured.
+"""How long an entry takes alone on an H100: assumed first, then as it was measured.
 
-Assumed, and not measured, are the five constants below. A step takes the longer of its arithmetic
-(operations of a forward pass of one image, as torch's FlopCounterMode counts them on the meta
-device, times three with the backward pass; of a head on tokens nothing) and the starting of its
-kernels; a batch of validation takes a third of it. Once an entry has done `ENOUGH` epochs, what
+The five constants below are rough readings of the runs of 2026-11-26 (`README.md`). A step takes
+the longer of its arithmetic (operations of a forward pass of one image, as torch's FlopCounterMode
+counts them on the meta device, times three with the backward pass; of a head on tokens nothing) and
+the starting of its kernels, where it is not recorded; a batch of validation takes a third of it,
+and always starts its kernels. Once an entry has done `ENOUGH` epochs, what
 these took counts, and the times of other entries are scaled by it.
 """
 
@@ -22,10 +23,10 @@ from fer_lib.models import create_model
 from fer_lib.pretrain import PretrainConfig
 from fer_lib.pretrain.autoencoder import build_autoencoder
 
-RATE = 120e12
-"""Operations a second: a sixth of what such a GPU's matrix products reach in bf16 (790e12)."""
+RATE = 60e12
+"""Operations a second: 30e12 of a small network, 220e12 of a ViT-B."""
 
-STEP, LAUNCH = 1.5e-3, 45e-6
+STEP, LAUNCH = 1.5e-3, 150e-6
 """Seconds of a step to start kernels: of input and loop, and for each tensor of parameters."""
 
 SAVE = 500e6
@@ -72,11 +73,14 @@ def assumed(config: TrainConfig | PretrainConfig) -> float:
     pretrains = isinstance(config, PretrainConfig)
     name, options = ("mae", config.to_dict()) if pretrains else (config.model, config.options)
     flops, tensors, size = counted(name, json.dumps(options))
-    longer = lambda n: max(3 * flops * n / RATE, STEP + LAUNCH * tensors)  # noqa: E731
+    recorded = not pretrains and config.optimizer == "adamw" and name != "vit_moe"
+    arithmetic = lambda n: 3 * flops * n / RATE  # noqa: E731
+    starting = STEP + LAUNCH * tensors
+    step = max(arithmetic(config.batch_size), STEP if recorded else starting)
     averaged = not pretrains and bool(config.ema_decay)
     views = 1 if pretrains else (1 + averaged) * (1 + config.flip_tta)
-    training = IMAGES["train"] // config.batch_size * longer(config.batch_size)
-    validation = views * math.ceil(IMAGES["valid"] / 512) * longer(512) / 3
+    training = IMAGES["train"] // config.batch_size * step
+    validation = views * math.ceil(IMAGES["valid"] / 512) * max(arithmetic(512), starting) / 3
     return training + validation + (3 + averaged) * size / SAVE  # weights, moments, average
 
 

@@ -27,8 +27,11 @@ POLL = 5.0
 """Seconds between two looks at how far the running entries are."""
 
 
-def kept_results(entry: Entry, place: Place) -> dict[str, Any] | None:
-    """The kept results of an entry, whatever file it started from if that is not there."""
+def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | None:
+    """The kept results of an entry, whatever file it started from if that is not there.
+
+    Without a place, also those on other data of the same name.
+    """
     config = entry.config(place)
     start, settings = pretrained_sha256(config), without_start(config)
     for path in sorted(RESULTS.glob("*.json")):
@@ -37,7 +40,9 @@ def kept_results(entry: Entry, place: Place) -> dict[str, Any] | None:
             same = without_start(TrainConfig.from_dict(kept["config"]["train"])) == settings
         except (InputError, KeyError, TypeError):  # of another version, or no run
             continue
-        same &= kept["config"]["data"]["fingerprint"] == place.faces(entry.dataset).fingerprint
+        data = kept["config"]["data"]
+        same &= data["dataset"] == entry.dataset
+        same &= not place or data["fingerprint"] == place.faces(entry.dataset).fingerprint
         if same and start in (None, kept["config"]["environment"].get("pretrained_sha256")):
             return kept["results"]
     return None
@@ -148,8 +153,8 @@ class Campaign:
         ]
 
     def left(self, entry: Entry) -> float:
-        """Seconds that an entry still takes: as others took, or half again as long a lane more."""
-        factor = median(self.ratios.values()) if self.ratios else (1 + len(self.lanes)) / 2
+        """Seconds that an entry still takes: as others took, or as the lanes share the device."""
+        factor = median(self.ratios.values()) if self.ratios else len(self.lanes)
         return estimate.left(entry, self.place, factor)
 
     def fitting(self) -> Entry | None:

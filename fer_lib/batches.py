@@ -1,6 +1,7 @@
 """Faces as one uint8 tensor on the device, and shuffled batches of it."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -124,6 +125,13 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "no")
 
 
+def exact_convolutions() -> AbstractContextManager:
+    """The context in which a GPU convolves float32 in float32: not in TF32, as by default."""
+    now = torch.backends.cudnn
+    same = {name: getattr(now, name) for name in ("enabled", "benchmark", "deterministic")}
+    return now.flags(**same, allow_tf32=False)
+
+
 @torch.inference_mode()
 def probabilities(
     model: nn.Module,
@@ -136,14 +144,15 @@ def probabilities(
 ) -> Tensor:
     """Class probabilities of uint8 images (N, C, H, W): (N, K) float32, on the model's device.
 
-    Nothing is drawn, and no image has a part in the result of another. With `flip` they are the
+    Nothing is drawn, and no image has a part in the result of another; "no" is float32 on any
+    device. With `flip` they are the
     mean of those of the image and of its mirror image (test-time augmentation).
     """
     model.eval()
     parts = []
     for some in images.split(batch_size):
         views = (some, some.flip(3)) if flip else (some,)
-        with autocast(prepare.device, precision):
+        with autocast(prepare.device, precision), exact_convolutions():
             logits = [
                 model(prepare(view).contiguous(memory_format=torch.channels_last)) for view in views
             ]

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from fer_lib.batches import Batches, placed, targets, training_rows
+from fer_lib.augment import Prepare
+from fer_lib.batches import Batches, placed, probabilities, targets, training_rows
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
@@ -135,3 +137,19 @@ def test_images_stay_on_the_host_where_the_device_has_no_room(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda device, used=used: used)
     assert placed(images, gpu) is images
     assert placed(images, torch.device("meta")).device.type == "meta"
+
+
+def test_scores_are_computed_without_tf32(monkeypatch):
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return x.mean((2, 3))
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    cfg = {"input_size": (3, 4, 4), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    faces = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    probabilities(Watched(), faces, Prepare(cfg))
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +127,19 @@ def test_weights_that_answer_otherwise_are_not_kept(run, faces, tmp_path):
     with pytest.raises(InputError, match=f"3 of {number} test images another class .* choose"):
         keep.keep(Run(other), faces, tmp_path / "out" / "default.safetensors")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(("ahead", "kept_all_the_same"), [(1e-3, True), (1e-2, False)])
+def test_a_class_that_was_as_likely_will_do(run, faces, ahead, kept_all_the_same):
+    """As where a run was scored by a GPU, which rounds otherwise."""
+    given = load_predictions(run.folder / "predictions.npz")
+    changed = given.test_probabilities.copy()
+    best, worst = changed[0].argmax(), changed[0].argmin()
+    changed[0, worst] = changed[0, best] + ahead
+    predictor = Predictor.from_run(run, device="cpu")
+    expected = nullcontext() if kept_all_the_same else pytest.raises(InputError, match="gives 1 of")
+    with expected:
+        keep.check(predictor, replace(given, test_probabilities=changed), faces)
 
 
 def test_without_a_card_no_weights_are_written(kept, run, faces, tmp_path, monkeypatch):
