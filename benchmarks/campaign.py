@@ -1,7 +1,7 @@
 """Many trainings on one GPU: as many of the wanted runs as fit so many minutes, the best first.
 
     python benchmarks/campaign.py list
-    python benchmarks/campaign.py run --minutes 9 --lanes 3 --weights FILE --out FOLDER
+    python benchmarks/campaign.py run --minutes 9 --weights FILE --out FOLDER
     python benchmarks/campaign.py unpack FOLDER/runs-*.zip
     python benchmarks/campaign.py table
 
@@ -9,8 +9,8 @@ The list stands in `wanted.py`. `run` begins with a dry run: one small run from 
 archive, then a step of training and one of prediction of every entry. Then each free lane takes the
 first entry that fits the time left, by an estimate (`estimate.py`) that measured epochs correct;
 one that turns out too long makes place for one that fits. A finished run is found, also one that
-was kept in `report/results/`, and an unfinished one resumes. A lane is a process of its own, and
-several of them share the GPU, of which a small network alone leaves much idle. An entry that fails
+was kept in `report/results/`, and an unfinished one resumes. A lane is a process of its own;
+several of them share the GPU, which pays only where one alone leaves it idle. An entry that fails
 does not end the others; the exit status is 1 then. A finished run is packed at once into an archive
 in `--out`, so the whole may be killed at any time.
 """
@@ -178,8 +178,8 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="folder of the archives; default: $OUT, or runs/packed"
     )
     one.add_argument("--only", nargs="+", default=[], metavar="NAME", help="entries of the list")
-    ways = ("first", "only", "none")
-    one.add_argument("--dry-run", choices=ways, default="first", help="try everything before")
+    ways = {"choices": ("first", "only", "none"), "default": "first"}
+    one.add_argument("--dry-run", **ways, help="try all first (default); only try; do not try")
     one.add_argument("--dataset", help="in place of every entry's own, as sample")
     one.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="of all entries")
     back = add("unpack", "unpack archives into runs/ and report/results/")

@@ -4,9 +4,9 @@
 
 Each model is trained twice by our recipe, from the same random weights and draws, for two epochs on
 drawn faces (sample data): with `cuda_graph`, and without. The table gives the images a second of
-the second epoch, in which the recording is done, and the mean training loss of it from both. The
-two do the same sums in nearly the same order, so the losses may differ by little; where one differs
-by more than `TOLERANCE`, the exit status is 1. Needs an NVIDIA GPU.
+the second epoch, by which the recording has been made, and the mean training loss of it from both.
+The two do the same sums in nearly the same order, so the losses may differ by little; where one
+differs by more than `TOLERANCE`, the exit status is 1. Needs an NVIDIA GPU.
 """
 
 import argparse

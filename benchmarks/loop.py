@@ -45,6 +45,7 @@ from fer_lib.data.sample import make_sample
 from fer_lib.graph import RecordedStep
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
+from fer_lib.optim import choose_precision
 
 IMAGES = {"cpu": 1024, "cuda": 16384}  # an epoch of seconds, not of minutes
 
@@ -97,12 +98,15 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
     faces = make_sample(max(100, images * 4 // 3))  # four in five are for training
     with ExitStack() as running:
         ours = running.enter_context(Apart(Ours, config, faces))
-        single = running.enter_context(Apart(Ours, replace(config, precision="no"), faces))
+        precision = choose_precision(config).replace("no", "float32")
+        if precision != "float32":
+            float32 = replace(config, precision="no")
+            single = running.enter_context(Apart(Ours, float32, faces))
         others = {
             style: running.enter_context(Apart(Usual, config, faces, cores(), style))
             for style in STYLES
         }
-        device, precision = ours.device, ours.precision
+        device = ours.device
         parts = {}
         for part in ("loop", "input", "model"):
             parts[f"ours {part}"] = partial(ours.rate, part)
@@ -111,7 +115,7 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
             parts[f"{style} loop"] = partial(others[style].rate, "loop")
         if precision != "float32":
             parts["ours float32"] = partial(single.rate, "model")
-        for side in (ours, single, *others.values()):
+        for side in (ours, *others.values()):
             side.ready.result()
         rates = in_turn(parts, rounds)
     rows = {

@@ -43,6 +43,9 @@ class Apart(ProcessPoolExecutor):
         arguments: of `side`.
 
     Several may be started before the first is asked for anything: they get ready side by side.
+
+    Attributes:
+        ready: future of the side's device and precision; its result raises what `side` raised.
     """
 
     def __init__(self, side: Callable[..., Any], *arguments: Any):
@@ -51,10 +54,12 @@ class Apart(ProcessPoolExecutor):
 
     @property
     def device(self) -> torch.device:
+        """That of the side, once it is ready."""
         return self.ready.result()[0]
 
     @property
     def precision(self) -> str:
+        """That of the side, once it is ready."""
         return self.ready.result()[1]
 
     def rate(self, part: str) -> float:

@@ -18,7 +18,7 @@ from packing import Archives, contents
 
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, read_json
-from fer_lib.runs import Run, pretrained_sha256, processor
+from fer_lib.runs import Run, pretrained_sha256
 
 RESULTS = Path(__file__).resolve().parent.parent / "report" / "results"
 """Kept results: what is there is not run again."""
@@ -51,6 +51,7 @@ def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | N
 def without_start(config: TrainConfig) -> dict[str, Any]:
     """Its settings, of the start only whether it is a file."""
     values = json.loads(config.to_json())
+    del values["cuda_graph"]  # how steps are launched, and not what they do
     return values | {"pretrained": "FILE"} if isinstance(config.pretrained, str) else values
 
 
@@ -116,8 +117,6 @@ class Campaign:
             return
         self.looked_up.add(entry.name)
         trains = not isinstance(entry, Pretraining | Refinement)
-        if (run := entry.run(self.place)) and run.config["environment"]["processor"] == processor():
-            self.learn(entry)
         if entry.finished(self.place):
             self.pack(entry)
         elif trains and (kept := kept_results(entry, self.place)):
@@ -217,8 +216,9 @@ class Campaign:
     def look_after(self, lane: Lane, entry: Entry) -> None:
         """Learn from the pace of a running entry; one that is too long makes place for another."""
         rows = entry.progress(self.place)
-        if not (each := self.learn(entry)):
+        if not (each := estimate.measured(rows)):
             return
+        self.ratios[entry.name] = each / estimate.assumed(entry.config(self.place))
         if self.left(entry) - estimate.START > self.until - time.time() and (
             other := self.fitting()
         ):
@@ -228,12 +228,6 @@ class Campaign:
                 f"{len(rows)} for {other.name}",
                 flush=True,
             )
-
-    def learn(self, entry: Entry) -> float | None:
-        """The measured seconds of its epochs, if there are enough; they tell of others, too."""
-        if each := estimate.measured(entry.progress(self.place)):
-            self.ratios[entry.name] = each / estimate.assumed(entry.config(self.place))
-        return each
 
     def end(self) -> None:
         """End all lanes; what they were doing resumes where its last epoch ended."""

@@ -174,6 +174,7 @@ class Prepare:
         self.size, self.device = tuple(size), torch.device(device)
         column = lambda key: torch.tensor(pretrained_cfg[key], device=device).view(-1, 1, 1)  # noqa: E731
         self.mean, self.std = column("mean"), column("std")
+        self.luma = torch.tensor([0.299, 0.587, 0.114], device=device).view(-1, 1, 1)
 
     def __call__(
         self,
@@ -204,8 +205,7 @@ class Prepare:
         """
         if x.shape[1] <= self.channels:
             return x
-        luma = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(-1, 1, 1)
-        return (x * luma).sum(1, keepdim=True)
+        return (x * self.luma).sum(1, keepdim=True)
 
     def resize(self, x: Tensor) -> Tensor:
         if x.shape[2:] == self.size:

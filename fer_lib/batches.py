@@ -144,9 +144,9 @@ def probabilities(
 ) -> Tensor:
     """Class probabilities of uint8 images (N, C, H, W): (N, K) float32, on the model's device.
 
-    Nothing is drawn, and no image has a part in the result of another; "no" is float32 on any
-    device. With `flip` they are the
-    mean of those of the image and of its mirror image (test-time augmentation).
+    Nothing is drawn, and no image has a part in the result of another. With `flip` they are the
+    mean of those of the image and of its mirror image (test-time augmentation). The precision "no"
+    is float32 without TF32, also in a GPU's convolutions.
     """
     model.eval()
     parts = []

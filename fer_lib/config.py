@@ -61,8 +61,9 @@ class TrainConfig:
         compile: run the model through torch.compile (no faster on the CPUs tried), True for its
             default mode, or by name "reduce-overhead" or "max-autotune", both with CUDA graphs.
         cuda_graph: on one NVIDIA GPU, record a training step once and replay it: the same numbers,
-            sooner where kernels are small. It takes adamw in bf16 or float32, layers that stay
-            frozen or free, and shapes known beforehand (not vit_moe's); else steps run as written.
+            sooner where kernels are small. That takes adamw in bf16 or float32, layers that stay
+            frozen or free, and shapes known beforehand (not vit_moe's); without one of these, steps
+            run as written.
     """
 
     model: str
@@ -148,6 +149,16 @@ class TrainConfig:
                 f"unfreeze_every={self.unfreeze_every} is a number of epochs, 1 or more, and needs "
                 "frozen_layers"
             )
+
+    @property
+    def recordable(self) -> bool:
+        """Whether these settings let a training step be recorded as a CUDA graph."""
+        return (
+            self.cuda_graph
+            and self.optimizer == "adamw"
+            and not self.unfreeze_every
+            and not isinstance(self.compile, str)  # which records graphs itself
+        )
 
     def frozen_at(self, epoch: int) -> int:
         """Number of layers that are frozen in an epoch, counted from 0."""

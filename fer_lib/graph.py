@@ -21,13 +21,17 @@ class RecordedStep:
     """Does what a step on a batch does; from the fourth call on by replaying a recording of it.
 
     Args:
-        optimizer: that the step steps, fused and capturable; its learning rates may change between
-            calls.
+        optimizer: that the step steps, of torch and fused; its learning rates, Python numbers, may
+            change between calls.
         generator: of the device, from which the step draws besides torch's own.
 
-    Calling it with the step, images and targets returns what the step returns; the next call
-    overwrites that. It is always the same step, of images and targets of the same shapes; it waits
-    for nothing on the device, and none of its shapes depends on a value there.
+    Calling it with the step, images (B, C, H, W) uint8 and targets (B, K) float32, all on the
+    device, returns what the step returns; the next call overwrites that. It is always the same
+    step, of images and targets of the same shapes. It waits for nothing on the device, copies
+    nothing there, and none of its shapes depends on a value there.
+
+    Raises:
+        RuntimeError: the step cannot be recorded.
     """
 
     def __init__(self, optimizer: Optimizer, generator: Generator):
@@ -37,6 +41,7 @@ class RecordedStep:
         self.calls = 0
 
     def __call__(self, step: Step, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The step on a batch; what it returned."""
         self.calls += 1
         if self.calls <= WARM_UP:
             return self.beside(step, images, targets)
@@ -50,6 +55,7 @@ class RecordedStep:
         return self.result
 
     def current_rates(self) -> list[float]:
+        """The learning rates of the optimizer's groups."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def beside(self, step: Step, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -64,15 +70,21 @@ class RecordedStep:
     def record(self, step: Step, images: Tensor, targets: Tensor) -> None:
         """Record a step, without doing it."""
         self.images, self.targets = images.clone(), targets.clone()
-        groups, rates = self.optimizer.param_groups, self.current_rates()
-        self.rates = torch.tensor(rates, device=images.device)
+        self.rates = torch.tensor(self.current_rates(), device=images.device)
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(self.generator)
+        groups = self.optimizer.param_groups
+        before = [dict(group) for group in groups]
         try:
             for group, rate in zip(groups, self.rates, strict=True):
-                group["lr"] = rate  # read on the device, at every replay
+                group |= {"lr": rate, "capturable": True}  # the rate is read at every replay
             with torch.cuda.graph(self.graph):
                 self.result = step(self.images, self.targets)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "a training step could not be recorded as a CUDA graph "
+                f"({str(error).splitlines()[0]}): train with cuda_graph=false"
+            ) from error
         finally:
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate
+            for group, plain in zip(groups, before, strict=True):
+                group |= plain

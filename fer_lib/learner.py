@@ -118,9 +118,6 @@ class Learner:
             ModelEmaV3(core, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         )
         fused = {"fused": True} if config.optimizer == "adamw" else {}
-        recordable = self.recordable(core)
-        if recordable:
-            fused["capturable"] = True
         try:
             raw = create_optimizer_v2(
                 parameter_groups(core, config),
@@ -137,19 +134,16 @@ class Learner:
             mode = None if config.compile is True else config.compile
             model = torch.compile(core, mode=mode)
         self.model, self.optimizer = self.accelerator.prepare(model, raw)
-        self.recorded = RecordedStep(self.optimizer, self.generator) if recordable else None
+        recorded = RecordedStep(self.optimizer, self.generator) if self.recordable(core) else None
+        self.recorded = recorded
 
     def recordable(self, core: nn.Module) -> bool:
         """Whether a step can be recorded as a CUDA graph, and is to be."""
-        config = self.config
         return (
-            config.cuda_graph
+            self.config.recordable
             and self.device.type == "cuda"
             and self.accelerator.num_processes == 1
             and self.precision != "fp16"  # whose scaler looks at the gradients
-            and config.optimizer == "adamw"
-            and not config.unfreeze_every
-            and not isinstance(config.compile, str)  # which records graphs itself
             and all(getattr(module, "static_shapes", True) for module in core.modules())
         )
 

@@ -116,13 +116,15 @@ def list_runs(
 def find_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = None) -> Run | None:
     """The newest run of exactly this config on exactly these data; a finished one if there is.
 
+    How its steps were launched (`cuda_graph`) makes no difference.
     Where the weights file that it started from is still there, or the file of refined labels that
     it learned from, the weights and the labels must be the same too.
     """
     start, refined = pretrained_sha256(config), refined_sha256(faces, config.labels)
 
     def is_same(run: Run) -> bool:
-        known, settings = run.config["environment"].get("pretrained_sha256"), run.train_config
+        known = run.config["environment"].get("pretrained_sha256")
+        settings = replace(run.train_config, cuda_graph=config.cuda_graph)  # the same numbers
         if start and known:  # wherever the file lies
             settings = replace(settings, pretrained=config.pretrained)
         same_labels = refined in (None, run.config["data"].get("refined_sha256"))

@@ -346,6 +346,7 @@ def test_a_copy_outside_git_takes_its_commit_from_the_environment(monkeypatch):
     def no_git(*arguments, **named):
         raise FileNotFoundError
 
+    monkeypatch.delenv("FER_COMMIT", raising=False)
     monkeypatch.setattr(runs_module.subprocess, "run", no_git)
     assert runs_module.git_commit() is None
     monkeypatch.undo()  # also in a checkout that stands elsewhere

@@ -9,6 +9,9 @@ Contract, the same for all of them:
   each training forward pass with the soft targets (B, classes). It returns name -> scalar,
   already weighted, which the training loop adds to the loss and logs by name.
 * It may also have `statistics()`: name -> scalar of the same forward pass, which is logged only.
+  None of these names is "loss" or "right".
+* A module whose shapes depend on values on the device, or that waits for some, says so by
+  `static_shapes = False`: its training steps are not recorded (`fer_lib.graph`).
 * `get_classifier()` returns the head, as in timm; `group_matcher()` orders its layers.
 """
 

@@ -28,7 +28,8 @@ LIMIT = 6 * 2**20
 CARD = "MODEL_CARD.md"
 
 TIE = 2e-3
-"""Difference of two probabilities that were as good as equal."""
+"""Difference of two probabilities that were as good as equal: those of the CNNs from a GPU that
+convolved in TF32, kept in half precision, differ by up to 1.2e-3 from float32 on a CPU."""
 
 
 def keep(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
