@@ -44,7 +44,7 @@ from fer_lib.evaluate.calibration import accuracy, calibration
 from fer_lib.evaluate.corruptions import CORRUPTIONS, undamaged
 from fer_lib.evaluate.robustness import compare_views, damaged, damages, view_passes
 from fer_lib.files import InputError, read_json, write_json
-from fer_lib.optim import processes
+from fer_lib.optim import keep_memory, processes
 from fer_lib.runs import Run, code_digest, processor
 
 SEED = 0
@@ -168,6 +168,7 @@ class Subject:
     """A model on its device, with some of the test images."""
 
     def __init__(self, run: Run, faces: FaceSet):
+        keep_memory()
         self.run, self.faces, self.device = run, faces, processes().device
         self.model = run.load_model().to(self.device)
         self.prepare = Prepare(self.model.pretrained_cfg, self.device)

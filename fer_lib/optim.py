@@ -43,7 +43,8 @@ def processes() -> PartialState:
 def keep_memory() -> None:
     """Let glibc keep the memory of freed tensors for the next step (Linux, CPU).
 
-    It would return every large one to the kernel and fault it in again page by page.
+    It would return every large one to the kernel and fault it in again page by page, which takes a
+    third of the time of training, and of prediction in large batches.
     """
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt

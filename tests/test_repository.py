@@ -40,6 +40,7 @@ ORDER = (
     "evaluate",
     "plots",
     "runs",
+    "graph",
     "learner",
     "train",
     "refine",

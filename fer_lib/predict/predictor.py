@@ -17,6 +17,7 @@ from fer_lib.checkpoints import load_weights
 from fer_lib.data.pictures import fit
 from fer_lib.files import InputError
 from fer_lib.labels import EMOJI
+from fer_lib.optim import keep_memory
 from fer_lib.predict.description import Description, describe, tempered
 from fer_lib.predict.faces import Box, Detector, Found, crop, make_detector, pixels
 from fer_lib.predict.inputs import Picture, open_picture
@@ -59,6 +60,7 @@ class Torch:
     """A network and its preparation: uint8 images (N, C, H, W) -> probabilities (N, K)."""
 
     def __init__(self, model: nn.Module, about: Description, device: torch.device):
+        keep_memory()
         self.model = model.eval().to(device, memory_format=torch.channels_last)
         self.prepare = Prepare(model.pretrained_cfg, device)
         self.flip, self.temperature = about.flip, about.temperature
