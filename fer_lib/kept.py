@@ -10,6 +10,7 @@ import pandas as pd
 
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, read_json, replacing, write_json
+from fer_lib.models.weights import FILES
 from fer_lib.recipes import setting
 from fer_lib.runs import Run
 
@@ -33,7 +34,9 @@ def keep(run: Run, folder: Path) -> None:
     if not run.finished:
         raise InputError(f"{run.folder} is unfinished: train it to its end first")
     data = {key: value for key, value in run.config["data"].items() if key != "source"}
-    environment = run.config["environment"]
+    environment = dict(run.config["environment"])
+    if known := FILES.get(environment.get("pretrained_sha256")):
+        environment["pretrained_name"] = known
     command = public_command(environment["command"], run.train_config.model)
     train = dict(run.config["train"])
     if isinstance(train["pretrained"], str):  # files of runs have the same names: say which run
@@ -72,7 +75,7 @@ def public_command(command: str, model: str) -> str:
 
 
 def results_table(folder: Path) -> str:
-    """Markdown table of the kept results, best test accuracy first.
+    """Markdown table of the kept results, of each dataset the best test accuracy first.
 
     Raises:
         InputError: none is kept in `folder`.
@@ -84,7 +87,8 @@ def results_table(folder: Path) -> str:
             "python -m fer_lib.compare runs/RUN"
         )
     every = [read_json(path) for path in files]
-    every.sort(key=lambda kept: -kept["results"]["test"]["full"]["accuracy"])
+    score = lambda results: (results["dataset"], -results["test"]["full"]["accuracy"])  # noqa: E731
+    every.sort(key=lambda kept: score(kept["results"]))
     return markdown(pd.DataFrame(map(_row, every)).set_index("model"))
 
 
@@ -94,6 +98,9 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
     labels, backbone = train["labels"], train["options"].get("backbone", "")
     shown = (f"labels={labels}", f"backbone={backbone}")  # in columns of their own
     changed = [part for part in _setting(train).split(" ") if part not in shown]
+    if start := environment.get("pretrained_name"):
+        changed = [part for part in changed if not part.startswith("pretrained=")]
+        changed = [f"from {start}", *changed]
     learned = () if labels == "original" else (f"{labels} labels",)
     full, clean = (results["test"].get(part) for part in ("full", "clean"))
     low, high = full["interval"]["accuracy"]

