@@ -19,6 +19,7 @@ from fer_lib.batches import probabilities
 from fer_lib.compare.names import short_names
 from fer_lib.files import read_json, write_json
 from fer_lib.models import create_model
+from fer_lib.optim import keep_memory
 from fer_lib.runs import Run, processor
 
 MILLISECONDS = "ms an image, batch of {}"
@@ -96,7 +97,8 @@ def measure(run: Run, *, rounds: int = 5) -> dict[str, Any]:
         `MILLISECONDS` of 1 and of 64.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = untrained(run).to(device)
+    keep_memory()
+    network = untrained(run).to(device, memory_format=torch.channels_last)
     prepare = Prepare(network.pretrained_cfg, device)
     times = {}
     for size in BATCHES:
