@@ -30,7 +30,7 @@ POLL = 5.0
 def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | None:
     """The kept results of an entry, whatever file it started from if that is not there.
 
-    Without a place, also those on other data of the same name.
+    Without a place, those on data of its name, whatever they hold.
     """
     config = entry.config(place)
     start, settings = pretrained_sha256(config), without_start(config)
@@ -41,8 +41,10 @@ def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | N
         except (InputError, KeyError, TypeError):  # of another version, or no run
             continue
         data = kept["config"]["data"]
-        same &= data["dataset"] == entry.dataset
-        same &= not place or data["fingerprint"] == place.faces(entry.dataset).fingerprint
+        if place:
+            same &= data["fingerprint"] == place.faces(entry.dataset).fingerprint
+        else:
+            same &= data["dataset"] == entry.dataset
         if same and start in (None, kept["config"]["environment"].get("pretrained_sha256")):
             return kept["results"]
     return None
