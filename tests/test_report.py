@@ -262,7 +262,7 @@ def test_without_refinement_views_and_robustness_the_chapters_say_so(report):
     write_json(path, index)
     (report / "results" / "refinement.json").unlink()
     text = re.sub(r"\s+", " ", text_of(build(report)))
-    assert "The refinement has not been run on these data: not run yet" in text
+    assert "not been run on these data with voters trained at full length: not run yet" in text
     assert not (report / "figures" / "students.svg").exists()
 
 
@@ -281,7 +281,7 @@ def test_views_and_robustness_are_shown_where_they_were_computed(report):
     }
     write_json(path, content)
     text = re.sub(r"\s+", " ", text_of(build(report)))
-    assert "with its mirror image 2 50.0 % (40.0 to 60.0)" in text
+    assert "with its mirror image 60 2 50.0 % (40.0 to 60.0)" in text
     assert "robustness" in read_json(report / "figures" / MANIFEST)
 
 
