@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from measure import environment
 
-from fer_lib.config import setting
+from fer_lib.config import TrainConfig, setting
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
@@ -29,7 +29,7 @@ TOLERANCE = 0.02
 """Largest difference of the mean training loss, relative."""
 
 
-def trained(config, faces: FaceSet) -> tuple[float, float]:
+def trained(config: TrainConfig, faces: FaceSet) -> tuple[float, float]:
     """Images a second, and mean loss, of the second epoch."""
     learner = Learner(config, faces)
     if bool(learner.recorded) != config.cuda_graph:

@@ -320,6 +320,15 @@ def test_the_reference_style_is_the_usual_network_in_mixed_precision(usual_loop,
     assert isinstance(reference.net.stages[2][3], torch.nn.AdaptiveAvgPool2d)
 
 
+def test_a_recording_needs_a_gpu(loop, monkeypatch, capsys):
+    import graph
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        graph.main([])
+    assert "needs an NVIDIA GPU" in capsys.readouterr().err
+
+
 def test_layers_are_the_same_functions_as_the_usual_ones(loop, capsys):
     import layers
 
