@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fer_lib.config import TrainConfig
 from fer_lib.data.counts import FER2013
+from fer_lib.graph import static_shapes
 from fer_lib.models import create_model
 from fer_lib.pretrain import PretrainConfig
 from fer_lib.pretrain.autoencoder import build_autoencoder
@@ -66,9 +67,8 @@ def counted(name: str, options: str) -> tuple[int, int, int, bool]:
     with FlopCounterMode(display=False) as counter:
         core(torch.empty(1, *size, device="meta"), **arguments)
     parameters = list(model.parameters())
-    static = all(getattr(module, "static_shapes", True) for module in model.modules())
     size = sum(p.nbytes for p in parameters)
-    return counter.get_total_flops(), len(parameters), size, static
+    return counter.get_total_flops(), len(parameters), size, static_shapes(model)
 
 
 def assumed(config: TrainConfig | PretrainConfig) -> float:

@@ -8,13 +8,18 @@ that were copied to where it reads them, and the learning rates of the moment.
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 WARM_UP = 3
 """Steps that run as they are before one is recorded: libraries choose and allocate in them."""
 
 Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
+
+
+def static_shapes(model: nn.Module) -> bool:
+    """Whether all shapes in a model are known before the device has computed anything."""
+    return all(getattr(module, "static_shapes", True) for module in model.modules())
 
 
 class RecordedStep:

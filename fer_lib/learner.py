@@ -16,7 +16,7 @@ from fer_lib.batches import Batches, placed, probabilities, targets, training_ro
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.files import InputError
-from fer_lib.graph import RecordedStep
+from fer_lib.graph import RecordedStep, static_shapes
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
 from fer_lib.models import create_model
 from fer_lib.models.weights import load_into
@@ -134,8 +134,9 @@ class Learner:
             mode = None if config.compile is True else config.compile
             model = torch.compile(core, mode=mode)
         self.model, self.optimizer = self.accelerator.prepare(model, raw)
-        recorded = RecordedStep(self.optimizer, self.generator) if self.recordable(core) else None
-        self.recorded = recorded
+        self.recorded: RecordedStep | None = None
+        if self.recordable(core):
+            self.recorded = RecordedStep(self.optimizer, self.generator)
 
     def recordable(self, core: nn.Module) -> bool:
         """Whether a step can be recorded as a CUDA graph, and is to be."""
@@ -144,7 +145,7 @@ class Learner:
             and self.device.type == "cuda"
             and self.accelerator.num_processes == 1
             and self.precision != "fp16"  # whose scaler looks at the gradients
-            and all(getattr(module, "static_shapes", True) for module in core.modules())
+            and static_shapes(core)
         )
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
