@@ -11,15 +11,16 @@ spread. Not run yet: ten seeds on a GPU, and 70 % anywhere, for which the settin
 The clock runs for all epochs of the training loop that the whole project uses, input and
 augmentation included, and for nothing else: neither reading, building, compiling and warming up
 (an epoch whose outcome is thrown away) nor scoring. The length is fixed beforehand and nothing is
-picked on the way: what is scored is the moving average after the last step, each prediction the
-mean of those of the image and of its mirror image; those of the image alone stand beside it.
-Settings were chosen on PublicTest; with `--set` PrivateTest is therefore not scored. In the manner
-of https://github.com/KellerJordan/cifar10-airbench.
+picked on the way: what is scored is the moving average after the last step, of one view, with the
+mirror image, and of ten crops; the best of these on PublicTest counts. Settings were chosen on
+PublicTest; with `--set` PrivateTest is therefore not scored. In the manner of
+https://github.com/KellerJordan/cifar10-airbench.
 """
 
 import argparse
 import time
 from copy import deepcopy
+from functools import partial
 from statistics import mean, stdev
 from typing import Any
 
@@ -32,6 +33,7 @@ from fer_lib.augment import Augmentation
 from fer_lib.batches import probabilities
 from fer_lib.config import TrainConfig, setting
 from fer_lib.data import FaceSet, load_faces
+from fer_lib.evaluate.robustness import VIEWS
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
@@ -40,7 +42,7 @@ from fer_lib.models.cnn import grey_48
 # Percent on PrivateTest -> length and width, chosen on PublicTest.
 TARGETS = {
     65: {"epochs": 18, "warmup_epochs": 3, "options": {"width": 32}},
-    70: {"epochs": 30, "warmup_epochs": 4, "options": {"width": 48}},
+    70: {"epochs": 60, "warmup_epochs": 4, "options": {"width": 48}},
 }
 RECIPE = {
     "model": "speedrun_cnn",
@@ -134,18 +136,15 @@ def run(config: TrainConfig, faces: FaceSet) -> tuple[float, Learner]:
 
 
 def accuracies(learner: Learner, faces: FaceSet, split: str) -> dict[str, float]:
-    """Accuracy on "valid" or "test", with the mirror image and without."""
+    """Accuracy on "valid" or "test" of one view, with the mirror image, and of ten crops."""
     labels = torch.from_numpy(faces.labels[faces.where(split)])
+    predict = partial(
+        probabilities, learner.kept, prepare=learner.prepare, precision=learner.precision
+    )
     found = {}
-    for name, flip in ((split, True), (f"{split}, one view", False)):
-        p = probabilities(
-            learner.kept,
-            learner.held_out[split],
-            learner.prepare,
-            precision=learner.precision,
-            flip=flip,
-        )
-        found[name] = (p.argmax(1).cpu() == labels).float().mean().item()
+    for name, view in VIEWS.items():
+        p = torch.stack([predict(images) for images in view(learner.held_out[split])]).mean(0)
+        found[f"{split}, {name}"] = (p.argmax(1).cpu() == labels).float().mean().item()
     return found
 
 
@@ -179,13 +178,17 @@ def main(arguments: list[str] | None = None) -> None:
         results.append({"seconds": seconds} | found)
         shown = ", ".join(f"{name} {value:.2%}" for name, value in found.items())
         print(f"seed {config.seed}: {seconds:.1f} s, {shown} {faces.mark}".rstrip(), flush=True)
+    means = {}
     for name in results[0]:
         column = [result[name] for result in results]
+        means[name] = mean(column)
         spread = f", standard deviation {stdev(column):.4f}" if seeds > 1 else ""
-        print(f"{name}: mean {mean(column):.4f}{spread}")
+        print(f"{name}: mean {means[name]:.4f}{spread}")
     if not args.set:
-        reached = mean(result["test"] for result in results) >= args.target / 100
-        print(f"{args.target} % on PrivateTest: {'reached' if reached else 'missed'}")
+        view = max(VIEWS, key=lambda name: means[f"valid, {name}"])
+        reached = means[f"test, {view}"] >= args.target / 100
+        verdict = "reached" if reached else "missed"
+        print(f"{args.target} % on PrivateTest, by {view} (the best on PublicTest): {verdict}")
 
 
 if __name__ == "__main__":

@@ -288,8 +288,8 @@ def test_the_speedrun_trains_its_network_and_reports_every_seed(loop, monkeypatc
     settings.append('options={"width": 8}')
     speedrun.main(["--dataset", "sample", "--seeds", "2", "--set", *settings])
     text = capsys.readouterr().out
-    assert re.search(r"seed 1: [\d.]+ s, valid [\d.]+%, .* sample data", text)
-    assert re.search(r"valid, one view: mean 0\.\d{4}, standard deviation", text)
+    assert re.search(r"seed 1: [\d.]+ s, valid, one [\d.]+%, .* sample data", text)
+    assert re.search(r"valid, ten_crop: mean 0\.\d{4}, standard deviation", text)
     assert not re.search(r"test.{,10} \d+\.\d+%", text)  # what is being tuned must not see it
 
 
