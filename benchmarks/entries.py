@@ -149,7 +149,7 @@ def one_step(config: TrainConfig, faces: FaceSet) -> None:
     learner = Learner(replace(config, limit=config.batch_size), few(faces, config.batch_size))
     learner.train_epoch(0)
     learner.validate()
-    learner.predict(learner.held_out["test"], learner.kept, "no")
+    learner.held_out.predict("test", learner.kept, "no")
 
 
 class Pretraining(Entry):

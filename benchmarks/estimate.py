@@ -76,7 +76,7 @@ def assumed(config: TrainConfig | PretrainConfig) -> float:
     pretrains = isinstance(config, PretrainConfig)
     name, options = ("mae", config.to_dict()) if pretrains else (config.model, config.options)
     flops, tensors, size, static = counted(name, json.dumps(options))
-    recorded = static and not pretrains and config.recordable
+    recorded = static and (config.training if pretrains else config).recordable
     arithmetic = lambda n: 3 * flops * n / RATE  # noqa: E731
     starting = STEP + LAUNCH * tensors
     step = max(arithmetic(config.batch_size), STEP if recorded else starting)

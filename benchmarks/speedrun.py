@@ -143,7 +143,8 @@ def accuracies(learner: Learner, faces: FaceSet, split: str) -> dict[str, float]
     )
     found = {}
     for name, view in VIEWS.items():
-        p = torch.stack([predict(images) for images in view(learner.held_out[split])]).mean(0)
+        views = view(learner.held_out.images[split])
+        p = torch.stack([predict(images) for images in views]).mean(0)
         found[f"{split}, {name}"] = (p.argmax(1).cpu() == labels).float().mean().item()
     return found
 

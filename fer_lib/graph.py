@@ -11,6 +11,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
+from fer_lib.config import TrainConfig
+from fer_lib.optim import processes
+
 WARM_UP = 3
 """Steps that run as they are before one is recorded: libraries choose and allocate in them."""
 
@@ -20,6 +23,18 @@ Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
 def static_shapes(model: nn.Module) -> bool:
     """Whether all shapes in a model are known before the device has computed anything."""
     return all(getattr(module, "static_shapes", True) for module in model.modules())
+
+
+def recordable(config: TrainConfig, model: nn.Module, precision: str) -> bool:
+    """Whether a training step of a model can be recorded on this device, and is to be."""
+    here = processes()
+    return (
+        config.recordable
+        and here.device.type == "cuda"
+        and here.num_processes == 1
+        and precision != "fp16"  # whose scaler looks at the gradients
+        and static_shapes(model)
+    )
 
 
 class RecordedStep:

@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast, gather_object
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from fer_lib.augment import Prepare, mix
-from fer_lib.batches import Batches, placed, probabilities, targets, training_rows
+from fer_lib.batches import Batches, placed, targets, training_rows
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.files import InputError
-from fer_lib.graph import RecordedStep, static_shapes
+from fer_lib.graph import RecordedStep, recordable
+from fer_lib.held_out import HeldOut
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
 from fer_lib.models import create_model
 from fer_lib.models.weights import load_into
@@ -41,7 +41,7 @@ class Learner:
 
     Attributes:
         core: the bare model; `ema`: its moving average, or None.
-        held_out: uint8 images (N, C, H, W) of "valid" and "test".
+        held_out: the images of "valid" and "test", by which it is validated and scored.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Learner:
         self.generator = torch.Generator(self.device)
         self.set_up_data(faces)
         self.set_up_model(len(faces.classes), resumes)
+        self.held_out = HeldOut(faces, self.accelerator, self.prepare, flip=config.flip_tta)
 
     def set_up_data(self, faces: FaceSet) -> None:
         config, device = self.config, self.device
@@ -85,11 +86,6 @@ class Learner:
                 f"a batch of {self.batches.batch_size} images does not divide into accumulate="
                 f"{config.accumulate} parts on {self.accelerator.num_processes} processes"
             )
-        self.held_out = {
-            split: placed(torch.from_numpy(faces.images[faces.where(split)]), device)
-            for split in ("valid", "test")
-        }
-        self.valid_labels = torch.from_numpy(faces.labels[faces.where("valid")]).to(device)
         tau = config.logit_adjustment
         self.criterion = SoftCrossEntropy(
             weight=inverse_frequency(soft) if config.class_weights else None,
@@ -135,18 +131,8 @@ class Learner:
             model = torch.compile(core, mode=mode)
         self.model, self.optimizer = self.accelerator.prepare(model, raw)
         self.recorded: RecordedStep | None = None
-        if self.recordable(core):
+        if recordable(config, core, self.precision):
             self.recorded = RecordedStep(self.optimizer, self.generator)
-
-    def recordable(self, core: nn.Module) -> bool:
-        """Whether a step can be recorded as a CUDA graph, and is to be."""
-        return (
-            self.config.recordable
-            and self.device.type == "cuda"
-            and self.accelerator.num_processes == 1
-            and self.precision != "fp16"  # whose scaler looks at the gradients
-            and static_shapes(core)
-        )
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch, counted from 0; its part of a row of `metrics.csv`.
@@ -237,29 +223,6 @@ class Learner:
                 f"({self.config.lr}), set clip_grad, or train with precision=no"
             )
 
-    def predict(
-        self, images: Tensor, model: nn.Module, precision: str, flip: bool | None = None
-    ) -> Tensor:
-        """Probabilities of all images, shared among the processes; each gets the whole.
-
-        Args:
-            flip: average with the mirror image; None: as `flip_tta` says.
-        """
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        mine = probabilities(
-            model,
-            images[rank::world],
-            self.prepare,
-            precision=precision,
-            flip=self.config.flip_tta if flip is None else flip,
-        )
-        if world == 1:
-            return mine
-        whole = mine.new_zeros(len(images), mine.shape[1])
-        for other, part in enumerate(gather_object([mine.cpu()])):
-            whole[other::world] = part.to(whole.device)
-        return whole
-
     @property
     def kept(self) -> nn.Module:
         """The weights that are validated and saved: the moving average where there is one."""
@@ -271,24 +234,11 @@ class Learner:
         With a moving average it is that of the average, and the accuracy of the weights themselves
         stands beside it.
         """
-        p = self.predict_valid(self.kept)
-        loss = nn.functional.nll_loss(p.clamp(min=1e-12).log(), self.valid_labels)
-        row = {
-            "valid_loss": loss.item(),
-            "valid_accuracy": self.accuracy(p),
-            "valid_images": len(p),
-        }
+        row = self.held_out.validate(self.kept, self.precision)
         if self.ema:
-            row["valid_accuracy_unaveraged"] = self.accuracy(self.predict_valid(self.core))
+            itself = self.held_out.validate(self.core, self.precision)
+            row["valid_accuracy_unaveraged"] = itself["valid_accuracy"]
         return row
-
-    def predict_valid(self, model: nn.Module) -> Tensor:
-        for buffer in model.buffers():  # batch statistics are those of the main process
-            broadcast(buffer)
-        return self.predict(self.held_out["valid"], model, self.precision)
-
-    def accuracy(self, p: Tensor) -> float:
-        return (p.argmax(1) == self.valid_labels).float().mean().item()
 
     def bar(self, epoch: int) -> Any:
         """The batches of an epoch, with a progress bar where one is wanted."""

@@ -197,7 +197,15 @@ def pretrained_sha256(config: TrainConfig) -> str | None:
 
 
 def code_digest(
-    names: tuple[str, ...] = ("augment", "batches", "learner", "losses", "optim", "models/*"),
+    names: tuple[str, ...] = (
+        "augment",
+        "batches",
+        "held_out",
+        "learner",
+        "losses",
+        "optim",
+        "models/*",
+    ),
 ) -> str:
     """SHA-256 of the modules that a training's numbers depend on."""
     files = [path for name in names for path in sorted(Path(__file__).parent.glob(f"{name}.py"))]

@@ -222,7 +222,7 @@ class Training:
     def predictions(self, model: nn.Module, flip: bool | None = None) -> Predictions:
         """Of the validation and test images, in float32, by all processes together."""
         p = [
-            self.learner.predict(self.learner.held_out[split], model, "no", flip).cpu().numpy()
+            self.learner.held_out.predict(split, model, "no", flip).cpu().numpy()
             for split in ("valid", "test")
         ]
         return Predictions.of(self.faces, *p)

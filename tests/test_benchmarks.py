@@ -327,6 +327,8 @@ def test_a_recording_needs_a_gpu(loop, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         graph.main([])
     assert "needs an NVIDIA GPU" in capsys.readouterr().err
+    assert graph.settings("mae", {"batch_size": 8}).training.recordable
+    assert graph.settings("vit_tiny", {}).recordable
 
 
 def test_layers_are_the_same_functions_as_the_usual_ones(loop, capsys):

@@ -1,22 +1,60 @@
 """Recorded training steps: where they are used, and that they learn the same."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from fer_lib import graph
 from fer_lib.config import TrainConfig
 from fer_lib.data.sample import make_sample
+from fer_lib.graph import recordable
 from fer_lib.learner import Learner
 from fer_lib.models import create_model
+from fer_lib.pretrain import pretraining
+from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.runs import find_run, start_run
 
 
 @pytest.fixture(scope="module")
 def faces():
     return make_sample(400)
+
+
+UNRECORDABLE = {
+    "aten._local_scalar_dense",  # .item()
+    "aten.lift_fresh",  # a tensor of Python's numbers
+    "aten.nonzero",
+    "aten.masked_select",
+    "aten._unique2",
+    "aten.unique_consecutive",
+}
+"""Operations that copy from the host or whose result, or its shape, the host waits for."""
+
+
+class Operations(TorchDispatchMode):
+    """Notes what is computed within it, backward passes and all."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(str(func.overloadpacket))
+        if func is torch.ops.aten.index.Tensor and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        ):
+            self.names.add("aten.nonzero")  # which that calls
+        return func(*args, **kwargs or {})
+
+
+def on_one_gpu(monkeypatch) -> None:
+    here = SimpleNamespace(device=torch.device("cuda"), num_processes=1)
+    monkeypatch.setattr(graph, "processes", lambda: here)
 
 
 def config(**changes) -> TrainConfig:
@@ -38,35 +76,53 @@ def config(**changes) -> TrainConfig:
         ({"compile": True}, True),
     ],
 )
-def test_only_what_can_be_recorded_is(faces, changes, expected):
-    learner = Learner(config(), faces)
-    assert learner.recorded is None  # on a CPU
-    learner.config, learner.device = config(**changes), torch.device("cuda")
-    learner.precision = learner.config.precision
-    assert learner.recordable(learner.core) == expected
+def test_only_what_can_be_recorded_is(faces, monkeypatch, changes, expected):
+    assert Learner(config(), faces).recorded is None
+    assert MaskedLearner(pretraining("sample"), faces).recorded is None
+    settings, model = config(**changes), nn.Linear(1, 1)
+    assert not recordable(settings, model, settings.precision)  # on a CPU
+    on_one_gpu(monkeypatch)
+    assert recordable(settings, model, settings.precision) == expected
 
 
-def test_shapes_that_the_device_alone_knows_are_not_recorded(faces):
+def test_shapes_that_the_device_alone_knows_are_not_recorded(monkeypatch):
     small = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
     options = {"img_size": 48, "in_chans": 1, "backbone_options": small}
-    learner = Learner(config(), faces)
-    learner.device = torch.device("cuda")
+    on_one_gpu(monkeypatch)
     models = {name: create_model(name, **options) for name in ("vit_moe", "grefel")}
-    assert {name: learner.recordable(core) for name, core in models.items()} == {
+    assert {name: recordable(config(), core, "bf16") for name, core in models.items()} == {
         "vit_moe": False,
         "grefel": True,
     }
 
 
-def test_a_step_copies_nothing_to_the_device(faces, monkeypatch):
-    """A recording forbids it; colour faces for a grey model are the likeliest to do so."""
-    images = np.repeat(faces.images, 3, axis=1)
-    learner = Learner(config(flip_tta=True), replace(faces, images=images))
+@pytest.mark.parametrize("pretrains", [False, True])
+def test_a_step_copies_nothing_to_the_device_and_waits_for_nothing(faces, pretrains):
+    """A recording forbids both; colour faces for a grey model are the likeliest to copy."""
+    faces = replace(faces, images=np.repeat(faces.images, 3, axis=1))
+    if pretrains:
+        learner = MaskedLearner(pretraining("sample"), faces)
+    else:
+        learner = Learner(config(flip_tta=True), faces)
     batch = next(learner.batches.epoch(0))
     assert batch[0].shape[1] == 3
-    for name in ("tensor", "as_tensor", "from_numpy"):
-        monkeypatch.setattr(torch, name, lambda *_, **__: pytest.fail("made from Python's numbers"))
-    assert learner.one_batch(*batch)["loss"].isfinite()
+    with Operations() as seen:
+        done = learner.one_batch(*batch)
+    assert done["loss"].isfinite()
+    assert {"aten.convolution", "aten.convolution_backward"} <= seen.names
+    assert not seen.names & UNRECORDABLE
+
+
+def test_what_cannot_be_recorded_is_noticed():
+    x = torch.arange(3.0)
+    for bad, name in (
+        (lambda: x[x > 1], "aten.nonzero"),
+        (lambda: x.sum().item(), "aten._local_scalar_dense"),
+        (lambda: torch.tensor([1.0]), "aten.lift_fresh"),
+    ):
+        with Operations() as seen:
+            bad()
+        assert seen.names & UNRECORDABLE == {name}
 
 
 def test_a_run_is_the_same_however_its_steps_are_launched(faces, tmp_path):
@@ -91,5 +147,19 @@ def test_a_recorded_step_learns_the_same(faces, changes, channels):
         assert bool(learner.recorded) == recorded
         rows.append([learner.train_epoch(epoch)["train_loss"] for epoch in range(3)])
         weights.append(nn.utils.parameters_to_vector(learner.kept.parameters()))
+    torch.testing.assert_close(*map(torch.tensor, rows), rtol=1e-2, atol=0.0)
+    torch.testing.assert_close(*weights, rtol=0.1, atol=1e-2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs an NVIDIA GPU")
+@pytest.mark.parametrize("precision", ["no", "auto"])
+def test_a_recorded_pretraining_learns_the_same(faces, precision):
+    rows, weights = [], []
+    for recorded in (True, False):
+        settings = pretraining("sample", epochs=3, precision=precision, cuda_graph=recorded)
+        learner = MaskedLearner(settings, faces)
+        assert bool(learner.recorded) == recorded
+        rows.append([learner.train_epoch(epoch)["train_loss"] for epoch in range(3)])
+        weights.append(nn.utils.parameters_to_vector(learner.model.parameters()))
     torch.testing.assert_close(*map(torch.tensor, rows), rtol=1e-2, atol=0.0)
     torch.testing.assert_close(*weights, rtol=0.1, atol=1e-2)

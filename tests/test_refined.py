@@ -120,7 +120,7 @@ def test_no_refined_label_gets_into_validation_or_test_accuracy(faces, tmp_path)
     learned = Learner(tiny(labels="refined_turned"), faces)
     wrong = (before + 1) % 7
     assert (learned.batches.targets.argmax(1).numpy() == wrong[faces.where("train")]).all()
-    assert (learned.valid_labels.numpy() == before[faces.where("valid")]).all()
+    assert (learned.held_out.labels.numpy() == before[faces.where("valid")]).all()
 
     run = train(tiny(labels="refined_turned", epochs=3), faces, runs=tmp_path)
     assert (faces.labels == before).all()

@@ -362,7 +362,7 @@ def test_training_on_votes_differs_from_training_on_labels(faces):
     keep = faces.votes[:, :7].sum(1) > 0
     voted = faces.subset(keep)
     a, b = (Learner(small(labels=labels), voted) for labels in ("original", "votes"))
-    assert torch.equal(a.valid_labels, b.valid_labels)
+    assert torch.equal(a.held_out.labels, b.held_out.labels)
     assert not torch.equal(a.batches.targets, b.batches.targets)
 
 

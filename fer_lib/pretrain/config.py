@@ -39,6 +39,8 @@ class PretrainConfig:
         decoder_dim, decoder_depth, decoder_heads: of the decoder, likewise.
         augmentation: draws for each training image.
         precision: "bf16", "fp16", "no" (float32), or "auto", as in `TrainConfig`.
+        cuda_graph: record a step and replay it, as in `TrainConfig`; the same pretraining either
+            way.
     """
 
     preset: str = "full"
@@ -63,6 +65,7 @@ class PretrainConfig:
         default_factory=lambda: Augmentation(flip=0.5, crop=(0.6, 1.0))
     )
     precision: str = "auto"
+    cuda_graph: bool = field(default=True, compare=False)
 
     def __post_init__(self):
         _ = self.training  # refuses wrong values of what every training has

@@ -1,6 +1,7 @@
 """What learns in a pretraining: autoencoder, optimizer, schedule and images on the device."""
 
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from fer_lib.augment import Prepare
 from fer_lib.batches import Batches, autocast, placed, training_rows
 from fer_lib.data import FaceSet
 from fer_lib.files import InputError
+from fer_lib.graph import RecordedStep, recordable
 from fer_lib.models.weights import load_into
 from fer_lib.optim import choose_precision, keep_memory, processes, schedules
 from fer_lib.pretrain.autoencoder import build_autoencoder, mask_noise
@@ -58,6 +60,10 @@ class MaskedLearner:
         )
         self.schedule, _ = schedules(config.training, self.optimizer, len(self.batches))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.generator = torch.Generator(self.device)
+        self.recorded: RecordedStep | None = None
+        if recordable(config.training, self.model, self.precision):
+            self.recorded = RecordedStep(self.optimizer, self.generator)
 
     def loss(self, x: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error of the masked patches: 1 for the mean of each, with norm_pix_loss."""
@@ -84,18 +90,12 @@ class MaskedLearner:
 
     def train_epoch(self, epoch: int) -> dict[str, Any]:
         config = self.config
-        generator = torch.Generator(self.device).manual_seed(config.seed * 1_000_003 + epoch)
+        self.generator.manual_seed(config.seed * 1_000_003 + epoch)
         losses = torch.zeros(len(self.batches), device=self.device)
         self.model.train()
-        for step, (images, _) in enumerate(self.bar(epoch)):
-            x = self.prepare(images, config.augmentation, generator)
-            size = (len(x), config.patches)
-            loss = self.loss(x, torch.rand(size, generator=generator, device=self.device))
-            losses[step] = loss.detach()
-            self.scaler.scale(loss).backward()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad()
+        advance = partial(self.recorded, self.one_batch) if self.recorded else self.one_batch
+        for step, (images, nothing) in enumerate(self.bar(epoch)):
+            losses[step] = advance(images, nothing)["loss"]
             self.schedule.step()
         losses = losses.cpu()
         if not losses.isfinite().all():
@@ -107,6 +107,17 @@ class MaskedLearner:
             "train_loss": losses.mean().item(),
             "train_images": len(losses) * self.batches.batch_size,
         }
+
+    def one_batch(self, images: Tensor, _: Tensor) -> dict[str, Tensor]:
+        """Augment a batch, hide patches and learn from it: its "loss"."""
+        x = self.prepare(images, self.config.augmentation, self.generator)
+        size = (len(x), self.config.patches)
+        loss = self.loss(x, torch.rand(size, generator=self.generator, device=self.device))
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        return {"loss": loss.detach()}
 
     @torch.inference_mode()
     def validate(self, batch_size: int = 512) -> dict[str, Any]:
