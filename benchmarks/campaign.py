@@ -6,13 +6,12 @@
     python benchmarks/campaign.py table
 
 The list stands in `wanted.py`. `run` begins with a dry run: one small run from its start to its
-archive, then a step of training and one of prediction of every entry. Then each free lane takes the
-first entry that fits the time left, by an estimate (`estimate.py`) that measured epochs correct;
-one that turns out too long makes place for one that fits. A finished run is found, also one that
-was kept in `report/results/`, and an unfinished one resumes. A lane is a process of its own;
-several of them share the GPU, which pays only where one alone leaves it idle. An entry that fails
-does not end the others; the exit status is 1 then. A finished run is packed at once into an archive
-in `--out`, so the whole may be killed at any time.
+archive, then a step of training and one of prediction of every entry. Then it takes the first entry
+that fits the time left, again and again, by an estimate (`estimate.py`) that measured epochs
+correct; one that turns out too long makes place for one that fits. A finished run is found, also
+one that was kept in `report/results/`, and an unfinished one resumes. Entries run in a process of
+their own: one that fails does not end the others; the exit status is 1 then. A finished run is
+packed at once into an archive in `--out`, so the whole may be killed at any time.
 """
 
 import argparse
@@ -30,11 +29,11 @@ from measure import environment
 from packing import pack_data, unpack, unpack_data
 from schedule import RESULTS, Campaign, kept_results
 
-from fer_lib.compare import setting as changed
-from fer_lib.config import setting
+from fer_lib.config import parse_setting
 from fer_lib.files import InputError, home
 from fer_lib.kept import keep, markdown
 from fer_lib.pretrain import PretrainConfig
+from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run, list_runs
 
 
@@ -80,7 +79,7 @@ def _row(entry: Entry) -> dict[str, str]:
     return row | {
         "model": entry.model,
         "starts from": start.get(entry.start, entry.start),
-        "settings": " ".join(filter(None, (entry.recipe, shown(changed(config))))),
+        "settings": " ".join(filter(None, (entry.recipe, shown(changed_settings(config))))),
     }
 
 
@@ -111,7 +110,7 @@ def finished_table(runs: str | None) -> str:
             {
                 "run": run.name,
                 "recipe": f"{config.recipe}, {config.preset}",
-                "settings": changed(config),
+                "settings": changed_settings(config),
                 "data": " ".join(filter(None, (results["dataset"], results["mark"]))),
                 "labels": config.labels,
                 "seed": config.seed,
@@ -135,7 +134,7 @@ def run(args: argparse.Namespace, place: Place) -> int:
     start = time.time()
     print(environment(), flush=True)
     until = start + 60 * args.minutes if args.minutes else float("inf")
-    campaign = Campaign(place, until=until, lanes=args.lanes, out=args.out, only=args.only)
+    campaign = Campaign(place, until=until, out=args.out, only=args.only)
     try:
         if args.dry_run != "none":
             campaign.dry_run()
@@ -172,7 +171,6 @@ def parser() -> argparse.ArgumentParser:
     table = add("table", "print all finished runs, best on validation first, as Markdown")
     one = add("run", "run as many as fit")
     one.add_argument("--minutes", type=float, help="stop after so many; default: when all is done")
-    one.add_argument("--lanes", type=int, default=1, help="entries at once on the device")
     one.add_argument("--weights", metavar="FILE", help=f"safetensors, of {BACKBONE['backbone']}")
     one.add_argument(
         "--out", type=Path, help="folder of the archives; default: $OUT, or runs/packed"
@@ -215,10 +213,10 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             if args.weights and not Path(args.weights).is_file():
                 raise InputError(f"{args.weights} does not exist: give a file of weights, or none")
-            if args.lanes < 1 or (args.minutes is not None and args.minutes <= 0):
-                raise InputError("--lanes must be 1 or more, and --minutes above 0")
+            if args.minutes is not None and args.minutes <= 0:
+                raise InputError(f"--minutes must be above 0, not {args.minutes:g}")
             args.out = args.out or Path(os.environ.get("OUT") or home() / "runs" / "packed")
-            changes = dict(map(setting, args.set))
+            changes = dict(map(parse_setting, args.set))
             place = Place(**known, weights=args.weights, dataset=args.dataset, changes=changes)
             sys.exit(run(args, place))
     except InputError as error:

@@ -12,7 +12,7 @@ looks for the face. Two answers:
 * Accuracy of the model on squares cropped around the boxes, by their `scale`, beside that on the
   images themselves. A crop that goes beyond the image repeats its edge.
 
-The `Framing` of each detector in `fer_lib/predict/faces.py` lies between the two answers.
+The `scale` of each detector in `fer_lib/predict/faces.py` lies between the two answers.
 
 Real pictures are larger than what FER2013 keeps of them, so a detector sees less here than it will:
 the share of faces found is a lower bound.
@@ -28,7 +28,7 @@ from PIL import Image
 from fer_lib.data import load_faces
 from fer_lib.files import InputError
 from fer_lib.predict import Predictor
-from fer_lib.predict.faces import Box, Framing, crop
+from fer_lib.predict.faces import Box, crop
 
 SIDE, WIDTH, HEIGHT = 240, 640, 480
 SCALES = (0.8, 0.9, 0.95, 1.0, 1.1, 1.2, 1.3, 1.4)
@@ -75,10 +75,9 @@ def compare(predictor: Predictor, images: np.ndarray, labels: np.ndarray) -> str
         "|---:|---:|",
     ]
     for scale in SCALES:
-        framing = Framing(scale, 0.0)
         crops = np.array(
             [
-                crop(Image.fromarray(tile), box, framing, predictor.about.image)
+                crop(Image.fromarray(tile), box, scale, predictor.about.image)
                 for tile, box in zip(big, boxes, strict=True)
                 if box
             ]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from measure import environment
 
-from fer_lib.config import TrainConfig, setting
+from fer_lib.config import TrainConfig, parse_setting
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
             "| loss, launched |\n|---|---:|---:|---:|---:|---:|---:|",
             flush=True,
         )
-        changes = dict(map(setting, args.set))
+        changes = dict(map(parse_setting, args.set))
         configs = {model: settings(model, changes) for model in args.models}
         largest = max(config.batch_size for config in configs.values())
         faces = make_sample(largest * args.steps * 4 // 3)

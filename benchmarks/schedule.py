@@ -1,10 +1,12 @@
-"""Which entry runs when: the most valuable that fits the time left, in every free lane."""
+"""Which entry runs when: the most valuable that fits the time left, one after the other.
+
+Four at once, tried on an H100, only shared it: each took four times as long.
+"""
 
 import json
 import math
 import time
 from collections.abc import Iterable
-from multiprocessing.connection import wait
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -13,8 +15,8 @@ from typing import Any
 import estimate
 import wanted
 from entries import Entry, Place, Pretraining, Refinement, rehearse
-from lanes import Lane
 from packing import Archives, contents
+from worker import Worker
 
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, read_json
@@ -24,7 +26,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "report" / "results"
 """Kept results: what is there is not run again."""
 
 POLL = 5.0
-"""Seconds between two looks at how far the running entries are."""
+"""Seconds between two looks at how far the running entry is."""
 
 
 def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | None:
@@ -63,11 +65,10 @@ def with_needs(entry: Entry) -> list[Entry]:
 
 
 class Campaign:
-    """The entries of the list on some lanes, until a time.
+    """The entries of the list, until a time.
 
     Args:
         until: when to stop, seconds of `time.time`.
-        lanes: number of entries that run at once.
         out: folder of the archives.
         only: names of the entries to run, with what they need; none: all.
 
@@ -76,11 +77,9 @@ class Campaign:
         failed: name -> reason.
     """
 
-    def __init__(
-        self, place: Place, *, until: float, lanes: int, out: Path, only: Iterable[str] = ()
-    ):
+    def __init__(self, place: Place, *, until: float, out: Path, only: Iterable[str] = ()):
         self.place, self.until = place, until
-        self.archives, self.lanes = Archives(out), [Lane(place) for _ in range(lanes)]
+        self.archives, self.worker = Archives(out), Worker(place)
         every = [one for name in only for one in with_needs(wanted.by_name(name))]
         self.only = list({entry.name: entry for entry in every}.values())
         self.results: dict[str, dict[str, Any]] = {}
@@ -96,9 +95,7 @@ class Campaign:
         return [entry for entry in every if self.place.weights or not entry.wants_file()]
 
     def further_seeds(self) -> list[Entry]:
-        """Those of the best systems on validation, once no system is in training."""
-        if {lane.name for lane in self.lanes} & {entry.name for entry in wanted.FIRST}:
-            return []
+        """Those of the best systems on validation."""
         best: dict[str, tuple[float, Entry]] = {}
         for entry in wanted.FIRST:
             results = self.results.get(entry.name, {})
@@ -146,59 +143,46 @@ class Campaign:
 
     def ready(self) -> list[Entry]:
         """What could begin now."""
-        here = {lane.name for lane in self.lanes}
         return [
-            entry
-            for entry in self.wanted()
-            if entry.name not in here and (not entry.needs or entry.needs.finished(self.place))
+            entry for entry in self.wanted() if not entry.needs or entry.needs.finished(self.place)
         ]
 
     def left(self, entry: Entry) -> float:
-        """Seconds that an entry still takes: as others took, or as the lanes share the device."""
-        factor = median(self.ratios.values()) if self.ratios else len(self.lanes)
+        """Seconds that an entry still takes, at the pace of the others."""
+        factor = median(self.ratios.values()) if self.ratios else 1.0
         return estimate.left(entry, self.place, factor)
 
-    def fitting(self) -> Entry | None:
-        """The most valuable entry that fits the time left."""
+    def fitting(self, *, but: Entry | None = None) -> Entry | None:
+        """The most valuable entry that fits the time left, but for one."""
         seconds = self.until - time.time()
-        return next((entry for entry in self.ready() if self.left(entry) <= seconds), None)
+        fits = (one for one in self.ready() if one != but and self.left(one) <= seconds)
+        return next(fits, None)
 
     def next(self) -> Entry | None:
-        """What a free lane does; where nothing fits, a last lane goes on with what ends soonest."""
-        entry = self.fitting()
-        if entry is None and not any(lane.name for lane in self.lanes):
-            entry = min(self.ready(), key=self.left, default=None)
-        return entry
+        """What to do now: where nothing fits, what ends soonest."""
+        return self.fitting() or min(self.ready(), key=self.left, default=None)
 
     def run(self) -> None:
         """Run entries until the time is over or all are done."""
-        running: dict[str, Entry] = {}
-        while time.time() < self.until:
-            for lane in self.lanes:
-                if lane.name is None and (entry := self.next()):
-                    seconds = self.until - time.time()
-                    end = f" of {seconds:.0f} s left" if math.isfinite(seconds) else ""
-                    print(f"{entry.name}: begins, some {self.left(entry):.0f} s{end}", flush=True)
-                    running[entry.name] = entry
-                    lane.start(entry.name, entry.do)
-            if not any(lane.name for lane in self.lanes):
-                break
-            for lane in self.answering():
-                self.finish(lane, running[lane.name])
-            for lane in self.lanes:
-                if lane.name:
-                    self.look_after(lane, running[lane.name])
+        while time.time() < self.until and (entry := self.next()):
+            seconds = self.until - time.time()
+            end = f" of {seconds:.0f} s left" if math.isfinite(seconds) else ""
+            print(f"{entry.name}: begins, some {self.left(entry):.0f} s{end}", flush=True)
+            self.worker.start(entry.name, entry.do)
+            while self.worker.name and time.time() < self.until:
+                if self.answers():
+                    self.finish(entry)
+                else:
+                    self.look_after(entry)
         self.end()
 
-    def answering(self) -> list[Lane]:
-        """Lanes that have an answer; waits a while for the first."""
-        busy = {lane.pipe: lane for lane in self.lanes if lane.name}
-        seconds = min(POLL, max(0.0, self.until - time.time()))
-        return [busy[pipe] for pipe in wait(list(busy), seconds)]
+    def answers(self) -> bool:
+        """Whether the worker has an answer; waits a while for it."""
+        return self.worker.pipe.poll(min(POLL, max(0.0, self.until - time.time())))
 
-    def finish(self, lane: Lane, entry: Entry) -> None:
-        seconds = time.time() - lane.began
-        _, problem = lane.answer()
+    def finish(self, entry: Entry) -> None:
+        seconds = time.time() - self.worker.began
+        _, problem = self.worker.answer()
         if not problem:
             try:
                 self.pack(entry)
@@ -215,16 +199,16 @@ class Campaign:
         mark = results.get("mark", "")
         print(f"{entry.name}: {score}{seconds:.0f} s {mark}".rstrip(), flush=True)
 
-    def look_after(self, lane: Lane, entry: Entry) -> None:
-        """Learn from the pace of a running entry; one that is too long makes place for another."""
+    def look_after(self, entry: Entry) -> None:
+        """Learn from the pace of the running entry; one too long makes place for another."""
         rows = entry.progress(self.place)
         if not (each := estimate.measured(rows)):
             return
         self.ratios[entry.name] = each / estimate.assumed(entry.config(self.place))
         if self.left(entry) - estimate.START > self.until - time.time() and (
-            other := self.fitting()
+            other := self.fitting(but=entry)
         ):
-            lane.end()
+            self.worker.end()
             print(
                 f"{entry.name}: {each:.2f} s an epoch, so it does not fit: put aside after epoch "
                 f"{len(rows)} for {other.name}",
@@ -232,11 +216,10 @@ class Campaign:
             )
 
     def end(self) -> None:
-        """End all lanes; what they were doing resumes where its last epoch ended."""
-        for lane in self.lanes:
-            if lane.name:
-                print(f"{lane.name}: not finished, resumes when it is run again", flush=True)
-            lane.end()
+        """End the worker; what it was doing resumes where its last epoch ended."""
+        if self.worker.name:
+            print(f"{self.worker.name}: not finished, resumes when it is run again", flush=True)
+        self.worker.end()
 
     def dry_run(self) -> None:
         """A small run to its end and into an archive, then a step of every entry still wanted.
@@ -245,17 +228,16 @@ class Campaign:
         """
         tasks = {"rehearsal": rehearse}
         tasks |= {entry.name: entry.dry_run for entry in self.wanted()}
-        waiting = list(tasks)
-        while time.time() < self.until and (waiting or any(lane.name for lane in self.lanes)):
-            for lane in self.lanes:
-                if lane.name is None and waiting:
-                    lane.start(name := waiting.pop(0), tasks[name])
-            for lane in self.answering():
-                name, seconds = lane.name, time.time() - lane.began
-                value, problem = lane.answer()
-                if name == "rehearsal" and not problem:
-                    with TemporaryDirectory() as folder:
-                        Archives(Path(folder)).add(contents(Run(value)))
-                if problem:
-                    self.failed[name] = problem
-                print(f"dry run, {name}: {problem or f'{seconds:.1f} s'}", flush=True)
+        for name, task in tasks.items():
+            self.worker.start(name, task)
+            while not self.answers():
+                if time.time() >= self.until:
+                    return
+            seconds = time.time() - self.worker.began
+            value, problem = self.worker.answer()
+            if name == "rehearsal" and not problem:
+                with TemporaryDirectory() as folder:
+                    Archives(Path(folder)).add(contents(Run(value)))
+            if problem:
+                self.failed[name] = problem
+            print(f"dry run, {name}: {problem or f'{seconds:.1f} s'}", flush=True)

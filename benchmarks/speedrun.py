@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from fer_lib.augment import Augmentation
 from fer_lib.batches import probabilities
-from fer_lib.config import TrainConfig, setting
+from fer_lib.config import TrainConfig, parse_setting
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate.robustness import VIEWS
 from fer_lib.files import InputError
@@ -164,7 +164,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--seeds must be 1 or more")
     MODULES["speedrun_cnn"] = "cnn"  # so that the training loop may build it
     try:
-        values = RECIPE | {"compile": gpu} | TARGETS[args.target] | dict(map(setting, args.set))
+        values = (
+            RECIPE | {"compile": gpu} | TARGETS[args.target] | dict(map(parse_setting, args.set))
+        )
         configs = [TrainConfig.from_dict(values | {"seed": seed}) for seed in range(seeds)]
         faces = load_faces(args.dataset, args.data_dir)
     except InputError as error:

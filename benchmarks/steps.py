@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fer_lib import learner as learner_module
 from fer_lib.batches import DTYPES
-from fer_lib.config import setting
+from fer_lib.config import parse_setting
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
@@ -204,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     if min(steps, 1 if args.batch_size is None else args.batch_size) < 1:
         parser.error("--steps and --batch-size must be 1 or more")
     try:
-        changes = dict(map(setting, args.set))
+        changes = dict(map(parse_setting, args.set))
         if args.batch_size is not None:
             changes["batch_size"] = args.batch_size
         if "limit" in changes:

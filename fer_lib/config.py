@@ -36,7 +36,7 @@ class TrainConfig:
         optimizer: "adamw", "sgd", or another of timm's names.
         lr: largest learning rate.
         weight_decay: on weights with two dimensions or more; norms and biases have none.
-        momentum: of SGD.
+        momentum: of the optimizers that have one, such as "sgd" and "muon".
         head_lr_scale: learning rate of the classifier as a multiple of `lr`.
         layer_decay: factor on the learning rate for each layer away from the head.
         frozen_layers: so many layers, from the input on, are not trained. Of a ViT, layer 0 is the
@@ -60,8 +60,8 @@ class TrainConfig:
         precision: "bf16", "fp16", "no" (float32), or "auto": bf16 where the device computes in it.
         compile: run the model through torch.compile (no faster on the CPUs tried), True for its
             default mode, or by name "reduce-overhead" or "max-autotune", both with CUDA graphs.
-        cuda_graph: on one NVIDIA GPU, record a training step once and replay it: the same numbers,
-            sooner where kernels are small. That takes adamw in bf16 or float32, layers that stay
+        cuda_graph: on one NVIDIA GPU, record a training step once and replay it: the same up to
+            rounding, sooner where kernels are small. That takes adamw in bf16 or float32, layers that stay
             frozen or free, and shapes known beforehand (not vit_moe's); without one of these, steps
             run as written.
     """
@@ -219,7 +219,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: str) -> None:
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help=change)
 
 
-def setting(text: str) -> tuple[str, Any]:
+def parse_setting(text: str) -> tuple[str, Any]:
     """Read NAME=VALUE; the value as JSON or Python where it is that, else as text."""
     name, equals, value = text.partition("=")
     if not equals:

@@ -1,7 +1,16 @@
-"""Results that are kept in the repository: one file a run, and the README's table from all."""
+"""Results that are kept in the repository: one file a run, and the README's table from all.
 
+    python -m fer_lib.kept runs/20260101-000000_baseline_cnn_fer2013_s0
+    python -m fer_lib.kept
+
+The first keeps what a finished run has found in `report/results/`; either makes the README's table
+from all that is kept there. The report takes new ones up by `python -m fer_lib.report --collect`.
+"""
+
+import argparse
 import json
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,8 +20,8 @@ import pandas as pd
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, read_json, replacing, write_json
 from fer_lib.models.weights import FILES
-from fer_lib.recipes import setting
-from fer_lib.runs import Run
+from fer_lib.recipes import changed_settings, recipe
+from fer_lib.runs import Run, short
 
 START, END = "<!-- results -->", "<!-- /results -->"
 """The lines of the README between which the table stands."""
@@ -40,7 +49,7 @@ def keep(run: Run, folder: Path) -> None:
     command = public_command(environment["command"], run.train_config.model)
     train = dict(run.config["train"])
     if isinstance(train["pretrained"], str):  # files of runs have the same names: say which run
-        train["pretrained"] = "/".join(Path(train["pretrained"]).parts[-2:])
+        train["pretrained"] = _public(train["pretrained"])
     config = {
         **run.config,
         "train": train,
@@ -54,6 +63,10 @@ def keep(run: Run, folder: Path) -> None:
         if path.exists():
             parts[part] = read_json(path)
     write_json(folder / f"{run.name}.json", parts)
+
+
+def _public(path: str) -> str:
+    return "/".join(Path(path).parts[-2:])
 
 
 def public_command(command: str, model: str) -> str:
@@ -74,6 +87,33 @@ def public_command(command: str, model: str) -> str:
     return re.sub(r"(?<![\w.])(?:~|\b[A-Za-z]:)?[/\\](?:[^\s/\\]+[/\\])*", "", command)
 
 
+def training_command(config: TrainConfig, dataset: str) -> str:
+    """The command that trains a run of this config, for a shell; DIR is the folder of the data.
+
+    Of where a file of weights lies only the last folder is told.
+
+    Args:
+        config: as `recipe` gives it, or `fine_tuning`.
+    """
+    plain = recipe(config.model, config.recipe, config.preset, epochs=config.epochs)
+    before, after = (json.loads(one.to_json()) for one in (plain, config))
+    before["epochs"] = recipe(config.model, config.recipe, config.preset).epochs
+    apart = ("model", "recipe", "preset", "seed", "labels", "cuda_graph")
+    changed = {k: v for k, v in after.items() if k not in apart and v != before[k]}
+    if "options" in changed:
+        known = before["options"].items()
+        changed["options"] = {k: v for k, v in changed["options"].items() if (k, v) not in known}
+    if isinstance(config.pretrained, str):
+        changed["pretrained"] = _public(config.pretrained)
+    words = ["--dataset", dataset, "--data-dir", "DIR", "--preset", config.preset]
+    if config.recipe == "finetune":
+        words += ["--from-run", f"runs/{Path(changed.pop('pretrained')).parent.name}"]
+    words += ["--recipe", config.recipe, "--seed", str(config.seed), "--labels", config.labels]
+    words += ["--set"] * bool(changed)
+    words += [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in changed.items()]
+    return shlex.join(["python", "-m", "fer_lib.train", config.model, *words])
+
+
 def results_table(folder: Path) -> str:
     """Markdown table of the kept results, of each dataset the best test accuracy first.
 
@@ -84,7 +124,7 @@ def results_table(folder: Path) -> str:
     if not files:
         raise InputError(
             f"{folder} holds no kept results: keep a finished run first, with "
-            "python -m fer_lib.compare runs/RUN"
+            "python -m fer_lib.kept runs/RUN"
         )
     every = [read_json(path) for path in files]
     score = lambda results: (results["dataset"], -results["test"]["full"]["accuracy"])  # noqa: E731
@@ -104,19 +144,21 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
     learned = () if labels == "original" else (f"{labels} labels",)
     full, clean = (results["test"].get(part) for part in ("full", "clean"))
     low, high = full["interval"]["accuracy"]
+    alone = None if train["flip_tta"] else full["accuracy"]
+    one_view = results.get("one_view", {"test": alone})["test"]
     return {
         "model": " on ".join(filter(None, (results["model"], backbone))),
         "recipe": f"{results['recipe']}, {results['preset']}, seed {results['seed']}",
         "changed": " ".join(changed),
         "data": " ".join(filter(None, (results["dataset"], *learned, results["mark"]))),
         "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",
-        "one view": f"{results['one_view']['test']:.1%}" if "one_view" in results else "",
+        "one view": "" if one_view is None else f"{one_view:.1%}",
         "clean test": f"{clean['accuracy']:.1%}" if clean else "",
         "macro-F1": f"{full['macro_f1']:.3f}",
         "validation": f"{results['valid']['full']['accuracy']:.1%}",
-        "training": f"{results['epochs']} epochs, {results['train_seconds'] / 60:.0f} min",
+        "epochs": str(results["epochs"]),
         "on": f"{environment['processor']}, torch {environment['torch']}",
-        "commit": (environment["commit"] or "")[:8],
+        "commit": short(environment["commit"]),
     }
 
 
@@ -125,7 +167,7 @@ def _setting(train: dict[str, Any]) -> str:
     known = {field.name for field in fields(TrainConfig)}
     now = TrainConfig.from_dict({key: value for key, value in train.items() if key in known})
     gone = [f"{key}={value}" for key, value in train.items() if key not in known and value]
-    return " ".join(filter(None, (setting(now), *gone)))
+    return " ".join(filter(None, (changed_settings(now), *gone)))
 
 
 def write_table(readme: Path, table: str) -> None:
@@ -160,3 +202,24 @@ def _cell(value: Any) -> str:
     if pd.isna(value):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Keep runs and rewrite the README's table; run from the root of the repository."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fer_lib.kept", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs")
+    folder, readme = Path("report/results"), Path("README.md")
+    try:
+        for path in parser.parse_args(arguments).runs:
+            keep(Run(path), folder)
+            print(f"{path.name} is kept in {folder}")
+        write_table(readme, results_table(folder))
+        print(f"the table of {readme} has all of {folder}")
+    except InputError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

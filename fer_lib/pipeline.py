@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fer_lib.config import PRESETS, setting
+from fer_lib.config import PRESETS, parse_setting
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, home, read_json, replacing, write_json
 from fer_lib.recipes import default_preset
@@ -29,6 +29,20 @@ from fer_lib.stages import Stage, choose_stages
 
 CELL_TIMEOUT = {"sample": 3600, "quick": 6 * 3600, "full": 48 * 3600}
 """Seconds for one cell, by preset: a whole training is one cell."""
+
+
+def absolute(value: Any) -> Any:
+    """The same with every text that names an existing path as an absolute one.
+
+    Notebooks run in another folder than the command.
+    """
+    if isinstance(value, dict):
+        return {key: absolute(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [absolute(one) for one in value]
+    if isinstance(value, str) and value and (path := Path(value).expanduser()).exists():
+        return str(path.resolve())
+    return value
 
 
 class Pipeline:
@@ -64,7 +78,7 @@ class Pipeline:
             "runs_dir": str(self.runs),
             "interactive": False,
         }
-        self.extra = extra or {}
+        self.extra = absolute(extra or {})
         self.known = {stage.name: stage.parameters() for stage in self.stages}
         if unknown := set(self.extra) - set().union(*self.known.values()):
             raise InputError(
@@ -215,7 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
                         help="parameters of single notebooks")  # fmt: skip
     args = vars(parser.parse_args(arguments))
     try:
-        args["extra"] = dict(map(setting, args["extra"]))
+        args["extra"] = dict(map(parse_setting, args["extra"]))
         pipeline = Pipeline(**args)
         done = pipeline.run()
     except InputError as error:

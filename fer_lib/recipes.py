@@ -218,7 +218,7 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
     )
 
 
-def setting(config: TrainConfig) -> str:
+def changed_settings(config: TrainConfig) -> str:
     """What a run changed in its recipe, as in "epochs=5 width=16"; "" for the plain recipe.
 
     Neither the seed counts, nor how steps are launched, nor a warm-up that is shorter because the

@@ -124,7 +124,9 @@ def find_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = No
 
     def is_same(run: Run) -> bool:
         known = run.config["environment"].get("pretrained_sha256")
-        settings = replace(run.train_config, cuda_graph=config.cuda_graph)  # the same numbers
+        settings = replace(
+            run.train_config, cuda_graph=config.cuda_graph
+        )  # the same up to rounding
         if start and known:  # wherever the file lies
             settings = replace(settings, pretrained=config.pretrained)
         same_labels = refined in (None, run.config["data"].get("refined_sha256"))
@@ -200,10 +202,12 @@ def code_digest(
     names: tuple[str, ...] = (
         "augment",
         "batches",
+        "graph",
         "held_out",
         "learner",
         "losses",
         "optim",
+        "train",
         "models/*",
     ),
 ) -> str:
@@ -227,6 +231,11 @@ def git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def short(commit: str | None) -> str:
+    """Eight digits of a commit, with its "+" where files differed from it; "" for none."""
+    return (commit or "")[:8] + "+" * (commit or "").endswith("+")
 
 
 def processor() -> str:

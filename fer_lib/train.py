@@ -19,7 +19,7 @@ from torch import nn
 
 from fer_lib.batches import training_rows
 from fer_lib.checkpoints import load_state, load_weights, save_state, save_weights
-from fer_lib.config import RECIPE_NAMES, TrainConfig, add_arguments, setting
+from fer_lib.config import RECIPE_NAMES, TrainConfig, add_arguments, parse_setting
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate import Predictions, save_predictions
 from fer_lib.files import InputError, locked
@@ -51,7 +51,7 @@ def train(
     Args:
         runs: folder of all runs; None for `runs/` at home.
         progress: a bar for each epoch.
-        quiet: no line after each epoch.
+        quiet: no line after each epoch, nor for a finished run.
 
     Raises:
         InputError: the config and the data do not fit, the faces were changed after loading, or
@@ -61,6 +61,8 @@ def train(
     faces.require_unchanged()
     run = find(config, faces, runs)
     if run and run.finished:
+        if not quiet:
+            processes().print(f"loaded {run.name}, a finished run of these settings and data")
         return run
     resumes = run is not None and state_path(run).exists()
     learner = Learner(config, faces, progress=progress, resumes=resumes)  # refuses what misfits
@@ -84,7 +86,10 @@ def find(config: TrainConfig, faces: FaceSet, runs: str | None) -> Run | None:
     if processes().is_main_process and (run := find_run(config, faces, runs)):
         folder = [str(run.folder)]
         if run.finished and run.config["environment"].get("code") != code_digest():
-            print(f"{run.name} was trained by other code; delete its folder to train it again")
+            print(
+                f"{run.name} was trained by other code, which may give other numbers; delete its "
+                "folder to train it again"
+            )
     (path,) = broadcast_object_list(folder)
     return Run(path) if path else None
 
@@ -165,7 +170,7 @@ class Training:
     def one_epoch(self, epoch: int) -> dict[str, Any]:
         """Train an epoch and validate; return its row of `metrics.csv`."""
         start = time.perf_counter()
-        lr = self.learner.optimizer.param_groups[0]["lr"]
+        lr = max(group["lr"] for group in self.learner.optimizer.param_groups)
         try:
             trained = self.learner.train_epoch(epoch)
         except FloatingPointError as error:
@@ -248,7 +253,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     try:
-        changes = {"seed": args.seed} | dict(map(setting, args.set))
+        changes = {"seed": args.seed} | dict(map(parse_setting, args.set))
         if args.labels:
             changes = {"labels": args.labels} | changes
         if args.from_run:

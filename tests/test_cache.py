@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from fer_lib.data import load_faces, loading
+from fer_lib.data import acquire, load_faces, loading
 from fer_lib.data.faceset import fingerprint
 from fer_lib.data.sample import make_sample, write_layout
 from fer_lib.files import InputError
@@ -74,6 +74,25 @@ def test_files_beside_their_own_cache(sample, fer_home, monkeypatch):
     shutil.rmtree(fer_home / "data/fer2013/train")  # to save space
     shutil.rmtree(fer_home / "data/fer2013/test")
     assert load_faces("fer2013", **MUTE).fingerprint == first.fingerprint
+
+
+def test_files_put_beside_the_cache_of_a_download_are_read(sample, written, fer_home, monkeypatch):
+    monkeypatch.setattr(acquire, "_kagglehub_cache", lambda handle: written)
+    assert len(load_faces("fer2013", **MUTE)) == 160
+    write_layout(sample.subset(np.arange(120)), "csv", fer_home / "data/fer2013")
+    assert len(load_faces("fer2013", **MUTE)) == 120
+    forbid_reading(monkeypatch)
+    assert len(load_faces("fer2013", **MUTE)) == 120
+
+
+def test_files_put_beside_the_cache_of_a_given_folder_wait_until_it_is_gone(
+    sample, written, fer_home
+):
+    load_faces("fer2013", written, **MUTE)
+    write_layout(sample.subset(np.arange(120)), "csv", fer_home / "data/fer2013")
+    assert len(load_faces("fer2013", **MUTE)) == 160
+    shutil.rmtree(written)
+    assert len(load_faces("fer2013", **MUTE)) == 120
 
 
 def test_an_audit_beside_the_cache_is_none_of_the_files(sample, fer_home, monkeypatch):

@@ -179,11 +179,11 @@ def test_what_the_end_of_the_time_cuts_off_is_gone_on_with(
     place = entries.Place(dataset=SAMPLE)
 
     class Cut(schedule.Campaign):
-        def look_after(self, lane, entry):
+        def look_after(self, entry):
             if entry.progress(place) is not None:
                 self.until = 0.0
 
-    cut = Cut(place, until=float("inf"), lanes=1, out=tmp_path)
+    cut = Cut(place, until=float("inf"), out=tmp_path)
     cut.run()
     assert [one.name for one in cut.ready()] == ["long"]
     assert not cut.failed
@@ -192,13 +192,13 @@ def test_what_the_end_of_the_time_cuts_off_is_gone_on_with(
     assert 1 <= len(entry.progress(place)) < 40
     entry.do(place)
     assert len(Run(begun.folder).metrics()) == 40
-    again = schedule.Campaign(place, until=float("inf"), lanes=1, out=tmp_path)
+    again = schedule.Campaign(place, until=float("inf"), out=tmp_path)
     assert again.ready() == []
     assert again.archives.names()
 
 
 class Still:
-    """A lane whose process does nothing."""
+    """A worker whose process does nothing."""
 
     def __init__(self, place):
         self.name, self.ended = None, 0
@@ -209,7 +209,7 @@ class Still:
 
 @pytest.fixture
 def still(entries, schedule, monkeypatch, tmp_path):
-    """A campaign of a long entry and a short one in lanes that do nothing, 100 s before its end."""
+    """A campaign of a long entry and a short one, 100 s before its end."""
     rows = pd.DataFrame({"seconds": [9.0] + [1.0] * 4})
 
     class Begun(entries.Entry):
@@ -220,9 +220,9 @@ def still(entries, schedule, monkeypatch, tmp_path):
     long, short = Begun("long", model="baseline_cnn", settings=settings), tiny(entries, "short")
     monkeypatch.setattr(schedule.wanted, "FIRST", (long, short))
     monkeypatch.setattr(schedule.wanted, "LATER", ())
-    monkeypatch.setattr(schedule, "Lane", Still)
+    monkeypatch.setattr(schedule, "Worker", Still)
     place = entries.Place(dataset=SAMPLE)
-    return schedule.Campaign(place, until=time.time() + 100, lanes=2, out=tmp_path)
+    return schedule.Campaign(place, until=time.time() + 100, out=tmp_path)
 
 
 def test_the_first_that_fits_by_its_measured_pace_begins(still, schedule):
@@ -231,23 +231,20 @@ def test_the_first_that_fits_by_its_measured_pace_begins(still, schedule):
     assert still.next() is short
     still.until += 300
     assert still.next() is long
-    still.until = time.time() + 1  # nothing fits: what ends soonest, and only in the last free lane
+    still.until = time.time() + 1  # nothing fits: what ends soonest
     assert still.next() is short
-    still.lanes[0].name = "long"
-    assert still.next() is None
 
 
 def test_what_turns_out_too_long_makes_place_for_what_fits(still, capsys):
     long = still.ready()[0]
-    lane, other = still.lanes
-    lane.name = "long"
-    still.look_after(lane, long)
-    assert lane.ended == 1
+    still.worker.name = "long"
+    still.look_after(long)
+    assert still.worker.ended == 1
     assert "does not fit: put aside after epoch 5 for short" in capsys.readouterr().out
     assert still.ratios["long"] > 0
-    lane.name, other.name = "long", "short"
-    still.look_after(lane, long)  # nothing else is waiting
-    assert lane.ended == 1
+    still.results["short"] = {}
+    still.look_after(long)  # nothing else is waiting
+    assert still.worker.ended == 1
 
 
 def test_further_seeds_are_those_of_the_best_systems_on_validation(still, entries, schedule):
@@ -259,8 +256,6 @@ def test_further_seeds_are_those_of_the_best_systems_on_validation(still, entrie
     chosen = [entry.name for entry in still.further_seeds()]
     best = ("a, variant", "e", "c", "b")
     assert chosen == [f"{name}, seed {seed}" for seed in (1, 2) for name in best]
-    still.lanes[0].name = "d"
-    assert still.further_seeds() == []
 
 
 def test_an_entry_waits_for_what_it_needs_which_is_made_for_nothing_else(still, schedule, entries):
@@ -399,7 +394,7 @@ def test_packed_data_are_the_same_data_on_another_machine(campaign, tmp_path, mo
     [
         (("run", "--only", "nobody"), "there is no entry 'nobody': use one of vit_small; "),
         (("run", "--weights", "nowhere"), "nowhere does not exist: give a file of weights"),
-        (("run", "--lanes", "0"), "--lanes must be 1 or more"),
+        (("run", "--minutes", "0"), "--minutes must be above 0"),
         (("table",), "there are no finished runs: train one first"),
     ],
 )

@@ -20,15 +20,18 @@ from fer_lib.compare import (
     paired_tests,
     read_answers,
     sentences,
-    setting,
     short_names,
     system_names,
     systems,
 )
+from fer_lib.compare.answers import Answers
+from fer_lib.compare.paired import pair_up
 from fer_lib.config import PRESETS, TrainConfig
-from fer_lib.evaluate import Predictions, save_predictions
+from fer_lib.data.ferplus import majority
+from fer_lib.data.sample import make_sample
+from fer_lib.evaluate import Predictions, mcnemar, save_predictions
 from fer_lib.files import InputError, write_json
-from fer_lib.recipes import recipe
+from fer_lib.recipes import changed_settings, recipe
 from fer_lib.runs import Run
 
 
@@ -78,7 +81,7 @@ def test_a_long_setting_is_a_star_with_a_letter_where_there_are_several(make_run
     assert short_names(runs) == [*names, "baseline_cnn ours*a s1"]
     assert short_names(runs[::-1]) == short_names(runs)[::-1]  # whatever the order of the runs
     settings = leaderboard(runs)["setting"]
-    assert settings["baseline_cnn ours*b s0"] == setting(other.train_config)
+    assert settings["baseline_cnn ours*b s0"] == changed_settings(other.train_config)
 
 
 def test_another_backbone_is_named(make_run):
@@ -137,7 +140,12 @@ def test_without_the_mirror_image_the_accuracy_stands_beside(three_runs):
     write_json(run.folder / "results.json", results)
     column = leaderboard([Run(run.folder), three_runs[1]])["one_view"]
     assert column["baseline_cnn ours s0"] == 0.74
-    assert np.isnan(column["attention_cnn ours s0"])
+    assert column["attention_cnn ours s0"] == three_runs[1].results["test"]["full"]["accuracy"]
+    train = run.config["train"] | {"flip_tta": True}  # of which nothing else was kept
+    write_json(run.folder / "config.json", run.config | {"train": train})
+    del results["one_view"]
+    write_json(run.folder / "results.json", results)
+    assert np.isnan(leaderboard([Run(run.folder)])["one_view"].item())
 
 
 def test_of_many_tests_only_those_of_the_best_run_are_said():
@@ -159,24 +167,27 @@ def test_of_many_tests_only_those_of_the_best_run_are_said():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_plain_recipe_has_no_setting(model, name, preset):
     config = recipe(model, name, preset, seed=3)
-    assert setting(config) == ""
-    assert setting(TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))) == ""
+    assert changed_settings(config) == ""
+    assert changed_settings(TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))) == ""
 
 
 def test_a_setting_names_all_that_differs_and_nothing_else():
     plain = recipe("attention_cnn", "ours", "full")
     milder = replace(plain.augmentation, rotate=3, scale=(0.5, 1.5))
-    assert setting(replace(plain, augmentation=milder)) == (
+    assert changed_settings(replace(plain, augmentation=milder)) == (
         "augmentation.rotate=3 augmentation.scale=[0.5,1.5]"
     )
     wider = recipe(
         "attention_cnn", options={"width": 32}, labels="votes", lr=0.5, class_weights=True
     )
-    assert setting(wider) == "labels=votes lr=0.5 class_weights=true width=32"
-    assert setting(recipe("attention_cnn", epochs=2)) == "epochs=2"
-    assert setting(recipe("attention_cnn", epochs=2, warmup_epochs=1)) == "epochs=2 warmup_epochs=1"
+    assert changed_settings(wider) == "labels=votes lr=0.5 class_weights=true width=32"
+    assert changed_settings(recipe("attention_cnn", epochs=2)) == "epochs=2"
+    assert (
+        changed_settings(recipe("attention_cnn", epochs=2, warmup_epochs=1))
+        == "epochs=2 warmup_epochs=1"
+    )
     lacking = replace(recipe("attention_cnn", "published"), options={})
-    assert setting(lacking) == "attention=default"
+    assert changed_settings(lacking) == "attention=default"
 
 
 def test_the_leaderboard_holds_the_scores_of_the_results(three_runs):
@@ -213,10 +224,31 @@ def test_paired_tests_agree_with_the_binomial_and_with_holm(three_runs, noise):
     assert clear["difference"] == pytest.approx(0.1)
     assert clear["p"] == pytest.approx(binomtest(60, 80).pvalue)
     assert clear["p_holm"] == pytest.approx(2 * binomtest(60, 80).pvalue)
+    half = 1.96 * np.sqrt(60 + 20 - 40**2 / 400) / 400  # Wald's, of a paired difference
+    assert [clear["low"], clear["high"]] == pytest.approx([0.1 - half, 0.1 + half], abs=0.006)
+    assert clear["clean_difference"] == pytest.approx(40 / 399)  # one image is a copy
+    assert clear["clean_p_holm"] == clear["p_holm"]  # that both have right, or both wrong
+    assert tests[["majority_difference", "majority_p_holm"]].isna().all(axis=None)  # no votes
     close = tests.loc["baseline_cnn ours s0", "baseline_cnn ours s1"]
     assert (close["only_a"], close["only_b"], close["p"]) == (1, 0, 1)
     assert clear["finding"]
     assert not close["finding"]
+
+
+def test_the_same_pairs_stand_against_the_majority_of_the_annotators_too():
+    faces = make_sample(600)
+    test, classes = faces.where("test"), len(faces.classes)
+    seen = majority(faces.votes[test])
+    known = (seen >= 0) & (seen < classes)
+    by_label = np.eye(classes)[faces.labels[test]]
+    by_vote = np.eye(classes)[np.where(known, seen, 0)]
+    answers = Answers(["label", "vote"], faces, np.zeros((2, 1, 1)), np.stack([by_label, by_vote]))
+    row = pair_up(answers).iloc[0]
+    assert (row["a"], row["b"]) == ("label", "vote")
+    assert row["difference"] == 1 - (by_vote.argmax(1) == faces.labels[test]).mean() > 0
+    other = (faces.labels[test] == seen)[known].mean() - 1
+    assert row["majority_difference"] == pytest.approx(other)
+    assert row["majority_p_holm"] == mcnemar((faces.labels[test] == seen)[known], known[known])
 
 
 def test_a_difference_that_chance_makes_is_called_no_finding(three_runs, noise):

@@ -1,17 +1,28 @@
 """Kept results: what they hold, what they must not, and the table that the README shows."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fer_lib import kept as kept_module
-from fer_lib.compare.__main__ import main
+from fer_lib import train as train_module
+from fer_lib.config import PRESETS
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, evaluate
 from fer_lib.files import InputError, read_json, write_json
-from fer_lib.kept import END, START, keep, public_command, results_table, write_table
-from fer_lib.recipes import recipe
+from fer_lib.kept import (
+    END,
+    START,
+    keep,
+    main,
+    public_command,
+    results_table,
+    training_command,
+    write_table,
+)
+from fer_lib.recipes import RECIPES, recipe
 from fer_lib.runs import Run
 
 README = f"# Title\n\n{START}\nold\n{END}\n\nMore text.\n"
@@ -69,7 +80,7 @@ def test_runs_are_kept_and_the_readme_has_them_best_first(root):
     first, second = text.splitlines()[5:7]
     assert first.startswith("| baseline_cnn | ours, full, seed 0 |  | noise | 75.0% (")
     assert r"| noise \1 sample data | 50.0% (" in second
-    assert "3 epochs, 2 min | A processor, torch 2 | 01234567 |" in second
+    assert "| 3 | A processor, torch 2 | 01234567 |" in second
     main([])
     assert (root / "README.md").read_text() == text
     kept = read_json(root / "report/results" / f"{better.name}.json")
@@ -226,3 +237,46 @@ def test_a_readme_without_its_two_markers_is_an_error(root, text):
     readme.unlink()
     with pytest.raises(InputError, match="root of the repository"):
         write_table(readme, "| table |")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"seed": 3, "labels": "votes", "epochs": 7, "warmup_epochs": 1, "patience": None},
+        {
+            "augmentation": {"rotate": 3, "scale": (0.9, 1.1)},
+            "pretrained": "my files/a.safetensors",
+        },
+        {"options": {"num_heads": 1, "backbone_options": {"embed_dim": 32}}, "lr": 1e-5},
+    ],
+)
+def test_the_command_of_a_run_gives_its_config(monkeypatch, preset, changes):
+    class Done(Exception):
+        pass
+
+    given = []
+
+    def stop(config, faces, runs):
+        given.append(config)
+        raise Done
+
+    monkeypatch.setattr(train_module, "train", stop)
+    monkeypatch.setattr(train_module, "load_faces", lambda *_, **__: None)
+    for model, name in RECIPES:
+        if name != "finetune":
+            config = recipe(model, name, preset, **changes)
+            words = shlex.split(training_command(config, "fer2013"))
+            assert words[:3] == ["python", "-m", "fer_lib.train"]
+            with pytest.raises(Done):
+                train_module.main(words[3:])
+            assert given.pop() == config
+
+
+def test_a_fine_tuning_names_the_run_that_it_goes_on_from():
+    config = recipe("grefel", "finetune", pretrained="runs/1_grefel_noise_s0/best.safetensors")
+    words = shlex.split(training_command(config, "noise"))
+    assert words[words.index("--from-run") + 1] == "runs/1_grefel_noise_s0"
+    assert words[words.index("--recipe") + 1] == "finetune"
+    assert "--set" not in words

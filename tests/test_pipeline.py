@@ -117,6 +117,21 @@ def test_a_stage_alone_says_what_it_lacks(two_stages):
         two_stages(stages="02")
 
 
+def test_paths_among_the_parameters_are_absolute_for_notebooks_run_elsewhere(
+    two_stages, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.safetensors").touch()
+    (tmp_path / "voter").mkdir()
+    given = {"word": "weights.safetensors", "other": ["voter", "hub/name", ""]}
+    assert pipeline.absolute(given) == {
+        "word": str(tmp_path / "weights.safetensors"),
+        "other": [str(tmp_path / "voter"), "hub/name", ""],
+    }
+    extra = Pipeline(extra={"word": "weights.safetensors"}).extra
+    assert extra == {"word": str(tmp_path / "weights.safetensors")}
+
+
 def test_unknown_parameters_and_stages_are_errors(two_stages):
     with pytest.raises(InputError, match=r"wrod.*word"):
         Pipeline(extra={"wrod": "x"})

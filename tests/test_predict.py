@@ -19,14 +19,14 @@ from fer_lib.labels import EMOJI, EMOTIONS, EMOTIONS_8
 from fer_lib.models import create_model
 from fer_lib.predict import Predictor
 from fer_lib.predict.description import Description, describe, tempered
-from fer_lib.predict.faces import Box, Found, Framing
+from fer_lib.predict.faces import Box, Found
 from fer_lib.recipes import recipe
 
 
 class Fixed:
     """A stand-in for a detector: the same boxes in every picture, or none in a dark one."""
 
-    name, framing = "stand-in", Framing(scale=1.0, lower=0.0)
+    name, scale = "stand-in", 1.0
 
     def __init__(self, *boxes):
         self.boxes, self.seen = boxes, []

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fer_lib import learner as learner_module
 from fer_lib import train as train_module
 from fer_lib.checkpoints import load_weights
-from fer_lib.config import setting
+from fer_lib.config import parse_setting
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError
@@ -518,7 +518,7 @@ def test_other_code_is_said_when_a_finished_run_is_returned(faces, tmp_path, mon
     [("x=False", False), ("x=false", False), ("x=None", None), ("x=1e-3", 1e-3), ("x=ab", "ab")],
 )
 def test_values_of_the_command_line(text, value):
-    assert setting(text) == ("x", value)
+    assert parse_setting(text) == ("x", value)
 
 
 def test_gradients_are_clipped_and_sgd_trains(faces):

@@ -1,13 +1,13 @@
 """Finished runs side by side: scores, paired tests, costs, ensembles, copies, and claims.
 
 `comparison` computes all of it from kept predictions, and `write_comparison` writes it; `summary`
-documents the format of `comparison.json`. `python -m fer_lib.compare` keeps and times runs.
+documents the format of `comparison.json`. `python -m fer_lib.compare RUN…` prints scores and tests.
 """
 
 from fer_lib.compare.answers import Answers, read_answers, require_runs
 from fer_lib.compare.claims import CLAIMS, claims_table
 from fer_lib.compare.copies import inflation
-from fer_lib.compare.cost import costs
+from fer_lib.compare.cost import costs, timed
 from fer_lib.compare.names import marks, short_names, system_names
 from fer_lib.compare.paired import agreement, letters, paired_tests, sentences
 from fer_lib.compare.scores import (
@@ -22,7 +22,6 @@ from fer_lib.compare.summary import comparison, cost_table, figures
 from fer_lib.compare.tables import tables
 from fer_lib.compare.voting import accuracy_of, best_subset, ensemble, soft_vote
 from fer_lib.compare.writing import ensemble_sentence, write_comparison
-from fer_lib.recipes import setting
 
 __all__ = [
     "CLAIMS",
@@ -49,11 +48,11 @@ __all__ = [
     "recalls",
     "require_runs",
     "sentences",
-    "setting",
     "short_names",
     "soft_vote",
     "system_names",
     "systems",
     "tables",
+    "timed",
     "write_comparison",
 ]

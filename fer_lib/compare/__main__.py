@@ -1,39 +1,49 @@
-"""Keep the results of finished runs in the repository, or time their predictions.
+"""Compare finished runs of the same data, or time their predictions.
 
-    python -m fer_lib.compare runs/20260101-000000_baseline_cnn_fer2013_s0
+    python -m fer_lib.compare runs/*_fer2013_s0
     python -m fer_lib.compare --time runs/*_baseline_cnn_*
 
-The first keeps the results of a run in `report/results/` and makes the README's table from all of
-them; the second measures the time for one image and writes `inference.json` into the run's folder,
-where the notebook that trained it has not done so; let nothing else run meanwhile.
+The first prints their scores and what the paired tests allow one to say. The second measures the
+time for one image and writes `inference.json` into each run's folder, as the notebooks do; let
+nothing else run meanwhile.
 """
 
 import argparse
 from pathlib import Path
 
 from fer_lib.compare.cost import measure
+from fer_lib.compare.names import marks
+from fer_lib.compare.paired import paired_tests, sentences
+from fer_lib.compare.scores import leaderboard
+from fer_lib.data import load_faces
 from fer_lib.files import InputError
-from fer_lib.kept import keep, results_table, write_table
+from fer_lib.kept import markdown
 from fer_lib.runs import Run
+
+SHOWN = ("valid_accuracy", "accuracy", "low", "high", "one_view", "clean_accuracy", "macro_f1")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Keep runs and rewrite the README's table; run from the root of the repository."""
+    """Command line; an error of the user's ends it with one sentence and status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.compare", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs")
-    parser.add_argument("--time", action="store_true", help="measure, and keep nothing")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("--data-dir", help="folder or file of the data, where they are not cached")
+    parser.add_argument("--time", action="store_true", help="measure, and compare nothing")
     options = parser.parse_args(arguments)
-    folder = Path("report/results")
     try:
-        for path in options.runs:
-            if options.time:
-                print(path, measure(Run(path)))
-            else:
-                keep(Run(path), folder)
-        if not options.time:
-            write_table(Path("README.md"), results_table(folder))
+        runs = [Run(path) for path in options.runs]
+        if options.time:
+            for run in runs:
+                print(run.name, measure(run))
+            return
+        for run in runs:
+            if not run.finished:
+                raise InputError(f"{run.folder} is unfinished: train it to its end first")
+        faces = load_faces(runs[0].results["dataset"], options.data_dir)
+        print(markdown(leaderboard(runs)[list(SHOWN)]))
+        print(*sentences(paired_tests(runs, faces)), marks(runs, faces), sep="\n")
     except InputError as error:
         parser.error(str(error))
 

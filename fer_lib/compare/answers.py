@@ -7,7 +7,7 @@ import numpy as np
 
 from fer_lib.compare.names import short_names
 from fer_lib.data.faceset import FaceSet
-from fer_lib.evaluate import in_order, load_predictions
+from fer_lib.evaluate import in_order, labels_by_part, load_predictions
 from fer_lib.files import InputError
 from fer_lib.runs import Run
 
@@ -40,6 +40,14 @@ class Answers:
     def correct(self) -> np.ndarray:
         """(R, N) bool: whether each run is right on each test image."""
         return self.predicted == self.labels("test")
+
+    def correct_on(self, part: str) -> np.ndarray:
+        """(R, M) bool: the same on a part of the test images, named as in `labels_by_part`.
+
+        None of them (M = 0) where the faces have no such part.
+        """
+        labels = labels_by_part(self.faces).get(part, np.full(self.test.shape[1], -1))
+        return (self.predicted == labels)[:, labels >= 0]
 
     def of(self, names: Sequence[str]) -> "Answers":
         """Those of named runs alone, in this order."""

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from fer_lib.config import TrainConfig
-from fer_lib.recipes import recipe, setting
+from fer_lib.recipes import changed_settings, recipe
 from fer_lib.runs import Run
 
 NOT_RUN = "not run yet"
@@ -189,7 +189,8 @@ def reproduction(claim: Claim, runs: Iterable[Run], name: str) -> dict[str, Any]
     for run in runs:
         config = run.train_config
         if (config.model, config.recipe, run.results["dataset"]) == wanted:
-            changed = [s for s in setting(config).split() if not s.startswith("pretrained=")]
+            parts = changed_settings(config).split()
+            changed = [part for part in parts if not part.startswith("pretrained=")]
             found = same if same_network(config) else other
             found.setdefault(" ".join(changed), []).append(run)
     apart = {f"other_{key}": value for key, value in _best(claim, other).items()}

@@ -16,7 +16,8 @@ def inflation(answers: Answers, draws: int = 2000) -> pd.DataFrame:
     together with all of its copies), `copied` and `distinct` (number of test images with and
     without a copy in training or validation), `copied_accuracy`, `distinct_accuracy`, `expected`
     (what the recalls on the distinct images would give on the copied ones, by their mix of classes)
-    and `copied_less_expected`: what is left for memory. NaN where there are no such images.
+    and `copied_less_expected`: what is left for memory, and for copied pictures that are easier
+    than others of their class, as much-used ones may be. NaN where there are no such images.
     """
     faces, rows = answers.faces, answers.faces.where("test")
     groups = copy_groups(faces.images)

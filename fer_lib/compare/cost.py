@@ -4,7 +4,7 @@ Weights are never read: a network with random ones of the same build costs the s
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from timeit import repeat
 from typing import Any
@@ -84,6 +84,17 @@ def costs(runs: Sequence[Run]) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows, index=pd.Index(short_names(runs), name="name"))
     return table.astype({f"ms_{n}": float for n in BATCHES})
+
+
+def timed(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """`measure` some named runs: a row each, of its milliseconds an image; in `attrs`, `on`: where.
+
+    Nothing else should run meanwhile.
+    """
+    measured = {name: measure(run) for name, run in runs.items()}
+    table = pd.DataFrame({name: one["milliseconds"] for name, one in measured.items()}).T
+    table.attrs["on"] = "{device}, {threads} threads".format(**next(iter(measured.values())))
+    return table
 
 
 def measure(run: Run, *, rounds: int = 5) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from string import ascii_letters
 
 from fer_lib.data.faceset import FaceSet
-from fer_lib.recipes import setting
+from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run
 
 SHORT = 24
@@ -55,7 +55,7 @@ def _named(runs: Sequence[Run], ends: Sequence[str]) -> list[str]:
 def _parts(run: Run) -> tuple[str, str, str]:
     """Model with recipe, backbone ("" for the model's own), and what else was changed."""
     config, backbone, changed = run.train_config, "", []
-    for part in setting(config).split(" "):
+    for part in changed_settings(config).split(" "):
         if part.startswith("backbone="):
             backbone = part.removeprefix("backbone=")
         else:

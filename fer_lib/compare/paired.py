@@ -18,7 +18,11 @@ LEVEL = 0.05
 MANY = 15
 """Paired tests up to which there is a sentence for each: those of six runs."""
 
-TESTS = ("a", "b", "difference", "only_a", "only_b", "p", "p_holm", "finding")
+DRAWS = 2000
+"""Of the bootstrap."""
+
+BESIDE = {"clean": "clean", "majority": "ferplus_majority"}
+"""Parts of the test images on which the same pairs are tested again, by the prefix of a column."""
 
 
 def paired_tests(
@@ -29,9 +33,13 @@ def paired_tests(
     With `against_first` each run is compared with the first alone: fewer tests, planned ahead, are
     corrected for less.
 
-    Columns: `a`, `b` (`short_names`), `difference` (of accuracies, 0 or more), `only_a`, `only_b`
-    (images that only this one has right), `p` (McNemar, exact), `p_holm` (corrected for the number
-    of pairs), `finding` (bool: `p_holm` below `LEVEL`). No rows for fewer than two runs.
+    Columns: `a`, `b` (`short_names`), `difference` (of accuracies, 0 or more), its 95 % interval
+    `low`, `high` (bootstrap over the images), `only_a`, `only_b` (images that only this one has
+    right), `p` (McNemar, exact), `p_holm` (corrected for the number of pairs), `finding` (bool:
+    `p_holm` below `LEVEL`). Then `clean_difference`, `clean_p_holm` and `majority_difference`,
+    `majority_p_holm`: the same of `a` less `b` on the clean images and against the majority of the
+    annotators, each corrected for itself; NaN where there are no such images. They do not decide
+    what is a finding, but what it is worth. No rows for fewer than two runs.
 
     Raises:
         InputError: there are no runs, or one was trained on other data.
@@ -44,22 +52,39 @@ def pair_up(answers: Answers, *, against_first: bool = False) -> pd.DataFrame:
     right = dict(zip(answers.names, answers.correct, strict=True))
     first, *others = right
     pairs = [(first, other) for other in others] if against_first else combinations(right, 2)
-    rows = []
-    for pair in pairs:
-        a, b = sorted(pair, key=lambda name: -right[name].mean())
-        rows.append({"a": a, "b": b, **pair_test(right[a], right[b])})
-    table = pd.DataFrame(rows, columns=TESTS[:-2])
-    table["p_holm"] = holm(table["p"])
+    pairs = [sorted(pair, key=lambda name: -right[name].mean()) for pair in pairs]
+    table = tested(right, pairs)
     table["finding"] = table["p_holm"] < LEVEL
+    for prefix, part in BESIDE.items():
+        beside = tested(dict(zip(answers.names, answers.correct_on(part), strict=True)), pairs)
+        for column in ("difference", "p_holm"):
+            table[f"{prefix}_{column}"] = beside[column]
+    return table
+
+
+def tested(right: dict[str, np.ndarray], pairs: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """A row a pair: `a`, `b`, what `pair_test` gives, and `p_holm`; NaN where nothing is scored."""
+    rows = [{"a": a, "b": b, **pair_test(right[a], right[b])} for a, b in pairs]
+    table = pd.DataFrame(rows, columns=["a", "b", *pair_test(np.ones(1, bool), np.ones(1, bool))])
+    table["p_holm"] = holm(table["p"])
     return table
 
 
 def pair_test(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """`difference`, `only_a`, `only_b` and `p` of two rows of right answers, (N,) bool each."""
+    """Two rows of right answers, (N,) bool each: `difference` of their means with its 95 %
+    interval `low`, `high` (percentile bootstrap over the images), `only_a`, `only_b` and `p`.
+    """
+    if not len(a):
+        return dict.fromkeys(("difference", "low", "high", "only_a", "only_b", "p"), np.nan)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    # Drawing images with replacement draws these two numbers and the rest from a multinomial.
+    share = np.array([only_a, only_b, len(a) - only_a - only_b]) / len(a)
+    drawn = np.random.default_rng(0).multinomial(len(a), share, DRAWS) / len(a)
+    low, high = np.quantile(drawn[:, 0] - drawn[:, 1], [0.025, 0.975])
     return {
         "difference": float(a.mean() - b.mean()),
-        "only_a": int((a & ~b).sum()),
-        "only_b": int((b & ~a).sum()),
+        **{"low": float(low), "high": float(high)},
+        **{"only_a": only_a, "only_b": only_b},
         "p": mcnemar(a, b),
     }
 

@@ -9,7 +9,7 @@ import pandas as pd
 from fer_lib.compare.answers import Answers, require_runs
 from fer_lib.compare.names import short_names, system_names
 from fer_lib.files import InputError
-from fer_lib.recipes import setting
+from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run
 
 
@@ -34,8 +34,8 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     Columns: `run` (folder name), `model`, `recipe`, `setting` (what differs from the recipe, ""
     for nothing), `system` (`system_names`: the same for runs that differ in the seed alone),
     `seed`, `parameters`, `epochs`, `train_images`, `valid_accuracy`, then of the test images
-    `accuracy`, `low`, `high` (95 % interval), `one_view` (accuracy without the mirror image, where
-    the answers are means with it), the first three of the `clean_` ones, `macro_f1`,
+    `accuracy`, `low`, `high` (95 % interval), `one_view` (accuracy without the mirror image, also
+    where the answers are means with it), the first three of the `clean_` ones, `macro_f1`,
     `balanced_accuracy`, `ferplus_majority` (accuracy), and `headline` (bool, see `headlines`).
     Scores are shares in 0..1, NaN where a run has none.
 
@@ -47,16 +47,17 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     for run, system in zip(runs, system_names(runs), strict=True):
         results = run.results
         test = results["test"]
+        alone = np.nan if run.train_config.flip_tta else test["full"]["accuracy"]
         rows.append(
             {
                 "run": run.name,
                 **{key: results[key] for key in ("model", "recipe")},
-                "setting": setting(run.train_config),
+                "setting": changed_settings(run.train_config),
                 "system": system,
                 **{key: results[key] for key in ("seed", "parameters", "epochs", "train_images")},
                 "valid_accuracy": results["valid"]["full"]["accuracy"],
                 **_accuracy(test["full"]),
-                "one_view": results.get("one_view", {}).get("test", np.nan),
+                "one_view": results.get("one_view", {"test": alone})["test"],
                 **{f"clean_{key}": value for key, value in _accuracy(test.get("clean")).items()},
                 **{key: test["full"][key] for key in ("macro_f1", "balanced_accuracy")},
                 "ferplus_majority": _accuracy(test.get("ferplus_majority"))["accuracy"],

@@ -40,6 +40,11 @@ def between(value: float | None, low: float | None, high: float | None) -> str:
     return "" if value is None else f"{value:.1%} ({100 * low:z.1f} to {100 * high:z.1f})"
 
 
+def spread(value: float | None, low: float | None, high: float | None) -> str:
+    """A difference in points with its interval, as in "1.3 (0.4 to 2.2)"; "" for none."""
+    return "" if value is None else f"{100 * value:z.1f} ({100 * low:z.1f} to {100 * high:z.1f})"
+
+
 def _run(row: dict[str, Any]) -> dict[str, str]:
     return {
         "run": row["name"],
@@ -76,13 +81,21 @@ def _test(row: dict[str, Any]) -> dict[str, str]:
     return {
         "better": row["a"],
         "other": row["b"],
-        "difference (points)": f"{100 * row['difference']:z.1f}",
+        "points (95 %)": spread(row["difference"], row["low"], row["high"]),
         "only better right": str(row["only_a"]),
         "only other right": str(row["only_b"]),
         "p": f"{row['p']:.2g}",
         "p (Holm)": f"{row['p_holm']:.2g}",
         "finding": "yes" if row["finding"] else "no",
+        "clean: points, p (Holm)": _beside(row, "clean"),
+        "majority: points, p (Holm)": _beside(row, "majority"),
     }
+
+
+def _beside(row: dict[str, Any], part: str) -> str:
+    """The same pair on another part of the test images; "" where there are none."""
+    difference = row[f"{part}_difference"]
+    return "" if difference is None else f"{100 * difference:z.1f}, {row[f'{part}_p_holm']:.2g}"
 
 
 def _cost(row: dict[str, Any]) -> dict[str, str]:
@@ -99,14 +112,11 @@ def _cost(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _copies(row: dict[str, Any]) -> dict[str, str]:
-    low, high = row["low"], row["high"]
-    spread = "" if low is None else f" ({100 * low:z.1f} to {100 * high:z.1f})"
-    gain = "" if row["inflation"] is None else f"{100 * row['inflation']:z.1f}{spread}"
     return {
         "run": row["name"],
         "all": percent(row["accuracy"]),
         "clean": percent(row["clean_accuracy"]),
-        "all less clean, points (95 %)": gain,
+        "all less clean, points (95 %)": spread(row["inflation"], row["low"], row["high"]),
         f"{row['copied']:,} copied": percent(row["copied_accuracy"]),
         "expected of the copied": percent(row.get("expected")),
         f"{row['distinct']:,} others": percent(row["distinct_accuracy"]),

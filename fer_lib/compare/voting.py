@@ -76,8 +76,7 @@ def ensemble(answers: Answers) -> dict[str, Any]:
     Returns:
         `members` and `steps` (see `best_subset`), `valid_accuracy`, `results` (of the test images,
         as `evaluate.evaluate` gives them), `single` (name of the best single run), and against it
-        `difference`, `only_a`, `only_b` and `p` (McNemar's, exact: a single planned test), and
-        `finding`.
+        what `paired.pair_test` gives (McNemar's exact `p`: a single planned test), and `finding`.
     """
     members, steps = best_subset(answers)
     single = steps[0]["members"][0]

@@ -30,14 +30,22 @@ def find_source(dataset: str, data_dir: str | Path | None = None) -> Path:
         if not path.exists():
             raise InputError(f"{path} does not exist: check --data-dir")
         return path
+    if put := put_there(dataset):
+        return put
+    folder = home() / "data" / dataset
+    if dataset not in PUBLIC:
+        raise InputError(_remedy(dataset, folder))
+    return _kagglehub_cache(PUBLIC[dataset]) or _download(dataset, folder)
+
+
+def put_there(dataset: str) -> Path | None:
+    """The folder in `data/` into which somebody has put files of a dataset; None: there is none."""
     folder = home() / "data" / dataset
     if _files(folder):
         return folder
     if dataset == "ferplus" and VOTE_FILE in _files(folder.with_name("fer2013")):
         return folder.with_name("fer2013")
-    if dataset not in PUBLIC:
-        raise InputError(_remedy(dataset, folder))
-    return _kagglehub_cache(PUBLIC[dataset]) or _download(dataset, folder)
+    return None
 
 
 def _files(folder: Path) -> set[str]:

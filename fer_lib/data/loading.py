@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fer_lib.data import counts, ferplus, folders, rafdb, tables
-from fer_lib.data.acquire import find_source
+from fer_lib.data.acquire import find_source, put_there
 from fer_lib.data.faceset import SPLITS, FaceSet, load, save
 from fer_lib.data.layouts import Layout, recognise
 from fer_lib.data.splits import draw_split
@@ -40,9 +40,9 @@ def load_faces(
             (7 classes, original labels, with the votes of FERPlus where fer2013new.csv lies beside
             fer2013.csv), "ferplus" (8 classes, majority labels), "rafdb", or any other name for
             class folders of your own in `data_dir`.
-        data_dir: file or folder in any known layout (see `layouts.recognise`). None: the cache,
-            else the `data_dir` that a deleted cache was read from, else see
-            `acquire.find_source`.
+        data_dir: file or folder in any known layout (see `layouts.recognise`). None: the cache
+            (unless files were put into `data/<dataset>/` and the cache is from a download), else
+            the `data_dir` that a deleted cache was read from, else see `acquire.find_source`.
         seed: rules the split, and only where the data carries no official one.
         say: is told in one line what was found and read.
 
@@ -91,7 +91,8 @@ def _source(
     dataset: str, given: str | Path | None, manifest: dict | None, *, ask_cache: bool
 ) -> tuple[Path | None, Layout | None]:
     """What to read or to compare the cache with; None where only the cache is left."""
-    if not (manifest and ask_cache):
+    put = None if given else put_there(dataset)
+    if not (manifest and ask_cache) or (put and str(put) != manifest.get("source")):
         source = find_source(dataset, given)
         return source, recognise(source)
     try:

@@ -10,7 +10,14 @@ from fer_lib.evaluate.predictions import (
     load_predictions,
     save_predictions,
 )
-from fer_lib.evaluate.scores import bootstrap, evaluate, holm, mcnemar, metrics
+from fer_lib.evaluate.scores import (
+    bootstrap,
+    evaluate,
+    holm,
+    labels_by_part,
+    mcnemar,
+    metrics,
+)
 
 __all__ = [
     "Predictions",
@@ -19,6 +26,7 @@ __all__ = [
     "evaluate",
     "holm",
     "in_order",
+    "labels_by_part",
     "load_predictions",
     "mcnemar",
     "metrics",

@@ -113,23 +113,31 @@ def evaluate(faces: FaceSet, predictions: Predictions, split: str = "test") -> d
         InputError: the predictions are not those of exactly these images, or of other classes; or
             the faces were changed after loading (see `FaceSet.require_unchanged`).
     """
-    rows = faces.where(split)
     probabilities = aligned(faces, predictions, split)
-    labels = faces.labels[rows]
-    result = {"full": _scored(probabilities, labels, faces.classes)}
-    if split == "test":
-        clean = np.isin(faces.ids[rows], clean_test_ids(faces))
-        result["clean"] = _scored(probabilities[clean], labels[clean], faces.classes)
-    if faces.votes is not None:
-        winner = majority(faces.votes[rows])
-        known = (winner >= 0) & (winner < len(faces.classes))
-        part = _scored(probabilities[known], winner[known], faces.classes)
-        left_out = {
+    result = {
+        part: _scored(probabilities[labels >= 0], labels[labels >= 0], faces.classes)
+        for part, labels in labels_by_part(faces, split).items()
+    }
+    if result.get("ferplus_majority"):
+        winner = majority(faces.votes[faces.where(split)])
+        result["ferplus_majority"]["left_out"] = {
             "no_majority": int((winner < 0).sum()),
             "no_class": int((winner >= len(faces.classes)).sum()),
         }
-        result["ferplus_majority"] = part and {**part, "left_out": left_out}
     return result
+
+
+def labels_by_part(faces: FaceSet, split: str = "test") -> dict[str, np.ndarray]:
+    """What a split is scored against, by the parts of `evaluate`: (N,) int64, -1: left out."""
+    rows = faces.where(split)
+    labels = faces.labels[rows]
+    parts = {"full": labels}
+    if split == "test":
+        parts["clean"] = np.where(np.isin(faces.ids[rows], clean_test_ids(faces)), labels, -1)
+    if faces.votes is not None:
+        winner = majority(faces.votes[rows])
+        parts["ferplus_majority"] = np.where(winner < len(faces.classes), winner, -1)
+    return parts
 
 
 def _scored(

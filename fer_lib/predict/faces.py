@@ -33,6 +33,7 @@ YUNET_BYTES = 232_589
 
 LONGEST = (1280, 320)  # pixels: YuNet finds faces of 10 to 300, so a large one only when shrunk
 SCORE = 0.7
+OVERLAP = 0.3  # over union, from which two boxes are of one face; YuNet's own in OpenCV
 SECONDS = 5  # without an answer, until a download is given up
 
 
@@ -53,22 +54,15 @@ class Found:
     confidence: float | None
 
 
-@dataclass(frozen=True)
-class Framing:
-    """The square around a box that a training image would show.
+class YuNet:
+    """OpenCV's YuNet from its ONNX file.
 
-    Its side is `scale` times the longer side of the box; its middle lies `lower` times the height
-    of the box below the middle of the box.
+    Attributes:
+        scale: side of the square around a box that a training image would show, over the longer
+            side of the box.
     """
 
-    scale: float
-    lower: float
-
-
-class YuNet:
-    """OpenCV's YuNet from its ONNX file."""
-
-    framing = Framing(scale=0.95, lower=0.0)  # benchmarks/framing.py
+    scale = 0.95  # benchmarks/framing.py
 
     def __init__(self, path: str | Path):
         self.name = f"YuNet ({path})"
@@ -83,23 +77,23 @@ class YuNet:
 
     def __call__(self, picture: np.ndarray) -> list[Found]:
         """Faces in an RGB picture (H, W, 3) uint8, the largest first."""
-        for longest in LONGEST:
-            scale = min(1.0, longest / max(picture.shape[:2]))
+        rows = []
+        for scale in sorted({min(1.0, longest / max(picture.shape[:2])) for longest in LONGEST}):
             height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
             small = picture if scale == 1 else cv2.resize(picture, (width, height), interpolation=3)
             with self.lock:
                 self.network.setInputSize((width, height))
-                rows = self.network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
-            if rows is not None:
-                rows[:, :4] /= scale
-                return sorted_boxes([(*row[:4], row[-1]) for row in rows], picture.shape)
-        return []
+                found = self.network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
+            for row in () if found is None else found:
+                rows.append((*(row[:4] / scale), row[-1]))
+        kept = cv2.dnn.NMSBoxes([row[:4] for row in rows], [row[4] for row in rows], SCORE, OVERLAP)
+        return sorted_boxes([rows[number] for number in kept], picture.shape)
 
 
 class Cascade:
     """The Haar cascade of frontal faces inside OpenCV's package: upright, frontal faces only."""
 
-    framing = Framing(scale=1.0, lower=0.0)  # benchmarks/framing.py
+    scale = 1.0  # benchmarks/framing.py
     name = "Haar cascade (inside OpenCV)"
 
     def __init__(self) -> None:
@@ -212,16 +206,14 @@ def stored(data: bytes, path: Path, url: str, say: Callable[[str], None]) -> Pat
     return path
 
 
-def crop(
-    picture: Image.Image, box: Box, framing: Framing, image: tuple[int, int, int]
-) -> np.ndarray:
-    """The square around a box as a training image: `image` (C, H, W) uint8.
+def crop(picture: Image.Image, box: Box, scale: float, image: tuple[int, int, int]) -> np.ndarray:
+    """The square of `scale` times a box's longer side around it, as `image` (C, H, W) uint8.
 
     What lies outside the picture repeats its edge.
     """
-    side = framing.scale * max(box.width, box.height)
+    side = scale * max(box.width, box.height)
     left = box.x + box.width / 2 - side / 2
-    top = box.y + box.height / 2 + framing.lower * box.height - side / 2
+    top = box.y + box.height / 2 - side / 2
     x0, y0 = int(np.floor(left)), int(np.floor(top))
     x1, y1 = int(np.ceil(left + side)), int(np.ceil(top + side))
     rows = np.arange(y0, y1).clip(0, picture.height - 1)

@@ -12,9 +12,9 @@ from fer_lib import __version__
 from fer_lib.data import FaceSet
 from fer_lib.evaluate import Predictions, aligned
 from fer_lib.evaluate.calibration import accuracy, scaled, scores
-from fer_lib.kept import public_command
+from fer_lib.kept import training_command
 from fer_lib.models.weights import read_weights
-from fer_lib.runs import Run
+from fer_lib.runs import Run, short
 
 TEMPLATE = """# Model card: {name}
 
@@ -88,7 +88,7 @@ def model_card(
         run=run.name,
         purpose=purpose(faces),
         training=training(run, faces),
-        command=public_command(run.config["environment"]["command"], results["model"]),
+        command=training_command(run.train_config, results["dataset"]),
         scores=scores_table(results),
         per_class=class_table(results["test"]["full"]["per_class"]),
         confidence=confidence(faces, predictions, use),
@@ -124,7 +124,7 @@ def training(run: Run, faces: FaceSet) -> str:
         f"{results['epochs']} epochs, of which the one with the best validation accuracy is kept "
         f"(number {results['best_epoch']}); {results['train_seconds'] / 60:.0f} minutes on "
         f"{environment['processor']} with torch {environment['torch']}, at commit "
-        f"{(environment['commit'] or 'unknown')[:8]}:"
+        f"{short(environment['commit']) or 'unknown'}. The same training again:"
     )
 
 

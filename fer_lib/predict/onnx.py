@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fer_lib.predict.predictor import Predictor
 
 BATCH = 256  # images at a time
-INSTALL = "pip install onnx onnxruntime onnxscript"
+INSTALL = "pip install onnx onnxruntime onnxscript"  # the extra "onnx"
 # onnxruntime 1.32 reports its use to its makers from the first import on; it reads this then.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -125,7 +125,7 @@ class Onnx:
         try:
             import onnxruntime
         except ImportError:
-            raise InputError(f"{path} needs onnxruntime: {INSTALL}") from None
+            raise InputError(f"{path} needs onnxruntime: pip install onnxruntime") from None
         try:
             self.session = onnxruntime.InferenceSession(path, providers=providers())
         except Exception as error:  # its own exceptions share no base

@@ -210,7 +210,7 @@ class Predictor:
         image = self.about.image
         if faces == "whole":
             return pixels(fit(picture, (image[2], image[1])), image[0])
-        return crop(picture, found.box, self.find.framing, image)
+        return crop(picture, found.box, self.find.scale, image)
 
     def face(self, found: Found, shown: np.ndarray, p: np.ndarray) -> Face:
         best = int(p.argmax())

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from fer_lib.config import add_arguments, setting
+from fer_lib.config import add_arguments, parse_setting
 from fer_lib.data import load_faces
 from fer_lib.files import InputError
 from fer_lib.pretrain import pretrain, pretraining
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_arguments(parser, "PretrainConfig")
     args = parser.parse_args(arguments)
     try:
-        changes = {"seed": args.seed} | dict(map(setting, args.set))
+        changes = {"seed": args.seed} | dict(map(parse_setting, args.set))
         config = pretraining(args.preset or default_preset(args.dataset), **changes)
         run = pretrain(config, load_faces(args.dataset, args.data_dir), runs=args.runs)
     except (InputError, FloatingPointError) as error:

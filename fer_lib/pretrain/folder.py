@@ -16,7 +16,7 @@ from fer_lib.pretrain.autoencoder import build_autoencoder
 from fer_lib.pretrain.config import PretrainConfig
 from fer_lib.runs import RunFolder, code_digest, describe_environment, new_folder
 
-CODE = ("augment", "batches", "optim", "pretrain/*", "models/weights")
+CODE = ("augment", "batches", "graph", "optim", "pretrain/*", "models/weights")
 """Modules that the numbers of a pretraining depend on."""
 
 

@@ -42,6 +42,7 @@ def pretrain(
     if run and run.finished:
         if run.config["environment"].get("code") != code_digest(CODE):
             print(f"{run.folder.name} was made by other code; delete it to pretrain again")
+        print(f"loaded {run.folder.name}, a finished pretraining of these settings and data")
         return run
     learner = MaskedLearner(config, faces, progress=progress)  # refuses what does not fit
     with locked(root / ".lock", "starting a pretraining"):

@@ -15,9 +15,9 @@ from fer_lib.config import TrainConfig
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, home, read_json, write_json
 from fer_lib.in_depth import from_predictions
-from fer_lib.kept import KEPT, keep
+from fer_lib.kept import KEPT, keep, training_command
 from fer_lib.models import MODULES, create_model
-from fer_lib.recipes import RECIPES, recipe
+from fer_lib.recipes import RECIPES, changed_settings, recipe
 from fer_lib.report.build import source
 from fer_lib.report.results import (
     AUDIT,
@@ -104,7 +104,11 @@ def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, 
         "files": files,
         "headlines": [first[model] for model in MODULES if model in first],
         "best": next(iter(first.values())),
-        "settings": {name: compare.setting(config) for name, config in configs.items()},
+        "settings": {name: changed_settings(config) for name, config in configs.items()},
+        "commands": {
+            name: training_command(config, runs[name]["config"]["data"]["dataset"])
+            for name, config in configs.items()
+        },
     }
 
 

@@ -3,10 +3,11 @@
 `index.json` says which files there must be, and of which data:
 
     {"dataset": ..., "preset": ..., "mark": ..., "fingerprint": ..., "files": [...],
-     "headlines": [...], "best": ..., "settings": {...}}
+     "headlines": [...], "best": ..., "settings": {...}, "commands": {...}}
 
 `headlines` has the file of the run that stands for each model, in the order of the models, `best`
-that of the run that is best among them, and `settings` what each run changed in its recipe.
+that of the run that is best among them, `settings` what each run changed in its recipe, and
+`commands` what trains it again.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ COMPARISON, AUDIT, REFINEMENT, MODELS = (
 NEEDED = {
     INDEX: (
         *("dataset", "preset", "mark", "fingerprint", "files"),
-        *("headlines", "best", "settings"),
+        *("headlines", "best", "settings", "commands"),
     ),
     COMPARISON: (
         *("mark", "fingerprint", "runs", "systems", "tests", "sentences", "test_sets", "recall"),

@@ -1,4 +1,4 @@
-"""A lane: a process that does one thing after another, and can be ended at any time."""
+"""A process that does one thing after another, and can be ended at any time."""
 
 import shlex
 import sys
@@ -17,7 +17,7 @@ LAST_SECONDS = 10.0
 """For a process that waits to end by itself."""
 
 
-class Lane:
+class Worker:
     """One process; it is started with the first thing to do, and anew where it has ended.
 
     Attributes:
