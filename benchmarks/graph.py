@@ -3,21 +3,22 @@
     python benchmarks/graph.py --models baseline_cnn vit_tiny mae
 
 Each model is trained twice by our recipe (`mae`: the masked autoencoder by its preset), from the
-same random weights and draws, for two epochs on drawn faces (sample data): with `cuda_graph`, and
-without. The table gives the images a second of the second epoch, by which the recording has been
-made, and the mean training loss of it from both. The two do the same sums in nearly the same order,
-so the losses may differ by little; where one differs by more than `TOLERANCE`, the exit status is
-1. Needs an NVIDIA GPU.
+same random weights and draws, on drawn faces (sample data): with `cuda_graph`, and without. The two
+run in turn, round after round, so many steps each; the first round, in which the recording is made,
+is not counted. A rate is the median over the rounds; a ratio is taken within each round. The two do
+the same sums in nearly the same order, so their mean losses of the last epoch may differ by little;
+where one differs by more than `TOLERANCE`, the exit status is 1. Needs an NVIDIA GPU.
 """
 
 import argparse
+import math
 import sys
-import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from measure import environment
+from measure import environment, in_turn, rate, table
 
 from fer_lib.config import TrainConfig, parse_setting
 from fer_lib.data.faceset import FaceSet
@@ -32,27 +33,55 @@ from fer_lib.recipes import recipe
 TOLERANCE = 0.02
 """Largest difference of the mean training loss, relative."""
 
+EPOCH = 24
+"""Steps of an epoch: enough faces to draw, and few enough."""
+
 
 def settings(model: str, changes: dict[str, Any]) -> TrainConfig | PretrainConfig:
-    """Of two epochs of a model, or of the masked autoencoder "mae"."""
-    changes = {"warmup_epochs": 0.5, "epochs": 2} | changes
+    """Of a model, or of the masked autoencoder "mae", with epochs of `EPOCH` steps."""
     if model == "mae":
-        return pretraining("full", **changes)
-    return recipe(model, "ours", "full", **{"pretrained": False} | changes)
+        config = pretraining("full", **changes)
+    else:
+        config = recipe(model, "ours", "full", **{"pretrained": False} | changes)
+    return replace(config, limit=EPOCH * config.batch_size)
 
 
-def trained(
-    model: str, config: TrainConfig | PretrainConfig, faces: FaceSet
-) -> tuple[float, float]:
-    """Images a second, and mean loss, of the second epoch."""
-    learner = (MaskedLearner if model == "mae" else Learner)(config, faces)
-    if bool(learner.recorded) != config.cuda_graph:
-        raise InputError(f"{model} cannot be recorded as it is configured here")
-    learner.train_epoch(0)
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    row = learner.train_epoch(1)
-    return row["train_images"] / (time.perf_counter() - start), row["train_loss"]
+class Side:
+    """One of the two trainings of a model.
+
+    Attributes:
+        loss: mean training loss of the last epoch.
+    """
+
+    def __init__(self, model: str, config: TrainConfig | PretrainConfig, faces: FaceSet):
+        self.learner = (MaskedLearner if model == "mae" else Learner)(config, faces)
+        if bool(self.learner.recorded) != config.cuda_graph:
+            raise InputError(f"{model} cannot be recorded as it is configured here")
+        self.epoch = 0
+
+    def train(self, epochs: int) -> int:
+        """Train on; the number of images."""
+        images = 0
+        for _ in range(epochs):
+            row = self.learner.train_epoch(self.epoch)
+            self.epoch, self.loss = self.epoch + 1, row["train_loss"]
+            images += row["train_images"]
+        return images
+
+
+def compare(
+    model: str, config: TrainConfig | PretrainConfig, faces: FaceSet, steps: int, rounds: int
+) -> tuple[list[float], list[float], float, float]:
+    """Images a second by round, and last losses: recorded and launched."""
+    epochs = math.ceil(steps / EPOCH)
+    config = replace(config, epochs=epochs * (rounds + 1))
+    sides = {way: Side(model, replace(config, cuda_graph=way), faces) for way in (True, False)}
+    parts = {
+        str(way): partial(rate, partial(side.train, epochs), side.learner.device)
+        for way, side in sides.items()
+    }
+    rates = in_turn(parts, rounds)
+    return rates["True"], rates["False"], sides[True].loss, sides[False].loss
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,36 +89,39 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     known = sorted([*MODULES, "mae"])
     add("--models", nargs="+", default=["baseline_cnn"], choices=known, metavar="MODEL")
-    add("--steps", type=int, default=24, help="of an epoch")
+    add("--steps", type=int, default=240, help="of a round")
+    add("--rounds", type=int, default=5)
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the training")
     args = parser.parse_args(arguments)
-    same = True
+    if min(args.steps, args.rounds) < 1:
+        parser.error("--steps and --rounds must be 1 or more")
+    losses, same = [], True
     try:
-        if not torch.cuda.is_available():
-            raise InputError("a CUDA graph needs an NVIDIA GPU, and there is none")
-        print(
-            f"{environment()}\n\n{args.steps} steps an epoch on drawn faces (sample data)\n\n"
-            "| model | batch | recorded, images/s | launched, images/s | ratio | loss, recorded "
-            "| loss, launched |\n|---|---:|---:|---:|---:|---:|---:|",
-            flush=True,
-        )
+        require_gpu()
         changes = dict(map(parse_setting, args.set))
         configs = {model: settings(model, changes) for model in args.models}
-        largest = max(config.batch_size for config in configs.values())
-        faces = make_sample(largest * args.steps * 4 // 3)
+        print(
+            f"{environment()}\n\n{args.rounds} rounds of some {args.steps} steps in turn on drawn "
+            "faces (sample data)\n",
+            flush=True,
+        )
+        faces = make_sample(max(100, *(config.limit * 4 // 3 for config in configs.values())))
         for model, config in configs.items():
-            config = replace(config, limit=config.batch_size * args.steps)
-            recorded, loss = trained(model, config, faces)
-            launched, other = trained(model, replace(config, cuda_graph=False), faces)
-            same &= abs(loss - other) <= TOLERANCE * other
-            print(
-                f"| {model} | {config.batch_size} | {recorded:,.0f} | {launched:,.0f} | "
-                f"{recorded / launched:.2f} | {loss:.4f} | {other:.4f} |",
-                flush=True,
-            )
+            *rates, recorded, launched = compare(model, config, faces, args.steps, args.rounds)
+            title = f"{model}, batches of {config.batch_size}"
+            lines = table({title: tuple(rates)}, "recorded, images/s", "launched, images/s")
+            print(lines if not losses else lines.splitlines()[-1], flush=True)
+            losses.append(f"{model}: loss {recorded:.4f} recorded, {launched:.4f} launched")
+            same &= abs(recorded - launched) <= TOLERANCE * launched
     except InputError as error:
         parser.error(str(error))
+    print("", *losses, sep="\n")
     sys.exit(0 if same else 1)
+
+
+def require_gpu() -> None:
+    if not torch.cuda.is_available():
+        raise InputError("a CUDA graph needs an NVIDIA GPU, and there is none")
 
 
 if __name__ == "__main__":

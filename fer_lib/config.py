@@ -61,9 +61,9 @@ class TrainConfig:
         compile: run the model through torch.compile (no faster on the CPUs tried), True for its
             default mode, or by name "reduce-overhead" or "max-autotune", both with CUDA graphs.
         cuda_graph: on one NVIDIA GPU, record a training step once and replay it: the same up to
-            rounding, sooner where kernels are small. That takes adamw in bf16 or float32, layers that stay
-            frozen or free, and shapes known beforehand (not vit_moe's); without one of these, steps
-            run as written.
+            rounding, sooner where kernels are small. That takes adamw in bf16 or float32, layers
+            that stay frozen or free, and shapes known beforehand (not vit_moe's); without one of
+            these, steps run as written.
     """
 
     model: str

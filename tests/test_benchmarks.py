@@ -327,8 +327,35 @@ def test_a_recording_needs_a_gpu(loop, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         graph.main([])
     assert "needs an NVIDIA GPU" in capsys.readouterr().err
-    assert graph.settings("mae", {"batch_size": 8}).training.recordable
-    assert graph.settings("vit_tiny", {}).recordable
+
+
+def test_recorded_and_launched_steps_run_in_turn_and_their_losses_compare(
+    loop, monkeypatch, capsys
+):
+    """On a CPU, with steps that call themselves recorded."""
+    import graph
+
+    for name in ("Learner", "MaskedLearner"):
+
+        class Pretends(getattr(graph, name)):
+            def __init__(self, config, faces):
+                super().__init__(config, faces)
+                if config.cuda_graph:
+                    self.recorded = lambda step, images, targets: step(images, targets)
+
+        monkeypatch.setattr(graph, name, Pretends)
+    monkeypatch.setattr(graph, "require_gpu", lambda: None)
+    monkeypatch.setattr(graph, "EPOCH", 2)
+    short = ["--steps", "3", "--rounds", "1", "--set", "batch_size=8", "warmup_epochs=0"]
+    with pytest.raises(SystemExit) as ended:
+        graph.main(["--models", "baseline_cnn", "mae", *short])
+    assert not ended.value.code
+    text = capsys.readouterr().out
+    assert re.search(r"\| mae, batches of 8 \| [\d,]+ \| [\d,]+ \| \d+\.\d\d \(", text)
+    recorded, launched = re.search(
+        r"baseline_cnn: loss (\S+) recorded, (\S+) launched", text
+    ).groups()
+    assert recorded == launched
 
 
 def test_layers_are_the_same_functions_as_the_usual_ones(loop, capsys):
