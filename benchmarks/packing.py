@@ -19,7 +19,7 @@ from PIL import Image
 from fer_lib.data import FaceSet
 from fer_lib.data.faceset import save
 from fer_lib.data.ferplus import keep_majority
-from fer_lib.evaluate import Predictions, aligned, load_predictions, save_predictions
+from fer_lib.evaluate import aligned, halved, load_predictions, save_predictions
 from fer_lib.files import InputError, home, replacing
 from fer_lib.runs import Run, RunFolder, runs_folder
 
@@ -86,30 +86,11 @@ def contents(run: RunFolder) -> dict[str, bytes]:
         if path.is_file() and path.name[0] != "." and wanted:
             found[f"{where}/{path.name}"] = path.read_bytes()
     if f"{where}/predictions.npz" in found:
-        halves = in_precision(load_predictions(run.folder / "predictions.npz"), np.float16)
+        halves = halved(load_predictions(run.folder / "predictions.npz"))
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **asdict(halves))
         found[f"{where}/predictions.npz"] = buffer.getvalue()
     return found
-
-
-def in_precision(predictions: Predictions, dtype: type) -> Predictions:
-    """The same predictions in half or single precision, with the same answers."""
-    change = half if dtype == np.float16 else lambda array: array.astype(dtype)
-    names = ("valid_probabilities", "test_probabilities")
-    return replace(predictions, **{name: change(getattr(predictions, name)) for name in names})
-
-
-def half(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K) in half precision; the largest of a row stays the largest.
-
-    Two that differ by less than a two-thousandth may become equal, and the first of equals would be
-    the answer: there the largest becomes the next larger number.
-    """
-    rounded, answers = probabilities.astype(np.float16), probabilities.argmax(1)
-    rows = np.flatnonzero(rounded.argmax(1) != answers)
-    rounded[rows, answers[rows]] = np.nextafter(rounded[rows].max(1), np.float16(2))
-    return rounded
 
 
 def verify(run: Run, faces: FaceSet) -> None:
@@ -192,7 +173,7 @@ def unpack_run(target: Path, files: dict[str, bytes], faces_of: FacesOf) -> RunF
             run = Run(temporary)
             verify(run, faces_of(run.results["dataset"]))
             path = temporary / "predictions.npz"
-            save_predictions(path, in_precision(load_predictions(path), np.float32))
+            save_predictions(path, load_predictions(path))
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -2,9 +2,12 @@
 
     python -m fer_lib.kept runs/20260101-000000_baseline_cnn_fer2013_s0
     python -m fer_lib.kept
+    python -m fer_lib.kept --restore
 
-The first keeps what a finished run has found in `report/results/`; either makes the README's table
-from all that is kept there. The report takes new ones up by `python -m fer_lib.report --collect`.
+The first keeps what a finished run has found in `report/results/`; the first two make the README's
+table from all that is kept there. The report takes new ones up by `python -m fer_lib.report
+--collect`. The last makes run folders, without weights, of what is kept, so that everything that is
+computed from predictions can be computed anew.
 """
 
 import argparse
@@ -18,10 +21,11 @@ from typing import Any
 import pandas as pd
 
 from fer_lib.config import TrainConfig
+from fer_lib.evaluate import load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, replacing, write_json
 from fer_lib.models.weights import FILES
 from fer_lib.recipes import changed_settings, recipe
-from fer_lib.runs import Run, short
+from fer_lib.runs import Run, runs_folder, short, write_metrics
 
 START, END = "<!-- results -->", "<!-- /results -->"
 """The lines of the README between which the table stands."""
@@ -35,7 +39,7 @@ def keep(run: Run, folder: Path) -> None:
 
     Its parts are `config`, `results`, `metrics` (a list of rows, one an epoch) and, where the
     notebooks have written them, `evaluation` and `inference`. Where the data lay, and every other
-    folder of the user's, is left out.
+    folder of the user's, is left out. The predictions lie beside it, in half precision.
 
     Raises:
         InputError: the run is unfinished.
@@ -56,6 +60,8 @@ def keep(run: Run, folder: Path) -> None:
         "data": data,
         "environment": {**environment, "command": command},
     }
+    if (path := run.folder / "predictions.npz").exists():
+        save_predictions(folder / f"{run.name}.npz", load_predictions(path), small=True)
     rows = json.loads(run.metrics().to_json(orient="records", double_precision=15))
     parts = {"config": config, "results": run.results, "metrics": rows}
     for part in ("evaluation", "inference"):
@@ -63,6 +69,32 @@ def keep(run: Run, folder: Path) -> None:
         if path.exists():
             parts[part] = read_json(path)
     write_json(folder / f"{run.name}.json", parts)
+
+
+def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
+    """Make run folders of the runs whose predictions are kept in `folder`, as far as it has them.
+
+    They have all that a comparison and a report need, but no weights. A run that is there already
+    stays as it is.
+
+    Returns:
+        The runs that are new.
+    """
+    new = []
+    for path in sorted(folder.glob("*.npz")):
+        target = runs_folder(runs) / path.stem
+        if target.exists():
+            continue
+        kept = read_json(path.with_suffix(".json"))
+        temporary = target.with_name(f".{target.name}.partial")
+        temporary.mkdir(parents=True, exist_ok=True)
+        for part in kept.keys() - {"metrics"}:
+            write_json(temporary / f"{part}.json", kept[part])
+        write_metrics(temporary / "metrics.csv", kept["metrics"])
+        save_predictions(temporary / "predictions.npz", load_predictions(path))
+        temporary.rename(target)
+        new.append(Run(target))
+    return new
 
 
 def _public(path: str) -> str:
@@ -210,9 +242,15 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m fer_lib.kept", description=__doc__.split("\n")[0]
     )
     parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs")
+    parser.add_argument("--restore", action="store_true", help="make runs/ of what is kept")
+    args = parser.parse_args(arguments)
     folder, readme = Path("report/results"), Path("README.md")
     try:
-        for path in parser.parse_args(arguments).runs:
+        if args.restore:
+            for run in restore(folder):
+                print(f"{run.folder} is made, without weights")
+            return
+        for path in args.runs:
             keep(Run(path), folder)
             print(f"{path.name} is kept in {folder}")
         write_table(readme, results_table(folder))

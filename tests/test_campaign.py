@@ -19,7 +19,7 @@ from fer_lib.config import TrainConfig
 from fer_lib.data import load_faces
 from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.sample import make_sample
-from fer_lib.evaluate import Predictions, load_predictions
+from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.kept import keep
 from fer_lib.models.weights import write_weights
@@ -279,20 +279,6 @@ def test_an_estimate_grows_with_images_of_a_step_and_epochs(campaign):
     wanted = campaign.wanted
     whole = sum(campaign.estimate.left(entry) for entry in (*wanted.FIRST, *wanted.LATER))
     assert 600 < whole < 3600
-
-
-def test_half_precision_keeps_every_answer(packing):
-    close = np.array([[0.3001, 0.30015, 0.39975], [0.49995, 0.5, 0.00005], [0.2, 0.2, 0.6]])
-    assert (close.astype(np.float16).argmax(1) != close.argmax(1)).any()
-    assert np.array_equal(packing.half(close).argmax(1), close.argmax(1))
-    p = np.random.default_rng(0).dirichlet(np.full(7, 0.3), 20_000).astype(np.float32)
-    assert np.array_equal(packing.half(p).argmax(1), p.argmax(1))
-    p[:7] = np.full((7, 7), 1 / 7) + 1e-5 * np.eye(7)  # ties, one after the other
-    ids = np.arange(len(p)).astype(str)
-    halves = packing.in_precision(Predictions(ids, p, ids, p, tuple("abcdefg"), ""), np.float16)
-    assert halves.test_probabilities.dtype == np.float16
-    assert np.array_equal(halves.test_probabilities.argmax(1), p.argmax(1))
-    assert halves.problem() == ""
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from fer_lib.evaluate import (
     Predictions,
     bootstrap,
     evaluate,
+    halved,
     holm,
     load_predictions,
     mcnemar,
@@ -279,3 +280,28 @@ def test_mcnemar_wants_the_same_images():
 @pytest.mark.parametrize("p", [[0.01], [0.04, 0.01, 0.03, 0.5], [0.2, 0.2, 0.9], [0.01] * 5])
 def test_holm_agrees_with_statsmodels(p):
     np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
+
+
+def test_half_precision_keeps_every_answer(tmp_path):
+    def of(p: np.ndarray) -> Predictions:
+        ids = np.arange(len(p)).astype(str)
+        return Predictions(ids, p, ids, p, tuple("abcdefg"[: p.shape[1]]), "")
+
+    close = np.array([[0.3001, 0.30015, 0.39975], [0.49995, 0.5, 0.00005], [0.2, 0.2, 0.6]])
+    assert (close.astype(np.float16).argmax(1) != close.argmax(1)).any()
+    assert np.array_equal(halved(of(close)).test_probabilities.argmax(1), close.argmax(1))
+    p = np.random.default_rng(0).dirichlet(np.full(7, 0.3), 20_000).astype(np.float32)
+    p[:7] = np.full((7, 7), 1 / 7) + 1e-5 * np.eye(7)  # ties, one after the other
+    halves = halved(of(p))
+    assert halves.test_probabilities.dtype == np.float16
+    assert np.array_equal(halves.test_probabilities.argmax(1), p.argmax(1))
+    assert halves.problem() == ""
+    save_predictions(tmp_path / "small.npz", of(p), small=True)
+    save_predictions(tmp_path / "large.npz", of(p))
+    small, large = (load_predictions(tmp_path / f"{name}.npz") for name in ("small", "large"))
+    assert (tmp_path / "small.npz").stat().st_size < (tmp_path / "large.npz").stat().st_size / 2
+    for split in ("valid", "test"):
+        ours, exact = (getattr(one, f"{split}_probabilities") for one in (small, large))
+        assert ours.dtype == exact.dtype == np.float32
+        assert np.array_equal(ours.argmax(1), exact.argmax(1))
+        assert 0 < np.abs(ours - exact).max() < 5e-4

@@ -10,7 +10,7 @@ from fer_lib import kept as kept_module
 from fer_lib import train as train_module
 from fer_lib.config import PRESETS
 from fer_lib.data.faceset import FaceSet
-from fer_lib.evaluate import Predictions, evaluate
+from fer_lib.evaluate import Predictions, evaluate, load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.kept import (
     END,
@@ -57,6 +57,7 @@ def make_run(
         **{part: evaluate(faces, predictions, part) for part in ("valid", "test")},
     }
     write_json(folder / "results.json", results)
+    save_predictions(folder / "predictions.npz", predictions)
     (folder / "metrics.csv").write_text("epoch,valid_loss,lr\n1,1.5,0.1\n2,,0.1\n")
     return Run(folder)
 
@@ -208,6 +209,26 @@ def test_a_run_without_a_clean_test_image_has_an_empty_cell(root):
     header, _, row = results_table(root / "kept").splitlines()
     column = header.split(" | ").index("clean test")
     assert row.split(" | ")[column] == ""
+
+
+def test_a_kept_run_comes_back_but_for_its_weights(root, monkeypatch, capsys):
+    monkeypatch.setenv("FER_HOME", str(root / "home"))
+    run = make_run(root, right=10)
+    write_json(run.folder / "evaluation.json", {"calibration": 1})
+    main([str(run.folder)])
+    for _ in range(2):
+        main(["--restore"])
+    assert capsys.readouterr().out.count("is made, without weights") == 1
+    back = Run(root / "home" / "runs" / run.name)
+    assert back.finished
+    assert back.results == run.results
+    assert back.train_config == run.train_config
+    assert back.metrics().equals(run.metrics())
+    assert read_json(back.folder / "evaluation.json") == {"calibration": 1}
+    mine, theirs = (load_predictions(r.folder / "predictions.npz") for r in (run, back))
+    assert np.array_equal(mine.test_ids, theirs.test_ids)
+    assert np.array_equal(mine.test_probabilities.argmax(1), theirs.test_probabilities.argmax(1))
+    assert not list(back.folder.parent.glob(".*"))
 
 
 def test_an_unfinished_run_is_not_kept(root):

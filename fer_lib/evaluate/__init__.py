@@ -6,6 +6,7 @@ What stands here needs no torch; `robustness` and `corruptions` do.
 from fer_lib.evaluate.predictions import (
     Predictions,
     aligned,
+    halved,
     in_order,
     load_predictions,
     save_predictions,
@@ -24,6 +25,7 @@ __all__ = [
     "aligned",
     "bootstrap",
     "evaluate",
+    "halved",
     "holm",
     "in_order",
     "labels_by_part",

@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,14 +61,35 @@ def _pictures_digest(faces: FaceSet) -> str:
     return digest.hexdigest()
 
 
-def save_predictions(path: str | Path, predictions: Predictions) -> None:
-    """Write an npz with one array for each attribute, all or nothing."""
+def save_predictions(path: str | Path, predictions: Predictions, *, small: bool = False) -> None:
+    """Write an npz with one array for each attribute, all or nothing.
+
+    Args:
+        small: compressed and in half precision (`halved`), a seventh of the size.
+    """
+    write, kept = (np.savez_compressed, halved(predictions)) if small else (np.savez, predictions)
     with replacing(path) as temporary:
-        np.savez(temporary, **asdict(predictions))
+        write(temporary, **asdict(kept))
+
+
+def halved(predictions: Predictions) -> Predictions:
+    """The same in half precision; the largest probability of a row stays the largest.
+
+    Two that differ by less than a two-thousandth may become equal, and the first of equals would be
+    the answer: there the largest becomes the next larger number.
+    """
+    found = {}
+    for name in ("valid_probabilities", "test_probabilities"):
+        exact = getattr(predictions, name)
+        rounded, answers = exact.astype(np.float16), exact.argmax(1)
+        rows = np.flatnonzero(rounded.argmax(1) != answers)
+        rounded[rows, answers[rows]] = np.nextafter(rounded[rows].max(1), np.float16(2))
+        found[name] = rounded
+    return replace(predictions, **found)
 
 
 def load_predictions(path: str | Path) -> Predictions:
-    """Read what `save_predictions` wrote.
+    """Read what `save_predictions` wrote, in single precision.
 
     Raises:
         InputError: the file is missing, damaged, or not one of predictions.
@@ -76,6 +97,8 @@ def load_predictions(path: str | Path) -> Predictions:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in Predictions.__dataclass_fields__}
+        for name in ("valid_probabilities", "test_probabilities"):
+            arrays[name] = arrays[name].astype(np.float32)
         classes = tuple(arrays.pop("classes").tolist())
         digest = str(arrays.pop("pictures_digest"))
         read = Predictions(**arrays, classes=classes, pictures_digest=digest)

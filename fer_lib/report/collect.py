@@ -72,7 +72,9 @@ def collect(
     Path(folder).mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".collect") as staged:
         for name in kept_runs(results, dataset, preset, manifest["fingerprint"]):
-            shutil.copy(results / name, staged)
+            for path in (results / name, (results / name).with_suffix(".npz")):
+                if path.exists():
+                    shutil.copy(path, staged)
         for run in finished:
             keep(run, Path(staged))
         for name, part in parts.items():
@@ -82,7 +84,8 @@ def collect(
         write_json(Path(staged) / INDEX, indexed(Path(staged), about, manifest["fingerprint"]))
         files = Results(staged).index["files"]  # what is wrong with them is said right here
         results.mkdir(exist_ok=True)
-        for name in [*files, INDEX]:
+        predictions = [path.name for path in Path(staged).glob("*.npz")]
+        for name in [*files, *predictions, INDEX]:
             os.replace(Path(staged) / name, results / name)
     return files
 
