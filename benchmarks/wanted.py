@@ -56,14 +56,14 @@ FIRST = (
     VIT_SMALL,
     Entry(
         "grefel",
-        "as vit_small, so that only the head differs",
+        "as vit_small, but for the head, its losses and three equal channels",
         model="grefel",
         settings=DINOV2,
         start="file",
     ),
     Entry(
         "vit_moe",
-        "as vit_small, so that only the head differs",
+        "as vit_small, but for the head, its losses and three equal channels",
         model="vit_moe",
         settings=DINOV2,
         start="file",
