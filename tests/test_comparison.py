@@ -24,6 +24,7 @@ from fer_lib.compare import (
     inflation,
     read_answers,
     soft_vote,
+    timed,
     write_comparison,
 )
 from fer_lib.compare.__main__ import main
@@ -208,6 +209,26 @@ def test_times_are_those_of_the_runs_file_and_measured_on_demand(make_run):
     assert again["ms_64"] > 0
     assert again["threads"] == torch.get_num_threads()
     assert not (unknown.folder / "best.safetensors").exists()
+    table = timed({"small": known})
+    assert table.index.tolist() == ["small"]
+    assert (table.to_numpy() > 0).all()
+    assert table.attrs["on"].endswith(f", {torch.get_num_threads()} threads")
+    assert costs([known])["ms_1"].item() == table["ms an image, batch of 1"].item()
+
+
+def test_the_command_line_prints_scores_and_what_the_tests_say(
+    three_runs, noise, monkeypatch, capsys
+):
+    monkeypatch.setattr("fer_lib.compare.__main__.load_faces", lambda *_: noise)
+    main([str(run.folder) for run in three_runs])
+    text = capsys.readouterr().out
+    assert "| attention_cnn ours s0 | 0." in text
+    assert "attention_cnn ours s0 is better than baseline_cnn ours s0" in text
+    assert text.endswith("sample data\n")
+    (three_runs[0].folder / "results.json").unlink()
+    with pytest.raises(SystemExit):
+        main([str(three_runs[0].folder)])
+    assert "is unfinished: train it to its end first" in capsys.readouterr().err
 
 
 def test_times_of_two_machines_share_no_figure(make_run, noise):
