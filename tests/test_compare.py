@@ -19,6 +19,7 @@ from fer_lib.compare import (
     marks,
     paired_tests,
     read_answers,
+    records,
     sentences,
     short_names,
     system_names,
@@ -229,6 +230,9 @@ def test_paired_tests_agree_with_the_binomial_and_with_holm(three_runs, noise):
     assert clear["clean_difference"] == pytest.approx(40 / 399)  # one image is a copy
     assert clear["clean_p_holm"] == clear["p_holm"]  # that both have right, or both wrong
     assert tests[["majority_difference", "majority_p_holm"]].isna().all(axis=None)  # no votes
+    row = records(tests.reset_index("b"))[0]
+    assert row["a"] == tests.index[0][0]
+    assert row["majority_p_holm"] is None  # JSON has no NaN
     close = tests.loc["baseline_cnn ours s0", "baseline_cnn ours s1"]
     assert (close["only_a"], close["only_b"], close["p"]) == (1, 0, 1)
     assert clear["finding"]

@@ -18,7 +18,7 @@ from fer_lib.compare.scores import (
     recalls,
     systems,
 )
-from fer_lib.compare.summary import comparison, cost_table, figures
+from fer_lib.compare.summary import comparison, cost_table, figures, records
 from fer_lib.compare.tables import tables
 from fer_lib.compare.voting import accuracy_of, best_subset, ensemble, soft_vote
 from fer_lib.compare.writing import ensemble_sentence, write_comparison
@@ -46,6 +46,7 @@ __all__ = [
     "paired_tests",
     "read_answers",
     "recalls",
+    "records",
     "require_runs",
     "sentences",
     "short_names",
