@@ -14,6 +14,7 @@ import argparse
 import json
 import re
 import shlex
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,17 @@ def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
         target = runs_folder(runs) / path.stem
         if target.exists():
             continue
-        kept = read_json(path.with_suffix(".json"))
+        kept, predictions = read_json(path.with_suffix(".json")), load_predictions(path)
         temporary = target.with_name(f".{target.name}.partial")
         temporary.mkdir(parents=True, exist_ok=True)
-        for part in kept.keys() - {"metrics"}:
-            write_json(temporary / f"{part}.json", kept[part])
-        write_metrics(temporary / "metrics.csv", kept["metrics"])
-        save_predictions(temporary / "predictions.npz", load_predictions(path))
-        temporary.rename(target)
+        try:
+            for part in kept.keys() - {"metrics"}:
+                write_json(temporary / f"{part}.json", kept[part])
+            write_metrics(temporary / "metrics.csv", kept["metrics"])
+            save_predictions(temporary / "predictions.npz", predictions)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         new.append(Run(target))
     return new
 
@@ -248,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if args.restore:
             for run in restore(folder):
-                print(f"{run.folder} is made, without weights")
+                print(f"{run.folder} is made, without weights: delete it to train the run again")
             return
         for path in args.runs:
             keep(Run(path), folder)

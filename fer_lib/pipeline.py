@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,20 @@ CELL_TIMEOUT = {"sample": 3600, "quick": 6 * 3600, "full": 48 * 3600}
 """Seconds for one cell, by preset: a whole training is one cell."""
 
 
-def absolute(value: Any) -> Any:
-    """The same with every text that names an existing path as an absolute one.
+PATHS = ("pretrained", "hub_voters", "model", "pictures")
+"""Parameters of notebooks that may name files or folders: notebooks run elsewhere."""
 
-    Notebooks run in another folder than the command.
-    """
+
+def absolute(value: Any, name: str = "") -> Any:
+    """A parameter's value with the existing paths in it, where `PATHS` names it, made absolute."""
     if isinstance(value, dict):
-        return {key: absolute(one) for key, one in value.items()}
+        return {key: absolute(one, key) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [absolute(one) for one in value]
-    if isinstance(value, str) and value and (path := Path(value).expanduser()).exists():
-        return str(path.resolve())
+        return [absolute(one, name) for one in value]
+    if isinstance(value, str) and value and name in PATHS:
+        with suppress(OSError, RuntimeError):  # too long for a path, or of an unknown user
+            path = Path(value).expanduser()
+            return str(path.resolve()) if path.exists() else value
     return value
 
 

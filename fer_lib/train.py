@@ -62,7 +62,11 @@ def train(
     run = find(config, faces, runs)
     if run and run.finished:
         if not quiet:
-            processes().print(f"loaded {run.name}, a finished run of these settings and data")
+            there = (run.folder / "best.safetensors").exists()
+            note = (
+                "" if there else "; its weights are not here: delete its folder to train it again"
+            )
+            processes().print(f"loaded {run.name}, a finished run of these settings and data{note}")
         return run
     resumes = run is not None and state_path(run).exists()
     learner = Learner(config, faces, progress=progress, resumes=resumes)  # refuses what misfits

@@ -85,6 +85,17 @@ def test_files_put_beside_the_cache_of_a_download_are_read(sample, written, fer_
     assert len(load_faces("fer2013", **MUTE)) == 120
 
 
+def test_what_is_no_data_beside_the_cache_of_a_download_changes_nothing(
+    written, fer_home, monkeypatch
+):
+    monkeypatch.setattr(acquire, "_kagglehub_cache", lambda handle: written)
+    load_faces("fer2013", **MUTE)
+    (fer_home / "data/fer2013/notes.txt").touch()
+    (fer_home / "data/fer2013/fer2013new.csv").write_text("Usage,Image name\n")
+    forbid_reading(monkeypatch)
+    assert len(load_faces("fer2013", **MUTE)) == 160
+
+
 def test_files_put_beside_the_cache_of_a_given_folder_wait_until_it_is_gone(
     sample, written, fer_home
 ):

@@ -97,6 +97,16 @@ def test_yunet_finds_a_large_face_beside_a_small_one():
     assert is_on(small.box, (1100, 20, 100))
 
 
+def test_one_face_has_one_box_whatever_the_scales_have_found():
+    whole, same, part = (0, 0, 100, 100, 0.8), (5, 0, 100, 100, 0.9), (30, 30, 45, 45, 0.95)
+    beside, across = (110, 0, 30, 30, 0.75), (85, 0, 30, 30, 0.75)
+    assert faces.merged([]) == []
+    assert faces.merged([whole, same]) == [same]
+    assert faces.merged([whole, part]) == [whole]
+    assert faces.merged([part, whole, beside]) == [whole, beside]
+    assert faces.merged([whole, across]) == [whole, across]  # a head before another
+
+
 def test_a_file_that_is_no_yunet_is_refused(tmp_path):
     onnx = pytest.importorskip("onnx", reason="an ONNX file of another network is made with it")
     (tmp_path / "a.onnx").write_bytes(b"nonsense")

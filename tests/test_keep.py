@@ -214,6 +214,7 @@ def test_the_packages_weights_are_real_small_and_described():
     text = DEFAULT.with_name(keep.CARD).read_text(encoding="utf-8")
     assert "sample data" not in text
     assert f"{DEFAULT.stat().st_size:,} bytes" in text
+    assert "    python -m fer_lib.train attention_cnn --dataset fer2013 --data-dir DIR" in text
     _, metadata = read_weights(DEFAULT)
     assert json.loads(metadata["use"])["threshold"] > 0
     assert re.search(r"\| test \| 3,589 \| \d\d\.\d\d%", text)

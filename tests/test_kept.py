@@ -1,6 +1,7 @@
 """Kept results: what they hold, what they must not, and the table that the README shows."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +230,13 @@ def test_a_kept_run_comes_back_but_for_its_weights(root, monkeypatch, capsys):
     assert np.array_equal(mine.test_ids, theirs.test_ids)
     assert np.array_equal(mine.test_probabilities.argmax(1), theirs.test_probabilities.argmax(1))
     assert not list(back.folder.parent.glob(".*"))
+
+    shutil.rmtree(back.folder)
+    (root / "report" / "results" / f"{run.name}.npz").write_bytes(b"half a file")
+    with pytest.raises(SystemExit):
+        main(["--restore"])
+    assert "no complete file of predictions" in capsys.readouterr().err
+    assert not list(back.folder.parent.iterdir())
 
 
 def test_an_unfinished_run_is_not_kept(root):

@@ -123,13 +123,16 @@ def test_paths_among_the_parameters_are_absolute_for_notebooks_run_elsewhere(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.safetensors").touch()
     (tmp_path / "voter").mkdir()
-    given = {"word": "weights.safetensors", "other": ["voter", "hub/name", ""]}
-    assert pipeline.absolute(given) == {
-        "word": str(tmp_path / "weights.safetensors"),
-        "other": [str(tmp_path / "voter"), "hub/name", ""],
+    long = 300 * "x"
+    given = {"hub_voters": ["voter", "hub/name", "", "~nobody/x", long], "word": "voter"}
+    changes = {"changes": {"pretrained": "weights.safetensors"}}
+    assert pipeline.absolute(given | changes) == {
+        "hub_voters": [str(tmp_path / "voter"), "hub/name", "", "~nobody/x", long],
+        "word": "voter",  # a name, and no path
+        "changes": {"pretrained": str(tmp_path / "weights.safetensors")},
     }
-    extra = Pipeline(extra={"word": "weights.safetensors"}).extra
-    assert extra == {"word": str(tmp_path / "weights.safetensors")}
+    monkeypatch.setattr(pipeline, "PATHS", ("word",))
+    assert Pipeline(extra={"word": "voter"}).extra == {"word": str(tmp_path / "voter")}
 
 
 def test_unknown_parameters_and_stages_are_errors(two_stages):

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from fer_lib.data import counts, ferplus, folders, rafdb, tables
@@ -91,10 +92,13 @@ def _source(
     dataset: str, given: str | Path | None, manifest: dict | None, *, ask_cache: bool
 ) -> tuple[Path | None, Layout | None]:
     """What to read or to compare the cache with; None where only the cache is left."""
-    put = None if given else put_there(dataset)
-    if not (manifest and ask_cache) or (put and str(put) != manifest.get("source")):
+    if not (manifest and ask_cache):
         source = find_source(dataset, given)
         return source, recognise(source)
+    put = None if given else put_there(dataset)
+    if put and str(put) != manifest.get("source"):
+        with suppress(InputError):  # a stray file, or votes alone
+            return put, recognise(put)
     try:
         source = Path(manifest["source"])
         return source, recognise(source)

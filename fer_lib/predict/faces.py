@@ -34,6 +34,7 @@ YUNET_BYTES = 232_589
 LONGEST = (1280, 320)  # pixels: YuNet finds faces of 10 to 300, so a large one only when shrunk
 SCORE = 0.7
 OVERLAP = 0.3  # over union, from which two boxes are of one face; YuNet's own in OpenCV
+INSIDE = 0.7  # of the area of a box in a larger one, from which it is a part of that face
 SECONDS = 5  # without an answer, until a download is given up
 
 
@@ -86,8 +87,7 @@ class YuNet:
                 found = self.network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
             for row in () if found is None else found:
                 rows.append((*(row[:4] / scale), row[-1]))
-        kept = cv2.dnn.NMSBoxes([row[:4] for row in rows], [row[4] for row in rows], SCORE, OVERLAP)
-        return sorted_boxes([rows[number] for number in kept], picture.shape)
+        return sorted_boxes(merged(rows), picture.shape)
 
 
 class Cascade:
@@ -119,6 +119,29 @@ class Cascade:
 
 
 Detector = YuNet | Cascade
+
+
+def merged(rows: list[tuple]) -> list[tuple]:
+    """Rows (x, y, width, height, confidence), one for each face.
+
+    Of two that overlap the surer one stays; of one that lies mostly inside another, which is a part
+    of a face that is too large for the scale on which it was found, the outer one.
+    """
+    surest = cv2.dnn.NMSBoxes([row[:4] for row in rows], [row[4] for row in rows], SCORE, OVERLAP)
+    kept: list[tuple] = []
+    for row in sorted((rows[number] for number in surest), key=lambda row: -row[2] * row[3]):
+        if all(inside(row, outer) < INSIDE for outer in kept):
+            kept.append(row)
+    return kept
+
+
+def inside(row: tuple, outer: tuple) -> float:
+    """Share of a box's area that lies in another."""
+    width, height = (
+        min(row[axis] + row[axis + 2], outer[axis] + outer[axis + 2]) - max(row[axis], outer[axis])
+        for axis in (0, 1)
+    )
+    return max(0.0, width) * max(0.0, height) / (row[2] * row[3])
 
 
 def sorted_boxes(rows: Iterable[tuple], shape: tuple[int, ...]) -> list[Found]:

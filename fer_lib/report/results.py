@@ -45,6 +45,15 @@ NEEDED = {
 }
 """Keys, with dots between those of nested objects, that a file must have."""
 
+NEEDED_OF_ROWS = {
+    "runs": ("one_view",),
+    "tests": (
+        *("low", "high", "clean_difference", "clean_p_holm"),
+        *("majority_difference", "majority_p_holm"),
+    ),
+}
+"""Keys of each row of a list in `comparison.json` that earlier versions did not write."""
+
 NEEDED_OF_AN_EVALUATION = (
     "calibration.bins_after",
     "coverage",
@@ -112,6 +121,13 @@ class Results:
             needed = NEEDED.get(name, NEEDED_OF_A_RUN)
             if "evaluation" in content:
                 needed += tuple(f"evaluation.{key}" for key in NEEDED_OF_AN_EVALUATION)
+            for part, keys in NEEDED_OF_ROWS.items() if name == COMPARISON else ():
+                for row in content.get(part, []):
+                    if lacking := [key for key in keys if key not in row]:
+                        raise InputError(
+                            f"{path} lacks {lacking[0]!r} in {part!r}: run notebook 10_comparison "
+                            "and collect again, with this version"
+                        )
             for key in needed:
                 if not has(content, key):
                     raise InputError(f"{path} lacks {key!r}: collect again, with this version")
