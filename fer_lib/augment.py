@@ -2,7 +2,7 @@
 
 Flip, rotation, shift, scale, crop and the resize to the model's input are one affine map and one
 `grid_sample`; photometric changes, noise and erasing follow. torchvision's v2 transforms draw once
-for a batch; kornia draws for each image, but takes no generator and 1.7 to 2.5 times as long for
+for a batch; kornia draws for each image, but takes no generator and about twice as long for
 the same operations (benchmarks/README.md has the command). So this is our own.
 """
 
