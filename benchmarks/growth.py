@@ -43,7 +43,7 @@ from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
 from fer_lib.optim import choose_precision
 from fer_lib.plots.style import new_figure, save
-from fer_lib.runs import processor
+from fer_lib.provenance import processor
 
 IMAGES = sum(FER2013["train"])
 DRAWN = 4000  # for training; a quarter as many more are held out

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fer_lib.runs import git_commit, processor
+from fer_lib.provenance import git_commit, processor
 
 
 def cores() -> int:

@@ -20,7 +20,8 @@ from worker import Worker
 
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, read_json
-from fer_lib.runs import Run, pretrained_sha256
+from fer_lib.provenance import pretrained_sha256
+from fer_lib.runs import Run
 
 RESULTS = Path(__file__).resolve().parent.parent / "report" / "results"
 """Kept results: what is there is not run again."""

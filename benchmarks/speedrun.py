@@ -16,8 +16,8 @@ The clock runs for all epochs of the training loop that the whole project uses, 
 augmentation included, and for nothing else: neither reading, building, compiling and warming up
 (an epoch whose outcome is thrown away) nor scoring. The length is fixed beforehand and nothing is
 picked on the way: what is scored is the moving average after the last step, of one view, with the
-mirror image, and of ten crops; the best of these on PublicTest counts. Settings were chosen on
-PublicTest; with `--set` PrivateTest is therefore not scored. In the manner of
+mirror image, and of ten crops; the best of these on PublicTest counts. Settings are to be chosen on
+PublicTest: with `--set` PrivateTest is not scored. In the manner of
 https://github.com/KellerJordan/cifar10-airbench.
 """
 

@@ -45,7 +45,8 @@ from fer_lib.evaluate.corruptions import CORRUPTIONS, undamaged
 from fer_lib.evaluate.robustness import compare_views, damaged, damages, view_passes
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.optim import keep_memory, processes
-from fer_lib.runs import Run, code_digest, processor
+from fer_lib.provenance import code_digest, processor
+from fer_lib.runs import Run
 
 SEED = 0
 CPU_WORK = 2e13

@@ -25,8 +25,9 @@ from fer_lib.config import TrainConfig
 from fer_lib.evaluate import load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, replacing, write_json
 from fer_lib.models.weights import FILES
+from fer_lib.provenance import short
 from fer_lib.recipes import changed_settings, recipe
-from fer_lib.runs import Run, runs_folder, short, write_metrics
+from fer_lib.runs import Run, runs_folder, write_metrics
 
 START, END = "<!-- results -->", "<!-- /results -->"
 """The lines of the README between which the table stands."""

@@ -26,16 +26,9 @@ from fer_lib.files import InputError, locked
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.optim import processes
+from fer_lib.provenance import code_digest
 from fer_lib.recipes import RECIPES, default_preset, recipe
-from fer_lib.runs import (
-    Run,
-    code_digest,
-    find_run,
-    runs_folder,
-    start_run,
-    write_metrics,
-    write_results,
-)
+from fer_lib.runs import Run, find_run, runs_folder, start_run, write_metrics, write_results
 
 
 def train(

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 
-from fer_lib import runs as runs_module
+from fer_lib import provenance
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.config import TrainConfig
@@ -329,11 +329,11 @@ def test_a_copy_outside_git_takes_its_commit_from_the_environment(monkeypatch):
         raise FileNotFoundError
 
     monkeypatch.delenv("FER_COMMIT", raising=False)
-    monkeypatch.setattr(runs_module.subprocess, "run", no_git)
-    assert runs_module.git_commit() is None
+    monkeypatch.setattr(provenance.subprocess, "run", no_git)
+    assert provenance.git_commit() is None
     monkeypatch.undo()  # also in a checkout that stands elsewhere
     monkeypatch.setenv("FER_COMMIT", "0123abcd")
-    assert runs_module.git_commit() == "0123abcd"
+    assert provenance.git_commit() == "0123abcd"
 
 
 def test_an_archive_that_is_none_or_of_something_else_is_refused(packing, tmp_path):

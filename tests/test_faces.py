@@ -76,25 +76,20 @@ def test_yunet_finds_drawn_faces_small_and_large():
 
 
 @needs_yunet
-def test_yunet_finds_several_the_largest_first():
-    picture = np.full((480, 640, 3), 128, np.uint8)
-    for side, x in ((100, 20), (240, 300)):
+@pytest.mark.parametrize(
+    ("size", "places"),
+    [
+        ((480, 640), [(300, 100, 240), (20, 100, 100)]),
+        ((950, 1300), [(20, 20, 900), (1100, 20, 100)]),  # one on either scale
+    ],
+)
+def test_yunet_finds_several_the_largest_first(size, places):
+    picture = np.full((*size, 3), 128, np.uint8)
+    for x, y, side in places:
         drawn = draw(np.array([3]), 1, size=side, rough=0.3)[0, 0, :, :, None]
-        picture[100 : 100 + side, x : x + side] = drawn
-    large, small = YuNet(YUNET)(picture)
-    assert is_on(large.box, (300, 100, 240))
-    assert is_on(small.box, (20, 100, 100))
-
-
-@needs_yunet
-def test_yunet_finds_a_large_face_beside_a_small_one():
-    picture = np.full((950, 1300, 3), 128, np.uint8)
-    for side, x in ((900, 20), (100, 1100)):
-        drawn = draw(np.array([3]), 1, size=side, rough=0.3)[0, 0, :, :, None]
-        picture[20 : 20 + side, x : x + side] = drawn
-    large, small = YuNet(YUNET)(picture)
-    assert is_on(large.box, (20, 20, 900))
-    assert is_on(small.box, (1100, 20, 100))
+        picture[y : y + side, x : x + side] = drawn
+    for one, place in zip(YuNet(YUNET)(picture), places, strict=True):
+        assert is_on(one.box, place)
 
 
 def test_one_face_has_one_box_whatever_the_scales_have_found():

@@ -39,6 +39,7 @@ ORDER = (
     "optim",
     "evaluate",
     "plots",
+    "provenance",
     "runs",
     "graph",
     "held_out",

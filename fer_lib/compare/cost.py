@@ -20,7 +20,8 @@ from fer_lib.compare.names import short_names
 from fer_lib.files import read_json, write_json
 from fer_lib.models import create_model
 from fer_lib.optim import keep_memory
-from fer_lib.runs import Run, processor
+from fer_lib.provenance import processor
+from fer_lib.runs import Run
 
 MILLISECONDS = "ms an image, batch of {}"
 BATCHES = (1, 64)

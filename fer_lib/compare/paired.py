@@ -25,6 +25,10 @@ BESIDE = {"clean": "clean", "majority": "ferplus_majority"}
 """Parts of the test images on which the same pairs are tested again, by the prefix of a column."""
 
 
+MEASURED = ("difference", "low", "high", "only_a", "only_b", "p")
+"""What `pair_test` measures of a pair."""
+
+
 def paired_tests(
     runs: Sequence[Run], faces: FaceSet, *, against_first: bool = False
 ) -> pd.DataFrame:
@@ -65,7 +69,7 @@ def pair_up(answers: Answers, *, against_first: bool = False) -> pd.DataFrame:
 def tested(right: dict[str, np.ndarray], pairs: Sequence[Sequence[str]]) -> pd.DataFrame:
     """A row a pair: `a`, `b`, what `pair_test` gives, and `p_holm`; NaN where nothing is scored."""
     rows = [{"a": a, "b": b, **pair_test(right[a], right[b])} for a, b in pairs]
-    table = pd.DataFrame(rows, columns=["a", "b", *pair_test(np.ones(1, bool), np.ones(1, bool))])
+    table = pd.DataFrame(rows, columns=["a", "b", *MEASURED])
     table["p_holm"] = holm(table["p"])
     return table
 
@@ -75,7 +79,7 @@ def pair_test(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     interval `low`, `high` (percentile bootstrap over the images), `only_a`, `only_b` and `p`.
     """
     if not len(a):
-        return dict.fromkeys(("difference", "low", "high", "only_a", "only_b", "p"), np.nan)
+        return dict.fromkeys(MEASURED, np.nan)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     # Drawing images with replacement draws these two numbers and the rest from a multinomial.
     share = np.array([only_a, only_b, len(a) - only_a - only_b]) / len(a)

@@ -14,7 +14,8 @@ from fer_lib.evaluate import Predictions, aligned
 from fer_lib.evaluate.calibration import accuracy, scaled, scores
 from fer_lib.kept import training_command
 from fer_lib.models.weights import read_weights
-from fer_lib.runs import Run, short
+from fer_lib.provenance import short
+from fer_lib.runs import Run
 
 TEMPLATE = """# Model card: {name}
 

@@ -14,7 +14,8 @@ from fer_lib.files import InputError, write_json
 from fer_lib.models.weights import load_into, read_weights, timm_state, write_weights
 from fer_lib.pretrain.autoencoder import build_autoencoder
 from fer_lib.pretrain.config import PretrainConfig
-from fer_lib.runs import RunFolder, code_digest, describe_environment, new_folder
+from fer_lib.provenance import code_digest, describe_environment
+from fer_lib.runs import RunFolder, new_folder
 
 CODE = ("augment", "batches", "graph", "optim", "pretrain/*", "models/weights")
 """Modules that the numbers of a pretraining depend on."""

@@ -16,7 +16,8 @@ from fer_lib.pretrain.folder import (
     write_results,
 )
 from fer_lib.pretrain.learner import MaskedLearner
-from fer_lib.runs import code_digest, runs_folder, write_metrics
+from fer_lib.provenance import code_digest
+from fer_lib.runs import runs_folder, write_metrics
 
 
 def pretrain(

@@ -11,8 +11,8 @@ from matplotlib.ticker import PercentFormatter
 
 from fer_lib import compare, plots
 from fer_lib.files import read_json, write_json
+from fer_lib.provenance import code_digest
 from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results, label
-from fer_lib.runs import code_digest
 
 MANIFEST = "manifest.json"
 """For each figure its `sha256`, `sources` (files of results and their SHA-256), and `code`."""
