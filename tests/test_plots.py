@@ -45,7 +45,7 @@ def test_overlays_lay_each_map_over_its_own_face(rng):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # of casting or resampling NaN
 def test_reconstructions_leave_hidden_patches_empty(rng, channels):
     images = rng.random((4, channels, 8, 8))
     masked = images.copy()
