@@ -36,7 +36,7 @@ KEPT = "[0-9]*_*_s[0-9]*.json"
 """Pattern of the names of kept runs, which have other results beside them."""
 
 
-def keep(run: Run, folder: Path) -> None:
+def keep_results(run: Run, folder: Path) -> None:
     """Write what a finished run has found into one file of `folder`.
 
     Its parts are `config`, `results`, `metrics` (a list of rows, one an epoch) and, where the
@@ -185,17 +185,17 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
     one_view = results.get("one_view", {"test": alone})["test"]
     return {
         "model": " on ".join(filter(None, (results["model"], backbone))),
-        "recipe": f"{results['recipe']}, {results['preset']}, seed {results['seed']}",
-        "changed": " ".join(changed),
         "data": " ".join(filter(None, (results["dataset"], *learned, results["mark"]))),
         "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",
         "one view": "" if one_view is None else f"{one_view:.1%}",
         "clean test": f"{clean['accuracy']:.1%}" if clean else "",
         "macro-F1": f"{full['macro_f1']:.3f}",
         "validation": f"{results['valid']['full']['accuracy']:.1%}",
+        "recipe": f"{results['recipe']}, {results['preset']}, seed {results['seed']}",
         "epochs": str(results["epochs"]),
         "on": f"{environment['processor']}, torch {environment['torch']}",
         "commit": short(environment["commit"]),
+        "changed in the recipe": " ".join(changed),
     }
 
 
@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{run.folder} is made, without weights: delete it to train the run again")
             return
         for path in args.runs:
-            keep(Run(path), folder)
+            keep_results(Run(path), folder)
             print(f"{path.name} is kept in {folder}")
         write_table(readme, results_table(folder))
         print(f"the table of {readme} has all of {folder}")

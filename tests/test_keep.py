@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def run(home, faces, level) -> Run:
 @pytest.fixture(scope="module")
 def kept(run, faces, home) -> Path:
     path = home / "kept" / "default.safetensors"
-    keep.keep(run, faces, path)
+    keep.keep_weights(run, faces, path)
     return path
 
 
@@ -105,6 +106,14 @@ def test_the_card_says_what_the_results_say(kept, run, faces):
     assert f"probability of {run.results['use']['threshold']:.3f} on" in text
 
 
+def test_the_card_says_on_how_many_images_a_short_run_was_trained(run, faces, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    changed = run.config | {"train": run.config["train"] | {"limit": 64}}
+    write_json(tmp_path / "run" / "config.json", changed)
+    text = model_card.training(Run(tmp_path / "run"), faces)
+    assert f"{faces.name}: 64 training images" in text
+
+
 def test_the_card_says_when_nothing_is_sure(run, faces, kept):
     predictions = load_predictions(run.folder / "predictions.npz")
     use = {"temperature": 1.0, "threshold": None, "target": 0.8}
@@ -125,7 +134,7 @@ def test_weights_that_answer_otherwise_are_not_kept(run, faces, tmp_path):
     save_predictions(other / "predictions.npz", replace(given, test_probabilities=changed))
     number = f"{len(faces.where('test')):,}"
     with pytest.raises(InputError, match=f"3 of {number} test images another class .* choose"):
-        keep.keep(Run(other), faces, tmp_path / "out" / "default.safetensors")
+        keep.keep_weights(Run(other), faces, tmp_path / "out" / "default.safetensors")
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -151,7 +160,7 @@ def test_without_a_card_no_weights_are_written(kept, run, faces, tmp_path, monke
 
     monkeypatch.setattr(keep, "model_card", fail)
     with pytest.raises(KeyError):
-        keep.keep(run, faces, tmp_path / kept.name)
+        keep.keep_weights(run, faces, tmp_path / kept.name)
     assert {path.read_text() for path in tmp_path.iterdir()} == {"of before"}
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -163,24 +172,24 @@ def test_large_weights_are_halved_or_refused(run, faces, tmp_path, monkeypatch):
     monkeypatch.setattr(keep, "LIMIT", size - 1)
     checked = []
     monkeypatch.setattr(keep, "check", lambda predictor, *_: checked.append(predictor))
-    keep.keep(run, faces, tmp_path / "a.safetensors")
+    keep.keep_weights(run, faces, tmp_path / "a.safetensors")
     state, _ = read_weights(tmp_path / "a.safetensors")
     kinds = {tensor.dtype for tensor in state.values()}
     assert kinds == {torch.float16, torch.int64}
     assert next(checked[0].model.parameters()).dtype == torch.float32
     monkeypatch.setattr(keep, "LIMIT", 100)
     with pytest.raises(InputError, match="more than 100: choose a smaller model"):
-        keep.keep(run, faces, tmp_path / "b.safetensors")
+        keep.keep_weights(run, faces, tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
 
 
 def test_other_data_and_unfinished_runs_are_refused(run, faces, tmp_path):
     with pytest.raises(InputError, match="other data"):
-        keep.keep(run, faces.subset(np.arange(500)), tmp_path / "a.safetensors")
+        keep.keep_weights(run, faces.subset(np.arange(500)), tmp_path / "a.safetensors")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text((run.folder / "config.json").read_text())
     with pytest.raises(InputError, match="unfinished"):
-        keep.keep(Run(tmp_path / "run"), faces, tmp_path / "a.safetensors")
+        keep.keep_weights(Run(tmp_path / "run"), faces, tmp_path / "a.safetensors")
 
 
 def test_no_folder_of_the_trainers_is_in_the_file(run, faces, tmp_path):
@@ -193,7 +202,7 @@ def test_no_folder_of_the_trainers_is_in_the_file(run, faces, tmp_path):
         (other / path.name).write_bytes(path.read_bytes())
     write_json(other / "config.json", config)
     write_weights(other / "best.safetensors", state, metadata)
-    keep.keep(Run(other), faces, tmp_path / "out" / "a.safetensors")
+    keep.keep_weights(Run(other), faces, tmp_path / "out" / "a.safetensors")
     for path in (tmp_path / "out").iterdir():
         assert b"/home/somebody" not in path.read_bytes()
 

@@ -16,7 +16,7 @@ from fer_lib.files import InputError, read_json, write_json
 from fer_lib.kept import (
     END,
     START,
-    keep,
+    keep_results,
     main,
     public_command,
     results_table,
@@ -77,12 +77,12 @@ def test_runs_are_kept_and_the_readme_has_them_best_first(root):
     main([str(worse.folder)])
     main([str(better.folder)])
     text = (root / "README.md").read_text()
-    assert text.startswith(f"# Title\n\n{START}\n| model | recipe | changed | data |")
+    assert text.startswith(f"# Title\n\n{START}\n| model | data | test accuracy (95 %) |")
     assert text.endswith(f"|\n{END}\n\nMore text.\n")
     first, second = text.splitlines()[5:7]
-    assert first.startswith("| baseline_cnn | ours, full, seed 0 |  | noise | 75.0% (")
+    assert first.startswith("| baseline_cnn | noise | 75.0% (")
     assert r"| noise \1 sample data | 50.0% (" in second
-    assert "| 3 | A processor, torch 2 | 01234567 |" in second
+    assert "| ours, full, seed 0 | 3 | A processor, torch 2 | 01234567 |" in second
     main([])
     assert (root / "README.md").read_text() == text
     kept = read_json(root / "report/results" / f"{better.name}.json")
@@ -105,6 +105,14 @@ def test_what_else_was_found_about_a_run_is_kept_and_other_results_are_no_runs(r
     main([])
 
 
+def row_of(table: str) -> dict[str, str]:
+    """The cells of a table of one row, by their headings."""
+    header, _, row = (
+        [cell.strip() for cell in line[1:-1].split(" | ")] for line in table.splitlines()
+    )
+    return dict(zip(header, row, strict=True))
+
+
 def test_the_table_says_what_labels_a_run_has_learned_from(root):
     run = make_run(root, right=10)
     train = run.config["train"] | {"labels": "refined_majority"}
@@ -119,10 +127,9 @@ def test_the_table_says_what_a_run_changed_and_what_it_reaches_in_one_view(root)
     write_json(run.folder / "config.json", run.config | {"train": train})
     results = run.results | {"one_view": {"valid": 0.4, "test": 0.321}}
     write_json(run.folder / "results.json", results)
-    keep(Run(run.folder), root / "kept")
-    head, _, row = results_table(root / "kept").splitlines()
-    cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
-    assert cells["changed"] == "epochs=7 lr=0.5"
+    keep_results(Run(run.folder), root / "kept")
+    cells = row_of(results_table(root / "kept"))
+    assert cells["changed in the recipe"] == "epochs=7 lr=0.5"
     assert cells["one view"] == "32.1%"
 
 
@@ -134,7 +141,8 @@ def test_a_file_of_weights_that_is_known_is_called_by_its_name(root, monkeypatch
     changes = {"train": train, "environment": environment}
     write_json(run.folder / "config.json", run.config | changes)
     main([str(run.folder)])
-    assert "| from known weights | noise |" in (root / "README.md").read_text()
+    cells = row_of(results_table(root / "report" / "results"))
+    assert cells["changed in the recipe"] == "from known weights"
 
 
 def test_the_best_of_each_dataset_comes_first(root):
@@ -144,7 +152,7 @@ def test_the_best_of_each_dataset_comes_first(root):
         main([str(run.folder)])
     rows = (root / "README.md").read_text().splitlines()[5:8]
     cells = [row.split(" | ") for row in rows]
-    assert [(cell[3], cell[4][:5]) for cell in cells] == [
+    assert [(cell[1], cell[2][:5]) for cell in cells] == [
         ("a", "75.0%"),
         ("a", "25.0%"),
         ("b", "95.0%"),
@@ -153,18 +161,19 @@ def test_the_best_of_each_dataset_comes_first(root):
 
 def test_a_kept_run_with_settings_of_an_earlier_version_is_still_in_the_table(root):
     run = make_run(root, right=10)
-    keep(run, root / "kept")
+    keep_results(run, root / "kept")
     path = root / "kept" / f"{run.name}.json"
     kept = read_json(path)
     for frozen, changed in ((0, ""), (2, "frozen=2")):
         kept["config"]["train"] |= {"frozen": frozen, "unfreeze": None}
         write_json(path, kept)
-        assert f"| ours, full, seed 0 | {changed} |" in results_table(root / "kept")
+        cells = row_of(results_table(root / "kept"))
+        assert (cells["recipe"], cells["changed in the recipe"]) == ("ours, full, seed 0", changed)
 
 
 def test_a_kept_file_names_no_folder_of_the_user(root):
     run = make_run(root, right=10)
-    keep(run, root / "kept")
+    keep_results(run, root / "kept")
     text = (root / "kept" / f"{run.name}.json").read_text()
     assert str(root) not in text
     assert "secret" not in text
@@ -206,10 +215,8 @@ def test_a_command_is_kept_without_folders(command, public):
 def test_a_run_without_a_clean_test_image_has_an_empty_cell(root):
     run = make_run(root, right=10, leak=True)
     assert run.results["test"]["clean"] is None
-    keep(run, root / "kept")
-    header, _, row = results_table(root / "kept").splitlines()
-    column = header.split(" | ").index("clean test")
-    assert row.split(" | ")[column] == ""
+    keep_results(run, root / "kept")
+    assert row_of(results_table(root / "kept"))["clean test"] == ""
 
 
 def test_a_kept_run_comes_back_but_for_its_weights(root, monkeypatch, capsys):
@@ -243,7 +250,7 @@ def test_an_unfinished_run_is_not_kept(root):
     run = make_run(root, right=10)
     (run.folder / "results.json").unlink()
     with pytest.raises(InputError, match="unfinished"):
-        keep(run, root / "kept")
+        keep_results(run, root / "kept")
 
 
 def test_without_kept_results_one_is_told_what_to_do(root, capsys):

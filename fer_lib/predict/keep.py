@@ -32,7 +32,7 @@ TIE = 2e-3
 convolved in TF32, kept in half precision, differ by up to 1.2e-3 from float32 on a CPU."""
 
 
-def keep(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
+def keep_weights(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
     """Write a run's best weights with all it takes to use them, and the model card beside them.
 
     In half precision where they would be larger than `LIMIT` else.
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         run = Run(args.run)
-        keep(run, load_faces(run.config["data"]["dataset"], args.data_dir), args.out)
+        keep_weights(run, load_faces(run.config["data"]["dataset"], args.data_dir), args.out)
     except InputError as error:
         parser.error(str(error))
     print(f"{args.out} and {args.out.with_name(CARD)} are written from {run.name}")

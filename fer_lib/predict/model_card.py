@@ -76,7 +76,8 @@ def model_card(
     results = run.results
     state, _ = read_weights(path)
     kinds = {str(t.dtype).split(".")[1] for t in state.values() if t.is_floating_point()}
-    mark = f"**{results['mark']}: the numbers say nothing about people.** " if faces.mark else ""
+    doubt = ": the numbers say nothing about people" if faces.mark else ""
+    mark = f"**{results['mark']}{doubt}.** " if results["mark"] else ""
     return TEMPLATE.format(
         name=name,
         mark=mark,
@@ -118,6 +119,7 @@ def purpose(faces: FaceSet) -> str:
 def training(run: Run, faces: FaceSet) -> str:
     results, environment = run.results, run.config["environment"]
     train, valid, test = (len(faces.where(split)) for split in ("train", "valid", "test"))
+    train = min(train, run.train_config.limit or train)
     return paragraph(
         f"{faces.name}: {train:,} training images, {valid:,} for validation, {test:,} for test "
         f'(fingerprint `{faces.fingerprint[:16]}`). Recipe "{results["recipe"]}", preset '

@@ -50,7 +50,7 @@ class Voter:
 
 
 @dataclass
-class Answers:
+class VoterAnswers:
     """What a voter said of N images, and the file that keeps it.
 
     `probabilities` is (N, M) float32 over its M `classes`, NaN in rows that it was not asked yet.
@@ -97,7 +97,7 @@ def hub_votes(
     """
     if not names:
         return Ballots((), np.empty((0, len(rows), len(faces.classes)), np.float32))
-    answers = {name: read_answers(answers_path(faces, name), len(faces)) for name in names}
+    answers = {name: read_voter_answers(voter_path(faces, name), len(faces)) for name in names}
     if len({known.path for known in answers.values()}) < len(names):
         raise InputError(f"a voter is named twice in {', '.join(names)}: name each one once")
     voters = {name: load_voter(name) for name in names if len(answers[name].unasked(rows))}
@@ -122,7 +122,7 @@ def hub_votes(
     return Ballots(tuple(present), np.stack(tables))
 
 
-def answers_path(faces: FaceSet, name: str) -> Path:
+def voter_path(faces: FaceSet, name: str) -> Path:
     """The file of a voter's answers; other weights in a folder of the same name have another."""
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -138,15 +138,15 @@ def answers_path(faces: FaceSet, name: str) -> Path:
     return home() / "data" / faces.name / f"voter_{slug}_{faces.fingerprint[:12]}.npz"
 
 
-def read_answers(path: Path, number: int) -> Answers:
+def read_voter_answers(path: Path, number: int) -> VoterAnswers:
     """What is known of `number` images: nothing where the file does not exist yet."""
     if not path.exists():
-        return Answers(path, (), np.full((number, 1), np.nan, np.float32))
+        return VoterAnswers(path, (), np.full((number, 1), np.nan, np.float32))
     try:
         with np.load(path, allow_pickle=False) as file:
             classes, probabilities = tuple(file["classes"].tolist()), file["probabilities"]
         if probabilities.shape == (number, len(classes)) and probabilities.dtype == np.float32:
-            return Answers(path, vocabulary(classes, path.name), probabilities)
+            return VoterAnswers(path, vocabulary(classes, path.name), probabilities)
     except DAMAGE:
         pass
     raise InputError(f"the answers of a voter in {path} are damaged: delete it and run again")
@@ -206,7 +206,9 @@ def load_processor(source: str, **options: Any) -> Any:
 
 
 @torch.inference_mode()
-def ask(voter: Voter, known: Answers, faces: FaceSet, rows: np.ndarray, batch_size: int) -> int:
+def ask(
+    voter: Voter, known: VoterAnswers, faces: FaceSet, rows: np.ndarray, batch_size: int
+) -> int:
     """Ask for those of `rows` that are not known yet, in batches; return their number."""
     if known.classes != voter.classes:
         known.classes = voter.classes
