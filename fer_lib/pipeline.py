@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fer_lib.config import PRESETS, parse_setting
+from fer_lib.config import PRESETS, parse_settings
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, home, read_json, replacing, write_json
 from fer_lib.recipes import default_preset
@@ -116,15 +116,15 @@ class Pipeline:
             done.append((stage.name, "run", time.perf_counter() - start))
         return done
 
-    def written(self, stage: Stage, began: float) -> list[str]:
-        """Output files that a stage has written since `began` (seconds since the epoch)."""
-        every = []
+    def written(self, stage: Stage, began: float) -> dict[str, str]:
+        """SHA-256 of each output file that was written since `began` (seconds since the epoch)."""
+        every = {}
         for pattern in stage.outputs:
             # A second of grace: some file systems keep times no finer.
             new = [path for path in self.files(pattern) if path.stat().st_mtime >= began - 1]
             if not new:
                 raise InputError(f"{stage.name} ended without writing {self.shown(pattern)}")
-            every += map(str, new)
+            every |= {str(path): sha256(path) for path in new}
         return every
 
     def files(self, pattern: str) -> list[Path]:
@@ -155,7 +155,7 @@ class Pipeline:
             digest.update(path.read_bytes())
         every = stage.inputs + stage.optional
         for path in (path for pattern in every for path in self.files(pattern)):
-            digest.update(f"{path}{hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+            digest.update(f"{path}{sha256(path)}".encode())
         return digest.hexdigest()
 
     def values(self, stage: Stage) -> dict[str, Any]:
@@ -168,8 +168,15 @@ class Pipeline:
         return read_json(path) if path.exists() else {}
 
     def up_to_date(self, stage: Stage, key: str) -> bool:
+        """Whether a stage ran on just these inputs, and nobody has written its outputs since.
+
+        Another preset or seed may have: labels are refined in one place for all of them.
+        """
         state = self.state().get(stage.name, {})
-        return state.get("key") == key and all(map(os.path.exists, state["outputs"]))
+        return state.get("key") == key and all(
+            os.path.exists(path) and sha256(Path(path)) == known
+            for path, known in dict(state["outputs"]).items()
+        )
 
     def report(self) -> None:
         """Build the report of these runs alone, whatever was collected before."""
@@ -185,7 +192,8 @@ class Pipeline:
 
         target = self.folder / f"{stage.name}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.environ["FER_HOME"] = str(home())  # the kernel runs in another folder
+        if "FER_HOME" in os.environ:
+            os.environ["FER_HOME"] = str(home())  # the kernel runs in another folder
         try:
             papermill.execute_notebook(
                 stage.notebook(),
@@ -209,6 +217,10 @@ class Pipeline:
         )
 
 
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def write_html(path: Path) -> None:
     """Write an executed notebook beside itself as HTML."""
     from nbconvert import HTMLExporter
@@ -229,11 +241,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--stages", help="for instance 01,03; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", help="folder of all runs; default: runs/")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", dest="extra",
-                        help="parameters of single notebooks")  # fmt: skip
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+                        dest="extra", help="parameters of single notebooks")  # fmt: skip
     args = vars(parser.parse_args(arguments))
     try:
-        args["extra"] = dict(map(parse_setting, args["extra"]))
+        args["extra"] = parse_settings(args["extra"], args)
         pipeline = Pipeline(**args)
         done = pipeline.run()
     except InputError as error:

@@ -72,6 +72,14 @@ def test_a_missing_output_or_a_changed_notebook_runs_its_stage(two_stages):
     assert (two_stages.runs / "two.txt").read_text() == "aaa"
 
 
+def test_an_output_that_another_preset_has_written_runs_its_stage(two_stages):
+    """As labels are, which are refined in one place for all presets and seeds."""
+    two_stages()
+    assert two_stages(seed=1, extra={"word": "b"}) == ["one", "two"]
+    assert two_stages() == ["one", "two"]
+    assert (two_stages.runs / "two.txt").read_text() == "aa"
+
+
 def test_an_optional_input_may_be_missing_and_runs_its_stage_when_it_comes_or_changes(two_stages):
     two_stages()
     for text in ("a", "b"):

@@ -89,6 +89,7 @@ def refine(faces) -> dict:
             r: worth.against_annotators(labels, o, votes, classes) for r, o in made.items()
         },
         "agreement_not_accuracy": {"original": {"accuracy": 0.5, "agreement": 0.8}},
+        "student": recipe("baseline_cnn", "ours", "sample").to_dict(),
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from fer_lib.config import TrainConfig
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, home, read_json, write_json
 from fer_lib.in_depth import from_predictions
-from fer_lib.kept import KEPT, keep, training_command
+from fer_lib.kept import KEPT, keep_results, training_command
 from fer_lib.models import MODULES, create_model
 from fer_lib.recipes import RECIPES, changed_settings, recipe
 from fer_lib.report.build import source
@@ -65,7 +65,7 @@ def collect(
     parts = {
         COMPARISON: read_comparison(comparison, own, manifest),
         AUDIT: audited(dataset, manifest),
-        REFINEMENT: refined(dataset, manifest),
+        REFINEMENT: refined(dataset, preset, manifest),
         MODELS: describe_models(),
     }
     judge(own, dataset)
@@ -76,7 +76,7 @@ def collect(
                 if path.exists():
                     shutil.copy(path, staged)
         for run in finished:
-            keep(run, Path(staged))
+            keep_results(run, Path(staged))
         for name, part in parts.items():
             if part is not None:
                 write_json(Path(staged) / name, part)
@@ -187,13 +187,16 @@ def audited(dataset: str, manifest: dict[str, Any]) -> dict[str, Any]:
     return content | {"manifest": known}
 
 
-def refined(dataset: str, manifest: dict[str, Any]) -> dict[str, Any] | None:
-    """What notebook 02 found; None where it has not been run."""
+def refined(dataset: str, preset: str, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """What notebook 02 found; None, which is said, where it has not been run by this preset."""
     path = home() / "data" / dataset / REFINEMENT
     if not path.exists():
         return None
     content = read_json(path)
     require_same(path, content, manifest, "02_label_refinement")
+    if (other := content.get("student", {}).get("preset")) != preset:
+        print(f"{path} is of the preset {other} and is left out: run notebook 02_label_refinement")
+        return None
     return content
 
 
