@@ -29,9 +29,9 @@ from measure import environment
 from packing import pack_data, unpack, unpack_data
 from schedule import RESULTS, Campaign, kept_results
 
-from fer_lib.config import parse_setting
+from fer_lib.config import parse_settings
 from fer_lib.files import InputError, home
-from fer_lib.kept import keep, markdown
+from fer_lib.kept import keep_results, markdown
 from fer_lib.pretrain import PretrainConfig
 from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run, list_runs
@@ -159,7 +159,7 @@ def unpack_all(archives: list[Path], place: Place) -> None:
         for one in unpack(archive, place.faces, place.runs):
             kept = isinstance(one, Run)
             if kept:
-                keep(one, RESULTS)
+                keep_results(one, RESULTS)
             print(f"{one.folder}: unpacked{f', its results kept in {RESULTS}' if kept else ''}")
 
 
@@ -179,7 +179,14 @@ def parser() -> argparse.ArgumentParser:
     ways = {"choices": ("first", "only", "none"), "default": "first"}
     one.add_argument("--dry-run", **ways, help="try all first (default); only try; do not try")
     one.add_argument("--dataset", help="in place of every entry's own, as sample")
-    one.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="of all entries")
+    one.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of all entries",
+    )
     back = add("unpack", "unpack archives into runs/ and report/results/")
     back.add_argument("archives", nargs="+", type=Path)
     pack = add("pack-data", "write FER2013 with its votes into one small file")
@@ -216,7 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
             if args.minutes is not None and args.minutes <= 0:
                 raise InputError(f"--minutes must be above 0, not {args.minutes:g}")
             args.out = args.out or Path(os.environ.get("OUT") or home() / "runs" / "packed")
-            changes = dict(map(parse_setting, args.set))
+            changes = parse_settings(args.set)
             place = Place(**known, weights=args.weights, dataset=args.dataset, changes=changes)
             sys.exit(run(args, place))
     except InputError as error:

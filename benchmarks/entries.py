@@ -12,12 +12,13 @@ import pandas as pd
 from fer_lib.config import TrainConfig
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.data.refined import load_refined, refined_path, save_refined
+from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.pretrain import PretrainConfig, pretrain, pretraining
 from fer_lib.pretrain.folder import Pretraining as PretrainingRun
 from fer_lib.pretrain.folder import find_pretraining
 from fer_lib.pretrain.learner import MaskedLearner
-from fer_lib.recipes import RECIPES, recipe
+from fer_lib.recipes import RECIPES, changed_settings, recipe
 from fer_lib.refine import folds, rules
 from fer_lib.runs import RunFolder, find_run, runs_folder
 from fer_lib.train import train
@@ -203,18 +204,29 @@ class Refinement(Entry):
     def file(self, place: Place) -> Path:
         return refined_path(place.faces(self.dataset).name, "majority")
 
+    def told(self, place: Place) -> tuple[str, ...]:
+        """Who votes, as the file of labels names them: all that their votes depend on."""
+        return tuple(
+            f"{config.model} s{config.seed}, {self.folds} folds: {changed_settings(config)}"
+            for config in self.configs(place)
+        )
+
     def finished(self, place: Place) -> bool:
         if not self.file(place).exists():
             return False
-        load_refined(place.faces(self.dataset), "majority")  # refuses those of other faces
-        return True
+        # Refuses those of other faces.
+        return load_refined(place.faces(self.dataset), "majority").voters == self.told(place)
 
     def do(self, place: Place) -> None:
+        if self.file(place).exists():
+            raise InputError(
+                f"{self.file(place)} is by other voters than those of {self.name}: move it away"
+            )
         faces, configs = place.faces(self.dataset), self.configs(place)
         rows = faces.where("train")
         ballots = folds.fold_votes(faces, rows, configs, folds=self.folds, runs=place.runs)
         mended = rules.majority(ballots, faces.labels[rows], faces.classes)
-        save_refined(faces, rows, mended, ballots.voters)
+        save_refined(faces, rows, mended, self.told(place))
 
     def dry_run(self, place: Place) -> None:
         for config in self.configs(place):

@@ -56,7 +56,7 @@ class Archives:
         content = path.read_bytes() if before else b""
         buffer = zipped(content, files)
         if content and len(buffer) > ARCHIVE:
-            path = self.folder / f"runs-{len(before) + 1}.zip"
+            path = self.folder / f"runs-{int(path.stem[5:]) + 1}.zip"
             buffer = zipped(b"", files)
         with replacing(path) as temporary:
             temporary.write_bytes(buffer)

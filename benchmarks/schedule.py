@@ -19,6 +19,7 @@ from packing import Archives, contents
 from worker import Worker
 
 from fer_lib.config import TrainConfig
+from fer_lib.data.refined import refined_sha256
 from fer_lib.files import InputError, read_json
 from fer_lib.provenance import pretrained_sha256
 from fer_lib.runs import Run
@@ -37,6 +38,7 @@ def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | N
     """
     config = entry.config(place)
     start, settings = pretrained_sha256(config), without_start(config)
+    refined = refined_sha256(place.faces(entry.dataset), config.labels) if place else None
     for path in sorted(RESULTS.glob("*.json")):
         kept = read_json(path)
         try:
@@ -48,6 +50,7 @@ def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | N
             same &= data["fingerprint"] == place.faces(entry.dataset).fingerprint
         else:
             same &= data["dataset"] == entry.dataset
+        same &= refined in (None, data.get("refined_sha256"))
         if same and start in (None, kept["config"]["environment"].get("pretrained_sha256")):
             return kept["results"]
     return None

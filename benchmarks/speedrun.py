@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from fer_lib.augment import Augmentation
 from fer_lib.batches import probabilities
-from fer_lib.config import TrainConfig, parse_setting
+from fer_lib.config import TrainConfig, parse_settings
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate.robustness import VIEWS
 from fer_lib.files import InputError
@@ -160,7 +160,14 @@ def main(arguments: list[str] | None = None) -> None:
     add("--dataset", default="fer2013")
     add("--data-dir", help="folder or file of the data")
     add("--seeds", type=int, help="default 10, on a CPU 1")
-    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of TrainConfig")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings of TrainConfig",
+    )
     args = parser.parse_args(arguments)
     gpu = torch.cuda.is_available()
     seeds = (10 if gpu else 1) if args.seeds is None else args.seeds
@@ -168,9 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--seeds must be 1 or more")
     MODULES["speedrun_cnn"] = "cnn"  # so that the training loop may build it
     try:
-        values = (
-            RECIPE | {"compile": gpu} | TARGETS[args.target] | dict(map(parse_setting, args.set))
-        )
+        values = RECIPE | {"compile": gpu} | TARGETS[args.target] | parse_settings(args.set)
         configs = [TrainConfig.from_dict(values | {"seed": seed}) for seed in range(seeds)]
         faces = load_faces(args.dataset, args.data_dir)
     except InputError as error:

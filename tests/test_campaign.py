@@ -21,7 +21,7 @@ from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError, read_json, write_json
-from fer_lib.kept import keep
+from fer_lib.kept import keep_results
 from fer_lib.models.weights import write_weights
 from fer_lib.runs import Run, list_runs
 
@@ -319,7 +319,7 @@ def test_a_kept_run_names_its_start_without_folders(packed, tmp_path):
     run, _ = packed
     train = run.config["train"] | {"pretrained": "/home/me/pretraining/1_mae/encoder.safetensors"}
     write_json(run.folder / "config.json", run.config | {"train": train})
-    keep(Run(run.folder), tmp_path / "kept")
+    keep_results(Run(run.folder), tmp_path / "kept")
     kept = read_json(tmp_path / "kept" / f"{run.name}.json")
     assert kept["config"]["train"]["pretrained"] == "1_mae/encoder.safetensors"
 
@@ -355,6 +355,29 @@ def test_a_full_archive_is_followed_by_another(packing, tmp_path, monkeypatch):
         archives.add({f"runs/{number}/x": noise(1200)})
     assert [path.name for path in archives.paths()] == ["runs-1.zip", "runs-2.zip"]
     assert archives.names() == {"runs/0/x", "runs/1/x", "runs/2/x"}
+
+
+def test_no_archive_is_written_over_where_one_before_it_is_gone(packing, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "ARCHIVE", 1000)
+    archives = packing.Archives(tmp_path)
+    noise = np.random.default_rng(0).bytes
+    for number in range(2):
+        archives.add({f"runs/{number}/x": noise(900)})
+    (tmp_path / "runs-1.zip").unlink()
+    archives.add({"runs/2/x": noise(900)})
+    assert archives.names() == {"runs/1/x", "runs/2/x"}
+
+
+def test_labels_by_other_voters_are_not_those_of_the_list(entries):
+    place = entries.Place(dataset=SAMPLE)
+    voters = ((tiny(entries, "one"), {"epochs": 1}),)
+    entry = entries.Refinement("voters", voters=voters, folds=2)
+    entry.do(place)
+    assert entry.finished(place)
+    other = entries.Refinement("voters", voters=voters, folds=3)
+    assert not other.finished(place)
+    with pytest.raises(InputError, match=r"refined_majority\.npz is by other voters"):
+        other.do(place)
 
 
 def test_packed_data_are_the_same_data_on_another_machine(campaign, tmp_path, monkeypatch, capsys):

@@ -31,6 +31,7 @@ class Refined:
         soft: (N, K) float32, the soft labels, rows sum to 1.
         reasons: (N,) str, why a label was changed; "" where it was kept.
         settings: of the rule, its thresholds.
+        voters: who voted, where they were read from disk.
     """
 
     rule: str
@@ -38,6 +39,7 @@ class Refined:
     soft: np.ndarray
     reasons: np.ndarray
     settings: dict[str, Any] = field(default_factory=dict)
+    voters: tuple[str, ...] = ()
 
     @property
     def changed(self) -> np.ndarray:
@@ -99,7 +101,8 @@ def load_refined(faces: FaceSet, rule: str) -> Refined:
             arrays = {key: file[key] for key in ("ids", "labels", "soft", "reasons")}
             manifest = json.loads(str(file["manifest"]))
         ids, fingerprint = arrays.pop("ids"), manifest["fingerprint"]
-        refined = Refined(manifest["rule"], **arrays, settings=manifest["settings"])
+        about = {"settings": manifest["settings"], "voters": tuple(manifest["voters"])}
+        refined = Refined(manifest["rule"], **arrays, **about)
         n, k = len(ids), len(faces.classes)
         intact = refined.labels.shape == refined.reasons.shape == (n,)
         intact &= bool(((refined.labels >= 0) & (refined.labels < k)).all())
