@@ -30,7 +30,10 @@ def targets(faces: FaceSet, rows: np.ndarray, labels: str = "original") -> np.nd
     if labels != "votes":
         return refined_targets(faces, rows, labels)
     if faces.votes is None:
-        raise InputError(f"{faces.name} has no votes: put fer2013new.csv beside its data")
+        raise InputError(
+            f"{faces.name} has no votes: learn from other labels (--labels original), or, of "
+            "fer2013, put fer2013new.csv beside its data"
+        )
     soft, keep = soft_targets(faces.votes[rows], faces.classes)
     if not keep.all():
         raise InputError(

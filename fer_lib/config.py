@@ -3,6 +3,7 @@
 import argparse
 import ast
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -13,6 +14,8 @@ from fer_lib.files import InputError
 
 PRESETS = ("sample", "quick", "full")
 RECIPE_NAMES = ("published", "ours", "finetune")
+APART = ("model", "name", "recipe", "preset")
+"""What names the recipe that settings change, and is no such setting."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,23 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "accumulate", "lr"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"limit must be 1 or more, not {self.limit}")
+        for name in (
+            *("weight_decay", "momentum", "head_lr_scale", "warmup_epochs", "plateau_patience"),
+            *("mixup", "cutmix", "frozen_layers"),
+        ):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        for name in ("label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be 0 or more and below 1, not {getattr(self, name)}")
+        for name in ("layer_decay", "plateau_factor"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name} must be above 0, at most 1, not {getattr(self, name)}")
+        for name in ("limit", "patience"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} must be 1 or more, or null, not {getattr(self, name)}")
+        if self.clip_grad is not None and self.clip_grad <= 0:
+            raise InputError(f"clip_grad must be above 0, or null, not {self.clip_grad}")
         if self.batch_size % self.accumulate:
             raise InputError(
                 f"accumulate={self.accumulate} must divide batch_size={self.batch_size}"
@@ -142,8 +160,6 @@ class TrainConfig:
             raise InputError(
                 "class_weights and logit_adjustment both correct for rare classes: take one"
             )
-        if self.frozen_layers < 0:
-            raise InputError(f"frozen_layers must be 0 or more, not {self.frozen_layers}")
         if self.unfreeze_every is not None and (self.unfreeze_every < 1 or not self.frozen_layers):
             raise InputError(
                 f"unfreeze_every={self.unfreeze_every} is a number of epochs, 1 or more, and needs "
@@ -177,24 +193,31 @@ class TrainConfig:
         """Inverse of `to_dict`, also after a trip through JSON; missing fields keep the default.
 
         Raises:
-            InputError: a field is unknown.
+            InputError: see `check_types`, or settings contradict.
         """
+        cls.check_types(values)
+        values = dict(values)
+        augmentation = values.get("augmentation", {})
+        if isinstance(augmentation, dict):
+            try:
+                pairs = augmentation.keys() & {"scale", "crop"}
+                ranges = {key: tuple(augmentation[key]) for key in pairs}
+                values["augmentation"] = Augmentation(**augmentation | ranges)
+            except TypeError as error:
+                raise InputError(
+                    f"augmentation={augmentation} does not fit the settings of Augmentation "
+                    f"({error})"
+                ) from None
+        return cls(**values)
+
+    @classmethod
+    def check_types(cls, values: dict[str, Any]) -> None:
+        """Raise InputError where a field is unknown, or a value of another type than its field."""
         if unknown := set(values) - {f.name for f in fields(cls)}:
             raise InputError(f"unknown training setting: {', '.join(sorted(unknown))}")
         for one in fields(cls):
             if one.name in values and not fits(values[one.name], one.type):
                 raise InputError(f"{one.name}={values[one.name]!r} is not of the type {one.type}")
-        values = dict(values)
-        augmentation = values.get("augmentation", {})
-        if isinstance(augmentation, dict):
-            ranges = {
-                key: tuple(augmentation[key]) for key in ("scale", "crop") if key in augmentation
-            }
-            try:
-                values["augmentation"] = Augmentation(**augmentation | ranges)
-            except TypeError as error:
-                raise InputError(f"unknown augmentation setting ({error})") from None
-        return cls(**values)
 
 
 def fits(value: Any, annotation: Any) -> bool:
@@ -216,7 +239,16 @@ def add_arguments(parser: argparse.ArgumentParser, settings: str) -> None:
     add("--seed", type=int, default=0)
     add("--runs", help="folder of all runs; default: runs/")
     change = f"settings of {settings} to change"
-    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help=change)
+    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=change)
+
+
+def parse_settings(texts: Iterable[str], apart: Iterable[str] = APART) -> dict[str, Any]:
+    """Read several NAME=VALUE; InputError for a name of `apart`, which has its own argument."""
+    settings = dict(map(parse_setting, texts))
+    if own := settings.keys() & set(apart):
+        name = min(own)
+        raise InputError(f"{name} is not changed by --set: it has an argument of its own")
+    return settings
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -207,6 +207,7 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
     if (model, name) not in RECIPES:
         known = ", ".join(f"{key[1]} {key[0]}" for key in RECIPES)
         raise InputError(f"there is no recipe {name!r} of {model!r}; there are {known}")
+    TrainConfig.check_types(overrides)
     shorter = dict(SHORTER.get((model, preset, name), SHORTER.get((model, preset), {})))
     values = dict(RECIPES[model, name])
     options = values.pop("options", {}) | shorter.pop("options", {}) | overrides.pop("options", {})

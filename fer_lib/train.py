@@ -19,7 +19,7 @@ from torch import nn
 
 from fer_lib.batches import training_rows
 from fer_lib.checkpoints import load_state, load_weights, save_state, save_weights
-from fer_lib.config import RECIPE_NAMES, TrainConfig, add_arguments, parse_setting
+from fer_lib.config import RECIPE_NAMES, TrainConfig, add_arguments, parse_settings
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate import Predictions, save_predictions
 from fer_lib.files import InputError, locked
@@ -250,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     try:
-        changes = {"seed": args.seed} | dict(map(parse_setting, args.set))
+        changes = {"seed": args.seed} | parse_settings(args.set)
         if args.labels:
             changes = {"labels": args.labels} | changes
         if args.from_run:

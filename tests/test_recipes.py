@@ -1,11 +1,12 @@
 """Recipes and their contradictions."""
 
+import argparse
 import json
 
 import pytest
 
 from fer_lib.augment import Augmentation
-from fer_lib.config import PRESETS, TrainConfig
+from fer_lib.config import PRESETS, TrainConfig, add_arguments, parse_settings
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
 from fer_lib.recipes import RECIPES, recipe
@@ -92,11 +93,37 @@ def test_overrides_win_and_keep_the_rest():
         ({"epochs": "abc"}, "epochs"),
         ({"class_weights": "False"}, "class_weights"),
         ({"patience": "None"}, "patience"),
+        ({"patience": -1}, "1 or more, or null"),
+        ({"clip_grad": -1.0}, "above 0, or null"),
+        ({"ema_decay": 1.5}, "below 1"),
+        ({"layer_decay": -1.0}, "above 0, at most 1"),
+        ({"mixup": -1.0}, "0 or more"),
+        ({"augmentation": {"scale": 0.9}}, "augmentation"),
     ],
 )
 def test_contradictions_and_unknown_settings_are_refused(values, message):
     with pytest.raises(InputError, match=message):
         TrainConfig.from_dict({"model": "baseline_cnn", **values})
+
+
+@pytest.mark.parametrize("values", [{"epochs": "ten"}, {"options": 5}])
+def test_overrides_of_another_type_are_refused(values):
+    with pytest.raises(InputError, match=next(iter(values))):
+        recipe("baseline_cnn", **values)
+
+
+@pytest.mark.parametrize("name", ["model", "name", "recipe", "preset"])
+def test_what_names_the_recipe_is_no_setting_of_it(name):
+    with pytest.raises(InputError, match=f"{name} is not changed by --set"):
+        parse_settings(["epochs=1", f"{name}=full"])
+
+
+def test_settings_may_be_given_more_than_once():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, "TrainConfig")
+    args = parser.parse_args(["--set", "epochs=1", "lr=0.1", "--set", "mixup=0.2"])
+    assert parse_settings(args.set) == {"epochs": 1, "lr": 0.1, "mixup": 0.2}
+    assert parser.parse_args([]).set == []
 
 
 def test_unknown_recipe_names_what_there_is():

@@ -2,8 +2,9 @@
 
 import argparse
 import json
+import shlex
 
-from fer_lib.config import add_arguments, parse_setting
+from fer_lib.config import add_arguments, parse_settings
 from fer_lib.data import load_faces
 from fer_lib.files import InputError
 from fer_lib.pretrain import pretrain, pretraining
@@ -19,21 +20,20 @@ def main(arguments: list[str] | None = None) -> None:
     add_arguments(parser, "PretrainConfig")
     args = parser.parse_args(arguments)
     try:
-        changes = {"seed": args.seed} | dict(map(parse_setting, args.set))
+        changes = {"seed": args.seed} | parse_settings(args.set)
         config = pretraining(args.preset or default_preset(args.dataset), **changes)
         run = pretrain(config, load_faces(args.dataset, args.data_dir), runs=args.runs)
     except (InputError, FloatingPointError) as error:
         parser.error(str(error))
-    data = f"--dataset {args.dataset}" + (f" --data-dir {args.data_dir}" if args.data_dir else "")
+    words = ["--dataset", args.dataset, "--preset", config.preset]
+    words += ["--data-dir", args.data_dir] * bool(args.data_dir)
+    words += ["--set", f"pretrained={run.encoder_path}", f"options={json.dumps(run.options)}"]
     loss = run.results["valid_loss"]
     print(
         f"{run.folder}: validation loss {loss['first']:.4f} after the first epoch, "
         f"{loss['last']:.4f} after the last {run.results['mark']}".rstrip()
     )
-    print(
-        f"to fine-tune it: python -m fer_lib.train vit_mae {data} --set "
-        f"pretrained={run.encoder_path} 'options={json.dumps(run.options)}'"
-    )
+    print(f"to fine-tune it: python -m fer_lib.train vit_mae {shlex.join(words)}")
 
 
 if __name__ == "__main__":

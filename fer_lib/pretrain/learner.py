@@ -32,12 +32,11 @@ class MaskedLearner:
         keep_memory()
         self.config, self.progress = config, progress
         self.device, self.precision = processes().device, choose_precision(config.training)
+        faces.require("train", "valid")
         rows = {
             "train": training_rows(faces, config.limit, config.seed),
             "valid": faces.where("valid"),
         }
-        if not all(map(len, rows.values())):
-            raise InputError(f"{faces.name} has no training or no validation images")
         self.images = {
             split: placed(torch.from_numpy(faces.images[some]), self.device)
             for split, some in rows.items()
