@@ -68,9 +68,10 @@ class Learner:
 
     def set_up_data(self, faces: FaceSet) -> None:
         config, device = self.config, self.device
+        faces.require("train", "valid", "test")
         rows = training_rows(faces, config.limit, config.seed, config.labels)
-        if not len(rows) or not len(faces.where("valid")):
-            raise InputError(f"{faces.name} has no training or no validation images")
+        if not len(rows):
+            raise InputError(f"no training image of {faces.name} has an emotion vote")
         soft = torch.from_numpy(targets(faces, rows, config.labels)).to(device)
         self.batches = Batches(
             placed(torch.from_numpy(faces.images[rows]), device),

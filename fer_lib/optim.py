@@ -24,7 +24,9 @@ from fer_lib.files import InputError
 
 
 def processes() -> PartialState:
-    """This process among those of its launch, on the GPUs if there are any, else on the CPU.
+    """This process among those of its launch, on CUDA's GPUs if there are any, else on the CPU.
+
+    Apple's GPUs are left alone: they lack some of what augmentation needs.
 
     Raises:
         InputError: `accelerate launch --cpu` was asked for several processes. Without MPI it
@@ -37,7 +39,7 @@ def processes() -> PartialState:
             "accelerate launch --cpu starts only one process without MPI: use torchrun "
             "--nproc_per_node 2 -m fer_lib.train …, or add --mpirun_hostfile FILE"
         )
-    return PartialState(cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available())
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def keep_memory() -> None:

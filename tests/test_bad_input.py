@@ -208,6 +208,14 @@ def test_two_pictures_that_differ_in_suffix_only(folder, refused):
     assert str(path) in refused("fer2013", folder)
 
 
+def test_a_name_that_is_not_utf_8(folder, refused):
+    path = max((folder / "train" / "happy").iterdir())
+    path.rename(path.with_name(os.fsdecode(b"\xff.png")))
+    message = refused("fer2013", folder)
+    assert "udcff.png' is not UTF-8: rename it" in message
+    assert message.isascii()
+
+
 def test_rafdb_without_pictures_or_with_a_wrong_label(sample, tmp_path, refused):
     write_layout(sample, "rafdb", tmp_path)
     labels = tmp_path / "basic/EmoLabel/list_patition_label.txt"

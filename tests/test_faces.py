@@ -62,6 +62,10 @@ def test_the_cascade_scales_boxes_of_a_large_picture_back(frame):
     assert is_on(found.box, (4 * x, 4 * y, 4 * side))
 
 
+def test_a_picture_of_one_line_of_pixels_has_no_face():
+    assert Cascade()(np.zeros((3000, 1, 3), np.uint8)) == []
+
+
 @needs_yunet
 def test_yunet_finds_drawn_faces_small_and_large():
     detector = YuNet(YUNET)

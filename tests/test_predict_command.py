@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -127,6 +128,17 @@ def test_without_a_file_the_faces_are_printed(run, folder):
     assert first.startswith(f"{folder / 'face.png'}: ")
     assert "% " in first
     assert second == f"{folder / 'empty.png'}: no face"
+
+
+def test_a_terminal_without_emoji_shows_a_question_mark(weights, folder):
+    words = ["--model", str(weights), "--detector", "haar", str(folder / "face.png")]
+    done = subprocess.run(
+        [sys.executable, "-m", "fer_lib.predict", *words],
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(os.fsencode(folder / "face.png") + b": ? ")
 
 
 def test_patterns_and_files_named_twice_are_read_once(run, folder, tmp_path):

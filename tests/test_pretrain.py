@@ -404,9 +404,9 @@ def test_wrong_settings_are_refused_in_one_sentence(values, message):
 
 
 def test_no_images_are_refused_before_a_folder_is_made(faces, tmp_path):
-    for split in ("train", "valid"):
+    for split, name in (("train", "training"), ("valid", "validation")):
         without = faces.subset(faces.split != split)
-        with pytest.raises(InputError, match="no training or no validation"):
+        with pytest.raises(InputError, match=f"has no {name} images"):
             pretrain(tiny(), without, runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 

@@ -80,6 +80,14 @@ def test_a_class_of_three_has_one_image_in_each_split():
     assert set(pair) == {"train"}
 
 
+def test_a_class_of_pairs_has_one_pair_at_least_in_each_split():
+    groups = np.repeat([f"g{number}" for number in range(7)], 2)
+    split = grouped_split(np.zeros(14, int), groups, FRACTIONS, 0)
+    assert [(split == name).sum() for name in ("train", "valid", "test")] == [10, 2, 2]
+    two = grouped_split(np.zeros(4, int), groups[:4], FRACTIONS, 0)
+    assert set(two) == {"train"}
+
+
 def test_a_chain_of_near_copies_is_one_group():
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 200, (2, 1, 48, 48))

@@ -487,6 +487,13 @@ def test_what_does_not_fit_is_refused_before_a_folder_is_made(faces, tmp_path, c
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(("split", "name"), [("train", "training"), ("test", "test")])
+def test_data_that_lack_a_split_are_refused_before_a_folder_is_made(faces, tmp_path, split, name):
+    with pytest.raises(InputError, match=f"has no {name} images"):
+        train(small(), faces.subset(faces.split != split), runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_lists_and_tuples_are_the_same_run(faces, tmp_path):
     first = train(
         small(epochs=1, options={"width": 4, "dropout": (0.2, 0.1)}), faces, runs=tmp_path

@@ -82,6 +82,15 @@ class FaceSet:
         """Row numbers of a split, in order, int64."""
         return np.flatnonzero(self.split == split)
 
+    def require(self, *splits: str) -> None:
+        """Raise InputError where one of these splits has no image."""
+        names = {"train": "training", "valid": "validation", "test": "test"}
+        if absent := [names[split] for split in splits if not len(self.where(split))]:
+            raise InputError(
+                f"{self.name} has no {' and no '.join(absent)} images: give data that have some of "
+                "each split, or, of your own, more images of each class"
+            )
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Images of each class in each split: `counts()["train"]["happy"]`."""
         table = {}

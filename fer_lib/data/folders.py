@@ -167,6 +167,10 @@ def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], int]:
             stem, suffix = os.path.splitext(file)
             if suffix.lower() in SUFFIXES and file[0] != ".":
                 path = os.path.join(place, file)
+                try:
+                    path.encode()
+                except UnicodeEncodeError:
+                    raise InputError(f"the name of {path!a} is not UTF-8: rename it") from None
                 found.append(Picture(path, part, folder.name, f"{relative}/{stem}"))
             else:
                 stray += 1

@@ -50,7 +50,8 @@ class Layout:
         result = hashlib.sha256(self.kind.encode())
         for path in filter(None, (self.path, self.votes)):
             for name, status in sorted(_files(path)):
-                result.update(f"{name}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+                line = f"{name}|{status.st_size}|{status.st_mtime_ns}\n"
+                result.update(line.encode(errors="surrogateescape"))
         return result.hexdigest()
 
 

@@ -41,7 +41,7 @@ def grouped_split(
 
     A group goes by the class that most of its members have. Each split but the first gets its
     fraction of every class, to the image where the sizes of the groups allow it and never more, but
-    one image at least of a class that has as many groups as there are splits. The first gets the
+    one group at least of a class that has as many groups as there are splits. The first gets the
     rest.
 
     Args:
@@ -70,6 +70,10 @@ def grouped_split(
             place[row] = name
             if name != rest:
                 quota[name] -= size[row]
+        for name in others:
+            left = members[place[members] == rest]
+            if len(members) >= len(fractions) and len(left) > 1 and name not in place[members]:
+                place[left[size[left].argmin()]] = name
     return place[group].astype(str)
 
 

@@ -134,6 +134,9 @@ class Work:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; status 0, 1 where something could not be read, 2 for an error of the user's."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # emoji and odd file names, on any terminal
+            stream.reconfigure(errors="replace")
     args = parse(arguments)
     work = Work(args)
     if args.export:

@@ -109,8 +109,9 @@ class Cascade:
     def __call__(self, picture: np.ndarray) -> list[Found]:
         """Faces in an RGB picture (H, W, 3) uint8, the largest first."""
         scale = min(1.0, LONGEST[0] / max(picture.shape[:2]))
+        height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
         with self.lock:
             boxes = self.cascade.detectMultiScale(
                 grey, scaleFactor=1.1, minNeighbors=4, minSize=(40, 40)
