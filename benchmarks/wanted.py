@@ -21,7 +21,7 @@ LONG_VIT = SCRATCH | {"epochs": 120, "warmup_epochs": 10, "options": {"drop_path
 
 MAE = Pretraining(
     "mae",
-    "patches of 4 pixels, as vit_patch; its encoder's file (14 MB) fits what may travel back",
+    "patches of 4 pixels, as vit_patch; its encoder (14 MB) fits into an archive of results",
     settings={
         **{"epochs": 200, "batch_size": 512, "lr": 3e-3, "warmup_epochs": 20},
         **{"patch_size": 4, "depth": 8},

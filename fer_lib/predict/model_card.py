@@ -132,7 +132,7 @@ def training(run: Run, faces: FaceSet) -> str:
 
 
 def scores_table(results: dict[str, Any]) -> str:
-    """Accuracy, macro-F1 and mean-class accuracy of every set that there is."""
+    """Accuracy, macro-F1 and balanced accuracy of every set that there is."""
     parts = {
         "test": results["test"]["full"],
         "clean test": results["test"].get("clean"),
@@ -146,7 +146,7 @@ def scores_table(results: dict[str, Any]) -> str:
             share = f"{part['accuracy']:.2%} ({low:.1%} to {high:.1%})"
             means = f"{part['macro_f1']:.3f}", f"{part['balanced_accuracy']:.1%}"
             rows.append([title, f"{part['n']:,}", share, *means])
-    return table(["images", "number", "accuracy", "macro-F1", "mean-class accuracy"], rows)
+    return table(["images", "number", "accuracy", "macro-F1", "balanced accuracy"], rows)
 
 
 def class_table(per_class: dict[str, dict[str, float]]) -> str:
