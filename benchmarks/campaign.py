@@ -29,7 +29,7 @@ from measure import environment
 from packing import pack_data, unpack, unpack_data
 from schedule import RESULTS, Campaign, kept_results
 
-from fer_lib.config import parse_settings
+from fer_lib.config import TrainConfig, parse_settings
 from fer_lib.files import InputError, home
 from fer_lib.kept import keep_results, markdown
 from fer_lib.pretrain import PretrainConfig
@@ -79,20 +79,16 @@ def _row(entry: Entry) -> dict[str, str]:
     return row | {
         "model": entry.model,
         "starts from": start.get(entry.start, entry.start),
-        "settings": " ".join(filter(None, (entry.recipe, shown(changed_settings(config))))),
+        "settings": " ".join(filter(None, (entry.recipe, shown(config)))),
     }
 
 
-def shown(settings: str) -> str:
-    """Settings without what other columns have, and the augmentation by one word."""
-    parts = settings.split()
-    left = [
-        part
-        for part in parts
-        if not part.startswith(("pretrained=", "labels=", "epochs=", "augmentation."))
-    ]
-    strong = any(part.startswith("augmentation.") for part in parts)
-    return " ".join([*left, *(["augmentation=STRONG"] if strong else [])])
+def shown(config: TrainConfig) -> str:
+    """What a config changes, but for what other columns have; `STRONG` by its name."""
+    strong = config.augmentation == wanted.STRONG
+    apart = ("pretrained=", "labels=", "epochs=", *(("augmentation.",) if strong else ()))
+    parts = [part for part in changed_settings(config).split() if not part.startswith(apart)]
+    return " ".join([*parts, *(["augmentation=STRONG"] if strong else [])])
 
 
 def finished_table(runs: str | None) -> str:

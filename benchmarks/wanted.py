@@ -4,6 +4,8 @@
 more entry, whose name goes on after a comma.
 """
 
+from dataclasses import replace
+
 from entries import Entry, Pretraining, Refinement
 
 from fer_lib.augment import Augmentation
@@ -144,6 +146,25 @@ LATER = (
         "the optimizer with which `speedrun.py` takes a thinner network to 66.7 % in 18 epochs",
         model="attention_cnn",
         settings=LONG_CNN | MUON,
+    ),
+    Entry(
+        "grefel, 40 epochs",
+        "validation still rose at the last of 20",
+        model="grefel",
+        settings=DINOV2 | {"epochs": 40},
+        start="file",
+    ),
+    Entry(
+        "baseline_cnn, mixup",
+        "without it, it came to know its training images better than others",
+        model="baseline_cnn",
+        settings=CNN | {"epochs": 100, "mixup": 0.2},
+    ),
+    Entry(
+        "attention_cnn, no erasing",
+        "with it, it was far from knowing its training images after 80 epochs",
+        model="attention_cnn",
+        settings=LONG_CNN | {"augmentation": replace(STRONG, erase=0.0)},
     ),
 )
 """What comes after the further seeds."""
