@@ -171,7 +171,7 @@ class Subject:
     def __init__(self, run: Run, faces: FaceSet):
         keep_memory()
         self.run, self.faces, self.device = run, faces, processes().device
-        self.model = run.load_model().to(self.device)
+        self.model = run.load_model().to(self.device).requires_grad_(False)
         self.prepare = Prepare(self.model.pretrained_cfg, self.device)
         self.flip = run.train_config.flip_tta
 

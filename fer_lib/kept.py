@@ -81,9 +81,17 @@ def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
 
     Returns:
         The runs that are new.
+
+    Raises:
+        InputError: `folder` has no predictions, or a file of them is damaged.
     """
-    new = []
-    for path in sorted(folder.glob("*.npz")):
+    new, files = [], sorted(folder.glob("*.npz"))
+    if not files:
+        raise InputError(
+            f"{folder} has no predictions: run this from the root of the repository, or keep a "
+            "finished run first"
+        )
+    for path in files:
         target = runs_folder(runs) / path.stem
         if target.exists():
             continue
@@ -252,8 +260,11 @@ def main(arguments: list[str] | None = None) -> None:
     folder, readme = Path("report/results"), Path("README.md")
     try:
         if args.restore:
-            for run in restore(folder):
+            new = restore(folder)
+            for run in new:
                 print(f"{run.folder} is made, without weights: delete it to train the run again")
+            if not new:
+                print(f"all runs with predictions in {folder} are in {runs_folder()} already")
             return
         for path in args.runs:
             keep_results(Run(path), folder)

@@ -73,9 +73,19 @@ class Run(RunFolder):
         except (KeyError, TypeError, InputError) as error:
             raise InputError(f"{self.folder} is no run of this version ({error})") from error
 
+    @property
+    def weights(self) -> Path:
+        """The file of the best weights; InputError where it is gone, or never was here."""
+        path = self.folder / "best.safetensors"
+        if not path.exists():
+            raise InputError(
+                f"the weights of {self.folder} are not here: delete that folder and train it again"
+            )
+        return path
+
     def load_model(self) -> nn.Module:
         """The best weights, in evaluation mode, on the CPU; touches no network."""
-        return load_weights(self.folder / "best.safetensors")
+        return load_weights(self.weights)
 
 
 def runs_folder(folder: str | Path | None = None) -> Path:

@@ -114,7 +114,7 @@ def fine_tuning(
     options = dict(RECIPES[old.model, name].get("options", {}))
     options.pop("backbone_options", None)
     options = old.options | options | changes.get("options", {})
-    return replace(config, options=options, pretrained=str(run.folder / "best.safetensors"))
+    return replace(config, options=options, pretrained=str(run.weights))
 
 
 class Training:

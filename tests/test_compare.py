@@ -217,6 +217,16 @@ def test_accuracies_stand_by_test_set_and_name(three_runs):
     assert set(table["set"]) == {"all test images", "clean"}  # these faces have no votes
 
 
+def test_runs_may_have_names_of_ones_own(three_runs, noise):
+    called = dict(zip(("one", "two", "three"), three_runs, strict=True))
+    tests = paired_tests(called, noise)
+    assert {*tests["a"], *tests["b"]} == {"one", "two", "three"}
+    assert tests["p"].tolist() == paired_tests(three_runs, noise)["p"].tolist()
+    table, plain = leaderboard(called), leaderboard(three_runs)
+    assert table.index.map(called.get).map(lambda run: run.name).tolist() == table["run"].tolist()
+    assert table["headline"].tolist() == plain["headline"].tolist()
+
+
 def test_paired_tests_agree_with_the_binomial_and_with_holm(three_runs, noise):
     tests = paired_tests(three_runs, noise).set_index(["a", "b"])
     assert len(tests) == 3

@@ -36,6 +36,7 @@ from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import mcnemar
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.models import MODULES, create_model
+from fer_lib.models.moe import ATTENTIONS
 from fer_lib.recipes import recipe
 from fer_lib.runs import Run
 from fer_lib.train import train
@@ -182,6 +183,12 @@ def test_macs_of_attention_are_counted():
     blocks = depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
     others = 36 * 64 * width + width * width + width * 7
     assert macs(model) == blocks + others
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_macs_of_every_attention_over_the_class_token_are_counted(attention):
+    options = recipe("vit_moe", "ours", "sample").options | {"attention": attention}
+    assert macs(create_model("vit_moe", **options)) > 0
 
 
 @pytest.mark.parametrize("model", MODULES)

@@ -246,6 +246,24 @@ def test_a_kept_run_comes_back_but_for_its_weights(root, monkeypatch, capsys):
     assert not list(back.folder.parent.iterdir())
 
 
+def test_restoring_says_where_there_is_nothing_to_restore(root, monkeypatch, capsys):
+    monkeypatch.setenv("FER_HOME", str(root / "home"))
+    with pytest.raises(SystemExit):
+        main(["--restore"])
+    assert "has no predictions: run this from the root" in capsys.readouterr().err
+    main([str(make_run(root, right=10).folder)])
+    main(["--restore"])
+    capsys.readouterr()
+    main(["--restore"])
+    assert "already" in capsys.readouterr().out
+
+
+def test_a_restored_run_says_that_its_weights_are_not_here(root):
+    run = make_run(root, right=10)
+    with pytest.raises(InputError, match=r"weights of .* are not here: delete that folder"):
+        run.load_model()
+
+
 def test_an_unfinished_run_is_not_kept(root):
     run = make_run(root, right=10)
     (run.folder / "results.json").unlink()

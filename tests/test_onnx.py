@@ -12,7 +12,7 @@ from fer_lib.data.drawing import draw
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.models import MODULES, create_model
-from fer_lib.models.moe import SparseExperts
+from fer_lib.models.moe import ATTENTIONS, SparseExperts
 from fer_lib.predict import Predictor
 from fer_lib.predict.description import Description
 from fer_lib.predict.onnx import AllExperts, providers, write_onnx
@@ -49,6 +49,19 @@ def test_onnx_agrees_with_torch_on_256_faces(name, faces, fitted, tmp_path):
         np.testing.assert_allclose(found, expected[:n], atol=TOLERANCE, rtol=0)
     assert other.about == about
     assert other.model is None
+
+
+@pytest.mark.parametrize("attention", sorted(ATTENTIONS.keys() - {"mha"}))  # which is the default
+def test_other_attentions_take_any_number_of_faces_too(attention, faces, fitted, tmp_path):
+    options = recipe("vit_moe", "ours", "sample").options | {"attention": attention}
+    about = Description("vit_moe", EMOTIONS)
+    model = fitted(create_model("vit_moe", **options))
+    ours = Predictor(Torch(model, about, torch.device("cpu")), about)
+    write_onnx(tmp_path / "model.onnx", ours)
+    other = Predictor.from_file(tmp_path / "model.onnx")
+    for n in (1, 5):
+        found, expected = (one.probabilities(faces[:n]) for one in (other, ours))
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
 
 
 def test_all_experts_are_the_sparse_ones():

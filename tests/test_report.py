@@ -372,6 +372,38 @@ def test_collecting_needs_no_weights_and_keeps_runs_whose_folder_is_gone(
     assert build(report).read_bytes() == before
 
 
+def test_a_comparison_without_a_kept_run_is_refused(home, report, monkeypatch, tmp_path):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    shutil.copytree(home / "data", tmp_path / "data")
+    shutil.copytree(home / "runs", tmp_path / "runs")
+    gone = f"20260102-030403_vit_patch_{DATASET}_s0"
+    shutil.rmtree(tmp_path / "runs" / gone)
+    compared = tmp_path / "runs" / f"comparison_{DATASET}_sample" / "comparison.json"
+    content = read_json(compared)
+    content["runs"] = [row for row in content["runs"] if row["run"] != gone]
+    write_json(compared, content)
+    with pytest.raises(InputError, match=rf"lacks {gone}, which is kept in .*--restore"):
+        collect(report, dataset=DATASET, preset="sample")
+
+
+def test_a_refinement_that_is_kept_stays_and_that_of_another_preset_is_left_out(
+    home, report, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    shutil.copytree(home / "data", tmp_path / "data")
+    shutil.copytree(home / "runs", tmp_path / "runs")
+    path = tmp_path / "data" / DATASET / "refinement.json"
+    content = read_json(path)
+    content["student"]["preset"] = "full"
+    write_json(path, content)
+    assert "refinement.json" in collect(report, dataset=DATASET, preset="sample")
+    assert "is of the preset full, so it is left out" in capsys.readouterr().out
+    path.unlink()
+    assert "refinement.json" in collect(report, dataset=DATASET, preset="sample")
+    assert read_json(report / "results" / "refinement.json")["student"]["preset"] == "sample"
+    assert "refinement.json" not in collect(tmp_path / "new", dataset=DATASET, preset="sample")
+
+
 def test_collecting_says_what_is_missing_or_stale(home, tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     shutil.copytree(home / "data", tmp_path / "data")

@@ -1,11 +1,11 @@
 """What all runs answered to the same images, read once from their kept predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fer_lib.compare.names import short_names
+from fer_lib.compare.names import named
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import in_order, labels_by_part, load_predictions
 from fer_lib.files import InputError
@@ -66,8 +66,11 @@ class Answers:
         return [self.names.index(name) for name in names]
 
 
-def read_answers(runs: Sequence[Run], faces: FaceSet) -> Answers:
+def read_answers(runs: Sequence[Run] | Mapping[str, Run], faces: FaceSet) -> Answers:
     """Read the predictions of runs; weights are not needed.
+
+    Args:
+        runs: also by names of one's own, which then take the place of the short ones.
 
     Raises:
         InputError: there are no runs, the faces were changed after loading, a run was trained on
@@ -76,16 +79,17 @@ def read_answers(runs: Sequence[Run], faces: FaceSet) -> Answers:
     require_runs(runs)
     faces.require_unchanged()
     parts: dict[str, list[np.ndarray]] = {"test": [], "valid": []}
-    for run in runs:
+    called = named(runs)
+    for run in called.values():
         if run.fingerprint != faces.fingerprint:
             raise InputError(f"{run.folder} was trained on other data than these of {faces.name}")
         predictions = load_predictions(run.folder / "predictions.npz")
         for split, arrays in parts.items():
             arrays.append(in_order(faces, predictions, split))
-    return Answers(short_names(runs), faces, **{k: np.stack(v) for k, v in parts.items()})
+    return Answers(list(called), faces, **{k: np.stack(v) for k, v in parts.items()})
 
 
-def require_runs(runs: Sequence[Run]) -> None:
+def require_runs(runs: Collection) -> None:
     """Raise InputError, which says what to do, where there are no runs."""
     if not runs:
         raise InputError(

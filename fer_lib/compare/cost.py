@@ -39,6 +39,7 @@ def macs(model: nn.Module) -> int:
     Half of the floating-point operations that torch counts, which are those of convolutions and
     matrix products, attention's among them; what is done element by element is not counted.
     """
+    model.requires_grad_(False)  # the counter follows gradients, and none are taken here
     image = torch.zeros(1, *model.pretrained_cfg["input_size"])
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model.eval()(image)

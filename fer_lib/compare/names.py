@@ -1,6 +1,6 @@
 """What runs are called side by side: by their recipe, and by what they changed in it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from string import ascii_letters
 
 from fer_lib.data.faceset import FaceSet
@@ -18,6 +18,13 @@ def short_names(runs: Sequence[Run]) -> list[str]:
         name if short.count(name) == 1 else f"{name} {run.name.split('_')[0]}"
         for name, run in zip(short, runs, strict=True)
     ]
+
+
+def named(runs: Sequence[Run] | Mapping[str, Run]) -> dict[str, Run]:
+    """Runs by the names that they are given, or else by `short_names`."""
+    if isinstance(runs, Mapping):
+        return dict(runs)
+    return dict(zip(short_names(runs), runs, strict=True))
 
 
 def system_names(runs: Sequence[Run]) -> list[str]:

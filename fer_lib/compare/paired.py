@@ -1,6 +1,6 @@
 """Runs against each other on the same images: paired tests, what they allow one to say, kappa."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -30,9 +30,11 @@ MEASURED = ("difference", "low", "high", "only_a", "only_b", "p")
 
 
 def paired_tests(
-    runs: Sequence[Run], faces: FaceSet, *, against_first: bool = False
+    runs: Sequence[Run] | Mapping[str, Run], faces: FaceSet, *, against_first: bool = False
 ) -> pd.DataFrame:
     """Compare each two runs on the same test images, the better one of a pair as `a`.
+
+    Runs may come by names of one's own, which then take the place of the short ones.
 
     With `against_first` each run is compared with the first alone: fewer tests, planned ahead, are
     corrected for less.

@@ -1,13 +1,13 @@
 """Scores of runs: the leaderboard, several seeds of one system, sets of test images, classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fer_lib.compare.answers import Answers, require_runs
-from fer_lib.compare.names import short_names, system_names
+from fer_lib.compare.names import named, system_names
 from fer_lib.files import InputError
 from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run
@@ -28,8 +28,8 @@ def best_on_validation(runs: Sequence[Run], name: str | None = None) -> Run:
     raise InputError(f"no run {name!r} here: use one of {', '.join(run.name for run in runs)}")
 
 
-def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run, best test accuracy first, indexed by `short_names`.
+def leaderboard(runs: Sequence[Run] | Mapping[str, Run]) -> pd.DataFrame:
+    """One row a run, best test accuracy first, indexed by `short_names` or the names given.
 
     Columns: `run` (folder name), `model`, `recipe`, `setting` (what differs from the recipe, ""
     for nothing), `system` (`system_names`: the same for runs that differ in the seed alone),
@@ -43,7 +43,8 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
         InputError: there are no runs.
     """
     require_runs(runs)
-    rows = []
+    rows, called = [], named(runs)
+    runs = list(called.values())
     for run, system in zip(runs, system_names(runs), strict=True):
         results = run.results
         test = results["test"]
@@ -63,7 +64,7 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
                 "ferplus_majority": _accuracy(test.get("ferplus_majority"))["accuracy"],
             }
         )
-    table = pd.DataFrame(rows, index=pd.Index(short_names(runs), name="name"))
+    table = pd.DataFrame(rows, index=pd.Index(called, name="name"))
     table["headline"] = table.index.isin(headlines(table))
     return table.sort_values("accuracy", ascending=False, kind="stable")
 

@@ -67,7 +67,7 @@ class PerceiverAttention(nn.Module):
         self.write = nn.MultiheadAttention(dim, heads, batch_first=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        latents = self.latents.expand(len(tokens), -1, -1)  # (B, latents, D)
+        latents = self.latents.expand(tokens.shape[0], -1, -1)  # (B, latents, D)
         latents = self.norm(latents + self.read(latents, tokens, tokens, need_weights=False)[0])
         return self.write(tokens[:, :1], latents, latents, need_weights=False)[0][:, 0]
 

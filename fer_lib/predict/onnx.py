@@ -85,6 +85,8 @@ def export(graph: nn.Module, image: tuple[int, ...] = (1, 48, 48), about: str = 
         verbose=False,
     )
     proto = program.model_proto
+    if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise RuntimeError("the exporter has fixed the number of faces: a size became a constant")
     onnx.helper.set_model_props(proto, {"fer_lib": about})
     return proto.SerializeToString()
 

@@ -129,7 +129,7 @@ class Predictor:
         run = run if isinstance(run, Run) else Run(Path(run).expanduser())
         if not run.finished:
             raise InputError(f"{run.folder} is unfinished: train it to its end first")
-        return cls.from_file(run.folder / "best.safetensors", **options)
+        return cls.from_file(run.weights, **options)
 
     @classmethod
     def from_file(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,17 +63,18 @@ def collect(
     finished = [run for run in list_runs(runs, preset=preset) if belongs(run, dataset, manifest)]
     comparison = runs_folder(runs) / f"comparison_{dataset}_{preset}" / COMPARISON
     own = [run for run in finished if is_of(run, dataset)]
+    kept = kept_runs(results, dataset, preset, manifest["fingerprint"])
     parts = {
-        COMPARISON: read_comparison(comparison, own, manifest),
+        COMPARISON: read_comparison(comparison, own, manifest, kept),
         AUDIT: audited(dataset, manifest),
-        REFINEMENT: refined(dataset, preset, manifest),
+        REFINEMENT: refined(dataset, preset, manifest, results),
         MODELS: describe_models(),
     }
     judge(own, dataset)
     Path(folder).mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".collect") as staged:
-        for name in kept_runs(results, dataset, preset, manifest["fingerprint"]):
-            for path in (results / name, (results / name).with_suffix(".npz")):
+        for file in kept:
+            for path in (file, file.with_suffix(".npz")):
                 if path.exists():
                     shutil.copy(path, staged)
         for run in finished:
@@ -144,23 +146,29 @@ def belongs(run: Run, dataset: str, manifest: dict[str, Any]) -> bool:
     return not manifest.get("mark") and not run.config["data"].get("mark")
 
 
-def kept_runs(results: Path, dataset: str, preset: str, fingerprint: str) -> list[str]:
-    """Names of the files of runs in `results` that belong to this report."""
-    names = []
+def kept_runs(results: Path, dataset: str, preset: str, fingerprint: str) -> list[Path]:
+    """The files of runs in `results` that belong to this report."""
+    found = []
     for path in sorted(results.glob(KEPT)):
         config = read_json(path)["config"]
         data = config["data"]
         same = data["fingerprint"] == fingerprint or data["dataset"] != dataset
         if same and config["train"]["preset"] == preset:
-            names.append(path.name)
-    return names
+            found.append(path)
+    return found
 
 
-def read_comparison(path: Path, runs: list[Run], manifest: dict[str, Any]) -> dict[str, Any]:
+def read_comparison(
+    path: Path, runs: list[Run], manifest: dict[str, Any], kept: Iterable[Path] = ()
+) -> dict[str, Any]:
     """The comparison of notebook 10, with the cells of its table of claims as `printed_claims`.
 
+    Args:
+        kept: files of kept runs; those with predictions on the same data belong to it too.
+
     Raises:
-        InputError: it is missing, older than a run, of other data, or of an earlier version.
+        InputError: it is missing, older than a run, of other data, or of an earlier version; or it
+            lacks a kept run.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist: run notebook 10_comparison first")
@@ -171,6 +179,14 @@ def read_comparison(path: Path, runs: list[Run], manifest: dict[str, Any]) -> di
     compared = {row["run"] for row in content["runs"]}
     if absent := sorted({run.name for run in runs} - compared):
         raise InputError(f"{path} is stale: it lacks {absent[0]}: run notebook 10_comparison again")
+    for file in kept:
+        data = read_json(file)["config"]["data"]
+        same = data["fingerprint"] == manifest["fingerprint"] and file.with_suffix(".npz").exists()
+        if same and file.stem not in compared:
+            raise InputError(
+                f"{path} lacks {file.stem}, which is kept in {file.parent}: make its run folder by "
+                "python -m fer_lib.kept --restore, then run notebook 10_comparison again"
+            )
     table = compare.tables(content)["claims"].reset_index()
     return content | {"printed_claims": table.to_dict(orient="records")}
 
@@ -187,17 +203,23 @@ def audited(dataset: str, manifest: dict[str, Any]) -> dict[str, Any]:
     return content | {"manifest": known}
 
 
-def refined(dataset: str, preset: str, manifest: dict[str, Any]) -> dict[str, Any] | None:
-    """What notebook 02 found; None, which is said, where it has not been run by this preset."""
-    path = home() / "data" / dataset / REFINEMENT
-    if not path.exists():
-        return None
-    content = read_json(path)
-    require_same(path, content, manifest, "02_label_refinement")
-    if (other := content.get("student", {}).get("preset")) != preset:
-        print(f"{path} is of the preset {other} and is left out: run notebook 02_label_refinement")
-        return None
-    return content
+def refined(
+    dataset: str, preset: str, manifest: dict[str, Any], results: Path
+) -> dict[str, Any] | None:
+    """What notebook 02 found by this preset, here or as it is kept in `results`; None: nothing."""
+    path, kept = home() / "data" / dataset / REFINEMENT, results / REFINEMENT
+    if path.exists():
+        content = read_json(path)
+        require_same(path, content, manifest, "02_label_refinement")
+        if (other := content.get("student", {}).get("preset")) == preset:
+            return content
+        print(f"{path} is of the preset {other}, so it is left out")
+    if kept.exists():
+        content = read_json(kept)
+        same = content["fingerprint"] == manifest["fingerprint"]
+        if same and content.get("student", {}).get("preset") == preset:
+            return content
+    return None
 
 
 def require_same(path: Path, content: dict, manifest: dict, notebook: str) -> None:
