@@ -29,7 +29,7 @@ from measure import environment
 from packing import pack_data, unpack, unpack_data
 from schedule import RESULTS, Campaign, kept_results
 
-from fer_lib.config import TrainConfig, parse_settings
+from fer_lib.config import SET, TrainConfig, parse_settings
 from fer_lib.files import InputError, home
 from fer_lib.kept import keep_results, markdown
 from fer_lib.pretrain import PretrainConfig
@@ -175,14 +175,7 @@ def parser() -> argparse.ArgumentParser:
     ways = {"choices": ("first", "only", "none"), "default": "first"}
     one.add_argument("--dry-run", **ways, help="try all first (default); only try; do not try")
     one.add_argument("--dataset", help="in place of every entry's own, as sample")
-    one.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="of all entries",
-    )
+    one.add_argument("--set", **SET, help="of all entries")
     back = add("unpack", "unpack archives into runs/ and report/results/")
     back.add_argument("archives", nargs="+", type=Path)
     pack = add("pack-data", "write FER2013 with its votes into one small file")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from measure import environment, in_turn, rate, table
 
-from fer_lib.config import TrainConfig, parse_settings
+from fer_lib.config import SET, TrainConfig, parse_settings
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
@@ -93,14 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--models", nargs="+", default=["baseline_cnn"], choices=known, metavar="MODEL")
     add("--steps", type=int, default=240, help="of a round")
     add("--rounds", type=int, default=5)
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="settings of the training",
-    )
+    add("--set", **SET, help="settings of the training")
     args = parser.parse_args(arguments)
     if min(args.steps, args.rounds) < 1:
         parser.error("--steps and --rounds must be 1 or more")

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from fer_lib.augment import Augmentation
 from fer_lib.batches import probabilities
-from fer_lib.config import TrainConfig, parse_settings
+from fer_lib.config import SET, TrainConfig, parse_settings
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate.robustness import VIEWS
 from fer_lib.files import InputError
@@ -160,14 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--dataset", default="fer2013")
     add("--data-dir", help="folder or file of the data")
     add("--seeds", type=int, help="default 10, on a CPU 1")
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="settings of TrainConfig",
-    )
+    add("--set", **SET, help="settings of TrainConfig")
     args = parser.parse_args(arguments)
     gpu = torch.cuda.is_available()
     seeds = (10 if gpu else 1) if args.seeds is None else args.seeds

@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fer_lib import learner as learner_module
 from fer_lib.batches import DTYPES
-from fer_lib.config import parse_settings
+from fer_lib.config import SET, parse_settings
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
@@ -196,14 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--batch-size", type=int, help="default: that of the recipe")
     add("--steps", type=int, help="of an epoch; default 8, on a GPU 50")
     add("--operators", type=int, default=0, metavar="N", help="list the N costliest operators")
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="settings of TrainConfig",
-    )
+    add("--set", **SET, help="settings of TrainConfig")
     args = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.allow_tf32 = False  # nor does the product have it that gives the rate

@@ -16,6 +16,8 @@ PRESETS = ("sample", "quick", "full")
 RECIPE_NAMES = ("published", "ours", "finetune")
 APART = ("model", "name", "recipe", "preset")
 """What names the recipe that settings change, and is no such setting."""
+SET = {"nargs": "+", "action": "extend", "default": [], "metavar": "NAME=VALUE"}
+"""Of a command line's `--set`, which may be given more than once."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: str) -> None:
     add("--seed", type=int, default=0)
     add("--runs", help="folder of all runs; default: runs/")
     change = f"settings of {settings} to change"
-    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=change)
+    add("--set", **SET, help=change)
 
 
 def parse_settings(texts: Iterable[str], apart: Iterable[str] = APART) -> dict[str, Any]:

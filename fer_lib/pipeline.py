@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fer_lib.config import PRESETS, parse_settings
+from fer_lib.config import PRESETS, SET, parse_settings
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, home, read_json, replacing, write_json
 from fer_lib.recipes import default_preset
@@ -241,8 +241,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--stages", help="for instance 01,03; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", help="folder of all runs; default: runs/")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
-                        dest="extra", help="parameters of single notebooks")  # fmt: skip
+    parser.add_argument("--set", **SET, dest="extra", help="parameters of single notebooks")
     args = vars(parser.parse_args(arguments))
     try:
         args["extra"] = parse_settings(args["extra"], args)
