@@ -175,7 +175,7 @@ class Pipeline:
         state = self.state().get(stage.name, {})
         return state.get("key") == key and all(
             os.path.exists(path) and sha256(Path(path)) == known
-            for path, known in dict(state["outputs"]).items()
+            for path, known in state["outputs"].items()
         )
 
     def report(self) -> None:
