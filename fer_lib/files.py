@@ -1,5 +1,6 @@
 """Where files live, and how they are written so that nothing is ever half-written."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -72,6 +73,12 @@ def locked(path: Path, what: str) -> Iterator[None]:
             yield
     except Timeout:
         raise InputError(f"another process is {what}: wait for it, or stop it first") from None
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: str | Path, value: Any) -> None:

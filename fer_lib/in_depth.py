@@ -25,7 +25,6 @@ From here on only where the weights have been there:
 """
 
 import argparse
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ from fer_lib.evaluate.answers import answers, by_agreement
 from fer_lib.evaluate.calibration import accuracy, calibration
 from fer_lib.evaluate.corruptions import CORRUPTIONS, undamaged
 from fer_lib.evaluate.robustness import compare_views, damaged, damages, view_passes
-from fer_lib.files import InputError, read_json, write_json
+from fer_lib.files import InputError, read_json, sha256, write_json
 from fer_lib.optim import keep_memory, processes
 from fer_lib.provenance import code_digest, processor
 from fer_lib.runs import Run
@@ -127,7 +126,7 @@ def from_weights(
     made, now = found.get("computed", {}), subject.origin()
     enough = made.get("images", -1) >= wanted
     same = enough and all(made[key] == now[key] for key in ("weights_sha256", "seed"))
-    if same and found["views"] and set(CORRUPTIONS) <= set(found["robustness"]):
+    if same and found.get("views") and set(CORRUPTIONS) <= set(found.get("robustness", {})):
         by = "" if made["code"] == now["code"] else ", by other code (delete the file to repeat it)"
         say(f"views and robustness: loaded from evaluation.json, {described(made, total)}{by}")
         return
@@ -143,11 +142,11 @@ def from_weights(
         found |= {"views": {}, "robustness": {}, "computed": made}
     subject.take(made["images"])
     say(f"views and robustness: computed, {described(made, total)}")
-    if not found["views"]:
+    if not found.get("views"):
         found["views"] = subject.views()
         write_json(path, found)
     for name in CORRUPTIONS:
-        if name not in found["robustness"]:
+        if name not in found.setdefault("robustness", {}):
             found["robustness"][name] = subject.robustness(name)
             write_json(path, found)
 
@@ -177,8 +176,7 @@ class Subject:
 
     def origin(self) -> dict[str, Any]:
         """What makes earlier results worth keeping."""
-        with open(self.run.folder / "best.safetensors", "rb") as file:
-            weights = hashlib.file_digest(file, "sha256").hexdigest()
+        weights = sha256(self.run.folder / "best.safetensors")
         code = code_digest(("evaluate/corruptions", "evaluate/robustness"))
         return {"weights_sha256": weights, "code": code, "seed": SEED}
 

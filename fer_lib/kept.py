@@ -1,19 +1,17 @@
-"""Results that are kept in the repository: one file a run, and the README's table from all.
+"""Results that are kept in the repository: one file a run, and two tables of all of them.
 
     python -m fer_lib.kept runs/20260101-000000_baseline_cnn_fer2013_s0
     python -m fer_lib.kept
     python -m fer_lib.kept --restore
 
-The first keeps what a finished run has found in `report/results/`; the first two make the README's
-table from all that is kept there. The report takes new ones up by `python -m fer_lib.report
---collect`. The last makes run folders, without weights, of what is kept, so that everything that is
-computed from predictions can be computed anew.
+The first keeps what a finished run has found in `report/results/`; the first two make the tables of
+all that is kept there: in the README, and with every setting in `report/results/README.md`. The
+report takes new ones up by `python -m fer_lib.report --collect`. The last makes run folders, but no
+weights, of what is kept, so that everything that comes from predictions can be computed anew.
 """
 
 import argparse
 import json
-import re
-import shlex
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -25,12 +23,18 @@ from fer_lib.config import TrainConfig
 from fer_lib.evaluate import load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, replacing, write_json
 from fer_lib.models.weights import FILES
-from fer_lib.provenance import short
-from fer_lib.recipes import changed_settings, recipe
+from fer_lib.provenance import public_command, public_path, short
+from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run, runs_folder, write_metrics
 
 START, END = "<!-- results -->", "<!-- /results -->"
-"""The lines of the README between which the table stands."""
+"""The lines of a README between which its table stands."""
+
+SHORT = (
+    *("model", "data", "test accuracy (95 %)", "one view", "clean test", "validation", "recipe"),
+    *("epochs", "on"),
+)
+"""Columns of the table in the project's README; the other has all."""
 
 KEPT = "[0-9]*_*_s[0-9]*.json"
 """Pattern of the names of kept runs, which have other results beside them."""
@@ -55,7 +59,7 @@ def keep_results(run: Run, folder: Path) -> None:
     command = public_command(environment["command"], run.train_config.model)
     train = dict(run.config["train"])
     if isinstance(train["pretrained"], str):  # files of runs have the same names: say which run
-        train["pretrained"] = _public(train["pretrained"])
+        train["pretrained"] = public_path(train["pretrained"])
     config = {
         **run.config,
         "train": train,
@@ -110,57 +114,8 @@ def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
     return new
 
 
-def _public(path: str) -> str:
-    return "/".join(Path(path).parts[-2:])
-
-
-def public_command(command: str, model: str) -> str:
-    """A command without the folders of whoever gave it.
-
-    `/home/me/fer_lib/train.py baseline_cnn --data-dir /home/me/faces` becomes
-    `python -m fer_lib.train baseline_cnn --data-dir DIR`.
-
-    Args:
-        command: the words of `sys.argv`, joined by spaces.
-        model: an argument that may follow a folder whose name has spaces.
-    """
-    command = re.sub(r"^.*?[/\\]fer_lib[/\\](\w+)\.py(?=\s|$)", r"python -m fer_lib.\1", command)
-    # As argparse takes them, also cut short; the name of a folder may have spaces.
-    until = rf"(?=\s--|\s{re.escape(model)}(?:\s|$)|$)"
-    command = re.sub(rf"--data-\w*[\s=].+?{until}", "--data-dir DIR", command)
-    command = re.sub(rf"--ru\w*[\s=].+?{until}", "--runs DIR", command)
-    return re.sub(r"(?<![\w.])(?:~|\b[A-Za-z]:)?[/\\](?:[^\s/\\]+[/\\])*", "", command)
-
-
-def training_command(config: TrainConfig, dataset: str) -> str:
-    """The command that trains a run of this config, for a shell; DIR is the folder of the data.
-
-    Of where a file of weights lies only the last folder is told.
-
-    Args:
-        config: as `recipe` gives it, or `fine_tuning`.
-    """
-    plain = recipe(config.model, config.recipe, config.preset, epochs=config.epochs)
-    before, after = (json.loads(one.to_json()) for one in (plain, config))
-    before["epochs"] = recipe(config.model, config.recipe, config.preset).epochs
-    apart = ("model", "recipe", "preset", "seed", "labels", "cuda_graph")
-    changed = {k: v for k, v in after.items() if k not in apart and v != before[k]}
-    if "options" in changed:
-        known = before["options"].items()
-        changed["options"] = {k: v for k, v in changed["options"].items() if (k, v) not in known}
-    if isinstance(config.pretrained, str):
-        changed["pretrained"] = _public(config.pretrained)
-    words = ["--dataset", dataset, "--data-dir", "DIR", "--preset", config.preset]
-    if config.recipe == "finetune":
-        words += ["--from-run", f"runs/{Path(changed.pop('pretrained')).parent.name}"]
-    words += ["--recipe", config.recipe, "--seed", str(config.seed), "--labels", config.labels]
-    words += ["--set"] * bool(changed)
-    words += [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in changed.items()]
-    return shlex.join(["python", "-m", "fer_lib.train", config.model, *words])
-
-
-def results_table(folder: Path) -> str:
-    """Markdown table of the kept results, of each dataset the best test accuracy first.
+def results_table(folder: Path) -> pd.DataFrame:
+    """A row of text for each kept run, of each dataset the best test accuracy first.
 
     Raises:
         InputError: none is kept in `folder`.
@@ -174,13 +129,20 @@ def results_table(folder: Path) -> str:
     every = [read_json(path) for path in files]
     score = lambda results: (results["dataset"], -results["test"]["full"]["accuracy"])  # noqa: E731
     every.sort(key=lambda kept: score(kept["results"]))
-    return markdown(pd.DataFrame(map(_row, every)).set_index("model"))
+    return pd.DataFrame(map(_row, every))
+
+
+def label(run: dict[str, Any]) -> str:
+    """What a kept run's network is called: its model, and the backbone where it has another."""
+    model, options = (run["config"]["train"][key] for key in ("model", "options"))
+    bare = " without gates" if options.get("attention") == "none" else ""
+    return " on ".join(filter(None, (model + bare, options.get("backbone"))))
 
 
 def _row(kept: dict[str, Any]) -> dict[str, str]:
     results, environment = kept["results"], kept["config"]["environment"]
     train = kept["config"]["train"]
-    labels, backbone = train["labels"], train["options"].get("backbone", "")
+    labels, backbone, seed = train["labels"], train["options"].get("backbone", ""), train["seed"]
     shown = (f"labels={labels}", f"backbone={backbone}")  # in columns of their own
     changed = [part for part in _setting(train).split(" ") if part not in shown]
     if start := environment.get("pretrained_name"):
@@ -192,14 +154,14 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
     alone = None if train["flip_tta"] else full["accuracy"]
     one_view = results.get("one_view", {"test": alone})["test"]
     return {
-        "model": " on ".join(filter(None, (results["model"], backbone))),
+        "model": label(kept),
         "data": " ".join(filter(None, (results["dataset"], *learned, results["mark"]))),
         "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",
         "one view": "" if one_view is None else f"{one_view:.1%}",
         "clean test": f"{clean['accuracy']:.1%}" if clean else "",
         "macro-F1": f"{full['macro_f1']:.3f}",
         "validation": f"{results['valid']['full']['accuracy']:.1%}",
-        "recipe": f"{results['recipe']}, {results['preset']}, seed {results['seed']}",
+        "recipe": f"{results['recipe']}{'*' * any(changed)}, {results['preset']}, seed {seed}",
         "epochs": str(results["epochs"]),
         "on": f"{environment['processor']}, torch {environment['torch']}",
         "commit": short(environment["commit"]),
@@ -215,8 +177,8 @@ def _setting(train: dict[str, Any]) -> str:
     return " ".join(filter(None, (changed_settings(now), *gone)))
 
 
-def write_table(readme: Path, table: str) -> None:
-    """Put a table between the two markers of the README.
+def write_table(readme: Path, table: pd.DataFrame) -> None:
+    """Put a table, whose first column is its index, between the two markers of a README.
 
     Raises:
         InputError: the README is missing, or has not the two markers, once each and in order.
@@ -233,7 +195,8 @@ def write_table(readme: Path, table: str) -> None:
             "them where the table belongs"
         )
     with replacing(readme) as temporary:
-        temporary.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
+        text = markdown(table.set_index(table.columns[0]))
+        temporary.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -269,8 +232,10 @@ def main(arguments: list[str] | None = None) -> None:
         for path in args.runs:
             keep_results(Run(path), folder)
             print(f"{path.name} is kept in {folder}")
-        write_table(readme, results_table(folder))
-        print(f"the table of {readme} has all of {folder}")
+        table = results_table(folder)
+        write_table(readme, table[list(SHORT)])
+        write_table(folder / readme, table)
+        print(f"the tables of {readme} and {folder / readme} have all of {folder}")
     except InputError as error:
         parser.error(str(error))
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from fer_lib.config import PRESETS, SET, parse_settings
 from fer_lib.data import load_faces
-from fer_lib.files import InputError, home, read_json, replacing, write_json
+from fer_lib.files import InputError, home, read_json, replacing, sha256, write_json
 from fer_lib.recipes import default_preset
 from fer_lib.report.build import build
 from fer_lib.report.collect import collect
@@ -215,10 +215,6 @@ class Pipeline:
         raise InputError(
             f"{stage.name} failed, {reason}; see {target}. The same command goes on here"
         )
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_html(path: Path) -> None:

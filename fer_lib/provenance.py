@@ -1,9 +1,11 @@
 """Where a run comes from: code, commit, command, device and versions, as `config.json` has them."""
 
 import hashlib
+import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from datetime import datetime
@@ -14,7 +16,9 @@ from typing import Any
 import torch
 
 from fer_lib.config import TrainConfig
+from fer_lib.files import sha256
 from fer_lib.optim import choose_precision, processes
+from fer_lib.recipes import recipe
 
 
 def describe_environment(config: TrainConfig) -> dict[str, Any]:
@@ -41,14 +45,16 @@ def pretrained_sha256(config: TrainConfig) -> str | None:
     path = Path(str(config.pretrained)).expanduser()
     if not isinstance(config.pretrained, str) or not path.is_file():
         return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def code_digest(
     names: tuple[str, ...] = (
         "augment",
         "batches",
+        "config",
+        "data/ferplus",
+        "data/refined",
         "graph",
         "held_out",
         "learner",
@@ -94,3 +100,53 @@ def processor() -> str:
         return re.search(r"model name\s*: (.+)", text)[1]
     except (OSError, TypeError):
         return platform.processor() or platform.machine()
+
+
+def public_path(path: str) -> str:
+    """A path without the folders of whoever gave it, but for the last."""
+    return "/".join(Path(path).parts[-2:])
+
+
+def public_command(command: str, model: str) -> str:
+    """A command without the folders of whoever gave it.
+
+    `/home/me/fer_lib/train.py baseline_cnn --data-dir /home/me/faces` becomes
+    `python -m fer_lib.train baseline_cnn --data-dir DIR`.
+
+    Args:
+        command: the words of `sys.argv`, joined by spaces.
+        model: an argument that may follow a folder whose name has spaces.
+    """
+    command = re.sub(r"^.*?[/\\]fer_lib[/\\](\w+)\.py(?=\s|$)", r"python -m fer_lib.\1", command)
+    # As argparse takes them, also cut short; the name of a folder may have spaces.
+    until = rf"(?=\s--|\s{re.escape(model)}(?:\s|$)|$)"
+    command = re.sub(rf"--data-\w*[\s=].+?{until}", "--data-dir DIR", command)
+    command = re.sub(rf"--ru\w*[\s=].+?{until}", "--runs DIR", command)
+    return re.sub(r"(?<![\w.])(?:~|\b[A-Za-z]:)?[/\\](?:[^\s/\\]+[/\\])*", "", command)
+
+
+def training_command(config: TrainConfig, dataset: str) -> str:
+    """The command that trains a run of this config, for a shell; DIR is the folder of the data.
+
+    Of where a file of weights lies only the last folder is told.
+
+    Args:
+        config: as `recipe` gives it, or `fine_tuning`.
+    """
+    plain = recipe(config.model, config.recipe, config.preset, epochs=config.epochs)
+    before, after = (json.loads(one.to_json()) for one in (plain, config))
+    before["epochs"] = recipe(config.model, config.recipe, config.preset).epochs
+    apart = ("model", "recipe", "preset", "seed", "labels", "cuda_graph")
+    changed = {k: v for k, v in after.items() if k not in apart and v != before[k]}
+    if "options" in changed:
+        known = before["options"].items()
+        changed["options"] = {k: v for k, v in changed["options"].items() if (k, v) not in known}
+    if isinstance(config.pretrained, str):
+        changed["pretrained"] = public_path(config.pretrained)
+    words = ["--dataset", dataset, "--data-dir", "DIR", "--preset", config.preset]
+    if config.recipe == "finetune":
+        words += ["--from-run", f"runs/{Path(changed.pop('pretrained')).parent.name}"]
+    words += ["--recipe", config.recipe, "--seed", str(config.seed), "--labels", config.labels]
+    words += ["--set"] * bool(changed)
+    words += [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in changed.items()]
+    return shlex.join(["python", "-m", "fer_lib.train", config.model, *words])

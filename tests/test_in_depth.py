@@ -130,6 +130,14 @@ def test_an_interrupted_evaluation_goes_on(whole, faces, run, monkeypatch):
     assert repeated["robustness"] == found["robustness"]
 
 
+@pytest.mark.parametrize("lost", ["views", "robustness"])
+def test_a_part_that_is_not_there_is_computed(whole, faces, run, lost):
+    _, found, _ = whole
+    path = run.folder / "evaluation.json"
+    path.write_text(json.dumps({key: part for key, part in found.items() if key != lost}))
+    assert evaluate_in_depth(run, faces, say=lambda line: None)[lost].keys() == found[lost].keys()
+
+
 def test_other_weights_or_more_images_are_computed_anew(faces, run):
     first = evaluate_in_depth(run, faces, images=20, say=lambda line: None)
     assert first["computed"]["mark"] == "20 of 60 test images"

@@ -15,6 +15,7 @@ from fer_lib.data import load_faces
 from fer_lib.data.audit import audit
 from fer_lib.evaluate import Predictions, evaluate, save_predictions
 from fer_lib.files import InputError, read_json, write_json
+from fer_lib.kept import label
 from fer_lib.models import MODULES
 from fer_lib.recipes import recipe
 from fer_lib.refine import rules, worth
@@ -193,6 +194,19 @@ def test_a_missing_part_is_an_error_that_names_file_and_part(report):
     write_json(path, content)
     with pytest.raises(InputError, match=r"comparison\.json lacks 'inflation'"):
         build(report)
+
+
+def test_a_network_without_its_gates_does_not_stand_for_its_model(report):
+    path = run_file(report, "attention_cnn")
+    bare = read_json(path)
+    bare["config"]["train"]["options"]["attention"] = "none"
+    bare["results"]["valid"]["full"]["accuracy"] = 1.0
+    write_json(path.with_name("20990101-000000_attention_cnn_sample_s0.json"), bare)
+    about = {"dataset": bare["config"]["data"]["dataset"]}
+    index = indexed(report / "results", about, "")
+    assert path.name in index["headlines"]
+    assert "2099" not in index["best"]
+    assert label(bare) == "attention_cnn without gates"
 
 
 def test_results_of_other_data_are_stale(report):

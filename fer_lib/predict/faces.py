@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from fer_lib.files import InputError, cache, replacing
+from fer_lib.files import InputError, cache, replacing, sha256
 
 YUNET = "face_detection_yunet_2023mar.onnx"
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -195,7 +195,7 @@ def fetch_yunet(say: Callable[[str], None] = print) -> Path:
         InputError: it cannot be had, or what came is not the file (by its SHA-256).
     """
     path = cache() / YUNET
-    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == YUNET_SHA256:
+    if path.exists() and sha256(path) == YUNET_SHA256:
         return path
     reasons = []
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true")

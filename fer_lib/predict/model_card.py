@@ -1,6 +1,5 @@
 """The model card of kept weights: every number in it is read from the run or from the file."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from textwrap import fill
@@ -12,9 +11,9 @@ from fer_lib import __version__
 from fer_lib.data import FaceSet
 from fer_lib.evaluate import Predictions, aligned
 from fer_lib.evaluate.calibration import accuracy, scaled, scores
-from fer_lib.kept import training_command
+from fer_lib.files import sha256
 from fer_lib.models.weights import read_weights
-from fer_lib.provenance import short
+from fer_lib.provenance import short, training_command
 from fer_lib.runs import Run
 
 TEMPLATE = """# Model card: {name}
@@ -85,7 +84,7 @@ def model_card(
         parameters=results["parameters"],
         precision=" and ".join(sorted(kinds)),
         size=path.stat().st_size,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=sha256(path),
         version=__version__,
         run=run.name,
         purpose=purpose(faces),

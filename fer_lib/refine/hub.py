@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fer_lib.batches import autocast
 from fer_lib.data.faceset import DAMAGE, FaceSet
-from fer_lib.files import InputError, home, replacing
+from fer_lib.files import InputError, home, replacing, sha256
 from fer_lib.refine.ballots import Ballots, translate, vocabulary
 
 HUB_VOTERS = (
@@ -93,8 +93,10 @@ def hub_votes(
 
     Raises:
         InputError: a voter is missing, or all are, or one is named twice; a head is not the one
-            that was trained, or a label is no expression that is known; a file is damaged.
+            that was trained, or a label is no expression that is known; a file is damaged; the
+            faces were changed after loading.
     """
+    faces.require_unchanged()
     if not names:
         return Ballots((), np.empty((0, len(rows), len(faces.classes)), np.float32))
     answers = {name: read_voter_answers(voter_path(faces, name), len(faces)) for name in names}
@@ -129,8 +131,7 @@ def voter_path(faces: FaceSet, name: str) -> Path:
         digest = hashlib.sha256()
         for pattern in ("*.safetensors", "*.bin", "*config.json"):
             for path in sorted(folder.glob(pattern)):
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+                digest.update(bytes.fromhex(sha256(path)))
         name = f"{folder.resolve().name}-{digest.hexdigest()[:8]}"
     else:
         name = f"{name}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -16,8 +16,9 @@ from fer_lib.config import TrainConfig
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, home, read_json, write_json
 from fer_lib.in_depth import from_predictions
-from fer_lib.kept import KEPT, keep_results, training_command
+from fer_lib.kept import KEPT, keep_results
 from fer_lib.models import MODULES, create_model
+from fer_lib.provenance import training_command
 from fer_lib.recipes import RECIPES, changed_settings, recipe
 from fer_lib.report.build import source
 from fer_lib.report.results import (
@@ -26,6 +27,7 @@ from fer_lib.report.results import (
     INDEX,
     MODELS,
     NEEDED,
+    NEEDED_OF_ROWS,
     REFINEMENT,
     Results,
     has,
@@ -117,12 +119,14 @@ def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, 
     }
 
 
-def standing(run: dict[str, Any]) -> tuple[bool, float]:
-    """Whether a kept run was evaluated in depth, then its validation accuracy.
+def standing(run: dict[str, Any]) -> tuple[bool, bool, float]:
+    """Whether a kept run was evaluated in depth, is whole, and its validation accuracy.
 
-    A run of which the scores alone are left cannot stand for its model in most chapters.
+    A run of which the scores alone are left cannot stand for its model in most chapters, nor can a
+    network of which a part was taken out to see what that adds.
     """
-    return "evaluation" in run, run["results"]["valid"]["full"]["accuracy"]
+    whole = run["config"]["train"]["options"].get("attention") != "none"
+    return "evaluation" in run, whole, run["results"]["valid"]["full"]["accuracy"]
 
 
 def judge(runs: list[Run], dataset: str) -> None:
@@ -175,6 +179,9 @@ def read_comparison(
     content = read_json(path)
     if lacking := [key for key in NEEDED[COMPARISON] if key not in (*content, "printed_claims")]:
         raise InputError(f"{path} lacks {lacking[0]!r}: run notebook 10_comparison again")
+    for name, keys in NEEDED_OF_ROWS.items():
+        if lacking := [key for row in content[name] for key in keys if key not in row]:
+            raise InputError(f"{path} lacks {lacking[0]!r}: run notebook 10_comparison again")
     require_same(path, content, manifest, "10_comparison")
     compared = {row["run"] for row in content["runs"]}
     if absent := sorted({run.name for run in runs} - compared):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from fer_lib import compare, plots
-from fer_lib.files import read_json, write_json
+from fer_lib.files import read_json, sha256, write_json
+from fer_lib.kept import label
 from fer_lib.provenance import code_digest
-from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results, label
+from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results
 
 MANIFEST = "manifest.json"
 """For each figure its `sha256`, `sources` (files of results and their SHA-256), and `code`."""
@@ -41,7 +41,7 @@ def refresh(results: Results, folder: Path) -> list[str]:
             continue
         plots.save(figure, target)
         sources = {one: results.digest(one) for one in sorted(results.used)}
-        kept[name] = {"sha256": digest(target), "sources": sources, "code": code}
+        kept[name] = {"sha256": sha256(target), "sources": sources, "code": code}
         drawn.append(name)
     for stray in set(folder.glob("*.svg")) - {folder / f"{name}.svg" for name in kept}:
         stray.unlink()
@@ -55,15 +55,11 @@ def is_current(entry: dict, target: Path, results: Results, code: str) -> bool:
     sources = entry["sources"].items()
     return (
         target.exists()
-        and digest(target) == entry["sha256"]
+        and sha256(target) == entry["sha256"]
         and entry.get("code") == code
         and all(one in results or one == INDEX for one, _ in sources)
         and all(results.digest(one) == known for one, known in sources)
     )
-
-
-def digest(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
 
 
 def leak(results: Results) -> Figure:

@@ -10,13 +10,12 @@ that of the run that is best among them, `settings` what each run changed in its
 `commands` what trains it again.
 """
 
-import hashlib
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fer_lib.files import InputError, read_json
+from fer_lib.files import InputError, read_json, sha256
 from fer_lib.kept import KEPT
 from fer_lib.models import MODULES
 
@@ -46,7 +45,7 @@ NEEDED = {
 """Keys, with dots between those of nested objects, that a file must have."""
 
 NEEDED_OF_ROWS = {
-    "runs": ("one_view",),
+    "runs": ("one_view", "label_on_majority"),
     "tests": (
         *("low", "high", "clean_difference", "clean_p_holm"),
         *("majority_difference", "majority_p_holm"),
@@ -178,13 +177,7 @@ class Results:
 
     def digest(self, name: str) -> str:
         """SHA-256 of a file."""
-        return hashlib.sha256((self.folder / name).read_bytes()).hexdigest()
-
-
-def label(run: dict[str, Any]) -> str:
-    """What a kept run's network is called: its model, and the backbone where it has another."""
-    train = run["config"]["train"]
-    return " on ".join(filter(None, (train["model"], train["options"].get("backbone"))))
+        return sha256(self.folder / name)
 
 
 def has(content: Any, key: str) -> bool:
