@@ -127,6 +127,8 @@ class TrainConfig:
             raise InputError(
                 f"labels is original, votes, refined_RULE or refined_RULE:soft, not {self.labels!r}"
             )
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be 0 or more and below 2**32, not {self.seed}")
         for name in ("epochs", "batch_size", "accumulate", "lr"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be above 0, not {getattr(self, name)}")

@@ -273,6 +273,8 @@ class Learner:
         if self.ema:
             load_into(self.ema.module, state["ema"], source)
         for name, part in self.parts().items():
+            if name == "scaler" and name not in state:  # begun where there is no need for one
+                continue
             try:
                 part.load_state_dict(state[name])
             except (KeyError, ValueError) as error:  # another precision, or other code

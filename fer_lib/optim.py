@@ -70,7 +70,12 @@ def choose_precision(config: TrainConfig) -> str:
     """Resolve "auto": bf16 where the device multiplies in it, else fp16 on a GPU, else float32.
 
     Older GPUs (Colab's T4) and CPUs only emulate bf16, which is slower than float32.
+
+    Raises:
+        InputError: fp16 is asked of a CPU, on which accelerate would train in float32 instead.
     """
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("precision=fp16 needs a GPU: use auto, bf16 or no on a CPU")
     if config.precision != "auto":
         return config.precision
     if torch.cuda.is_available():
@@ -96,6 +101,11 @@ def freeze(model: nn.Module, count: int) -> None:
         own = list(module.parameters())
         if own and not any(parameter.requires_grad for parameter in own):
             module.eval()
+    if count:  # of a ViT, what belongs to the embedding and has no parameter by which to tell
+        vit = getattr(model, "backbone", model)
+        for name in ("pos_drop", "patch_drop", "norm_pre"):
+            if hasattr(vit, name):
+                getattr(vit, name).eval()
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

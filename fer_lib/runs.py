@@ -1,6 +1,7 @@
 """The run folder: what a training writes, and how the next stage finds and reads it."""
 
 import csv
+import json
 import re
 import time
 from collections.abc import Iterable
@@ -134,7 +135,9 @@ def find_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = No
             settings = replace(settings, pretrained=config.pretrained)
         same_labels = refined in (None, run.config["data"].get("refined_sha256"))
         same_start = start in (None, known)
-        return same_labels and same_start and settings.to_json() == config.to_json()
+        # As values and not as text: 0 and 0.0, or a list and a tuple, are one setting.
+        same_settings = json.loads(settings.to_json()) == json.loads(config.to_json())
+        return same_labels and same_start and same_settings
 
     same = list(filter(is_same, list_runs(folder, fingerprint=faces.fingerprint, finished=False)))
     return max(same, key=lambda run: (run.finished, run.name), default=None)

@@ -9,6 +9,7 @@ the same CPU, ends with the same numbers as one that was not.
 """
 
 import argparse
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,11 @@ def train(
     """
     faces.require_unchanged()
     run = find(config, faces, runs)
+    if run and run.config["environment"].get("code") != code_digest():
+        processes().print(
+            f"{run.name} was {'trained' if run.finished else 'begun'} by other code, which may "
+            "give other numbers; delete its folder to train it again"
+        )
     if run and run.finished:
         if not quiet:
             there = (run.folder / "best.safetensors").exists()
@@ -82,11 +88,6 @@ def find(config: TrainConfig, faces: FaceSet, runs: str | None) -> Run | None:
     folder = [None]
     if processes().is_main_process and (run := find_run(config, faces, runs)):
         folder = [str(run.folder)]
-        if run.finished and run.config["environment"].get("code") != code_digest():
-            print(
-                f"{run.name} was trained by other code, which may give other numbers; delete its "
-                "folder to train it again"
-            )
     (path,) = broadcast_object_list(folder)
     return Run(path) if path else None
 
@@ -133,6 +134,11 @@ class Training:
             self.rows = state.pop("rows")
             self.learner.load_state_dict(state, str(self.state_path))
             self.say(f"{run.name} resumes after epoch {len(self.rows)}")
+            begun = run.config["environment"]["precision"]
+            if begun != learner.precision:
+                self.say(f"it was begun in precision {begun} and goes on in {learner.precision}")
+        if self.main:
+            self.settle()
         if mute := len(faces.where("train")) - len(
             training_rows(faces, None, 0, self.config.labels)
         ):
@@ -174,6 +180,12 @@ class Training:
             raise FloatingPointError(f"{self.run.folder}: {error}") from None
         seconds = time.perf_counter() - start
         valid = self.learner.validate()
+        if not math.isfinite(valid["valid_loss"]):  # after a last step that none followed
+            raise FloatingPointError(
+                f"{self.run.folder}: the validation loss became {valid['valid_loss']} in epoch "
+                f"{epoch + 1}. Lower lr ({self.config.lr}), set clip_grad, or train with "
+                "precision=no"
+            )
         if self.learner.plateau and epoch + 1 > self.config.warmup_epochs:
             self.learner.plateau.step(valid[self.config.plateau_metric])
         return {
@@ -185,17 +197,29 @@ class Training:
             "seconds": round(time.perf_counter() - start, 3),
         }
 
-    def keep(self) -> None:
-        """Save best weights, metrics and resumable state, in this order, each all or nothing.
+    def settle(self) -> None:
+        """Make the weights of the last recorded epoch the best, and delete those of a later one.
 
-        Killed in between, the next process repeats the epoch and writes the same again.
+        Where a process was killed between the two, or before the epoch was recorded.
+        """
+        for path in self.run.folder.glob("epoch-*.safetensors"):
+            if path.stem == f"epoch-{len(self.rows)}":
+                path.replace(self.run.folder / "best.safetensors")
+            else:
+                path.unlink()
+
+    def keep(self) -> None:
+        """Save weights, if they are the best, metrics and resumable state, each all or nothing.
+
+        The best weights replace the former ones only when the state knows of their epoch: killed
+        before that, the next process repeats it, which on a GPU may not be the best again.
         """
         row, best = self.rows[-1], self.best_epoch() == len(self.rows) - 1
         if self.main:
             folder, faces = self.run.folder, self.faces
             if best:
                 save_weights(
-                    folder / "best.safetensors",
+                    folder / f"epoch-{len(self.rows)}.safetensors",
                     self.learner.kept,
                     self.config,
                     faces.classes,
@@ -203,6 +227,7 @@ class Training:
                 )
             write_metrics(folder / "metrics.csv", self.rows)
             save_state(self.state_path, self.learner.state_dict() | {"rows": self.rows})
+            self.settle()
         line = (
             f"{self.config.model} epoch {row['epoch']}/{self.config.epochs}: "
             f"loss {row['train_loss']:.3f}, validation {row['valid_accuracy']:.2%}"

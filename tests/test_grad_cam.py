@@ -52,6 +52,7 @@ def test_grad_cam_finds_where_the_class_is_seen():
         ("baseline_cnn", {}, "stages.2.2"),
         ("attention_cnn", {}, "stages.2.7"),
         ("attention_cnn", {"attention": "published"}, "stages.2.5"),
+        ("attention_cnn", {"attention": "none"}, "stages.2.5"),
     ],
 )
 def test_grad_cam_takes_the_last_map_before_the_pooling(name, options, layer):

@@ -16,6 +16,7 @@ from fer_lib.recipes import recipe
         ("baseline_cnn", {}, 404_359),
         ("attention_cnn", {}, 1_190_893),
         ("attention_cnn", {"attention": "published"}, 1_190_893),
+        ("attention_cnn", {"attention": "none"}, 1_179_847),
         ("vit_patch", {}, 2_739_271),
         (
             "vit_patch",
@@ -69,6 +70,15 @@ def test_published_gates_reach_two_and_corrected_ones_stay_below_one():
         assert ratio.max() > high - 0.01
 
 
+@pytest.mark.parametrize("name", ["baseline_cnn", "attention_cnn", "vit_patch", "vit_cnn"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_model_of_three_channels_takes_grey_and_colour(name, channels):
+    model = create_model(name, in_chans=3)
+    prepare = Prepare(model.pretrained_cfg, torch.device("cpu"))
+    x = prepare(torch.zeros(2, channels, 48, 48, dtype=torch.uint8))
+    assert model(x).shape == (2, 7)
+
+
 @pytest.mark.parametrize(("attention", "positions"), [("published", 1), ("cbam", 144)])
 def test_last_spatial_attention_sees_more_than_one_position_only_when_corrected(
     attention, positions
@@ -86,7 +96,7 @@ def test_last_spatial_attention_sees_more_than_one_position_only_when_corrected(
     [
         ("resnet50", {}, "unknown"),
         ("baseline_cnn", {"depth": 3}, "does not take"),
-        ("attention_cnn", {"attention": "se"}, "cbam or published"),
+        ("attention_cnn", {"attention": "se"}, "cbam, published or none"),
     ],
 )
 def test_wrong_names_and_options_are_refused(name, options, message):

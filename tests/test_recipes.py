@@ -95,6 +95,8 @@ def test_overrides_win_and_keep_the_rest():
         ({"patience": "None"}, "patience"),
         ({"patience": -1}, "1 or more, or null"),
         ({"clip_grad": -1.0}, "above 0, or null"),
+        ({"seed": -1}, "below 2.*32, not -1"),
+        ({"seed": 2**32}, "below 2"),
         ({"ema_decay": 1.5}, "below 1"),
         ({"layer_decay": -1.0}, "above 0, at most 1"),
         ({"mixup": -1.0}, "0 or more"),

@@ -338,6 +338,13 @@ def test_layers_run_from_the_input_to_the_head_and_hold_every_parameter_once(nam
     assert len(ids) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize(("count", "dropped"), [(0, True), (1, False)])
+def test_dropout_after_a_frozen_embedding_is_off(count, dropped):
+    model = create_model("vit_patch", embed_dim=24, depth=2, num_heads=2, dropout=0.5).train()
+    freeze(model, count)
+    assert model.pos_drop.training == dropped
+
+
 def test_frozen_layers_have_no_gradient_and_no_dropout():
     model = create_model(
         "vit_mae", **tiny | {"backbone_options": TINY | {"proj_drop_rate": 0.5}}

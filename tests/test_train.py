@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -21,12 +22,12 @@ from fer_lib.checkpoints import load_weights
 from fer_lib.config import parse_setting
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import load_predictions
-from fer_lib.files import InputError
+from fer_lib.files import InputError, read_json, write_json
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
 from fer_lib.optim import parameter_groups, processes, schedules
 from fer_lib.recipes import recipe
-from fer_lib.runs import find_run, list_runs
+from fer_lib.runs import find_run, list_runs, start_run
 from fer_lib.train import main, train
 
 
@@ -513,11 +514,78 @@ def test_a_foreign_folder_among_the_runs_is_left_out_and_named(faces, tmp_path, 
     assert "colour" in printed
 
 
-def test_other_code_is_said_when_a_finished_run_is_returned(faces, tmp_path, monkeypatch, capsys):
-    train(small(epochs=1), faces, runs=tmp_path)
+@pytest.mark.parametrize("how", ["trained", "begun"])
+def test_other_code_is_said(faces, tmp_path, monkeypatch, capsys, how):
+    run = train(small(epochs=1), faces, runs=tmp_path)
+    if how == "begun":
+        (run.folder / "results.json").unlink()
     monkeypatch.setattr(train_module, "code_digest", lambda: "another")
     train(small(epochs=1), faces, runs=tmp_path)
-    assert "trained by other code" in capsys.readouterr().out
+    assert capsys.readouterr().out.count(f"{how} by other code") == 1
+
+
+@pytest.mark.parametrize(
+    "same", [{"mixup": 0}, {"clip_grad": 1}, {"options": {"width": 4, "dropout": (0.2, 0.1)}}]
+)
+def test_equal_settings_are_the_same_run_however_they_are_written(faces, tmp_path, same):
+    run = start_run(small(epochs=1), faces, tmp_path)
+    assert find_run(small(epochs=1, **same), faces, tmp_path).folder == run.folder
+    assert find_run(small(epochs=1, mixup=0.1), faces, tmp_path) is None
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_killed_at_its_best_epoch_a_run_has_the_weights_of_the_epoch_that_it_knows_of(
+    faces, tmp_path, monkeypatch, recorded
+):
+    """The repeated epoch is made worse, as on a GPU it may be, so that the first stays the best."""
+    accuracies = [0.5, 0.6]
+    validate = Learner.validate
+    monkeypatch.setattr(
+        Learner, "validate", lambda self: validate(self) | {"valid_accuracy": accuracies.pop(0)}
+    )
+    original, states = train_module.save_state, []
+
+    def killed_at_the_second(path, state):
+        states.append(deepcopy(state["model"]))
+        if len(states) == 2 and not recorded:
+            raise KeyboardInterrupt
+        original(path, state)
+        if len(states) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "save_state", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), faces, runs=tmp_path)
+    monkeypatch.setattr(train_module, "save_state", original)
+    accuracies[:] = [0.4]
+    run = train(small(), faces, runs=tmp_path)
+    best = 1 if recorded else 0
+    assert run.results["best_epoch"] == best + 1
+    weights = load_weights(run.folder / "best.safetensors").state_dict()
+    expected = states[best]
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    assert not list(run.folder.glob("epoch-*"))
+
+
+def test_a_run_goes_on_in_another_precision_and_says_so(faces, tmp_path, capsys):
+    run = train(small(epochs=1), faces, runs=tmp_path)
+    (run.folder / "results.json").unlink()
+    config = read_json(run.folder / "config.json")
+    config["environment"]["precision"] = "fp16"
+    write_json(run.folder / "config.json", config)
+    train(small(epochs=1), faces, runs=tmp_path)
+    assert "begun in precision fp16 and goes on in" in capsys.readouterr().out
+
+
+def test_an_infinite_last_step_is_not_kept(faces, tmp_path, monkeypatch):
+    validate = Learner.validate
+    monkeypatch.setattr(
+        Learner, "validate", lambda self: validate(self) | {"valid_loss": float("nan")}
+    )
+    with pytest.raises(FloatingPointError, match=r"validation loss became nan in epoch 1\. Lower"):
+        train(small(), faces, runs=tmp_path)
+    (folder,) = tmp_path.glob("*_s0")
+    assert not list(folder.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The two convolutional networks: a plain one and one with channel and spatial attention."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -197,25 +197,30 @@ class AttentionCNN(CNN):
     CBAM: Convolutional Block Attention Module, https://arxiv.org/abs/1807.06521.
 
     Args:
-        attention: "cbam" (sum of both branches, then one sigmoid; attention before pooling), or
+        attention: "cbam" (sum of both branches, then one sigmoid; attention before pooling);
             "published": `TwoGateChannelAttention`, and pooling before attention, so that the
-            spatial attention of the last stage sees one position and is a constant.
+            spatial attention of the last stage sees one position and is a constant; or "none": no
+            gates, to measure what they add.
     """
 
     def __init__(self, *, attention: str = "cbam", **options: Any):
-        if attention not in ("cbam", "published"):
-            raise InputError(f"attention {attention!r} is unknown: use cbam or published")
+        if attention not in ("cbam", "published", "none"):
+            raise InputError(f"attention {attention!r} is unknown: use cbam, published or none")
         self.attention = attention
         super().__init__(**options)
 
     def stage(self, inputs: int, outputs: int, pool: nn.Module) -> nn.Module:
         convolutions = conv(inputs, outputs) + conv(outputs, outputs)
+        if self.attention == "none":
+            return nn.Sequential(*convolutions, pool)
         channel = ChannelAttention if self.attention == "cbam" else TwoGateChannelAttention
         gates = [channel(outputs, rd_ratio=1 / 16, rd_divisor=1), SpatialAttention()]
         if self.attention == "published":
             return nn.Sequential(*convolutions, pool, *gates)
         return nn.Sequential(*convolutions, *gates, pool)
 
+
+Built = TypeVar("Built", bound=nn.Module)
 
 grey_48 = {
     "input_size": (1, 48, 48),
@@ -229,11 +234,20 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+def with_input(model: Built, channels: int, size: tuple[int, int] = (48, 48)) -> Built:
+    """The model, whose configuration now names the input that it was built for."""
+    each = {name: model.pretrained_cfg[name] * channels for name in ("mean", "std")}
+    model.pretrained_cfg = model.pretrained_cfg | each | {"input_size": (channels, *size)}
+    return model
+
+
 @register_model
 def baseline_cnn(pretrained: bool = False, **options: Any) -> BaselineCNN:
-    return build_model_with_cfg(BaselineCNN, "baseline_cnn", pretrained, **options)
+    cnn = build_model_with_cfg(BaselineCNN, "baseline_cnn", pretrained, **options)
+    return with_input(cnn, options.get("in_chans", 1))
 
 
 @register_model
 def attention_cnn(pretrained: bool = False, **options: Any) -> AttentionCNN:
-    return build_model_with_cfg(AttentionCNN, "attention_cnn", pretrained, **options)
+    cnn = build_model_with_cfg(AttentionCNN, "attention_cnn", pretrained, **options)
+    return with_input(cnn, options.get("in_chans", 1))

@@ -186,7 +186,8 @@ class GReFELHead(nn.Module):
           is the uniformity loss (https://arxiv.org/abs/2005.10242, t = 2) plus a constant.
         * "centre": λ_c × squared distance from the embedding to the nearest anchor of a class,
           averaged over classes by the targets and over images: 0 to 4 λ_c.
-        * "branches", where λ_b is above 0: λ_b × mean cross-entropy of p, t_g and t_a.
+        * "branches", where λ_b is above 0: λ_b × mean cross-entropy of p, t_g and t_a. It is plain:
+          class weights, label smoothing and logit adjustment act on the final answer alone.
 
         Args:
             targets: (B, classes), rows sum to 1.

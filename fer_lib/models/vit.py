@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fer_lib.files import InputError
 from fer_lib.models.backbones import BackboneModel, build
-from fer_lib.models.cnn import conv_and_pool, grey_48
+from fer_lib.models.cnn import conv_and_pool, grey_48, with_input
 
 
 class ConvStem(nn.Module):
@@ -143,9 +143,7 @@ default_cfgs = generate_default_cfgs(
 def build_scratch(name: str, pretrained: bool, **options: Any) -> ScratchViT:
     """Build one of the two; its configuration names the input that it was built for."""
     vit = build_model_with_cfg(ScratchViT, name, pretrained, **options)
-    size = (options.get("in_chans", 1), *vit.patch_embed.img_size)
-    vit.pretrained_cfg = vit.pretrained_cfg | {"input_size": size}
-    return vit
+    return with_input(vit, options.get("in_chans", 1), vit.patch_embed.img_size)
 
 
 @register_model

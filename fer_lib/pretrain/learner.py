@@ -144,7 +144,8 @@ class MaskedLearner:
         load_into(self.model, state["model"], source)
         try:
             for name in ("optimizer", "schedule", "scaler"):
-                getattr(self, name).load_state_dict(state[name])
+                if state[name]:  # a scaler has no state where there was no need for one
+                    getattr(self, name).load_state_dict(state[name])
         except (KeyError, ValueError, RuntimeError) as error:  # another precision, or other code
             raise InputError(
                 f"{source} does not fit ({error}): delete its folder, or pretrain as it was begun"

@@ -33,16 +33,19 @@ def pretrain(
         progress: a bar for each epoch beside the line after it.
 
     Raises:
-        InputError: the config and the data do not fit, or another process is at this very one.
+        InputError: the config and the data do not fit, the faces were changed after loading, or
+            another process is at this very one.
         FloatingPointError: the loss became infinite or NaN; the last good epoch is kept.
     """
+    faces.require_unchanged()
     if processes().num_processes > 1:
         raise InputError("pretraining runs in one process: start it without torchrun or accelerate")
     root = runs_folder(runs) / "pretraining"
     run = find_pretraining(config, faces, root)
+    if run and run.config["environment"].get("code") != code_digest(CODE):
+        how = "made" if run.finished else "begun"
+        print(f"{run.folder.name} was {how} by other code; delete it to pretrain again")
     if run and run.finished:
-        if run.config["environment"].get("code") != code_digest(CODE):
-            print(f"{run.folder.name} was made by other code; delete it to pretrain again")
         print(f"loaded {run.folder.name}, a finished pretraining of these settings and data")
         return run
     learner = MaskedLearner(config, faces, progress=progress)  # refuses what does not fit

@@ -15,6 +15,7 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.data.splits import group_keys, grouped_split
 from fer_lib.evaluate import aligned, load_predictions
 from fer_lib.files import InputError
+from fer_lib.models.weights import read_metadata
 from fer_lib.optim import processes
 from fer_lib.recipes import recipe
 from fer_lib.refine.ballots import Ballots
@@ -81,11 +82,17 @@ def train_folds(
     Folds and weights are drawn by the seed of the config; the runs lie in `<runs>/folds/`.
 
     Raises:
-        InputError: the config would train on other labels than the original ones, or see
+        InputError: the config would train on other labels than the original ones, start from
+            weights that have learned from these, or see
             `fold_sets`.
     """
     if config.labels != "original":
         raise InputError(f"voters learn from the original labels, not from {config.labels!r}")
+    if isinstance(config.pretrained, str) and "model" in read_metadata(config.pretrained):
+        raise InputError(
+            f"{config.pretrained} has learned from labels that such a voter would vote on: start "
+            "it from a backbone's file or from a pretraining without labels"
+        )
     folder, done = str(runs_folder(runs) / "folds"), []
     for some in fold_sets(faces, folds, config.seed):
         known = find_run(config, some, folder)
