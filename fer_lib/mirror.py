@@ -65,6 +65,7 @@ class Smoother:
         self.expression: str | None = None
         self.sure = False
         self.seen = -math.inf  # time of the last face
+        self.missing = False  # in a frame since
 
     def update(self, probabilities: dict[str, float] | None, now: float) -> None:
         """Take in one frame: what a model reads in a face, or None where there is none.
@@ -75,7 +76,8 @@ class Smoother:
         """
         while self.history and self.history[0][0] < now - self.keep:
             self.history.popleft()
-        if now - self.seen > self.forget:
+        self.missing = self.missing or probabilities is None
+        if self.missing and now - self.seen > self.forget:
             self.clear()
         if probabilities is None:
             return
@@ -84,7 +86,7 @@ class Smoother:
         self.probabilities = {
             name: (1 - new) * old[name] + new * value for name, value in probabilities.items()
         }
-        self.seen = now
+        self.seen, self.missing = now, False
         self.history.append((now, self.probabilities))
         self.hold()
 

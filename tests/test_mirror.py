@@ -82,6 +82,15 @@ def test_a_face_that_was_away_starts_anew():
     assert smoother.probabilities == SAD
 
 
+def test_a_face_that_was_there_all_the_time_goes_on_however_slow_the_machine():
+    smoother = after(Smoother(seconds=4.0, forget=1.0, lead=0.1), [HAPPY])
+    smoother.update(SAD, 1.5)
+    assert smoother.expression == "happy"
+    smoother.update(None, 2.0)
+    smoother.update(SAD, 3.0)  # it may be another's
+    assert smoother.probabilities == SAD
+
+
 def test_the_history_is_of_the_last_seconds():
     smoother = after(Smoother(keep=2.0), [HAPPY] * 100)
     times = [moment for moment, _ in smoother.history]

@@ -187,6 +187,10 @@ def test_robustness_draws_a_panel_a_kind_and_a_line_a_model():
         ]
         for kind, severities in levels.items()
     }
+    few = {kind: curves[kind] for kind in list(curves)[:1]}
+    some = plots.robustness({"one": few, "two": curves}, mark="")
+    assert [len(axis.containers) for axis in some.axes] == [2] + [1] * (len(curves) - 1)
+    assert [text.get_text() for text in some.legends[0].get_texts()] == ["one", "two"]
     figure = plots.robustness({"one": curves, "two": curves}, mark="sample data")
     assert marked(figure)
     for axis, (kind, severities) in zip(figure.axes, levels.items(), strict=True):

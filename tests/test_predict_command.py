@@ -21,7 +21,7 @@ from fer_lib.labels import EMOTIONS
 from fer_lib.models import create_model
 from fer_lib.predict import __main__ as command
 from fer_lib.predict.description import describe
-from fer_lib.predict.inputs import Source, progress, shots
+from fer_lib.predict.inputs import Source, find_sources, progress, shots
 from fer_lib.predict.outputs import COLUMNS
 from fer_lib.recipes import recipe
 
@@ -218,20 +218,27 @@ class Video:
         pass
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
-def test_every_frame_that_cannot_be_read_is_said(monkeypatch, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "head"), [(".mp4", b"moov"), (".webm", b""), (".mp4", b"moov....mvex")]
+)
+def test_every_frame_that_cannot_be_read_is_said(monkeypatch, tmp_path, suffix, head):
     monkeypatch.setattr(cv2, "VideoCapture", Video)
-    path = Path(f"film{suffix}")
+    path = tmp_path / f"film{suffix}"
+    path.write_bytes(head)
     seen = list(shots(Source(path, path), 1))
     assert [shot.frame for shot in seen if shot.picture] == [*range(15), 16, 17]
     problems = [shot.problem for shot in seen if shot.problem]
-    assert problems[0] == f"film{suffix}: frame 15 cannot be read"
-    short = (
-        []
-        if suffix == ".webm"
-        else ["film.mp4: 18 of 20 frames could be read, the rest is damaged or trimmed"]
-    )
-    assert problems[1:] == short  # 20 is an estimate in a .webm
+    assert problems[0] == f"{path}: frame 15 cannot be read"
+    short = f"{path}: 18 of 20 frames could be read, the rest is damaged or trimmed"
+    # 20 is an estimate in a .webm and in a fragmented .mp4
+    assert problems[1:] == ([short] if head == b"moov" else [])
+
+
+def test_a_name_that_begins_with_a_tilde_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("./~a.png").write_bytes(b"")
+    for given in ("~a.png", "./~a.png", "*.png"):
+        assert [source.path.name for source in find_sources([given])[0]] == ["~a.png"]
 
 
 def test_one_video_shows_its_frames_as_progress(film, monkeypatch):

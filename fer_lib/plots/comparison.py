@@ -208,8 +208,8 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
     for label, marker, face, size in (
         ("published", "|", "black", 9),
         ("published recipe, images alike", "o", "white", 9),
-        ("our recipe, test images", "o", "0.3", 9),
-        ("our recipe, another network, test images", "x", "0.5", 5),
+        ("ours, test images", "o", "0.3", 9),
+        ("ours, another network, test images", "x", "0.5", 5),
     ):
         colour = {"|": "black", "x": "0.5"}.get(marker, "0.3")
         axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=size, label=label)

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from fer_lib.plots.style import model_style, new_figure
@@ -142,18 +143,20 @@ def robustness(found: dict[str, dict[str, Sequence[dict[str, Any]]]], *, mark: s
     """Accuracy under each kind of damage by its severity: small multiples on one scale.
 
     Args:
-        found: by model, and then by kind, as `evaluation.json` has it under `robustness`. The
-            first entry of a kind is the undamaged image: a dashed line, where there is one model.
+        found: by model, and then by kind, as `evaluation.json` has it under `robustness`; a model
+            need not have been tried under every kind. The first entry of a kind is the undamaged
+            image: a dashed line, where there is one model.
     """
-    kinds = list(next(iter(found.values())))
+    kinds = list(dict.fromkeys(kind for curves in found.values() for kind in curves))
     rows = -(-len(kinds) // 3)
     figure, axes = new_figure(
         9, 0.4 + 2.5 * rows, mark=mark, nrows=rows, ncols=3, squeeze=False, sharey=True
     )
     for axis, kind in zip(axes.ravel(), kinds, strict=False):
-        for name, curves in found.items():
+        tried = {name: curves[kind] for name, curves in found.items() if kind in curves}
+        for name, curve in tried.items():
             style = model_style(name)
-            table = pd.DataFrame(curves[kind]).sort_values("severity")
+            table = pd.DataFrame(curve).sort_values("severity")
             spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
             axis.errorbar(
                 table["severity"], table["accuracy"], yerr=np.abs(spread), fmt=style.marker,
@@ -161,17 +164,21 @@ def robustness(found: dict[str, dict[str, Sequence[dict[str, Any]]]], *, mark: s
                 label=name,
             )  # fmt: skip
             if len(found) == 1:
-                clean = curves[kind][0]["accuracy"]
+                clean = curve[0]["accuracy"]
                 axis.axhline(clean, color="0.6", linewidth=1, linestyle="--", zorder=0)
-        axis.set(title=kind, xlabel=curves[kind][0]["unit"], xticks=table["severity"])
+        axis.set(title=kind, xlabel=curve[0]["unit"], xticks=table["severity"])
         percent(axis.yaxis)
-        if curves[kind][0]["severity"] > curves[kind][-1]["severity"]:
+        if curve[0]["severity"] > curve[-1]["severity"]:
             axis.invert_xaxis()  # worse to the right
     for axis in axes[:, 0]:
         axis.set(ylabel="accuracy\n(bars: 95 % interval)", ylim=(0, 1))
     for axis in axes.ravel()[len(kinds) :]:
         axis.axis("off")
     if len(found) > 1:
-        lines = axes[0, 0].get_legend_handles_labels()
+        shown: dict[str, Artist] = {}
+        for axis in axes.ravel():
+            handles, labels = axis.get_legend_handles_labels()
+            shown |= dict(zip(labels, handles, strict=True))
+        lines = shown.values(), shown.keys()
         figure.legend(*lines, frameon=False, fontsize=8, loc="outside upper center", ncols=4)
     return figure

@@ -3,6 +3,7 @@
 import glob
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fer_lib.files import InputError
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
 UNCOUNTED = {".mkv", ".webm", ".mpg", ".mpeg"}  # whose number of frames is an estimate
+HEAD = 2**20  # bytes in which a fragmented MP4 says that it is one
 NAMED = SUFFIXES | VIDEOS | {".heic", ".heif"}  # of a folder; the last two are then named
 BATCH, PIXELS = 256, 50_000_000  # pictures in memory together: so many, or of so many pixels
 
@@ -42,8 +44,10 @@ def open_picture(picture: Picture) -> Image.Image:
         array = (array >> 8).astype(np.uint8)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    if array.dtype != np.uint8 or not (
-        array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if (
+        not array.size
+        or array.dtype != np.uint8
+        or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
     ):
         raise InputError(
             f"{array.dtype} {array.shape} is no picture: give an array (H, W), (H, W, 3) or "
@@ -89,8 +93,7 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
     """
     found: dict[Path, Source] = {}
     others = 0
-    for path in map(Path, (match for given in paths for match in matches(given))):
-        path = path.expanduser()
+    for path in (match for given in paths for match in matches(given)):
         if path.is_dir():
             inside = sorted(one for one in path.rglob("*") if one.is_file())
             known = [one for one in inside if one.suffix.lower() in NAMED]
@@ -106,16 +109,19 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
     return list(found.values()), others
 
 
-def matches(given: str) -> list[str]:
+def matches(given: str) -> list[Path]:
     """A path that exists, or what a pattern matches."""
-    if Path(given).expanduser().exists():
-        return [given]
+    path = Path(given)
+    with suppress(RuntimeError):  # a name that begins with ~ and is no user's
+        path = path.expanduser()
+    if path.exists():
+        return [path]
     if not glob.has_magic(given):
         raise InputError(f"{given} does not exist: check the path")
-    found = sorted(glob.glob(str(Path(given).expanduser()), recursive=True))
+    found = sorted(glob.glob(str(path), recursive=True))
     if not found:
         raise InputError(f"nothing matches {given}: check the pattern")
-    return found
+    return list(map(Path, found))
 
 
 def shots(source: Source, every: int) -> Iterator[Shot]:
@@ -143,9 +149,18 @@ def frames(source: Source, every: int) -> Iterator[Shot]:
         video.release()
     if number == 0:
         yield Shot(source, problem=f"{source.path} cannot be read as a video: replace it")
-    elif number < expected * (0.9 if source.path.suffix.lower() in UNCOUNTED else 1):
+    elif number < expected * (1 if counted(source.path) else 0.5):
         problem = f"{source.path}: {number} of {expected:.0f} frames could be read"
         yield Shot(source, problem=f"{problem}, the rest is damaged or trimmed")
+
+
+def counted(path: Path) -> bool:
+    """Whether a video says how many frames it has, rather than how long picture or sound last.
+
+    Not so a fragmented MP4, as recorders write it: it has the box "mvex".
+    """
+    with open(path, "rb") as file:
+        return path.suffix.lower() not in UNCOUNTED and b"mvex" not in file.read(HEAD)
 
 
 def frame_shot(source: Source, video: cv2.VideoCapture, number: int) -> Shot:
