@@ -4,6 +4,7 @@
     python benchmarks/campaign.py run --minutes 9 --weights FILE --out FOLDER
     python benchmarks/campaign.py unpack FOLDER/runs-*.zip
     python benchmarks/campaign.py table
+    python benchmarks/campaign.py aims
 
 The list stands in `wanted.py`. `run` begins with a dry run: one small run from its start to its
 archive, then a step of training and one of prediction of every entry. Then it takes the first entry
@@ -30,7 +31,7 @@ from packing import pack_data, unpack, unpack_data
 from schedule import RESULTS, Campaign, kept_results
 
 from fer_lib.config import SET, TrainConfig, parse_settings
-from fer_lib.files import InputError, home
+from fer_lib.files import InputError, home, read_json
 from fer_lib.kept import keep_results, markdown
 from fer_lib.pretrain import PretrainConfig
 from fer_lib.recipes import changed_settings
@@ -42,6 +43,10 @@ def listed() -> str:
     rows = [_row(entry) for entry in wanted.FIRST]
     seeds = " and ".join(map(str, wanted.SEEDS))
     best = {"entry": f"the {wanted.BEST} best on validation", "settings": f"seeds {seeds}"}
+    more = {entry.name: kept_results(entry) for entry in wanted.every() if entry.seed}
+    best["validation"] = "; ".join(
+        f"{name}: {kept['valid']['full']['accuracy']:.1%}" for name, kept in more.items() if kept
+    )
     rows += [best | {"why": "the spread over seeds, of those that matter"}]
     rows += [_row(entry) for entry in wanted.LATER]
     columns = [
@@ -89,6 +94,40 @@ def shown(config: TrainConfig) -> str:
     apart = ("pretrained=", "labels=", "epochs=", *(("augmentation.",) if strong else ()))
     parts = [part for part in changed_settings(config).split() if not part.startswith(apart)]
     return " ".join([*parts, *(["augmentation=STRONG"] if strong else [])])
+
+
+def aims() -> str:
+    """Markdown of what each system was to reach on the test images, and has reached."""
+    rows = []
+    for aim in wanted.AIMS:
+        row = {"system": aim.name, "expected": f"{aim.expected:g}%", "hoped for": f"{aim.hoped:g}%"}
+        row["reached (95 %)"] = "not run yet"
+        entry, scores = reached(aim)
+        if scores:
+            low, high = scores["interval"]["accuracy"]
+            passed = sum(100 * scores["accuracy"] >= least for least in (aim.expected, aim.hoped))
+            row |= {
+                "reached (95 %)": f"{scores['accuracy']:.1%} ({low:.1%} to {high:.1%})",
+                "that is": ("missed", "as expected", "as hoped for")[passed],
+                "by": entry,
+            }
+        rows.append(row | {"what limits it, and what next": aim.limits})
+    columns = ["expected", "hoped for", "reached (95 %)", "that is", "by"]
+    table = pd.DataFrame(rows, columns=["system", *columns, "what limits it, and what next"])
+    return markdown(table.astype(object).fillna("").set_index("system"))
+
+
+def reached(aim: wanted.Aim) -> tuple[str, dict[str, Any] | None]:
+    """The entry that counts for an aim, chosen on validation, and its scores on the test images."""
+    if not aim.entries:
+        ensemble = read_json(RESULTS / "comparison.json")["ensemble"]
+        return "the comparison", ensemble and ensemble["results"]["full"]
+    kept = {name: kept_results(wanted.by_name(name)) for name in aim.entries}
+    kept = {name: results for name, results in kept.items() if results}
+    if not kept:
+        return "", None
+    best = max(kept, key=lambda name: kept[name]["valid"]["full"]["accuracy"])
+    return best, kept[best]["test"]["full"]
 
 
 def finished_table(runs: str | None) -> str:
@@ -164,6 +203,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True)
     add = lambda name, text: commands.add_parser(name, help=text, description=text)  # noqa: E731
     add("list", "print the list of wanted runs, as Markdown")
+    add("aims", "print what each system was to reach, and has reached, as Markdown")
     table = add("table", "print all finished runs, best on validation first, as Markdown")
     one = add("run", "run as many as fit")
     one.add_argument("--minutes", type=float, help="stop after so many; default: when all is done")
@@ -196,6 +236,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if args.command == "list":
             print(listed())
+        elif args.command == "aims":
+            print(aims())
         elif args.command == "table":
             print(finished_table(args.runs))
         elif args.command == "unpack":

@@ -104,7 +104,8 @@ class Point:
         batches = Steps(images, soft, batch_size=self.learner.config.batch_size)
         self.learner.batches = batches
         drawn = rate(batches.draw, self.device)
-        self.train()  # warms up
+        for _ in range(2):  # warms up: a recording begins with the fourth step
+            self.train()
         batches.steps = max(2, round(seconds * rate(self.train, self.device) / batches.batch_size))
         speed = rate(self.train, self.device)
         order = speed / (speed + drawn)  # of images / drawn + images / speed

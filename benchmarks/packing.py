@@ -9,7 +9,7 @@ import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -48,6 +48,15 @@ class Archives:
     def names(self) -> set[str]:
         """All that they hold."""
         return {name for path in self.paths() for name in zipfile.ZipFile(path).namelist()}
+
+    def other(self, files: dict[str, bytes]) -> list[str]:
+        """Names of those of some files that they hold with another content."""
+        found = []
+        for path in self.paths():
+            with zipfile.ZipFile(path) as file:
+                names = files.keys() & set(file.namelist())
+                found += [name for name in names if file.read(name) != files[name]]
+        return sorted(found)
 
     def add(self, files: dict[str, bytes]) -> Path:
         """Add files, by their names in the archive, all or nothing; returns the archive."""
@@ -115,7 +124,7 @@ def verify(run: Run, faces: FaceSet) -> None:
             )
 
 
-def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> list[RunFolder]:
+def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterator[RunFolder]:
     """Unpack an archive into `runs/` and `data/`; what is there already stays as it is.
 
     Predictions are checked (`verify`) and written in single precision.
@@ -123,22 +132,20 @@ def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> list[Ru
     Args:
         faces_of: dataset name -> its faces.
 
-    Returns:
-        The runs and pretrainings that are new.
+    Yields:
+        Each run or pretraining that is new, before the next one is unpacked.
 
     Raises:
         InputError: the archive cannot be read, or the predictions of a run do not give its results.
     """
-    new = []
     for (root, *rest), files in folders(archive).items():
         target = (runs_folder(runs) if root == "runs" else home() / "data").joinpath(*rest)
         if root == "runs" and not (target / "results.json").exists():
-            new.append(unpack_run(target, files, faces_of))
+            yield unpack_run(target, files, faces_of)
         if root == "data":
             for path in (target / name for name in files if not (target / name).exists()):
                 with replacing(path) as temporary:
                     temporary.write_bytes(files[path.name])
-    return new
 
 
 def folders(archive: Path) -> dict[tuple[str, ...], dict[str, bytes]]:

@@ -120,10 +120,13 @@ class Campaign:
             return
         self.looked_up.add(entry.name)
         trains = not isinstance(entry, Pretraining | Refinement)
-        if entry.finished(self.place):
-            self.pack(entry)
-        elif trains and (kept := kept_results(entry, self.place)):
-            self.results[entry.name] = kept
+        try:
+            if entry.finished(self.place):
+                self.pack(entry)
+            elif trains and (kept := kept_results(entry, self.place)):
+                self.results[entry.name] = kept
+        except InputError as error:  # its data are not here: the others may go on
+            self.failed[entry.name] = str(error)
 
     def pack(self, entry: Entry) -> None:
         """Note the results of a finished entry, and pack it."""
@@ -133,6 +136,11 @@ class Campaign:
         if isinstance(entry, Refinement):
             path = entry.file(self.place)
             files = {f"data/{path.parent.name}/{path.name}": path.read_bytes()}
+            if self.archives.other(files):
+                raise InputError(
+                    f"the archives in {self.archives.folder} hold other labels than {path}: give "
+                    "another folder (--out)"
+                )
         if not files.keys() <= self.archives.names():
             archive = self.archives.add(files)
             print(f"{entry.name}: packed into {archive}", flush=True)

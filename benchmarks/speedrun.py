@@ -39,6 +39,7 @@ from fer_lib.config import SET, TrainConfig, parse_settings
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate.robustness import VIEWS
 from fer_lib.files import InputError
+from fer_lib.graph import RecordedStep
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.models.cnn import grey_48
@@ -130,6 +131,8 @@ def run(config: TrainConfig, faces: FaceSet) -> tuple[float, Learner]:
     start = deepcopy(learner.state_dict())
     learner.train_epoch(0)  # compiles and warms up
     learner.load_state_dict(start, "the start")
+    if learner.recorded:  # of the moments that have been replaced
+        learner.recorded = RecordedStep(learner.optimizer, learner.generator)
     synchronize = getattr(torch, learner.device.type).synchronize
     synchronize()
     began = time.perf_counter()

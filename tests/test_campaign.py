@@ -1,5 +1,6 @@
 """The campaign: its list is sound, it runs what fits, and what is packed comes back the same."""
 
+import json
 import shutil
 import time
 import zipfile
@@ -75,9 +76,31 @@ def main(campaign, *arguments) -> int:
     return ended.value.code
 
 
-def test_the_list_in_the_readme_is_the_list(campaign, schedule, monkeypatch):
+def test_the_list_and_the_aims_in_the_readme_are_those_here(campaign, schedule, monkeypatch):
     monkeypatch.setattr(schedule, "RESULTS", ROOT / "report" / "results")
-    assert campaign.listed() in (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(campaign, "RESULTS", ROOT / "report" / "results")
+    readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert campaign.listed() in readme
+    assert campaign.aims() in readme
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"),
+    [(0.6399, "missed"), (0.64, "as expected"), (0.67, "as hoped for"), (None, "")],
+)
+def test_an_aim_takes_the_best_on_validation(campaign, monkeypatch, accuracy, verdict):
+    test = {"accuracy": accuracy, "interval": {"accuracy": [0.2, 0.9]}}
+    better = {"test": {"full": {**test, "accuracy": 0.99}}, "valid": {"full": {"accuracy": 0.5}}}
+    best = {"test": {"full": test}, "valid": {"full": {"accuracy": 0.6}}}
+    known = {"a": better, "b": best} if accuracy else {}
+    aim = campaign.wanted.Aim("system", ("a", "b"), expected=64, hoped=67, limits="size")
+    monkeypatch.setattr(campaign.wanted, "AIMS", (aim,))
+    monkeypatch.setattr(campaign.wanted, "by_name", lambda name: name)
+    monkeypatch.setattr(campaign, "kept_results", known.get)
+    row = campaign.aims().splitlines()[-1]
+    shown = f"{accuracy:.1%} (20.0% to 90.0%)" if accuracy else "not run yet"
+    who = "b" if accuracy else ""
+    assert row == f"| system | 64% | 67% | {shown} | {verdict} | {who} | size |"
 
 
 def test_every_system_is_in_the_list_and_no_two_entries_are_one_run(campaign):
@@ -298,10 +321,43 @@ def test_predictions_that_do_not_give_the_results_are_refused(packed, packing, e
     bad = packing.Archives(tmp_path / "bad").add(packing.contents(run))
     place = entries.Place(dataset=SAMPLE)
     with pytest.raises(InputError, match=r"its predictions give .* % on test and its results.json"):
-        packing.unpack(bad, place.faces, tmp_path / "there")
+        list(packing.unpack(bad, place.faces, tmp_path / "there"))
     assert not list((tmp_path / "there").iterdir())
-    assert len(packing.unpack(archive, place.faces, tmp_path / "there")) == 1
-    assert packing.unpack(archive, place.faces, tmp_path / "there") == []
+    assert len(list(packing.unpack(archive, place.faces, tmp_path / "there"))) == 1
+    assert list(packing.unpack(archive, place.faces, tmp_path / "there")) == []
+
+
+def test_what_is_unpacked_is_kept_although_the_next_cannot_be(
+    packed, campaign, packing, tmp_path, monkeypatch, capsys
+):
+    run, archive = packed
+    files = {
+        name.replace(run.name, "2_other"): data for name, data in packing.contents(run).items()
+    }
+    results = {
+        "runs/2_other/results.json": json.dumps(run.results | {"dataset": "nowhere"}).encode()
+    }
+    packing.Archives(archive.parent).add(files | results)
+    monkeypatch.setattr(campaign, "RESULTS", tmp_path / "kept")
+    assert main(campaign, "unpack", archive, "--runs", tmp_path / "there") == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert [path.stem for path in (tmp_path / "kept").glob("*.json")] == [run.name]
+
+
+def test_other_labels_of_the_same_name_are_not_lost(packing, tmp_path):
+    archives = packing.Archives(tmp_path)
+    archives.add({"data/fer2013/refined_majority.npz": b"old", "runs/a/b": b""})
+    assert archives.other({"data/fer2013/refined_majority.npz": b"old"}) == []
+    changed = {"data/fer2013/refined_majority.npz": b"new", "runs/c": b""}
+    assert archives.other(changed) == ["data/fer2013/refined_majority.npz"]
+
+
+def test_data_that_are_not_here_fail_their_entries_alone(still, entries, schedule):
+    absent = replace(tiny(entries, "absent"), dataset="ferplus")
+    still.place = entries.Place(data_dir="nowhere")
+    still.looked_up = set()
+    still.look_up(absent)
+    assert list(still.failed) == ["absent"]
 
 
 def test_a_run_has_its_accuracy_without_the_mirror_image_too(packed):
@@ -340,11 +396,11 @@ def test_an_archive_that_is_none_or_of_something_else_is_refused(packing, tmp_pa
     path = tmp_path / "runs-1.zip"
     path.write_bytes(b"no zip")
     with pytest.raises(InputError, match="cannot be read as an archive"):
-        packing.unpack(path, None)
+        list(packing.unpack(path, None))
     path.unlink()
     packing.Archives(tmp_path).add({"runs/../../etc/x": b""})
     with pytest.raises(InputError, match="is no run"):
-        packing.unpack(path, None)
+        list(packing.unpack(path, None))
 
 
 def test_a_full_archive_is_followed_by_another(packing, tmp_path, monkeypatch):
