@@ -17,7 +17,8 @@ def inflation(answers: Answers, draws: int = 2000) -> pd.DataFrame:
     without a copy in training or validation), `copied_accuracy`, `distinct_accuracy`, `expected`
     (what the recalls on the distinct images would give on the copied ones, by their mix of classes)
     and `copied_less_expected`: what is left for memory, and for copied pictures that are easier
-    than others of their class, as much-used ones may be. NaN where there are no such images.
+    than others of their class, as much-used ones may be, with `least_left`, `most_left` (its 95 %
+    interval, by the same bootstrap). NaN where there are no such images.
     """
     faces, rows = answers.faces, answers.faces.where("test")
     groups = copy_groups(faces.images)
@@ -27,10 +28,16 @@ def inflation(answers: Answers, draws: int = 2000) -> pd.DataFrame:
     number = group.max() + 1
     weights = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), draws)
 
+    def counts(some: np.ndarray) -> np.ndarray:
+        """How many of some images each resample has: (draws,)."""
+        return weights @ np.bincount(group, some, number)
+
     def drawn(right: np.ndarray, among: np.ndarray) -> np.ndarray:
         """Accuracy (draws,) among some of the images."""
-        hits, all_of = (weights @ np.bincount(group, w, number) for w in (right & among, among))
-        return hits / np.maximum(all_of, 1)
+        return counts(right & among) / np.maximum(counts(among), 1)
+
+    labels = answers.labels("test")
+    classes = [labels == one for one in np.unique(labels[copied])]
 
     table = {}
     for name, right in zip(answers.names, answers.correct, strict=True):
@@ -42,14 +49,20 @@ def inflation(answers: Answers, draws: int = 2000) -> pd.DataFrame:
         if clean.any():
             difference = drawn(right, np.ones(len(rows), bool)) - drawn(right, clean)
             low, high = np.quantile(difference, [0.025, 0.975])
+        mixed, left = expected(right, labels, copied), (np.nan, np.nan)
+        if not np.isnan(mixed):
+            found = sum(counts(one & copied) * drawn(right, one & ~copied) for one in classes)
+            above = drawn(right, copied) - found / np.maximum(counts(copied), 1)
+            left = np.quantile(above, [0.025, 0.975])
         table[name] = {
             "accuracy": right.mean(),
             "clean_accuracy": scores["clean"],
             **{"inflation": right.mean() - scores["clean"], "low": low, "high": high},
             **{"copied": int(copied.sum()), "distinct": int((~copied).sum())},
             **{f"{key}_accuracy": scores[key] for key in ("copied", "distinct")},
-            "expected": (mixed := expected(right, answers.labels("test"), copied)),
+            "expected": mixed,
             "copied_less_expected": scores["copied"] - mixed,
+            **dict(zip(("least_left", "most_left"), left, strict=True)),
         }
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("name")
 

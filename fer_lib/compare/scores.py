@@ -8,6 +8,7 @@ import pandas as pd
 
 from fer_lib.compare.answers import Answers, require_runs
 from fer_lib.compare.names import named, system_names
+from fer_lib.evaluate import labels_by_part
 from fer_lib.files import InputError
 from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run
@@ -142,6 +143,18 @@ def by_test_set(runs: dict[str, Run]) -> pd.DataFrame:
         if (part := run.results["test"].get(key))
     ]
     return pd.DataFrame(rows)
+
+
+def label_on_majority(answers: Answers) -> pd.Series:
+    """Accuracy by the label, in 0..1, on those test images that have a FERPlus majority.
+
+    That is what `ferplus_majority` of `leaderboard` is to be compared with: the images on which
+    people are divided are left out of both, and they are the hard ones. NaN without votes.
+    """
+    labels = labels_by_part(answers.faces).get("ferplus_majority")
+    kept = np.zeros(answers.test.shape[1], bool) if labels is None else labels >= 0
+    scores = answers.correct[:, kept].mean(axis=1) if kept.any() else np.nan
+    return pd.Series(scores, index=answers.names)
 
 
 def recalls(runs: dict[str, Run]) -> dict[str, dict[str, float]]:

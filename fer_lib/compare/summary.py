@@ -5,8 +5,9 @@ Format of `comparison.json`. Scores are shares in 0..1, missing ones null; `name
 
 * `mark`: caveat for every table and figure, "" for none; `dataset`, `preset`, `fingerprint` (of
   the faces), `classes`, `images` (numbers of `valid`, `test` and `clean` test images).
-* `runs`: a dict a run: `name`, the columns of `scores.leaderboard`, and `letters`: runs that share
-  one cannot be told apart (`paired.letters`); null for a run that is not tested.
+* `runs`: a dict a run: `name`, the columns of `scores.leaderboard`, `label_on_majority`, and
+  `letters`: runs that share one cannot be told apart (`paired.letters`); null for a run that is not
+  tested.
 * `systems`: a dict for all seeds of one system: `system` and the columns of `scores.systems`.
 * `tests`: a dict a pair, columns of `paired.paired_tests`, of the `headline` runs alone, one a
   system: more seeds would add pairs that no question asks about, and cost power in the correction;
@@ -36,7 +37,13 @@ from fer_lib.compare.copies import inflation
 from fer_lib.compare.cost import BATCHES, costs
 from fer_lib.compare.names import marks, short_names
 from fer_lib.compare.paired import agreement, letters, pair_up, sentences
-from fer_lib.compare.scores import by_test_set, leaderboard, recalls, systems
+from fer_lib.compare.scores import (
+    by_test_set,
+    label_on_majority,
+    leaderboard,
+    recalls,
+    systems,
+)
 from fer_lib.compare.voting import ensemble
 from fer_lib.data.faceset import FaceSet
 from fer_lib.runs import Run
@@ -83,7 +90,12 @@ def comparison(
             "test": test["full"]["n"],
             "clean": test["clean"]["n"] if test.get("clean") else 0,
         },
-        "runs": records(table.assign(letters=pd.Series(letters(tested, tests)))),
+        "runs": records(
+            table.assign(
+                letters=pd.Series(letters(tested, tests)),
+                label_on_majority=label_on_majority(answers),
+            )
+        ),
         "systems": records(systems(table, answers)),
         "tests": records(tests.set_index("a")),
         "sentences": sentences(tests),

@@ -53,6 +53,7 @@ def _run(row: dict[str, Any]) -> dict[str, str]:
         "one view": percent(row.get("one_view")),
         "clean test": percent(row["clean_accuracy"]),
         "FERPlus majority": percent(row["ferplus_majority"]),
+        "label, same images": percent(row["label_on_majority"]),
         "macro-F1": f"{row['macro_f1']:.3f}",
         "mean class": percent(row["balanced_accuracy"]),
         "validation": percent(row["valid_accuracy"]),
