@@ -70,6 +70,18 @@ def test_published_gates_reach_two_and_corrected_ones_stay_below_one():
         assert ratio.max() > high - 0.01
 
 
+def test_a_wide_start_is_xaviers():
+    narrow, wide = (
+        create_model("vit_patch", embed_dim=128, num_heads=4, weight_init=way)
+        for way in ("", "jax")
+    )
+    deviation = lambda model: model.blocks[0].mlp.fc1.weight.std().item()  # noqa: E731
+    assert deviation(narrow) == pytest.approx(0.02, rel=0.05)
+    assert deviation(wide) == pytest.approx((2 / (128 + 512)) ** 0.5, rel=0.05)
+    for model in (narrow, wide):
+        assert model.head[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
 @pytest.mark.parametrize("name", ["baseline_cnn", "attention_cnn", "vit_patch", "vit_cnn"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_model_of_three_channels_takes_grey_and_colour(name, channels):
@@ -97,6 +109,7 @@ def test_last_spatial_attention_sees_more_than_one_position_only_when_corrected(
         ("resnet50", {}, "unknown"),
         ("baseline_cnn", {"depth": 3}, "does not take"),
         ("attention_cnn", {"attention": "se"}, "cbam, published or none"),
+        ("vit_patch", {"weight_init": "moco"}, 'use "" or jax'),
     ],
 )
 def test_wrong_names_and_options_are_refused(name, options, message):

@@ -59,6 +59,8 @@ class ScratchViT(VisionTransformer):
 
     Args:
         dropout: rate after the position embeddings, in every block and in the head.
+        weight_init: of the blocks, as timm names it: "" for a deviation of 0.02 at any width, "jax"
+            for Xavier's, which is three to four times as wide at 128 dimensions.
     """
 
     def __init__(
@@ -73,12 +75,15 @@ class ScratchViT(VisionTransformer):
         num_heads: int = 6,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        weight_init: str = "",
         embed_layer: type[nn.Module] | None = None,
     ):
         if embed_dim % num_heads:
             raise InputError(f"num_heads={num_heads} must divide embed_dim={embed_dim}")
         if img_size % patch_size:
             raise InputError(f"patch_size={patch_size} must divide the side of {img_size} pixels")
+        if weight_init not in ("", "jax"):
+            raise InputError(f'weight_init {weight_init!r} is unknown: use "" or jax')
         super().__init__(
             img_size=img_size,
             patch_size=patch_size,
@@ -90,6 +95,7 @@ class ScratchViT(VisionTransformer):
             pos_drop_rate=dropout,
             proj_drop_rate=dropout,
             drop_path_rate=drop_path,
+            weight_init=weight_init,
             **{"embed_layer": embed_layer} if embed_layer else {},
         )
         self.num_classes = num_classes
