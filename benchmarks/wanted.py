@@ -175,6 +175,16 @@ LATER = (
         settings=LONG_CNN | {"augmentation": replace(STRONG, erase=0.0)},
     ),
     Entry(
+        "vit_cnn, milder",
+        "a small vit_patch learned sooner with milder draws, a smaller rate and a wider start",
+        model="vit_cnn",
+        settings={
+            **{"epochs": 120, "batch_size": 256, "lr": 7e-4, "mixup": 0.1, "flip_tta": True},
+            "augmentation": CNN_OURS["augmentation"],
+            "options": {"weight_init": "jax"},
+        },
+    ),
+    Entry(
         "vit_cnn, 36 epochs",
         "our recipe, as long as two cores without a GPU allow",
         model="vit_cnn",
@@ -182,14 +192,14 @@ LATER = (
     ),
     Entry(
         "vit_patch, patches of 8",
-        "the smaller published size; with its own augmentation it hardly learned",
+        "the smaller published size; milder draws, a smaller rate and a wider start, see the log",
         model="vit_patch",
         settings={
-            **{"epochs": 60, "mixup": 0.0, "flip_tta": True},
+            **{"epochs": 45, "lr": 5e-4, "warmup_epochs": 1, "mixup": 0.0, "flip_tta": True},
             "augmentation": CNN_OURS["augmentation"],
             "options": {
                 **{"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4},
-                "drop_path": 0.0,
+                **{"drop_path": 0.0, "weight_init": "jax"},
             },
         },
     ),
@@ -237,12 +247,11 @@ AIMS = (
         ("vit_patch", "vit_patch, patches of 8"),
         expected=62,
         hoped=66,
-        limits="how slowly it learns at all (see the log): milder augmentation, rates of 0.0003 to "
-        "0.001 and a wider start before more epochs",
+        limits="its size, and how slowly it learns: still rising at its last epoch (see the log)",
     ),
     Aim(
         "vit_cnn",
-        ("vit_cnn", "vit_cnn, 36 epochs"),
+        ("vit_cnn", "vit_cnn, milder", "vit_cnn, 36 epochs"),
         expected=68,
         hoped=71,
         limits="it has few of its training images right yet: three times as long, and milder draws",

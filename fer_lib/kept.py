@@ -135,8 +135,10 @@ def results_table(folder: Path) -> pd.DataFrame:
 def label(run: dict[str, Any]) -> str:
     """What a kept run's network is called: its model, and the backbone where it has another."""
     model, options = (run["config"]["train"][key] for key in ("model", "options"))
-    bare = " without gates" if options.get("attention") == "none" else ""
-    return " on ".join(filter(None, (model + bare, options.get("backbone"))))
+    parts = " without gates" if options.get("attention") == "none" else ""
+    if "patch_size" in options:
+        parts = f" of patches of {options['patch_size']}"
+    return " on ".join(filter(None, (model + parts, options.get("backbone"))))
 
 
 def _row(kept: dict[str, Any]) -> dict[str, str]:
