@@ -137,7 +137,7 @@ def label(run: dict[str, Any]) -> str:
     model, options = (run["config"]["train"][key] for key in ("model", "options"))
     parts = " without gates" if options.get("attention") == "none" else ""
     if "patch_size" in options:
-        parts = f" of patches of {options['patch_size']}"
+        parts = f" on patches of {options['patch_size']}"
     return " on ".join(filter(None, (model + parts, options.get("backbone"))))
 
 
