@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import aims
 import estimate
 import pandas as pd
 import wanted
@@ -31,7 +32,7 @@ from packing import pack_data, unpack, unpack_data
 from schedule import RESULTS, Campaign, kept_results
 
 from fer_lib.config import SET, TrainConfig, parse_settings
-from fer_lib.files import InputError, home, read_json
+from fer_lib.files import InputError, home
 from fer_lib.kept import keep_results, markdown
 from fer_lib.pretrain import PretrainConfig
 from fer_lib.recipes import changed_settings
@@ -94,40 +95,6 @@ def shown(config: TrainConfig) -> str:
     apart = ("pretrained=", "labels=", "epochs=", *(("augmentation.",) if strong else ()))
     parts = [part for part in changed_settings(config).split() if not part.startswith(apart)]
     return " ".join([*parts, *(["augmentation=STRONG"] if strong else [])])
-
-
-def aims() -> str:
-    """Markdown of what each system was to reach on the test images, and has reached."""
-    rows = []
-    for aim in wanted.AIMS:
-        row = {"system": aim.name, "expected": f"{aim.expected:g}%", "hoped for": f"{aim.hoped:g}%"}
-        row["reached (95 %)"] = "not run yet"
-        entry, scores = reached(aim)
-        if scores:
-            low, high = scores["interval"]["accuracy"]
-            passed = sum(100 * scores["accuracy"] >= least for least in (aim.expected, aim.hoped))
-            row |= {
-                "reached (95 %)": f"{scores['accuracy']:.1%} ({low:.1%} to {high:.1%})",
-                "that is": ("missed", "as expected", "as hoped for")[passed],
-                "by": entry,
-            }
-        rows.append(row | {"what limits it, and what next": aim.limits})
-    columns = ["expected", "hoped for", "reached (95 %)", "that is", "by"]
-    table = pd.DataFrame(rows, columns=["system", *columns, "what limits it, and what next"])
-    return markdown(table.astype(object).fillna("").set_index("system"))
-
-
-def reached(aim: wanted.Aim) -> tuple[str, dict[str, Any] | None]:
-    """The entry that counts for an aim, chosen on validation, and its scores on the test images."""
-    if not aim.entries:
-        ensemble = read_json(RESULTS / "comparison.json")["ensemble"]
-        return "the comparison", ensemble and ensemble["results"]["full"]
-    kept = {name: kept_results(wanted.by_name(name)) for name in aim.entries}
-    kept = {name: results for name, results in kept.items() if results}
-    if not kept:
-        return "", None
-    best = max(kept, key=lambda name: kept[name]["valid"]["full"]["accuracy"])
-    return best, kept[best]["test"]["full"]
 
 
 def finished_table(runs: str | None) -> str:
@@ -237,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
         if args.command == "list":
             print(listed())
         elif args.command == "aims":
-            print(aims())
+            print(aims.table())
         elif args.command == "table":
             print(finished_table(args.runs))
         elif args.command == "unpack":

@@ -1,11 +1,10 @@
-"""The list of wanted runs, most valuable first, and what they are to reach: the one place for both.
+"""The list of wanted runs, most valuable first: the one place where it stands.
 
-`campaign.py list` prints it, `campaign.py run` runs it, and `campaign.py aims` sets beside each aim
-what was reached. A variant that is tried for tuning is one more entry, whose name goes on after a
-comma.
+`campaign.py list` prints it, `campaign.py run` runs it. A variant that is tried for tuning is one
+more entry, whose name goes on after a comma.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from entries import Entry, Pretraining, Refinement
 
@@ -205,89 +204,6 @@ LATER = (
     ),
 )
 """What comes after the further seeds."""
-
-
-@dataclass(frozen=True)
-class Aim:
-    """What a system is to reach on the test images, and what is known of it since.
-
-    Attributes:
-        entries: names of the list; of those that are kept, the best on validation counts. None
-            for the ensemble.
-        expected, hoped: accuracy in per cent, set before the first run (but outside of this
-            repository, so nothing here proves it).
-        limits: what limits it by its learning curves, and what to try next.
-    """
-
-    name: str
-    entries: tuple[str, ...]
-    expected: float
-    hoped: float
-    limits: str = ""
-
-
-LONGER = "validation still rose at its last epoch: 224 pixels, or longer"
-AIMS = (
-    Aim(
-        "baseline_cnn",
-        ("baseline_cnn", "baseline_cnn, mixup"),
-        expected=64,
-        hoped=67,
-        limits="it has come to know its training images better than others: mixup",
-    ),
-    Aim(
-        "attention_cnn",
-        ("attention_cnn", "attention_cnn, muon", "attention_cnn, no erasing"),
-        expected=69,
-        hoped=72,
-        limits="mixup and erasing keep it from knowing its training images: less, or a wider net",
-    ),
-    Aim(
-        "vit_patch",
-        ("vit_patch", "vit_patch, patches of 8"),
-        expected=62,
-        hoped=66,
-        limits="its size, and how slowly it learns: still rising at its last epoch (see the log)",
-    ),
-    Aim(
-        "vit_cnn",
-        ("vit_cnn", "vit_cnn, milder", "vit_cnn, 36 epochs"),
-        expected=68,
-        hoped=71,
-        limits="it has few of its training images right yet: three times as long, and milder draws",
-    ),
-    Aim("vit_tiny from scratch", ("vit_tiny",), expected=62, hoped=67),
-    Aim("vit_mae, pretrained on faces", ("vit_mae",), expected=68, hoped=71),
-    Aim(
-        "the class of vit_tiny on DINOv2 ViT-S/14",
-        ("vit_small", "vit_small, 224 pixels"),
-        expected=69,
-        hoped=73,
-        limits=LONGER,
-    ),
-    Aim("vit_moe on DINOv2 ViT-S/14", ("vit_moe", "vit_moe, refined"), expected=69, hoped=73),
-    Aim(
-        "grefel on DINOv2 ViT-S/14",
-        ("grefel", "grefel, 40 epochs"),
-        expected=69,
-        hoped=73,
-        limits=LONGER,
-    ),
-    Aim(
-        "grefel on DINOv2 ViT-S/14, FERPlus",
-        ("grefel, FERPlus",),
-        expected=87,
-        hoped=90,
-        limits="the ViT-S, where the published one began with a ViT-B; 224 pixels",
-    ),
-    Aim(
-        "ensemble, soft vote",
-        (),
-        expected=74,
-        hoped=76.8,
-        limits="one strong member and two small CNNs: more as strong, and unlike it",
-    ),
-)
 
 NOT_HERE = (
     ("vit_tiny", "ImageNet, by timm", "recipes published and ours"),

@@ -78,10 +78,10 @@ def main(campaign, *arguments) -> int:
 
 def test_the_list_and_the_aims_in_the_readme_are_those_here(campaign, schedule, monkeypatch):
     monkeypatch.setattr(schedule, "RESULTS", ROOT / "report" / "results")
-    monkeypatch.setattr(campaign, "RESULTS", ROOT / "report" / "results")
+    monkeypatch.setattr(campaign.aims, "RESULTS", ROOT / "report" / "results")
     readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     assert campaign.listed() in readme
-    assert campaign.aims() in readme
+    assert campaign.aims.table() in readme
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def test_an_aim_takes_the_best_on_validation(campaign, monkeypatch, accuracy, ve
     better = {"test": {"full": {**test, "accuracy": 0.99}}, "valid": {"full": {"accuracy": 0.5}}}
     best = {"test": {"full": test}, "valid": {"full": {"accuracy": 0.6}}}
     known = {"a": better, "b": best} if accuracy else {}
-    aim = campaign.wanted.Aim("system", ("a", "b"), expected=64, hoped=67, limits="size")
-    monkeypatch.setattr(campaign.wanted, "AIMS", (aim,))
+    aim = campaign.aims.Aim("system", ("a", "b"), expected=64, hoped=67, limits="size")
+    monkeypatch.setattr(campaign.aims, "AIMS", (aim,))
     monkeypatch.setattr(campaign.wanted, "by_name", lambda name: name)
-    monkeypatch.setattr(campaign, "kept_results", known.get)
-    row = campaign.aims().splitlines()[-1]
+    monkeypatch.setattr(campaign.aims, "kept_results", known.get)
+    row = campaign.aims.table().splitlines()[-1]
     shown = f"{accuracy:.1%} (20.0% to 90.0%)" if accuracy else "not run yet"
     who = "b" if accuracy else ""
     assert row == f"| system | 64% | 67% | {shown} | {verdict} | {who} | size |"
