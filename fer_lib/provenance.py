@@ -61,6 +61,7 @@ def code_digest(
         "losses",
         "optim",
         "train",
+        "training",
         "models/*",
     ),
 ) -> str:

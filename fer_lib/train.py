@@ -9,27 +9,21 @@ the same CPU, ends with the same numbers as one that was not.
 """
 
 import argparse
-import math
-import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from torch import nn
 
-from fer_lib.batches import training_rows
-from fer_lib.checkpoints import load_state, load_weights, save_state, save_weights
 from fer_lib.config import RECIPE_NAMES, TrainConfig, add_arguments, parse_settings
 from fer_lib.data import FaceSet, load_faces
-from fer_lib.evaluate import Predictions, save_predictions
 from fer_lib.files import InputError, locked
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.optim import processes
 from fer_lib.provenance import code_digest
 from fer_lib.recipes import RECIPES, default_preset, recipe
-from fer_lib.runs import Run, find_run, runs_folder, start_run, write_metrics, write_results
+from fer_lib.runs import Run, find_run, runs_folder, start_run
+from fer_lib.training import Training, state_path
 
 
 def train(
@@ -78,11 +72,6 @@ def train(
         return Training(run, learner, faces, quiet).fit()
 
 
-def state_path(run: Run) -> Path:
-    """The file from which a run resumes."""
-    return run.folder / "checkpoint" / "state.pt"
-
-
 def find(config: TrainConfig, faces: FaceSet, runs: str | None) -> Run | None:
     """The run of this config on these data, as the main process finds it, told to all."""
     folder = [None]
@@ -116,143 +105,6 @@ def fine_tuning(
     options.pop("backbone_options", None)
     options = old.options | options | changes.get("options", {})
     return replace(config, options=options, pretrained=str(run.weights))
-
-
-class Training:
-    """The epochs of one run and its files; `fit()` goes to the end from wherever it stands."""
-
-    def __init__(self, run: Run, learner: Learner, faces: FaceSet, quiet: bool):
-        self.run, self.learner, self.faces, self.quiet = run, learner, faces, quiet
-        self.config, self.main = learner.config, learner.accelerator.is_main_process
-        self.rows: list[dict[str, Any]] = []
-        self.state_path = state_path(run)
-        if self.main:
-            for leftover in run.folder.rglob(".*.partial.*"):  # of a process killed while writing
-                leftover.unlink()
-        if self.state_path.exists():
-            state = load_state(self.state_path, self.learner.device)
-            self.rows = state.pop("rows")
-            self.learner.load_state_dict(state, str(self.state_path))
-            self.say(f"{run.name} resumes after epoch {len(self.rows)}")
-            begun = run.config["environment"]["precision"]
-            if begun != learner.precision:
-                self.say(f"it was begun in precision {begun} and goes on in {learner.precision}")
-        if self.main:
-            self.settle()
-        if mute := len(faces.where("train")) - len(
-            training_rows(faces, None, 0, self.config.labels)
-        ):
-            self.say(f"{mute:,} training faces have no emotion vote and are left out")
-
-    def say(self, text: str) -> None:
-        if self.main:
-            print(text, flush=True)
-
-    def fit(self) -> Run:
-        """Train the epochs that are left, then score the best weights and finish the run."""
-        while len(self.rows) < self.config.epochs and not self.patience_is_over():
-            self.rows.append(self.one_epoch(len(self.rows)))
-            self.keep()
-        self.learner.accelerator.wait_for_everyone()
-        self.finish()
-        self.learner.accelerator.wait_for_everyone()
-        return self.run
-
-    def best_epoch(self) -> int:
-        """Epoch with the best validation accuracy, from 0, the first of equals."""
-        return max(range(len(self.rows)), key=lambda epoch: self.rows[epoch]["valid_accuracy"])
-
-    def patience_is_over(self) -> bool:
-        patience = self.config.patience
-        return bool(
-            self.rows
-            and patience is not None
-            and len(self.rows) - 1 - self.best_epoch() >= patience
-        )
-
-    def one_epoch(self, epoch: int) -> dict[str, Any]:
-        """Train an epoch and validate; return its row of `metrics.csv`."""
-        start = time.perf_counter()
-        lr = max(group["lr"] for group in self.learner.optimizer.param_groups)
-        try:
-            trained = self.learner.train_epoch(epoch)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{self.run.folder}: {error}") from None
-        seconds = time.perf_counter() - start
-        valid = self.learner.validate()
-        if not math.isfinite(valid["valid_loss"]):  # after a last step that none followed
-            raise FloatingPointError(
-                f"{self.run.folder}: the validation loss became {valid['valid_loss']} in epoch "
-                f"{epoch + 1}. Lower lr ({self.config.lr}), set clip_grad, or train with "
-                "precision=no"
-            )
-        if self.learner.plateau and epoch + 1 > self.config.warmup_epochs:
-            self.learner.plateau.step(valid[self.config.plateau_metric])
-        return {
-            "epoch": epoch + 1,
-            **trained,
-            **valid,
-            "lr": lr,
-            "train_seconds": round(seconds, 3),
-            "seconds": round(time.perf_counter() - start, 3),
-        }
-
-    def settle(self) -> None:
-        """Make the weights of the last recorded epoch the best, and delete those of a later one.
-
-        Where a process was killed between the two, or before the epoch was recorded.
-        """
-        for path in self.run.folder.glob("epoch-*.safetensors"):
-            if path.stem == f"epoch-{len(self.rows)}":
-                path.replace(self.run.folder / "best.safetensors")
-            else:
-                path.unlink()
-
-    def keep(self) -> None:
-        """Save weights, if they are the best, metrics and resumable state, each all or nothing.
-
-        The best weights replace the former ones only when the state knows of their epoch: killed
-        before that, the next process repeats it, which on a GPU may not be the best again.
-        """
-        row, best = self.rows[-1], self.best_epoch() == len(self.rows) - 1
-        if self.main:
-            folder, faces = self.run.folder, self.faces
-            if best:
-                save_weights(
-                    folder / f"epoch-{len(self.rows)}.safetensors",
-                    self.learner.kept,
-                    self.config,
-                    faces.classes,
-                    faces.images.shape[1:],
-                )
-            write_metrics(folder / "metrics.csv", self.rows)
-            save_state(self.state_path, self.learner.state_dict() | {"rows": self.rows})
-            self.settle()
-        line = (
-            f"{self.config.model} epoch {row['epoch']}/{self.config.epochs}: "
-            f"loss {row['train_loss']:.3f}, validation {row['valid_accuracy']:.2%}"
-            f"{' (best)' if best else ''}, {row['seconds']:.1f} s {self.faces.mark}"
-        )
-        if not self.quiet:
-            self.say(line.rstrip())
-
-    def finish(self) -> None:
-        """Score the best weights on validation and test, and write the results, last of all."""
-        folder, faces = self.run.folder, self.faces
-        best = load_weights(folder / "best.safetensors").to(self.learner.device)
-        predictions = self.predictions(best)
-        one_view = self.predictions(best, flip=False) if self.config.flip_tta else None
-        if self.main:
-            save_predictions(folder / "predictions.npz", predictions)
-            write_results(self.run, faces, predictions, self.rows, best, one_view)
-
-    def predictions(self, model: nn.Module, flip: bool | None = None) -> Predictions:
-        """Of the validation and test images, in float32, by all processes together."""
-        p = [
-            self.learner.held_out.predict(split, model, "no", flip).cpu().numpy()
-            for split in ("valid", "test")
-        ]
-        return Predictions.of(self.faces, *p)
 
 
 def main(arguments: list[str] | None = None) -> None:

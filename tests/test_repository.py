@@ -44,6 +44,7 @@ ORDER = (
     "graph",
     "held_out",
     "learner",
+    "training",
     "train",
     "refine",
     "pretrain",

@@ -19,7 +19,8 @@ from fer_lib.models import MODULES, create_model
 from fer_lib.models.weights import timm_state
 from fer_lib.optim import freeze, layers, parameter_groups
 from fer_lib.recipes import recipe
-from fer_lib.train import Training, fine_tuning, main, train
+from fer_lib.train import fine_tuning, main, train
+from fer_lib.training import Training
 
 TINY = {"patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}
 BACKBONES = ["vit_tiny", "vit_mae", "vit_moe", "grefel"]

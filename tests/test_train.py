@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fer_lib import learner as learner_module
 from fer_lib import train as train_module
+from fer_lib import training
 from fer_lib.checkpoints import load_weights
 from fer_lib.config import parse_setting
 from fer_lib.data.sample import make_sample
@@ -376,13 +377,13 @@ def test_a_full_disk_leaves_the_last_state_and_says_so(faces, tmp_path, monkeypa
     run = train(small(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()
     before = (run.folder / "best.safetensors").read_bytes()
-    original = train_module.write_results
+    original = training.write_results
 
     def on_a_full_disk(run, *rest):
         (run.folder / f".results.{os.getpid()}.partial.json").symlink_to("/dev/full")
         original(run, *rest)
 
-    monkeypatch.setattr(train_module, "write_results", on_a_full_disk)
+    monkeypatch.setattr(training, "write_results", on_a_full_disk)
     with pytest.raises(InputError, match=r"results\.json could not be written \(No space left"):
         train(small(epochs=1), faces, runs=tmp_path)
     assert not (run.folder / "results.json").exists()
@@ -450,7 +451,7 @@ def test_a_kill_between_the_files_of_an_epoch_loses_nothing(faces, tmp_path, mon
     for number, step in enumerate(("save_weights", "write_metrics", "save_state")):
         runs = tmp_path / step
         with monkeypatch.context() as patch:
-            patch.setattr(f"fer_lib.train.{step}", stop_at_second(step))
+            patch.setattr(f"fer_lib.training.{step}", stop_at_second(step))
             with pytest.raises(KeyboardInterrupt):
                 train(small(), faces, runs=runs)
         resumed = train(small(), faces, runs=runs)
@@ -459,8 +460,8 @@ def test_a_kill_between_the_files_of_an_epoch_loses_nothing(faces, tmp_path, mon
 
 
 def stop_at_second(step):
-    """The function of that name in fer_lib.train, which is interrupted at its second call."""
-    original, calls = getattr(train_module, step), []
+    """The function of that name in fer_lib.training, which is interrupted at its second call."""
+    original, calls = getattr(training, step), []
 
     def interrupted(*arguments, **options):
         calls.append(step)
@@ -543,7 +544,7 @@ def test_killed_at_its_best_epoch_a_run_has_the_weights_of_the_epoch_that_it_kno
     monkeypatch.setattr(
         Learner, "validate", lambda self: validate(self) | {"valid_accuracy": accuracies.pop(0)}
     )
-    original, states = train_module.save_state, []
+    original, states = training.save_state, []
 
     def killed_at_the_second(path, state):
         states.append(deepcopy(state["model"]))
@@ -553,10 +554,10 @@ def test_killed_at_its_best_epoch_a_run_has_the_weights_of_the_epoch_that_it_kno
         if len(states) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module, "save_state", killed_at_the_second)
+    monkeypatch.setattr(training, "save_state", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         train(small(), faces, runs=tmp_path)
-    monkeypatch.setattr(train_module, "save_state", original)
+    monkeypatch.setattr(training, "save_state", original)
     accuracies[:] = [0.4]
     run = train(small(), faces, runs=tmp_path)
     best = 1 if recorded else 0
