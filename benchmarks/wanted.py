@@ -30,6 +30,15 @@ MAE = Pretraining(
         **{"patch_size": 4, "depth": 8},
     },
 )
+SMALL_MAE = Pretraining(
+    "mae, patches of 8",
+    "a network that two cores without a GPU pretrain in less than an hour",
+    settings={"epochs": 80, "batch_size": 256, "patch_size": 8, "depth": 6},
+)
+SMALL = {
+    **{"epochs": 24, "batch_size": 128, "warmup_epochs": 2, "mixup": 0.0},
+    "augmentation": CNN_OURS["augmentation"],
+}
 VIT_SMALL = Entry(
     "vit_small",
     "the class of vit_tiny on ViT-S/14; a batch of 128 fills the device, at a rate for that batch",
@@ -199,6 +208,38 @@ LATER = (
             "options": {
                 **{"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4},
                 **{"drop_path": 0.0, "weight_init": "jax"},
+            },
+        },
+    ),
+    Entry(
+        "vit_moe, 10 epochs",
+        "half as long, for two cores without a GPU",
+        model="vit_moe",
+        settings=DINOV2 | {"epochs": 10},
+        start="file",
+    ),
+    SMALL_MAE,
+    Entry(
+        "vit_mae, patches of 8",
+        "what does pretraining on the faces give to a small network?",
+        model="vit_mae",
+        settings=SMALL | {"lr": 1e-3},
+        start="faces",
+        needs=SMALL_MAE,
+    ),
+    Entry(
+        "vit_tiny, patches of 8",
+        "as the small vit_mae but for its random start, and the rate and layers that suit that",
+        model="vit_tiny",
+        settings=SMALL
+        | {
+            **{"lr": 5e-4, "layer_decay": 1.0},
+            "options": {
+                "img_size": 48,
+                "backbone_options": {
+                    **{"patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 6},
+                    "weight_init": "jax",
+                },
             },
         },
     ),
