@@ -94,6 +94,11 @@ class Entry:
     def seeded(self, seed: int) -> "Entry":
         return replace(self, name=f"{self.name}, seed {seed}", seed=seed)
 
+    def variant(self, name: str, why: str, settings: dict[str, Any], **others: Any) -> "Entry":
+        """The same but for some settings of its recipe, or other attributes."""
+        changed = {"name": f"{self.name}, {name}", "why": why, "settings": self.settings | settings}
+        return replace(self, **changed | others)
+
     def wants_file(self) -> bool:
         """Whether it cannot be done without `Place.weights`."""
         return self.start == "file"

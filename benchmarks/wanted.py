@@ -35,10 +35,9 @@ SMALL_MAE = Pretraining(
     "a network that two cores without a GPU pretrain in less than an hour",
     settings={"epochs": 80, "batch_size": 256, "patch_size": 8, "depth": 6},
 )
-SMALL = {
-    **{"epochs": 24, "batch_size": 128, "warmup_epochs": 2, "mixup": 0.0},
-    "augmentation": CNN_OURS["augmentation"],
-}
+MILD = {"mixup": 0.0, "flip_tta": True, "augmentation": CNN_OURS["augmentation"]}
+SMALL = MILD | {"epochs": 24, "batch_size": 128, "warmup_epochs": 2}
+AS_VIT_SMALL = "as vit_small, but for the head, its losses and three equal channels"
 VIT_SMALL = Entry(
     "vit_small",
     "the class of vit_tiny on ViT-S/14; a batch of 128 fills the device, at a rate for that batch",
@@ -46,6 +45,8 @@ VIT_SMALL = Entry(
     settings=DINOV2,
     start="file",
 )
+GREFEL = Entry("grefel", AS_VIT_SMALL, model="grefel", settings=DINOV2, start="file")
+VIT_MOE = Entry("vit_moe", AS_VIT_SMALL, model="vit_moe", settings=DINOV2, start="file")
 ATTENTION = Entry(
     "attention_cnn",
     "a batch for the device, the rate by its square root; longer, so with mixup and erasing",
@@ -66,38 +67,22 @@ VOTERS = Refinement(
 )
 FIRST = (
     VIT_SMALL,
-    Entry(
-        "grefel",
-        "as vit_small, but for the head, its losses and three equal channels",
-        model="grefel",
-        settings=DINOV2,
-        start="file",
-    ),
-    Entry(
-        "vit_moe",
-        "as vit_small, but for the head, its losses and three equal channels",
-        model="vit_moe",
-        settings=DINOV2,
-        start="file",
-    ),
+    GREFEL,
+    VIT_MOE,
     VOTERS,
-    Entry(
-        "vit_moe, refined",
+    VIT_MOE.variant(
+        "refined",
         "as vit_moe, so that only the labels differ",
-        model="vit_moe",
-        settings=DINOV2,
+        {},
         labels="refined_majority",
-        start="file",
         needs=VOTERS,
     ),
-    Entry(
-        "grefel, FERPlus",
+    GREFEL.variant(
+        "FERPlus",
         "eight classes, learned from the votes, which are soft already: no smoothing",
-        model="grefel",
-        settings=DINOV2 | {"label_smoothing": 0.0},
+        {"label_smoothing": 0.0},
         dataset="ferplus",
         labels="votes",
-        start="file",
     ),
     ATTENTION,
     BASELINE,
@@ -131,12 +116,10 @@ FIRST = (
         model="vit_tiny",
         settings=SCRATCH | {"epochs": 50, "warmup_epochs": 5, "lr": 1e-3, "layer_decay": 1.0},
     ),
-    Entry(
-        "vit_small, 224 pixels",
+    VIT_SMALL.variant(
+        "224 pixels",
         "does resolution limit it? 256 tokens in place of 64, four times the work",
-        model="vit_tiny",
-        settings=DINOV2 | {"options": DINOV2["options"] | {"img_size": 224}},
-        start="file",
+        {"options": DINOV2["options"] | {"img_size": 224}},
     ),
 )
 """Every system, at the settings that we think best, and what may better the best of them."""
@@ -145,50 +128,38 @@ SEEDS, BEST = (1, 2), 4
 """Further seeds, and of how many systems: the best of `FIRST` on validation, FER2013."""
 
 LATER = (
-    Entry(
-        "baseline_cnn, published", "for the comparison", model="baseline_cnn", recipe="published"
+    *(
+        Entry(f"{model}, published", "for the comparison", model=model, recipe="published")
+        for model in ("baseline_cnn", "attention_cnn")
     ),
-    Entry(
-        "attention_cnn, published", "for the comparison", model="attention_cnn", recipe="published"
-    ),
-    Entry(
-        "attention_cnn, no gates",
+    ATTENTION.variant(
+        "no gates",
         "what does attention add? The same without it",
-        model="attention_cnn",
-        settings=LONG_CNN | {"options": {"attention": "none"}},
+        {"options": {"attention": "none"}},
     ),
-    Entry(
-        "attention_cnn, muon",
+    ATTENTION.variant(
+        "muon",
         "the optimizer with which `speedrun.py` takes a thinner network to 66.7 % in 18 epochs",
-        model="attention_cnn",
-        settings=LONG_CNN | MUON,
+        MUON,
     ),
-    Entry(
-        "grefel, 40 epochs",
-        "validation still rose at the last of 20",
-        model="grefel",
-        settings=DINOV2 | {"epochs": 40},
-        start="file",
-    ),
-    Entry(
-        "baseline_cnn, mixup",
+    GREFEL.variant("40 epochs", "validation still rose at the last of 20", {"epochs": 40}),
+    BASELINE.variant(
+        "mixup",
         "without it, it came to know its training images better than others",
-        model="baseline_cnn",
-        settings=CNN | {"epochs": 100, "mixup": 0.2},
+        {"mixup": 0.2},
     ),
-    Entry(
-        "attention_cnn, no erasing",
+    ATTENTION.variant(
+        "no erasing",
         "with it and mixup, training accuracy was no higher than validation after 80 epochs",
-        model="attention_cnn",
-        settings=LONG_CNN | {"augmentation": replace(STRONG, erase=0.0)},
+        {"augmentation": replace(STRONG, erase=0.0)},
     ),
     Entry(
         "vit_cnn, milder",
         "a small vit_patch learned sooner with milder draws, a smaller rate and a wider start",
         model="vit_cnn",
-        settings={
-            **{"epochs": 120, "batch_size": 256, "lr": 7e-4, "mixup": 0.1, "flip_tta": True},
-            "augmentation": CNN_OURS["augmentation"],
+        settings=MILD
+        | {
+            **{"epochs": 120, "batch_size": 256, "lr": 7e-4, "mixup": 0.1},
             "options": {"weight_init": "jax"},
         },
     ),
@@ -202,22 +173,16 @@ LATER = (
         "vit_patch, patches of 8",
         "the smaller published size; milder draws, a smaller rate and a wider start, see the log",
         model="vit_patch",
-        settings={
-            **{"epochs": 45, "lr": 5e-4, "warmup_epochs": 1, "mixup": 0.0, "flip_tta": True},
-            "augmentation": CNN_OURS["augmentation"],
+        settings=MILD
+        | {
+            **{"epochs": 45, "lr": 5e-4, "warmup_epochs": 1},
             "options": {
                 **{"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4},
                 **{"drop_path": 0.0, "weight_init": "jax"},
             },
         },
     ),
-    Entry(
-        "vit_moe, 10 epochs",
-        "half as long, for two cores without a GPU",
-        model="vit_moe",
-        settings=DINOV2 | {"epochs": 10},
-        start="file",
-    ),
+    VIT_MOE.variant("10 epochs", "half as long, for two cores without a GPU", {"epochs": 10}),
     SMALL_MAE,
     Entry(
         "vit_mae, patches of 8",
@@ -244,7 +209,7 @@ LATER = (
         },
     ),
 )
-"""What comes after the further seeds."""
+"""What comes after the further seeds, also what a CPU can do."""
 
 NOT_HERE = (
     ("vit_tiny", "ImageNet, by timm", "recipes published and ours"),
