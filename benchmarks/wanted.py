@@ -36,7 +36,13 @@ SMALL_MAE = Pretraining(
     settings={"epochs": 80, "batch_size": 256, "patch_size": 8, "depth": 6},
 )
 MILD = {"mixup": 0.0, "flip_tta": True, "augmentation": CNN_OURS["augmentation"]}
-SMALL = MILD | {"epochs": 24, "batch_size": 128, "warmup_epochs": 2}
+SMALL = MILD | {"epochs": 20, "batch_size": 128, "warmup_epochs": 2}
+SMALL_SCRATCH = SMALL | {"lr": 5e-4, "layer_decay": 1.0}
+SMALL_VIT = SMALL_MAE.config().classifier_options
+FROM_SCRATCH = {
+    **SMALL_VIT,
+    "backbone_options": SMALL_VIT["backbone_options"] | {"weight_init": "jax"},
+}
 AS_VIT_SMALL = "as vit_small, but for the head, its losses and three equal channels"
 VIT_SMALL = Entry(
     "vit_small",
@@ -193,20 +199,16 @@ LATER = (
         needs=SMALL_MAE,
     ),
     Entry(
+        "vit_mae, patches of 8, from scratch",
+        "the same network from a random start, with the rate and the layers that suit that",
+        model="vit_mae",
+        settings=SMALL_SCRATCH | {"options": FROM_SCRATCH},
+    ),
+    Entry(
         "vit_tiny, patches of 8",
-        "as the small vit_mae but for its random start, and the rate and layers that suit that",
+        "the same, but for the head of three layers",
         model="vit_tiny",
-        settings=SMALL
-        | {
-            **{"lr": 5e-4, "layer_decay": 1.0},
-            "options": {
-                "img_size": 48,
-                "backbone_options": {
-                    **{"patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 6},
-                    "weight_init": "jax",
-                },
-            },
-        },
+        settings=SMALL_SCRATCH | {"options": FROM_SCRATCH},
     ),
 )
 """What comes after the further seeds, also what a CPU can do."""
