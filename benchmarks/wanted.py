@@ -39,10 +39,7 @@ MILD = {"mixup": 0.0, "flip_tta": True, "augmentation": CNN_OURS["augmentation"]
 SMALL = MILD | {"epochs": 20, "batch_size": 128, "warmup_epochs": 2}
 SMALL_SCRATCH = SMALL | {"lr": 5e-4, "layer_decay": 1.0}
 SMALL_VIT = SMALL_MAE.config().classifier_options
-FROM_SCRATCH = {
-    **SMALL_VIT,
-    "backbone_options": SMALL_VIT["backbone_options"] | {"weight_init": "jax"},
-}
+START = {"backbone_options": SMALL_VIT["backbone_options"] | {"weight_init": "jax"}}
 AS_VIT_SMALL = "as vit_small, but for the head, its losses and three equal channels"
 VIT_SMALL = Entry(
     "vit_small",
@@ -202,13 +199,13 @@ LATER = (
         "vit_mae, patches of 8, from scratch",
         "the same network from a random start, with the rate and the layers that suit that",
         model="vit_mae",
-        settings=SMALL_SCRATCH | {"options": FROM_SCRATCH},
+        settings=SMALL_SCRATCH | {"options": SMALL_VIT | START},
     ),
     Entry(
         "vit_tiny, patches of 8",
         "the same, but for the head of three layers",
         model="vit_tiny",
-        settings=SMALL_SCRATCH | {"options": FROM_SCRATCH},
+        settings=SMALL_SCRATCH | {"options": START | {"img_size": SMALL_VIT["img_size"]}},
     ),
 )
 """What comes after the further seeds, also what a CPU can do."""
