@@ -9,6 +9,7 @@ import zipfile
 import pytest
 from PIL import Image
 
+from fer_lib.data import load_faces
 from fer_lib.data.sample import make_sample, write_layout
 
 PIXELS = " ".join(["7"] * 2304)
@@ -200,6 +201,21 @@ def test_a_folder_that_may_not_be_read(tmp_path, refused, monkeypatch):
     monkeypatch.setattr(os, "scandir", guarded)
     message = refused("mine", tmp_path)
     assert message.startswith(f"{tmp_path / 'private'} cannot be read (Permission denied)")
+
+
+def test_a_link_to_what_is_not_there(folder, refused):
+    path = folder / "train" / "happy" / "gone.png"
+    path.symlink_to(folder / "nowhere.png")
+    assert refused("fer2013", folder).startswith(f"{path} cannot be read (No such file")
+
+
+def test_hidden_folders_are_not_read(folder, fer_home):
+    before = len(load_faces("mine", folder, say=lambda line: None))
+    path = max((folder / "train" / "happy").iterdir())
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        (path.parent / name).mkdir()
+        shutil.copy(path, path.parent / name / "copy.png")
+    assert len(load_faces("mine", folder, say=lambda line: None)) == before
 
 
 def test_two_pictures_that_differ_in_suffix_only(folder, refused):

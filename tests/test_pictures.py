@@ -18,13 +18,13 @@ def save(folder, **pictures):
 
 
 def test_grey_pictures_of_every_kind_stay_grey(tmp_path):
-    ramp = np.arange(64 * 60, dtype=np.uint32).reshape(60, 64) % 256
+    ramp = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64) % 256
     grey = Image.fromarray(ramp.astype(np.uint8))
     deep = Image.fromarray((ramp * 257).astype(np.uint16))
     clear = grey.convert("LA")
     paths = save(tmp_path, a=grey, b=deep, c=clear, d=grey.convert("RGB"), e=grey.convert("P"))
     images, remarks = read_pictures(paths)
-    assert images.shape == (5, 1, 60, 64)
+    assert images.shape == (5, 1, 64, 64)
     assert remarks == []
     for image in images:
         np.testing.assert_array_equal(image[0], ramp)
@@ -59,6 +59,30 @@ def test_pictures_of_several_sizes_become_48x48(tmp_path):
     assert images.shape == (2, 1, 48, 48)
     assert images[0].min() > 230  # but for what the filter takes from beyond the edge
     assert "several sizes" in remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "side"), [((64, 64), 64), ((80, 60), 60), ((60, 80), 60), ((640, 480), 256)]
+)
+def test_pictures_of_one_size_keep_their_middle_square_and_no_face_is_squeezed(
+    tmp_path, size, side
+):
+    picture = Image.new("L", size, 0)
+    width, height = size
+    left, top = (width - min(size)) // 2, (height - min(size)) // 2
+    picture.paste(255, (left, top, left + min(size), top + min(size)))
+    images, remarks = read_pictures(save(tmp_path, a=picture, b=picture))
+    assert images.shape == (2, 1, side, side)
+    assert images.min() > 230
+    assert bool(remarks) == (size != (side, side))
+
+
+def test_a_large_first_picture_asks_for_no_memory_for_all(tmp_path):
+    small = Image.new("L", (48, 48), 9)
+    paths = save(tmp_path, a=Image.new("L", (3000, 4000), 7), b=small)
+    images, _ = read_pictures([paths[0], *[paths[1]] * 40_000])
+    assert images.shape == (40_001, 1, 48, 48)
+    assert images[[0, -1], 0, 0, 0].tolist() == [7, 9]
 
 
 def test_large_files_are_read_like_small_ones(tmp_path):

@@ -1,10 +1,13 @@
 """Splits that are drawn: stratified, grouped, and the same for any order and on every machine."""
 
 import hashlib
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from fer_lib.data import splits
 from fer_lib.data.sample import make_sample
 from fer_lib.data.splits import group_keys, grouped_split
 
@@ -96,3 +99,17 @@ def test_a_chain_of_near_copies_is_one_group():
     keys = group_keys(images)
     assert len(set(keys[:9])) == 1
     assert keys[9] != keys[0]
+
+
+def test_a_long_chain_is_joined_without_a_pass_for_each_link(monkeypatch):
+    """Frames of a film, each near the next alone; once it took a pass over all for each of them."""
+    images = np.random.default_rng(0).integers(0, 256, (5000, 1, 2, 2), np.uint8)
+    images[:, 0, 0, 0] = np.arange(5000) % 256
+    images[:, 0, 0, 1] = np.arange(5000) // 256  # no two are equal
+    links = np.stack([np.arange(4999), np.arange(1, 5000)], 1)
+    found = SimpleNamespace(pairs=links[np.random.default_rng(1).permutation(4999)])
+    monkeypatch.setattr(splits, "near_copies", lambda images: found)
+    start = time.process_time()
+    keys = group_keys(images)
+    assert time.process_time() - start < 2
+    assert set(keys) == {min(hashlib.sha256(image.tobytes()).hexdigest() for image in images)}

@@ -88,7 +88,8 @@ class FaceSet:
         if absent := [names[split] for split in splits if not len(self.where(split))]:
             raise InputError(
                 f"{self.name} has no {' and no '.join(absent)} images: give data that have some of "
-                "each split, or, of your own, more images of each class"
+                "each split, or, of your own, more images of each class, unlike enough to be told "
+                "apart: near copies, such as the frames of one video, stay in one split"
             )
 
     def counts(self) -> dict[str, dict[str, int]]:

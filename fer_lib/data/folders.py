@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -46,14 +47,26 @@ class Picture(NamedTuple):
     id: str
 
 
+def shown(folder: str) -> bool:
+    """Whether a folder of this name is neither hidden nor one of macOS's leftovers."""
+    return folder[0] != "." and folder != "__MACOSX"
+
+
+def walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder from this one down, without those that are not `shown`, and its files' names."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = filter(shown, folders)
+        yield place, files
+
+
 def subfolders(folder: Path) -> list[Path]:
-    """Folders in a folder, sorted by name, without the hidden ones and macOS's leftovers."""
+    """Folders in a folder that are `shown`, sorted by name."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if entry.is_dir()]
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror}): give another one") from None
-    return [folder / name for name in sorted(names) if name[0] != "." and name != "__MACOSX"]
+    return [folder / name for name in sorted(names) if shown(name)]
 
 
 def parts_of(folder: Path) -> dict[str, Path] | None:
@@ -161,7 +174,7 @@ def _plain_files(folder: Path) -> set[str]:
 def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], int]:
     """Pictures in a class folder and the folders below it, and the number of other files."""
     found, stray = [], 0
-    for place, _, files in os.walk(folder):
+    for place, files in walk(folder):
         relative = Path(place).relative_to(root).as_posix()
         for file in files:
             stem, suffix = os.path.splitext(file)

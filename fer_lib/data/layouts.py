@@ -8,7 +8,7 @@ from pathlib import Path
 from fer_lib.data import archives
 from fer_lib.data.faceset import SPLITS
 from fer_lib.data.ferplus import FOLDERS, VOTE_FILE
-from fer_lib.data.folders import OWN, parts_of, subfolders
+from fer_lib.data.folders import OWN, parts_of, subfolders, walk
 from fer_lib.data.rafdb import LABELS, PICTURES, basic_folder
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
@@ -59,12 +59,22 @@ def _files(path: Path) -> list[tuple[str, os.stat_result]]:
     """Relative names of the files below a folder (or of the file) with their status."""
     if path.is_file():
         return [(path.name, path.stat())]
-    return [
-        (os.path.relpath(os.path.join(place, name), path), os.stat(os.path.join(place, name)))
-        for place, _, names in os.walk(path)
+    files = [
+        os.path.join(place, name)
+        for place, names in walk(path)
         for name in names
         if not OWN.fullmatch(name) and name[0] != "."
     ]
+    return [(os.path.relpath(file, path), _status(file)) for file in files]
+
+
+def _status(file: str) -> os.stat_result:
+    try:
+        return os.stat(file)
+    except OSError as error:  # such as a link to what is no longer there
+        raise InputError(
+            f"{file} cannot be read ({error.strerror}): bring its content back or delete it"
+        ) from None
 
 
 def recognise(source: Path) -> Layout:

@@ -23,7 +23,7 @@ KINDS = {
 SAMPLE = re.compile(r"sample(?:-(\d+)(?:-(\d+))?)?")
 """Names of drawn faces: "sample" is "sample-10-3000", 3,000 faces with 10 % wrong labels."""
 
-READERS = "1"
+READERS = "2"
 """Version of the readers: what another one has cached is read again."""
 
 

@@ -13,6 +13,7 @@ from fer_lib.files import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 SIDE = 48
+LARGEST = 256  # pixels of a side, the most that any of the models here takes in
 HEIC = {b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1"}
 """Of a phone's photos, in bytes 8 to 12 after "ftyp"; Pillow reads none of them by itself."""
 
@@ -55,9 +56,11 @@ def fit(picture: Image.Image, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Ima
 def read_pictures(paths: Paths) -> tuple[np.ndarray, list[str]]:
     """Read pictures as uint8 (N, C, H, W), and say what had to be done to them.
 
-    C is 1 where every picture is grey (three equal channels count as grey), else 3. Pictures of one
-    size keep it; of several sizes, all are cropped to their middle square and resized to 48x48. A
-    rotation that EXIF asks for is done, transparency becomes black, and 16 bits become 8.
+    C is 1 where every picture is grey (three equal channels count as grey), else 3. Square pictures
+    of one size up to 256x256 keep it; of larger or other ones of one size the middle square is
+    kept, resized to at most 256x256; of several sizes, that of all is resized to 48x48. So no face
+    is squeezed, as none is in prediction. A rotation that EXIF asks for is done, transparency
+    becomes black, and 16 bits become 8.
 
     Raises:
         InputError: a picture is missing or damaged; the sentence names it.
@@ -67,24 +70,39 @@ def read_pictures(paths: Paths) -> tuple[np.ndarray, list[str]]:
 
 
 def _fill(
-    paths: Paths, size: tuple[int, int], channels: int, resize: bool = False
+    paths: Paths, size: tuple[int, int] | None, channels: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Read on the assumption that every picture fits; start again on the first that does not."""
-    images = np.empty((len(paths), size[1], size[0], channels), np.uint8)
-    for i, picture in enumerate(_decoded(paths, resize)):
-        if picture.size != size:
-            return _fill(paths, (SIDE, SIDE), channels, resize=True)
+    """Read on the assumption that every picture has this size (None: any) and so many channels.
+
+    Starts again on the first that does not fit.
+    """
+    side = SIDE if size is None else min(*size, LARGEST)
+    images = np.empty((len(paths), side, side, channels), np.uint8)
+    for i, picture in enumerate(_decoded(paths, size, side)):
+        if picture is None:
+            return _fill(paths, None, channels)
         if channels == 1 and picture.mode == "RGB":
-            return _fill(paths, size, 3, resize)
+            return _fill(paths, size, 3)
         pixels = np.asarray(picture)
         images[i] = pixels if pixels.ndim == 3 else pixels[..., None]
-    remark = f"pictures of several sizes: the middle square of each was resized to {SIDE}x{SIDE}"
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), [remark] if resize else []
+    what = "several sizes" if size is None else f"{size[0]}x{size[1]}"
+    remark = f"pictures of {what}: the middle square of each was resized to {side}x{side}"
+    resized = [] if size == (side, side) else [remark]
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), resized
 
 
-def _decoded(paths: Paths, resize: bool) -> Iterator[Image.Image]:
-    """Pictures in order, as L or RGB. Files are read ahead by threads, a batch at a time."""
-    decode = _decode_and_fit if resize else _decode
+def _decoded(paths: Paths, size: tuple[int, int] | None, side: int) -> Iterator[Image.Image | None]:
+    """Pictures in order, as L or RGB, `side` pixels wide and high; None for one not of this size.
+
+    Files are read ahead by threads, a batch at a time.
+    """
+
+    def decode(path: str | Path, data: bytes) -> Image.Image | None:
+        picture = _decode(path, data)
+        if size and picture.size != size:
+            return None
+        return picture if picture.size == (side, side) else fit(picture, (side, side))
+
     small = np.mean([len(_bytes(path)) for path in paths[:8]]) < SMALL
     step = 32 if small else 1
     parts = [paths[start : start + step] for start in range(0, len(paths), step)]
@@ -131,10 +149,6 @@ def named(picture: str | Path) -> Iterator[None]:
         raise InputError(
             f"{picture} cannot be read as a picture ({reason}): replace it or delete it"
         ) from None
-
-
-def _decode_and_fit(path: str | Path, data: bytes) -> Image.Image:
-    return fit(_decode(path, data))
 
 
 def _plain(picture: Image.Image) -> Image.Image:

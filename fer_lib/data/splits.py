@@ -24,14 +24,16 @@ def group_keys(images: np.ndarray) -> np.ndarray:
     exact = copy_groups(images)
     _, first = np.unique(exact, return_index=True)
     keys = np.array([hashlib.sha256(np.ascontiguousarray(images[i])).hexdigest() for i in first])
-    a, b = exact[near_copies(images).pairs].T
-    while True:
-        smaller = keys.copy()
-        for one, other in zip(a, b, strict=True):
-            smaller[one] = smaller[other] = min(smaller[one], smaller[other])
-        if (smaller == keys).all():
-            return keys[exact]
-        keys = smaller
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    joined = exact[near_copies(images).pairs].T
+    links = coo_array((np.ones(joined.shape[1]), tuple(joined)), (len(keys), len(keys)))
+    _, component = connected_components(links, directed=False)
+    smallest: dict[int, str] = {}
+    for one, key in zip(component.tolist(), keys.tolist(), strict=True):
+        smallest[one] = min(key, smallest.get(one, key))
+    return np.array([smallest[one] for one in component.tolist()])[exact]
 
 
 def grouped_split(
