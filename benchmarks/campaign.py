@@ -32,7 +32,7 @@ from packing import pack_data, unpack, unpack_data
 from schedule import RESULTS, Campaign, kept_results
 
 from fer_lib.config import SET, TrainConfig, parse_settings
-from fer_lib.files import InputError, home
+from fer_lib.files import InputError, end_as_interrupted, home
 from fer_lib.kept import keep_results, markdown
 from fer_lib.pretrain import PretrainConfig
 from fer_lib.recipes import changed_settings
@@ -229,4 +229,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_as_interrupted()
     main()

@@ -4,14 +4,13 @@ import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import nn
 
 from fer_lib.config import TrainConfig
-from fer_lib.files import InputError, replacing
+from fer_lib.files import InputError, first_line, replacing
 from fer_lib.models import create_model
 from fer_lib.models.weights import load_into, read_weights, write_weights
 
@@ -28,9 +27,9 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
     """Read what `save_state` wrote; only tensors and plain values, no code is run."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
+    except Exception as error:  # on damaged files torch raises almost anything
         raise InputError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): delete the run folder "
+            f"{path} is damaged ({first_line(error)}): delete the run folder "
             f"{path.parent.parent} and train again"
         ) from error
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,6 +54,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # or a power cut after the renaming leaves an empty file
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -66,13 +70,41 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file; InputError where another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Hold a lock file; InputError where another process holds it, or it cannot be made."""
+    lock = FileLock(path, timeout=LOCK_SECONDS)
     try:
-        with FileLock(path, timeout=LOCK_SECONDS):
-            yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout:
         raise InputError(f"another process is {what}: wait for it, or stop it first") from None
+    except OSError as error:
+        raise InputError(
+            f"{path.parent} cannot be written to ({error.strerror}): choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its type where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def end_as_interrupted() -> None:
+    """Let SIGTERM and SIGHUP end this process as Ctrl+C does, so that it writes what it has."""
+    for name in ("SIGTERM", "SIGHUP"):  # the latter is unknown to Windows, and ignored under nohup
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
+def print_anything() -> None:
+    """Let no emoji, nor a name from another system, end a program whose output cannot show it."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def sha256(path: str | Path) -> str:

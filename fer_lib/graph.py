@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from fer_lib.config import TrainConfig
+from fer_lib.files import first_line
 from fer_lib.optim import processes
 
 WARM_UP = 3
@@ -103,7 +104,7 @@ class RecordedStep:
         except RuntimeError as error:
             raise RuntimeError(
                 "a training step could not be recorded as a CUDA graph "
-                f"({str(error).splitlines()[0]}): train with cuda_graph=false"
+                f"({first_line(error)}): train with cuda_graph=false"
             ) from error
         finally:
             for group, plain in zip(groups, before, strict=True):

@@ -21,7 +21,15 @@ from typing import Any
 
 from fer_lib.config import PRESETS, SET, parse_settings
 from fer_lib.data import load_faces
-from fer_lib.files import InputError, home, read_json, replacing, sha256, write_json
+from fer_lib.files import (
+    InputError,
+    home,
+    print_anything,
+    read_json,
+    replacing,
+    sha256,
+    write_json,
+)
 from fer_lib.recipes import default_preset
 from fer_lib.report.build import build
 from fer_lib.report.collect import collect
@@ -239,6 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", help="folder of all runs; default: runs/")
     parser.add_argument("--set", **SET, dest="extra", help="parameters of single notebooks")
     args = vars(parser.parse_args(arguments))
+    print_anything()  # the notebooks show emoji
     try:
         args["extra"] = parse_settings(args["extra"], args)
         pipeline = Pipeline(**args)

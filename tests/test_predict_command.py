@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -374,3 +375,31 @@ def test_what_was_done_before_it_was_stopped_is_written(run, folder, tmp_path, m
     assert status == 130
     assert len(table(tmp_path / "a.csv")) == 1
     assert "stopped" in said
+
+
+def test_hidden_files_are_no_pictures(folder):
+    (folder / ".ipynb_checkpoints").mkdir()
+    for hidden in ("._face.png", ".ipynb_checkpoints/face.png"):
+        (folder / hidden).write_bytes(b"of another system")
+    found, others = find_sources([str(folder)])
+    assert not any(part.startswith(".") for source in found for part in source.inside.parts)
+    assert (len(found), others) == (5, 1)
+
+
+def test_ended_by_the_system_it_writes_what_it_has(folder, weights, tmp_path):
+    pictures = tmp_path / "many"
+    pictures.mkdir()
+    for name in range(400):
+        shutil.copy(folder / "face.png", pictures / f"{name}.png")
+    out, copies = tmp_path / "a.csv", tmp_path / "copies"
+    words = [sys.executable, "-m", "fer_lib.predict", pictures, "--out", out, "--annotate", copies]
+    process = subprocess.Popen(
+        [*words, "--model", weights, "--detector", "haar"], stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (copies.is_dir() and any(copies.iterdir())):
+        time.sleep(0.01)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert "stopped" in said
+    assert 0 < len(table(out)) < 400

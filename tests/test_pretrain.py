@@ -284,6 +284,14 @@ def test_an_infinite_loss_stops_with_a_report_and_keeps_the_last_good_epoch(
     assert len(rows(pretrain(tiny(epochs=3), faces, runs=tmp_path))) == 3
 
 
+def test_a_last_step_that_breaks_the_weights_is_not_kept(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(MaskedLearner, "validate", lambda self: {"valid_loss": float("nan")})
+    with pytest.raises(FloatingPointError, match="infinite or NaN in epoch 1"):
+        pretrain(tiny(epochs=1), faces, runs=tmp_path)
+    monkeypatch.undo()
+    assert len(rows(pretrain(tiny(epochs=1), faces, runs=tmp_path))) == 1
+
+
 def test_only_training_makes_steps_and_norms_have_no_decay(faces):
     learner = MaskedLearner(tiny(), faces)
     groups = learner.optimizer.param_groups

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-from fer_lib.files import InputError
+from fer_lib.files import InputError, first_line
 
 MODULES = {
     "baseline_cnn": "cnn",
@@ -67,7 +67,7 @@ def create_model(
     except (RuntimeError, OSError) as error:
         if not from_hub:
             raise
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if reason.startswith("No pretrained weights exist"):
             raise InputError(f"{name} has no pretrained weights: use pretrained=False") from error
         if "loading state_dict" in reason:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fer_lib.files import InputError
+from fer_lib.files import InputError, end_as_interrupted, print_anything
 from fer_lib.predict.inputs import Shot, batches, find_sources, progress
 from fer_lib.predict.onnx import write_onnx
 from fer_lib.predict.outputs import FORMATS, Seen, annotate, check_copies, line, title, write_table
@@ -134,9 +134,7 @@ class Work:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; status 0, 1 where something could not be read, 2 for an error of the user's."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # emoji and odd file names, on any terminal
-            stream.reconfigure(errors="replace")
+    print_anything()
     args = parse(arguments)
     work = Work(args)
     if args.export:
@@ -156,4 +154,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_as_interrupted()
     raise SystemExit(main())

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from fer_lib.data.folders import walk
 from fer_lib.data.pictures import SUFFIXES, named, read_picture, upright
 from fer_lib.files import InputError
 
@@ -86,7 +87,8 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
     """Files to read, each once, and how many in the folders are neither pictures nor videos.
 
     A file that is named itself is read whatever its suffix; of a folder, all pictures and videos
-    in it and below; of a pattern (`faces/*.png`, `**` for folders below) what matches.
+    in it and below that are not hidden; of a pattern (`faces/*.png`, `**` for folders below) what
+    matches.
 
     Raises:
         InputError: a path does not exist, a pattern matches nothing, or there is nothing to read.
@@ -95,7 +97,8 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
     others = 0
     for path in (match for given in paths for match in matches(given)):
         if path.is_dir():
-            inside = sorted(one for one in path.rglob("*") if one.is_file())
+            files = (Path(place, name) for place, names in walk(path) for name in names)
+            inside = sorted(one for one in files if one.name[0] != "." and one.is_file())
             known = [one for one in inside if one.suffix.lower() in NAMED]
             others += len(inside) - len(known)
             sources = [Source(one, one.relative_to(path)) for one in known]

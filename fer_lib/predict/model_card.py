@@ -48,10 +48,10 @@ validation images, each counted once.
 
 ## Limits
 
-- It names the word that annotators would choose for a small picture of a face. It does not know
-  what a person feels: a face does not show that reliably, and people read one face differently.
-- The labels of {dataset} are noisy, and nobody recorded who is shown: how accuracy differs by age,
-  gender, skin or culture is not known.
+- It names the word that the labels of {dataset} would give a small picture of a face. It does not
+  know what a person feels: a face does not show that reliably, and people read it differently.
+- The labels of {dataset} are noisy: many do not name what most people see. Nobody recorded who is
+  shown: how accuracy differs by age, gender, skin or culture is not known.
 - Its test images were collected as its training images were. Other pictures (profiles, covered
   faces, strong light, children) are read worse than these numbers say.
 - Not for decisions about people: hiring, education, policing, health, or the like.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_lib.augment import Prepare
-from fer_lib.files import InputError, replacing
+from fer_lib.files import InputError, first_line, replacing
 from fer_lib.models.moe import Routing, SparseExperts
 from fer_lib.predict.description import Description, tempered
 
@@ -131,7 +131,7 @@ class Onnx:
         try:
             self.session = onnxruntime.InferenceSession(path, providers=providers())
         except Exception as error:  # its own exceptions share no base
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"{path} cannot be read as an ONNX model ({reason})") from error
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -188,13 +188,12 @@ class Predictor:
             raise InputError(f"faces is one of {', '.join(FACES)}, not {faces!r}")
         several = isinstance(pictures, Iterable) and not isinstance(pictures, str | Image.Image)
         one = not several or getattr(pictures, "ndim", 4) < 4
-        opened = [open_picture(picture) for picture in ([pictures] if one else pictures)]
-        places = [self.places(picture, faces) for picture in opened]
-        crops = [
-            self.crop(picture, found, faces)
-            for picture, all_found in zip(opened, places, strict=True)
-            for found in all_found
-        ]
+        places, crops = [], []
+        for picture in map(
+            open_picture, [pictures] if one else pictures
+        ):  # one at a time in memory
+            places.append(self.places(picture, faces))
+            crops += [self.crop(picture, found, faces) for found in places[-1]]
         rows = iter(zip(crops, self.probabilities(np.array(crops)), strict=True))
         answers = [[self.face(found, *next(rows)) for found in all_found] for all_found in places]
         return answers[0] if one else answers

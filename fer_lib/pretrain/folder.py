@@ -53,7 +53,7 @@ class Pretraining(RunFolder):
 def find_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pretraining | None:
     """The newest of exactly this config on exactly these data; a finished one if there is."""
     same = []
-    for path in sorted(root.glob("*/config.json")):
+    for path in sorted(root.glob("[!.]*/config.json")):
         try:
             one = Pretraining(path.parent)
         except InputError as error:

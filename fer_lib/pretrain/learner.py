@@ -1,5 +1,6 @@
 """What learns in a pretraining: autoencoder, optimizer, schedule and images on the device."""
 
+import math
 import time
 from functools import partial
 from typing import Any
@@ -73,15 +74,17 @@ class MaskedLearner:
         """Train one epoch, counted from 0, and validate; its row of `metrics.csv`.
 
         Raises:
-            FloatingPointError: the training loss was infinite or NaN.
+            FloatingPointError: the training or the validation loss was infinite or NaN.
         """
         start, lr = time.perf_counter(), self.schedule.get_last_lr()[0]
         trained = self.train_epoch(epoch)
         seconds = time.perf_counter() - start
+        valid = self.validate()
+        self.require_finite(valid["valid_loss"], epoch)  # after a last step that none followed
         return {
             "epoch": epoch + 1,
             **trained,
-            **self.validate(),
+            **valid,
             "lr": lr,
             "train_seconds": round(seconds, 3),
             "seconds": round(time.perf_counter() - start, 3),
@@ -96,16 +99,16 @@ class MaskedLearner:
         for step, (images, nothing) in enumerate(self.bar(epoch)):
             losses[step] = advance(images, nothing)["loss"]
             self.schedule.step()
-        losses = losses.cpu()
-        if not losses.isfinite().all():
+        loss = losses.mean().item()
+        self.require_finite(loss, epoch)
+        return {"train_loss": loss, "train_images": len(losses) * self.batches.batch_size}
+
+    def require_finite(self, loss: float, epoch: int) -> None:
+        if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss became infinite or NaN in epoch {epoch + 1}: lower lr ({config.lr}) or "
-                "pretrain with precision=no"
+                f"the loss became infinite or NaN in epoch {epoch + 1}: lower lr "
+                f"({self.config.lr}) or pretrain with precision=no"
             )
-        return {
-            "train_loss": losses.mean().item(),
-            "train_images": len(losses) * self.batches.batch_size,
-        }
 
     def one_batch(self, images: Tensor, _: Tensor) -> dict[str, Tensor]:
         """Augment a batch, hide patches and learn from it: its "loss"."""
