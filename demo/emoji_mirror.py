@@ -19,7 +19,7 @@ from fer_lib.data.pictures import read_picture
 from fer_lib.data.sample import draw
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
-from fer_lib.mirror import Mirror, models_at_hand
+from fer_lib.mirror import Mirror, View, models_at_hand
 from fer_lib.predict import Predictor
 from fer_lib.predict.faces import Detector, make_detector
 from fer_lib.predict.outputs import draw_faces
@@ -110,7 +110,7 @@ def readings(processor: Processor | None) -> None:
     if processor and processor.error:
         st.error(f"A frame could not be read: {processor.error!r}")
         return
-    if processor is None or not processor.mirror.view.rate:
+    if processor is None or processor.mirror.view == View():
         st.html(cards.waiting(START))
         return
     mirror, view = processor.mirror, processor.mirror.view
@@ -120,7 +120,7 @@ def readings(processor: Processor | None) -> None:
     st.html(
         cards.card(view.expression, sure=view.sure, note=others(view.faces))
         + cards.bars(view.probabilities or dict.fromkeys(mirror.using[0].classes, 0.0))
-        + cards.band(view.history)
+        + cards.band(view.history, gap=max(cards.GAP, 3 * view.latency / 1000))
     )
     st.caption(f"{view.rate:.1f} frames a second, {view.latency:.0f} ms each")
 

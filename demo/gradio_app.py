@@ -7,7 +7,6 @@ GRADIO_SERVER_PORT chooses another port.
 """
 
 import os
-import signal
 import time
 from functools import cache, lru_cache
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from PIL import Image
 from fer_lib import cards, explain, plots
 from fer_lib.data.pictures import read_picture
 from fer_lib.data.sample import draw
-from fer_lib.files import InputError
+from fer_lib.files import InputError, end_as_interrupted
 from fer_lib.mirror import Follower, models_at_hand
 from fer_lib.predict import Face, Predictor
 from fer_lib.predict.faces import Detector, make_detector
@@ -85,11 +84,12 @@ def map_of(predictor: Predictor, faces: list[Face]) -> str:
 
 
 def opened(path: str | None) -> Image.Image | None:
-    """The picture itself, which outlives its file."""
+    """The picture itself, which outlives its file; None, and a warning, for one that is none."""
     try:
         return read_picture(path) if path else None
     except InputError as error:
-        raise gr.Error(str(error)) from error
+        gr.Warning(str(error))
+        return None
 
 
 def read(picture: Image.Image | None, name: str) -> tuple[str, Image.Image | None, str]:
@@ -170,7 +170,7 @@ def page() -> gr.Blocks:
 
 def main() -> None:
     """Serve the page until it is stopped, and remove what Gradio has kept for it."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end as Ctrl+C does
+    end_as_interrupted()
     with TemporaryDirectory() as folder:  # where Gradio puts pictures for the browser
         os.environ["GRADIO_TEMP_DIR"] = folder
         page().launch(

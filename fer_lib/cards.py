@@ -20,6 +20,8 @@ from fer_lib.plots import EMOTION_COLOURS
 
 COLOURS = {name: to_hex(colour) for name, colour in EMOTION_COLOURS.items()}
 
+GAP = 0.6  # seconds without a face from which a band is broken
+
 STYLE = """<style>
 .fer-card { text-align: center; }
 .fer-emoji { font-size: 6.5rem; line-height: 1.15; transition: opacity .3s;
@@ -95,7 +97,7 @@ def bars(probabilities: Mapping[str, float]) -> str:
 
 
 def band(
-    history: Sequence[tuple[float, Mapping[str, float]]], *, seconds: float = 10, gap: float = 0.6
+    history: Sequence[tuple[float, Mapping[str, float]]], *, seconds: float = 10, gap: float = GAP
 ) -> str:
     """Probabilities over the last seconds, one upon the other up to 1, in the colours of the bars.
 

@@ -133,7 +133,8 @@ class View:
         probabilities: smoothed, by class; empty where there is no face.
         history: (seconds before now, at most 0, probabilities), oldest first.
         faces: how many were found in the last frame.
-        rate: frames a second that were read, over the last two seconds.
+        rate: frames a second that were read, over the last two seconds, or the last two frames;
+            0 after the first one.
         latency: milliseconds that the last frame took.
         time: when it was read, by the mirror's clock.
     """
@@ -171,8 +172,8 @@ class Mirror:
 
     @property
     def stale(self) -> bool:
-        """Whether no frame was read for some seconds."""
-        return self.clock() - self.view.time > STALE
+        """Whether no frame was read for some seconds, or as long as three of them take."""
+        return self.clock() - self.view.time > max(STALE, 3 * self.view.latency / 1000)
 
     def look(self, frame: np.ndarray) -> np.ndarray:
         """Read one frame, (H, W, 3) uint8 RGB, and return it mirrored, with its faces marked."""
@@ -189,7 +190,7 @@ class Mirror:
     def describe(self, smoother: Smoother, faces: int, start: float, now: float) -> View:
         """The moment as a page shows it."""
         self.times.append(now)
-        while self.times[0] < now - 2:
+        while len(self.times) > 2 and self.times[0] < now - 2:
             self.times.popleft()
         span = self.times[-1] - self.times[0]
         return View(

@@ -186,6 +186,23 @@ def test_a_view_is_stale_once_no_frame_came_for_two_seconds():
     assert mirror.stale
 
 
+def test_slow_frames_have_a_rate_and_are_not_stale_before_the_next():
+    now = [0.0]
+
+    def tick():
+        now[0] += 1.25  # twice a frame
+        return now[0]
+
+    mirror = Mirror(StandIn(), clock=tick)
+    for _ in range(3):
+        mirror.look(frame(0, 200))
+    assert mirror.view.rate == pytest.approx(1 / 2.5)
+    now[0] += 2.4
+    assert not mirror.stale
+    now[0] += 2
+    assert mirror.stale
+
+
 def test_models_at_hand_are_runs_with_weights_and_exported_files(make_run, fer_home):
     for time, weights in (("20260101-000001", True), ("20260101-000002", False)):
         folder = make_run(time=time).folder
