@@ -23,6 +23,7 @@ from fer_lib.config import TrainConfig
 from fer_lib.evaluate import load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, replacing, write_json
 from fer_lib.models.weights import FILES
+from fer_lib.networks import label
 from fer_lib.provenance import public_command, public_path, short
 from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run, runs_folder, write_metrics
@@ -132,15 +133,6 @@ def results_table(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(map(_row, every))
 
 
-def label(run: dict[str, Any]) -> str:
-    """What a kept run's network is called: its model, and the backbone where it has another."""
-    model, options = (run["config"]["train"][key] for key in ("model", "options"))
-    parts = " without gates" if options.get("attention") == "none" else ""
-    if "patch_size" in options:
-        parts = f" on patches of {options['patch_size']}"
-    return " on ".join(filter(None, (model + parts, options.get("backbone"))))
-
-
 def _row(kept: dict[str, Any]) -> dict[str, str]:
     results, environment = kept["results"], kept["config"]["environment"]
     train = kept["config"]["train"]
@@ -156,7 +148,7 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
     alone = None if train["flip_tta"] else full["accuracy"]
     one_view = results.get("one_view", {"test": alone})["test"]
     return {
-        "model": label(kept),
+        "model": label(train),
         "data": " ".join(filter(None, (results["dataset"], *learned, results["mark"]))),
         "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",
         "one view": "" if one_view is None else f"{one_view:.1%}",
@@ -166,7 +158,12 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
         "recipe": f"{results['recipe']}{'*' * any(changed)}, {results['preset']}, seed {seed}",
         "epochs": str(results["epochs"]),
         "on": f"{environment['processor']}, torch {environment['torch']}",
-        "commit": short(environment["commit"]),
+        "commit": ", ".join(
+            dict.fromkeys(
+                short(stage["commit"])
+                for stage in (environment, *kept["config"].get("resumed", []))
+            )
+        ),
         "changed in the recipe": " ".join(changed),
     }
 

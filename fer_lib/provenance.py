@@ -26,7 +26,7 @@ def describe_environment(config: TrainConfig) -> dict[str, Any]:
     packages = ("torch", "torchvision", "timm", "accelerate", "numpy")
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "commit": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -115,10 +115,10 @@ def public_command(command: str, model: str) -> str:
     `python -m fer_lib.train baseline_cnn --data-dir DIR`.
 
     Args:
-        command: the words of `sys.argv`, joined by spaces.
+        command: the words of `sys.argv`, quoted for a shell.
         model: an argument that may follow a folder whose name has spaces.
     """
-    command = re.sub(r"^.*?[/\\]fer_lib[/\\](\w+)\.py(?=\s|$)", r"python -m fer_lib.\1", command)
+    command = re.sub(r"^.*?[/\\]fer_lib[/\\](\w+)\.py'?(?=\s|$)", r"python -m fer_lib.\1", command)
     # As argparse takes them, also cut short; the name of a folder may have spaces.
     until = rf"(?=\s--|\s{re.escape(model)}(?:\s|$)|$)"
     command = re.sub(rf"--data-\w*[\s=].+?{until}", "--data-dir DIR", command)

@@ -103,7 +103,7 @@ def list_runs(
 ) -> list[Run]:
     """Runs in a folder, oldest first, filtered by data, preset and whether they are finished."""
     found = []
-    for path in sorted(runs_folder(folder).glob("*/config.json")):
+    for path in sorted(runs_folder(folder).glob("[!.]*/config.json")):  # none that is half made
         try:
             found.append(Run(path.parent))
         except InputError as error:
@@ -161,6 +161,20 @@ def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = N
         {"train": config.to_dict(), "data": data, "environment": describe_environment(config)},
     )
     return Run(path)
+
+
+def record_resume(run: Run, config: TrainConfig, epoch: int) -> None:
+    """Add to `resumed` in `config.json` what a training goes on with, if that is something new.
+
+    Args:
+        epoch: how many it has behind it.
+    """
+    keys = ("commit", "code", "processor", "precision", "torch")
+    now = describe_environment(config)
+    stages = [run.config["environment"], *run.config.get("resumed", [])]
+    if any(stages[-1].get(key) != now[key] for key in keys):
+        stages.append({"after_epoch": epoch} | {key: now[key] for key in keys})
+        write_json(run.folder / "config.json", run.config | {"resumed": stages[1:]})
 
 
 def new_folder(root: Path, name: str) -> Path:

@@ -12,7 +12,7 @@ from fer_lib.checkpoints import load_state, load_weights, save_state, save_weigh
 from fer_lib.data import FaceSet
 from fer_lib.evaluate import Predictions, save_predictions
 from fer_lib.learner import Learner
-from fer_lib.runs import Run, write_metrics, write_results
+from fer_lib.runs import Run, record_resume, write_metrics, write_results
 
 
 def state_path(run: Run) -> Path:
@@ -39,6 +39,8 @@ class Training:
             begun = run.config["environment"]["precision"]
             if begun != learner.precision:
                 self.say(f"it was begun in precision {begun} and goes on in {learner.precision}")
+            if self.main:
+                record_resume(run, self.config, len(self.rows))
         if self.main:
             self.settle()
         if mute := len(faces.where("train")) - len(

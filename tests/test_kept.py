@@ -189,6 +189,10 @@ TRAIN = "python -m fer_lib.train baseline_cnn"
     [
         ("/home/me/x/fer_lib/train.py baseline_cnn --seed 1", f"{TRAIN} --seed 1"),
         ("/home/me/my own/fer_lib/train.py baseline_cnn", TRAIN),
+        (
+            "'/home/me/my own/fer_lib/train.py' baseline_cnn --set 'options={\"width\": 8}'",
+            f"{TRAIN} --set 'options={{\"width\": 8}}'",
+        ),
         (r"C:\Users\me\fer_lib\train.py baseline_cnn", TRAIN),
         (
             "/x/fer_lib/train.py --data-dir ../my faces/f.csv baseline_cnn --set lr=0.1 epochs=2",

@@ -15,8 +15,8 @@ from fer_lib.data import load_faces
 from fer_lib.data.audit import audit
 from fer_lib.evaluate import Predictions, evaluate, save_predictions
 from fer_lib.files import InputError, read_json, write_json
-from fer_lib.kept import label
 from fer_lib.models import MODULES
+from fer_lib.networks import label
 from fer_lib.recipes import recipe
 from fer_lib.refine import rules, worth
 from fer_lib.refine.ballots import Ballots
@@ -201,12 +201,14 @@ def test_a_network_without_its_gates_does_not_stand_for_its_model(report):
     bare = read_json(path)
     bare["config"]["train"]["options"]["attention"] = "none"
     bare["results"]["valid"]["full"]["accuracy"] = 1.0
-    write_json(path.with_name("20990101-000000_attention_cnn_sample_s0.json"), bare)
+    other = path.with_name("20990101-000000_attention_cnn_sample_s0.json")
+    write_json(other, bare)
+    shutil.copy(path.with_suffix(".npz"), other.with_suffix(".npz"))
     about = {"dataset": bare["config"]["data"]["dataset"]}
     index = indexed(report / "results", about, "")
     assert path.name in index["headlines"]
     assert "2099" not in index["best"]
-    assert label(bare) == "attention_cnn without gates"
+    assert label(bare["config"]["train"]) == "attention_cnn without gates"
 
 
 def test_results_of_other_data_are_stale(report):
@@ -354,6 +356,15 @@ def test_collecting_says_which_runs_stand_for_their_models_and_what_they_changed
     assert index["settings"] == dict.fromkeys(files.values(), "")
     told = compare.tables(printed)["claims"].reset_index().to_dict(orient="records")
     assert printed["printed_claims"] == told
+
+
+def test_a_run_without_predictions_does_not_stand_for_its_model(report):
+    path = run_file(report, "attention_cnn")
+    better = read_json(path)
+    better["results"]["valid"]["full"]["accuracy"] = 1.0
+    write_json(path.with_name("20990101-000000_attention_cnn_sample_s0.json"), better)
+    index = indexed(report / "results", {"dataset": DATASET}, "")
+    assert (index["best"], path.name in index["headlines"]) == (path.name, True)
 
 
 def test_of_equal_runs_the_evaluated_one_stands_for_its_model(report):

@@ -35,6 +35,7 @@ ORDER = (
     "losses",
     "config",
     "recipes",
+    "networks",
     "checkpoints",
     "optim",
     "evaluate",

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 
@@ -24,12 +25,14 @@ from fer_lib.config import parse_setting
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError, read_json, write_json
+from fer_lib.kept import keep_results, results_table
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
 from fer_lib.optim import parameter_groups, processes, schedules
 from fer_lib.recipes import recipe
 from fer_lib.runs import find_run, list_runs, start_run
 from fer_lib.train import main, train
+from fer_lib.training import Training
 
 
 @pytest.fixture(scope="module")
@@ -399,9 +402,10 @@ def test_a_checkpoint_of_another_model_is_refused(faces, tmp_path):
     torch.save(other, run.folder / "checkpoint" / "state.pt")
     with pytest.raises(InputError, match=r"state\.pt is a checkpoint of another model"):
         train(small(epochs=1), faces, runs=tmp_path)
-    (run.folder / "checkpoint" / "state.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match=r"state\.pt is damaged"):
-        train(small(epochs=1), faces, runs=tmp_path)
+    for content in (b"not a checkpoint", b"", b"hello", b"\x80"):
+        (run.folder / "checkpoint" / "state.pt").write_bytes(content)
+        with pytest.raises(InputError, match=r"state\.pt is damaged"):
+            train(small(epochs=1), faces, runs=tmp_path)
 
 
 def test_a_state_of_another_optimizer_is_refused(faces):
@@ -513,6 +517,46 @@ def test_a_foreign_folder_among_the_runs_is_left_out_and_named(faces, tmp_path, 
     printed = capsys.readouterr().out
     assert str(tmp_path / "a") in printed
     assert "colour" in printed
+
+
+def test_a_resumed_run_knows_each_commit_that_trained_it(faces, tmp_path, monkeypatch):
+    for epoch, commit in enumerate(("a", "a", "b")):
+        monkeypatch.setenv("FER_COMMIT", commit)
+        one_epoch = Training.one_epoch
+
+        def stop_at_second(self, number, one_epoch=one_epoch, last=epoch):
+            if number > last:
+                raise KeyboardInterrupt
+            return one_epoch(self, number)
+
+        with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+            patched.setattr(Training, "one_epoch", stop_at_second)
+            train(small(epochs=3), faces, runs=tmp_path)
+    (run,) = list_runs(tmp_path)
+    assert run.config["environment"]["commit"] == "a"
+    (resumed,) = run.config["resumed"]
+    assert (resumed["after_epoch"], resumed["commit"]) == (2, "b")
+    keep_results(run, tmp_path / "kept")
+    assert results_table(tmp_path / "kept").iloc[0]["commit"] == "a, b"
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_of_runs_that_cannot_be_written_is_named(faces, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="cannot be written to"):
+        train(small(epochs=1), faces, runs=tmp_path)
+
+
+def test_a_folder_of_runs_below_a_file_is_named(faces, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file cannot be written to"):
+        train(small(epochs=1), faces, runs=tmp_path / "file")
+
+
+def test_what_is_half_restored_is_no_run(faces, tmp_path):
+    run = train(small(epochs=1), faces, runs=tmp_path)
+    run.folder.rename(run.folder.with_name(f".{run.name}.partial"))
+    assert list_runs(tmp_path) == []
 
 
 @pytest.mark.parametrize("how", ["trained", "begun"])

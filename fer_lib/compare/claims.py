@@ -1,14 +1,13 @@
 """What was published of each system, with its fault, and what the same system does here."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
-from fer_lib.config import TrainConfig
-from fer_lib.recipes import changed_settings, recipe
+from fer_lib.networks import same_network
+from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run
 
 NOT_RUN = "not run yet"
@@ -191,17 +190,10 @@ def reproduction(claim: Claim, runs: Iterable[Run], name: str) -> dict[str, Any]
         if (config.model, config.recipe, run.results["dataset"]) == wanted:
             parts = changed_settings(config).split()
             changed = [part for part in parts if not part.startswith("pretrained=")]
-            found = same if same_network(config) else other
+            found = same if same_network(config.to_dict()) else other
             found.setdefault(" ".join(changed), []).append(run)
     apart = {f"other_{key}": value for key, value in _best(claim, other).items()}
     return _best(claim, same) | apart
-
-
-def same_network(config: TrainConfig) -> bool:
-    """Whether a run has the backbone and all other options of the model that its recipe has."""
-    plain = recipe(config.model, config.recipe, config.preset)
-    mine, theirs = (json.loads(json.dumps(some.options)) for some in (config, plain))
-    return mine == theirs  # as JSON lists and tuples are the same
 
 
 def _best(claim: Claim, found: dict[str, list[Run]]) -> dict[str, Any]:

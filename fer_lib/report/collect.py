@@ -18,6 +18,7 @@ from fer_lib.files import InputError, home, read_json, write_json
 from fer_lib.in_depth import from_predictions
 from fer_lib.kept import KEPT, keep_results
 from fer_lib.models import MODULES, create_model
+from fer_lib.networks import label, same_network, taken_out
 from fer_lib.provenance import training_command
 from fer_lib.recipes import RECIPES, changed_settings, recipe
 from fer_lib.report.build import source
@@ -99,7 +100,9 @@ def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, 
     files = sorted(path.name for path in folder.glob("*.json"))
     runs = {path.name: read_json(path) for path in sorted(folder.glob(KEPT))}
     first: dict[str, str] = {}
-    for name in sorted(runs, key=lambda name: standing(runs[name]), reverse=True):
+    predicted = {path.stem for path in folder.glob("*.npz")}
+    standings = {name: (Path(name).stem in predicted, *standing(runs[name])) for name in runs}
+    for name in sorted(runs, key=standings.get, reverse=True):
         if runs[name]["config"]["data"]["dataset"] == about["dataset"]:
             first.setdefault(runs[name]["config"]["train"]["model"], name)
     if not first:
@@ -111,6 +114,10 @@ def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, 
         "files": files,
         "headlines": [first[model] for model in MODULES if model in first],
         "best": next(iter(first.values())),
+        "networks": {
+            name: {"label": label(config.to_dict()), "own": same_network(config.to_dict())}
+            for name, config in configs.items()
+        },
         "settings": {name: changed_settings(config) for name, config in configs.items()},
         "commands": {
             name: training_command(config, runs[name]["config"]["data"]["dataset"])
@@ -125,7 +132,7 @@ def standing(run: dict[str, Any]) -> tuple[bool, bool, float]:
     A run of which the scores alone are left cannot stand for its model in most chapters, nor can a
     network of which a part was taken out to see what that adds.
     """
-    whole = run["config"]["train"]["options"].get("attention") != "none"
+    whole = not taken_out(run["config"]["train"])
     return "evaluation" in run, whole, run["results"]["valid"]["full"]["accuracy"]
 
 
@@ -171,8 +178,8 @@ def read_comparison(
         kept: files of kept runs; those with predictions on the same data belong to it too.
 
     Raises:
-        InputError: it is missing, older than a run, of other data, or of an earlier version; or it
-            lacks a kept run.
+        InputError: it is missing, of other data, or of an earlier version; or it lacks a run, a
+            kept one or not.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist: run notebook 10_comparison first")

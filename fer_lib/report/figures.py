@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from fer_lib import compare, plots
 from fer_lib.files import read_json, sha256, write_json
-from fer_lib.kept import label
+from fer_lib.networks import label
 from fer_lib.provenance import code_digest
 from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results
 
@@ -85,7 +85,7 @@ def curves(results: Results) -> Figure:
         if "metrics" not in run:  # kept by an earlier version
             continue
         rows = pd.DataFrame(run["metrics"])
-        name = label(run)
+        name = label(run["config"]["train"])
         style = plots.model_style(name)
         best = rows[rows["epoch"] == run["results"]["best_epoch"]]
         for axis, column in ((left, "valid_accuracy"), (right, "valid_loss")):
@@ -200,7 +200,7 @@ def agreement_steps(results: Results) -> Figure | None:
 def robustness(results: Results) -> Figure | None:
     """Accuracy under each kind of damage, a line for each system that was tried."""
     found = {
-        label(run): run["evaluation"]["robustness"]
+        label(run["config"]["train"]): run["evaluation"]["robustness"]
         for run in evaluated(results)
         if run["evaluation"].get("robustness")
     }

@@ -1,0 +1,63 @@
+"""Which network a training has: its recipe's own, or another, and what that is called."""
+
+import json
+from typing import Any
+
+from fer_lib.recipes import recipe
+
+LEARNING = {
+    *("dropout", "drop_path", "drop_path_rate", "weight_init"),
+    *("spread_weight", "centre_weight", "branch_weight", "balance", "z"),
+}
+"""Options of models that say how one learns, and change nothing of the network itself."""
+
+SMALL_PATCH = {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
+"""Options of the smaller of the two sizes in which `vit_patch` was published."""
+
+
+def network(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a model that are of the network itself, those of its backbone among them."""
+    plain = json.loads(json.dumps(options))  # lists and tuples are the same
+    inner = plain.pop("backbone_options", None) or {}
+    return {key: value for key, value in (plain | inner).items() if key not in LEARNING}
+
+
+def changed(train: dict[str, Any]) -> dict[str, Any]:
+    """What a training has changed in the network of its recipe; None for what only that has."""
+    mine = network(train["options"])
+    plain = network(recipe(train["model"], train["recipe"], train["preset"]).options)
+    return {key: mine.get(key) for key in mine | plain if mine.get(key) != plain.get(key)}
+
+
+def same_network(train: dict[str, Any]) -> bool:
+    """Whether a training has the network of its recipe, or one that was published besides.
+
+    Args:
+        train: settings as `TrainConfig.to_dict` gives them.
+    """
+    return changed(train) in ({}, SMALL_PATCH if train["model"] == "vit_patch" else {})
+
+
+def taken_out(train: dict[str, Any]) -> list[str]:
+    """The parts that a training leaves out of its network, to see what they add."""
+    options = train["options"]
+    parts = {"gates": options.get("attention") == "none", "experts": options.get("experts") == 1}
+    return [name for name, out in parts.items() if out]
+
+
+def label(train: dict[str, Any]) -> str:
+    """What the network of a training is called: its model, and what it is on or without.
+
+    A backbone at sizes of its own says little by its name, so its sizes are told.
+    """
+    apart, start = changed(train), train.get("pretrained")
+    words = [f"without {part}" for part in taken_out(train)]
+    if "depth" in apart and "backbone_options" in train["options"]:
+        words.append(f"with {apart['depth']} blocks, patches of {apart.get('patch_size')}")
+    elif "patch_size" in apart:
+        words.append(f"on patches of {apart['patch_size']}")
+    elif apart.get("backbone"):
+        words.append(f"on {apart['backbone']}")
+    if isinstance(start, str) and start.endswith("encoder.safetensors"):
+        words.append("after own MAE")
+    return " ".join([train["model"], *words])

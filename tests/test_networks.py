@@ -1,0 +1,48 @@
+"""Which network a training has, and what it is called."""
+
+import pytest
+
+from fer_lib.models import MODULES
+from fer_lib.networks import label, same_network, taken_out
+from fer_lib.recipes import RECIPES, recipe
+
+SMALL = {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
+OWN = {"backbone_options": {"patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 6}}
+
+
+@pytest.mark.parametrize("preset", ["sample", "quick", "full"])
+def test_a_recipe_has_its_own_network_and_the_name_of_its_model(preset):
+    for model, name in RECIPES:
+        plain = recipe(model, name, preset).to_dict()
+        assert same_network(plain)
+        assert label(plain) == model
+        assert taken_out(plain) == []
+    assert {model for model, _ in RECIPES} == set(MODULES)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "own", "called"),
+    [
+        ("vit_patch", SMALL, True, "on patches of 8"),  # published as well
+        ("vit_patch", SMALL | {"depth": 5}, False, "on patches of 8"),
+        ("vit_cnn", {"drop_path": 0.3, "weight_init": "jax", "dropout": 0.5}, True, ""),
+        ("vit_tiny", {"backbone_options": {"drop_path_rate": 0.4}}, True, ""),
+        ("grefel", {"branch_weight": 0.0, "dropout": 0.1}, True, ""),
+        ("grefel", {"anchors": 3}, False, ""),
+        ("grefel", {"backbone": "vit_small_patch14_dinov2"}, False, "on vit_small_patch14_dinov2"),
+        ("vit_tiny", OWN | {"img_size": 48}, False, "with 6 blocks, patches of 8"),
+        ("attention_cnn", {"attention": "none"}, False, "without gates"),
+        ("vit_moe", {"experts": 1, "top_k": 1}, False, "without experts"),
+        ("vit_moe", {"attention": "mla"}, False, ""),
+    ],
+)
+def test_other_sizes_are_another_network_and_how_one_learns_is_not(model, options, own, called):
+    train = recipe(model, "ours", "full", options=options).to_dict()
+    assert same_network(train) == own
+    assert label(train) == f"{model} {called}".strip()
+    assert bool(taken_out(train)) == ("without" in called)
+
+
+def test_a_start_from_an_encoder_of_ones_own_is_named():
+    train = recipe("vit_mae", pretrained="pretraining/1_mae_s0/encoder.safetensors").to_dict()
+    assert label(train) == "vit_mae after own MAE"
