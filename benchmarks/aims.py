@@ -16,8 +16,8 @@ class Aim:
     """What a system is to reach on the test images, and what is known of it since.
 
     Attributes:
-        entries: names of the list; of those that are kept, the best on validation counts. None
-            for the ensemble.
+        entries: names of the list; of those that are kept, further seeds too, the best on
+            validation counts. None for the ensemble.
         expected, hoped: accuracy in per cent, set before the first run (but outside of this
             repository, so nothing here proves it).
         limits: what limits it by its learning curves, and what to try next.
@@ -127,8 +127,9 @@ def reached(aim: Aim) -> tuple[str, dict[str, Any] | None]:
     if not aim.entries:
         ensemble = read_json(RESULTS / "comparison.json")["ensemble"]
         return "the comparison", ensemble and ensemble["results"]["full"]
-    kept = {name: kept_results(wanted.by_name(name)) for name in aim.entries}
-    kept = {name: results for name, results in kept.items() if results}
+    plain = [wanted.by_name(name) for name in aim.entries]
+    seeded = [entry.seeded(seed) for entry in plain for seed in wanted.SEEDS]
+    kept = {entry.name: results for entry in (*plain, *seeded) if (results := kept_results(entry))}
     if not kept:
         return "", None
     best = max(kept, key=lambda name: kept[name]["valid"]["full"]["accuracy"])

@@ -153,7 +153,7 @@ LATER = (
     ),
     ATTENTION.variant(
         "no erasing",
-        "with it and mixup, training accuracy was no higher than validation after 80 epochs",
+        "with it and mixup, training accuracy was hardly above validation after 80 epochs",
         {"augmentation": replace(STRONG, erase=0.0)},
     ),
     Entry(
