@@ -92,14 +92,14 @@ def test_an_aim_takes_the_best_on_validation(campaign, monkeypatch, accuracy, ve
     test = {"accuracy": accuracy, "interval": {"accuracy": [0.2, 0.9]}}
     better = {"test": {"full": {**test, "accuracy": 0.99}}, "valid": {"full": {"accuracy": 0.5}}}
     best = {"test": {"full": test}, "valid": {"full": {"accuracy": 0.6}}}
-    known = {"a": better, "b": best} if accuracy else {}
+    known = {"a": better, "b": better, "b, seed 2": best} if accuracy else {}
     aim = campaign.aims.Aim("system", ("a", "b"), expected=64, hoped=67, limits="size")
     monkeypatch.setattr(campaign.aims, "AIMS", (aim,))
-    monkeypatch.setattr(campaign.wanted, "by_name", lambda name: name)
-    monkeypatch.setattr(campaign.aims, "kept_results", known.get)
+    monkeypatch.setattr(campaign.wanted, "by_name", campaign.Entry)
+    monkeypatch.setattr(campaign.aims, "kept_results", lambda entry: known.get(entry.name))
     row = campaign.aims.table().splitlines()[-1]
     shown = f"{accuracy:.1%} (20.0% to 90.0%)" if accuracy else "not run yet"
-    who = "b" if accuracy else ""
+    who = "b, seed 2" if accuracy else ""
     assert row == f"| system | 64% | 67% | {shown} | {verdict} | {who} | size |"
 
 
