@@ -52,12 +52,12 @@ def label(train: dict[str, Any]) -> str:
     """
     apart, start = changed(train), train.get("pretrained")
     words = [f"without {part}" for part in taken_out(train)]
+    if isinstance(start, str) and start.endswith("encoder.safetensors"):
+        words.append("after own MAE")
     if "depth" in apart and "backbone_options" in train["options"]:
         words.append(f"with {apart['depth']} blocks, patches of {apart.get('patch_size')}")
     elif "patch_size" in apart:
         words.append(f"on patches of {apart['patch_size']}")
     elif apart.get("backbone"):
         words.append(f"on {apart['backbone']}")
-    if isinstance(start, str) and start.endswith("encoder.safetensors"):
-        words.append("after own MAE")
     return " ".join([train["model"], *words])

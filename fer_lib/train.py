@@ -61,6 +61,9 @@ def train(
             )
             processes().print(f"loaded {run.name}, a finished run of these settings and data{note}")
         return run
+    if processes().is_main_process:
+        with locked(runs_folder(runs) / ".lock", "starting a run"):
+            pass  # refuses a folder that cannot be written to, before a model is fetched
     resumes = run is not None and state_path(run).exists()
     learner = Learner(config, faces, progress=progress, resumes=resumes)  # refuses what misfits
     if not processes().is_main_process:
