@@ -48,14 +48,14 @@ def taken_out(train: dict[str, Any]) -> list[str]:
 def label(train: dict[str, Any]) -> str:
     """What the network of a training is called: its model, and what it is on or without.
 
-    A backbone at sizes of its own says little by its name, so its sizes are told.
+    A backbone at sizes of its own says little by its name, so its depth is told.
     """
     apart, start = changed(train), train.get("pretrained")
     words = [f"without {part}" for part in taken_out(train)]
     if isinstance(start, str) and start.endswith("encoder.safetensors"):
         words.append("after own MAE")
     if "depth" in apart and "backbone_options" in train["options"]:
-        words.append(f"with {apart['depth']} blocks, patches of {apart.get('patch_size')}")
+        words.append(f"with {apart['depth']} blocks")
     elif "patch_size" in apart:
         words.append(f"on patches of {apart['patch_size']}")
     elif apart.get("backbone"):

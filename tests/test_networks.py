@@ -30,7 +30,7 @@ def test_a_recipe_has_its_own_network_and_the_name_of_its_model(preset):
         ("grefel", {"branch_weight": 0.0, "dropout": 0.1}, True, ""),
         ("grefel", {"anchors": 3}, False, ""),
         ("grefel", {"backbone": "vit_small_patch14_dinov2"}, False, "on vit_small_patch14_dinov2"),
-        ("vit_tiny", OWN | {"img_size": 48}, False, "with 6 blocks, patches of 8"),
+        ("vit_tiny", OWN | {"img_size": 48}, False, "with 6 blocks"),
         ("attention_cnn", {"attention": "none"}, False, "without gates"),
         ("vit_moe", {"experts": 1, "top_k": 1}, False, "without experts"),
         ("vit_moe", {"attention": "mla"}, False, ""),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from string import ascii_letters
 
 from fer_lib.data.faceset import FaceSet
+from fer_lib.networks import label
 from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run
 
@@ -30,10 +31,10 @@ def named(runs: Sequence[Run] | Mapping[str, Run]) -> dict[str, Run]:
 def system_names(runs: Sequence[Run]) -> list[str]:
     """Model, recipe and `setting` of each run; runs with equal names differ in the seed alone.
 
-    A backbone that is not the model's own is named, as in "vit_tiny ours on vit_small_patch16_224".
-    What else was changed follows where it is short; else there is a star behind the recipe, and
-    where several runs changed different things, a letter that tells which: "vit_tiny ours*a". The
-    column `setting` of `scores.leaderboard` has all of it.
+    What sets its network apart is named, as in "vit_tiny ours on vit_small_patch16_224" (see
+    `fer_lib.networks.label`). What else was changed follows where it is short; else there is a star
+    behind the recipe, and where several runs changed different things, a letter that tells which:
+    "vit_tiny ours*a". The column `setting` of `scores.leaderboard` has all of it.
     """
     return _named(runs, [""] * len(runs))
 
@@ -42,32 +43,29 @@ def _named(runs: Sequence[Run], ends: Sequence[str]) -> list[str]:
     """Each run's system with an end between its stem and its short changes."""
     parts = [_parts(run) for run in runs]
     long: dict[tuple[str, str], set[str]] = {}
-    for recipe, backbone, changed in parts:
+    for recipe, network, changed in parts:
         if len(changed) > SHORT:
-            long.setdefault((recipe, backbone), set()).add(changed)
+            long.setdefault((recipe, network), set()).add(changed)
     sign = {
         (*stem, changed): "*" + letter * (len(several) > 1)
         for stem, several in long.items()
         for letter, changed in zip(signs(len(several)), sorted(several), strict=True)
     }
     names = []
-    for (recipe, backbone, changed), end in zip(parts, ends, strict=True):
-        star = sign.get((recipe, backbone, changed), "")
-        on = f" on {backbone}" if backbone else ""
+    for (recipe, network, changed), end in zip(parts, ends, strict=True):
+        star = sign.get((recipe, network, changed), "")
         shown = f" {changed}" if changed and not star else ""
-        names.append(f"{recipe}{star}{on}{end}{shown}")
+        names.append(f"{recipe}{star}{network}{end}{shown}")
     return names
 
 
 def _parts(run: Run) -> tuple[str, str, str]:
-    """Model with recipe, backbone ("" for the model's own), and what else was changed."""
-    config, backbone, changed = run.train_config, "", []
-    for part in changed_settings(config).split(" "):
-        if part.startswith("backbone="):
-            backbone = part.removeprefix("backbone=")
-        else:
-            changed.append(part)
-    return f"{config.model} {config.recipe}", backbone, " ".join(changed)
+    """Model with recipe, what its network is on or without, and what else was changed."""
+    config = run.train_config
+    network = label(config.to_dict()).removeprefix(config.model)
+    parts = changed_settings(config).split(" ")
+    changed = [part for part in parts if not part.startswith("backbone=")]
+    return f"{config.model} {config.recipe}", network, " ".join(changed)
 
 
 def signs(number: int) -> list[str]:
