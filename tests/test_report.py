@@ -329,6 +329,7 @@ def test_a_run_on_another_backbone_and_what_it_changed_are_named(report):
     write_json(path, content)
     named = read_json(index)
     named["settings"] |= {path.name: "optimizer=sgd"}
+    named["networks"] |= {path.name: {"label": "vit_patch on dinov2", "own": False}}
     named["best"] = path.name  # whatever its score: collecting decides, and nobody after it
     write_json(index, named)
     text = re.sub(r"\s+", " ", text_of(build(report)))
