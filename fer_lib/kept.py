@@ -24,6 +24,7 @@ from fer_lib.evaluate import load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, replacing, write_json
 from fer_lib.models.weights import FILES
 from fer_lib.networks import label
+from fer_lib.pretrain.folder import origin
 from fer_lib.provenance import public_command, public_path, short
 from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run, runs_folder, write_metrics
@@ -45,7 +46,8 @@ def keep_results(run: Run, folder: Path) -> None:
     """Write what a finished run has found into one file of `folder`.
 
     Its parts are `config`, `results`, `metrics` (a list of rows, one an epoch) and, where the
-    notebooks have written them, `evaluation` and `inference`. Where the data lay, and every other
+    notebooks have written them, `evaluation` and `inference`. In `config` stands too where a
+    pretraining of one's own that it started from comes from. Where the data lay, and every other
     folder of the user's, is left out. The predictions lie beside it, in half precision.
 
     Raises:
@@ -59,13 +61,16 @@ def keep_results(run: Run, folder: Path) -> None:
         environment["pretrained_name"] = known
     command = public_command(environment["command"], run.train_config.model)
     train = dict(run.config["train"])
+    pretraining = run.config.get("pretraining")  # of a run that was restored
     if isinstance(train["pretrained"], str):  # files of runs have the same names: say which run
+        pretraining = origin(train["pretrained"]) or pretraining
         train["pretrained"] = public_path(train["pretrained"])
     config = {
         **run.config,
         "train": train,
         "data": data,
         "environment": {**environment, "command": command},
+        **({"pretraining": pretraining} if pretraining else {}),
     }
     if (path := run.folder / "predictions.npz").exists():
         save_predictions(folder / f"{run.name}.npz", load_predictions(path), small=True)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import torch
 from filelock import FileLock
 
 from fer_lib.augment import Augmentation, Prepare
+from fer_lib.config import parse_settings
 from fer_lib.data.sample import make_sample
-from fer_lib.files import InputError
+from fer_lib.files import InputError, read_json
+from fer_lib.kept import keep_results, restore
 from fer_lib.models import create_model
 from fer_lib.models.weights import read_weights
 from fer_lib.pretrain import (
@@ -29,7 +32,9 @@ from fer_lib.pretrain import (
 from fer_lib.pretrain.__main__ import main
 from fer_lib.pretrain.autoencoder import build_autoencoder, mask_noise
 from fer_lib.pretrain.learner import MaskedLearner
+from fer_lib.recipes import recipe
 from fer_lib.runs import list_runs
+from fer_lib.train import train
 
 TINY = {
     "epochs": 2,
@@ -290,6 +295,24 @@ def test_a_last_step_that_breaks_the_weights_is_not_kept(faces, tmp_path, monkey
         pretrain(tiny(epochs=1), faces, runs=tmp_path)
     monkeypatch.undo()
     assert len(rows(pretrain(tiny(epochs=1), faces, runs=tmp_path))) == 1
+
+
+def test_a_kept_run_says_how_its_start_was_pretrained(faces, tmp_path):
+    mae = pretrain(tiny(epochs=1), faces, runs=tmp_path)
+    start = {"pretrained": str(mae.encoder_path), "options": mae.options}
+    run = train(recipe("vit_mae", "ours", "sample", epochs=1, **start), faces, runs=tmp_path)
+    keep_results(run, tmp_path / "kept")
+    kept = read_json(tmp_path / "kept" / f"{run.name}.json")["config"]
+    assert str(tmp_path) not in json.dumps(kept)
+    told = kept["pretraining"]
+    assert told["valid_loss"] == mae.results["valid_loss"]
+    words = shlex.split(told["command"])
+    assert words[:5] == ["python", "-m", "fer_lib.pretrain", "--dataset", faces.name]
+    again = pretraining("sample", **parse_settings(words[words.index("--set") + 1 :]))
+    assert again == mae.pretrain_config
+    (restored,) = restore(tmp_path / "kept", tmp_path / "again")
+    keep_results(restored, tmp_path / "twice")
+    assert read_json(tmp_path / "twice" / f"{run.name}.json")["config"]["pretraining"] == told
 
 
 def test_only_training_makes_steps_and_norms_have_no_decay(faces):

@@ -1,5 +1,7 @@
 """Everything about a pretraining but the data: `PretrainConfig`, and its presets."""
 
+import json
+import shlex
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -172,3 +174,18 @@ def pretraining(preset: str = "full", **overrides: Any) -> PretrainConfig:
         "warmup_epochs": min(PretrainConfig.warmup_epochs, config.epochs / 10),
     }
     return PretrainConfig.from_dict(config.to_dict() | derived | values)
+
+
+def pretraining_command(config: PretrainConfig, dataset: str) -> str:
+    """The command that pretrains by this config, for a shell; DIR is the folder of the data."""
+    apart = ("preset", "seed", "cuda_graph")
+    after = {key: value for key, value in config.to_dict().items() if key not in apart}
+    plain = pretraining(config.preset).to_dict()
+    changed = {key: value for key, value in after.items() if value != plain[key]}
+    free = {key: value for key, value in changed.items() if key not in ("lr", "warmup_epochs")}
+    derived = pretraining(config.preset, **free).to_dict()
+    changed = free | {key: value for key, value in after.items() if value != derived[key]}
+    words = ["--dataset", dataset, "--data-dir", "DIR", "--preset", config.preset]
+    words += ["--seed", str(config.seed), *["--set"] * bool(changed)]
+    words += [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in changed.items()]
+    return shlex.join(["python", "-m", "fer_lib.pretrain", *words])

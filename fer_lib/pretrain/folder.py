@@ -13,7 +13,7 @@ from fer_lib.data.faceset import SPLITS
 from fer_lib.files import InputError, write_json
 from fer_lib.models.weights import load_into, read_weights, timm_state, write_weights
 from fer_lib.pretrain.autoencoder import build_autoencoder
-from fer_lib.pretrain.config import PretrainConfig
+from fer_lib.pretrain.config import PretrainConfig, pretraining_command
 from fer_lib.provenance import code_digest, describe_environment
 from fer_lib.runs import RunFolder, new_folder
 
@@ -62,6 +62,24 @@ def find_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pret
         if one.fingerprint == faces.fingerprint and one.pretrain_config == config:
             same.append(one)
     return max(same, key=lambda one: (one.finished, one.folder.name), default=None)
+
+
+def origin(encoder: str | Path) -> dict[str, Any] | None:
+    """Where the file of an encoder comes from: the pretraining's command, commit and losses.
+
+    None where the file does not lie in the folder of a finished pretraining.
+    """
+    try:
+        run = Pretraining(Path(encoder).parent)
+        results = run.results
+    except InputError:
+        return None
+    shared = ("epochs", "train_seconds", "valid_loss")
+    return {
+        "command": pretraining_command(run.pretrain_config, results["dataset"]),
+        "commit": run.config["environment"]["commit"],
+        **{key: results[key] for key in shared},
+    }
 
 
 def start_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pretraining:
