@@ -68,6 +68,14 @@ VOTERS = Refinement(
     voters=((VIT_SMALL, {"epochs": 4}), (ATTENTION, {"epochs": 10}), (BASELINE, {"epochs": 10})),
     folds=4,
 )
+SMALL_VIT_MAE = Entry(
+    "vit_mae, patches of 8",
+    "what does pretraining on the faces give to a small network?",
+    model="vit_mae",
+    settings=SMALL | {"lr": 1e-3},
+    start="faces",
+    needs=SMALL_MAE,
+)
 FIRST = (
     VIT_SMALL,
     GREFEL,
@@ -187,13 +195,11 @@ LATER = (
     ),
     VIT_MOE.variant("10 epochs", "half as long, for two cores without a GPU", {"epochs": 10}),
     SMALL_MAE,
-    Entry(
-        "vit_mae, patches of 8",
-        "what does pretraining on the faces give to a small network?",
-        model="vit_mae",
-        settings=SMALL | {"lr": 1e-3},
-        start="faces",
-        needs=SMALL_MAE,
+    SMALL_VIT_MAE,
+    SMALL_VIT_MAE.variant(
+        "mixup",
+        "without it and erasing, it learned by heart from its 13th epoch on",
+        {"mixup": 0.2, "augmentation": STRONG},
     ),
     Entry(
         "vit_mae, patches of 8, from scratch",
