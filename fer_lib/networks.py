@@ -54,9 +54,9 @@ def label(train: dict[str, Any]) -> str:
     words = [f"without {part}" for part in taken_out(train)]
     if isinstance(start, str) and start.endswith("encoder.safetensors"):
         words.append("after own MAE")
-    if "depth" in apart and "backbone_options" in train["options"]:
+    if apart.get("depth") and "backbone_options" in train["options"]:
         words.append(f"with {apart['depth']} blocks")
-    elif "patch_size" in apart:
+    elif apart.get("patch_size"):
         words.append(f"on patches of {apart['patch_size']}")
     elif apart.get("backbone"):
         words.append(f"on {apart['backbone']}")
