@@ -68,6 +68,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def require_writable(folder: Path) -> None:
+    """Raise InputError where a folder, which need not be there, cannot be made or written to."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise InputError(f"{folder} cannot be written to: choose another folder")
+
+
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file; InputError where another process holds it, or it cannot be made."""

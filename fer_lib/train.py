@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 
 from fer_lib.config import RECIPE_NAMES, TrainConfig, add_arguments, parse_settings
 from fer_lib.data import FaceSet, load_faces
-from fer_lib.files import InputError, locked
+from fer_lib.files import InputError, locked, require_writable
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.optim import processes
@@ -61,9 +61,7 @@ def train(
             )
             processes().print(f"loaded {run.name}, a finished run of these settings and data{note}")
         return run
-    if processes().is_main_process:
-        with locked(runs_folder(runs) / ".lock", "starting a run"):
-            pass  # refuses a folder that cannot be written to, before a model is fetched
+    require_writable(runs_folder(runs))  # before a model is fetched
     resumes = run is not None and state_path(run).exists()
     learner = Learner(config, faces, progress=progress, resumes=resumes)  # refuses what misfits
     if not processes().is_main_process:
