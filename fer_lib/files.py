@@ -1,4 +1,4 @@
-"""Where files live, and how they are written so that nothing is ever half-written."""
+"""Where files live, how they are written whole, and how a program ends so that none is lost."""
 
 import hashlib
 import json

@@ -3,13 +3,12 @@
 `index.json` says which files there must be, and of which data:
 
     {"dataset": ..., "preset": ..., "mark": ..., "fingerprint": ..., "files": [...],
-     "headlines": [...], "best": ..., "networks": {...},
-     "settings": {...}, "commands": {...}}
+     "headlines": [...], "best": ..., "networks": {...}, "settings": {...}, "commands": {...}}
 
 `headlines` has the file of the run that stands for each model, in the order of the models, `best`
-that of the run that is best among them, `networks` what each run's
-network is called and whether it is its recipe's own, `settings` what the run changed in its recipe,
-and `commands` what trains it again.
+that of the run that is best among them, `networks` what each run's network is called and whether it
+is its recipe's own, `settings` what the run changed in its recipe, and `commands` what trains it
+again.
 """
 
 from datetime import datetime
