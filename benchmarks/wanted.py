@@ -35,6 +35,7 @@ SMALL_MAE = Pretraining(
     "a network that two cores without a GPU pretrain in less than an hour",
     settings={"epochs": 80, "batch_size": 256, "patch_size": 8, "depth": 6},
 )
+LONG_MAE = SMALL_MAE.variant("longer", "its loss fell to the last epoch", {"epochs": 160})
 MILD = {"mixup": 0.0, "flip_tta": True, "augmentation": CNN_OURS["augmentation"]}
 SMALL = MILD | {"epochs": 20, "batch_size": 128, "warmup_epochs": 2}
 SMALL_SCRATCH = SMALL | {"lr": 5e-4, "layer_decay": 1.0}
@@ -207,11 +208,13 @@ LATER = (
         model="vit_mae",
         settings=SMALL_SCRATCH | {"options": SMALL_VIT | START},
     ),
+    LONG_MAE,
     Entry(
         "vit_tiny, patches of 8",
-        "the same, but for the head of three layers",
+        "the same, but for the head of three layers and four times the epochs",
         model="vit_tiny",
-        settings=SMALL_SCRATCH | {"options": START | {"img_size": SMALL_VIT["img_size"]}},
+        settings=SMALL_SCRATCH
+        | {"epochs": 80, "options": START | {"img_size": SMALL_VIT["img_size"]}},
     ),
 )
 """What comes after the further seeds, also what a CPU can do."""
