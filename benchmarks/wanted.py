@@ -209,6 +209,7 @@ LATER = (
         settings=SMALL_SCRATCH | {"options": SMALL_VIT | START},
     ),
     LONG_MAE,
+    SMALL_VIT_MAE.variant("longer pretraining", "only the encoder differs", {}, needs=LONG_MAE),
     Entry(
         "vit_tiny, patches of 8",
         "the same, but for the head of three layers and four times the epochs",

@@ -58,8 +58,9 @@ class TrainConfig:
         class_weights: weight classes by inverse frequency.
         logit_adjustment: tau of the log-prior added to the logits in training.
         mixup, cutmix: alpha of the Beta distribution; 0: none.
-        ema_decay: of the moving average of the weights, which is then what is kept; the weights
-            themselves are validated beside it.
+        ema_decay: largest decay of the moving average of the weights, which is then what is kept;
+            in step n it is at most 1 - n^(-2/3) (the warm-up of timm's `ModelEmaV3`).
+            The weights themselves are validated beside it.
         flip_tta: a prediction is the mean of those of the image and of its mirror image.
         augmentation: draws for each training image.
         precision: "bf16", "fp16", "no" (float32), or "auto": bf16 where the device computes in it.

@@ -97,6 +97,13 @@ class Pipeline:
                 f"no stage that is run has the parameter {', '.join(sorted(unknown))}; there are "
                 f"{', '.join(sorted(set().union(*self.known.values())))}"
             )
+        for name, default in (pair for one in self.known.values() for pair in one.items()):
+            value = self.extra.get(name)
+            if isinstance(value, str) and default != "None" and default[0] not in "\"'":
+                raise InputError(
+                    f"{name}={value} cannot take the place of {default}: if the shell has taken "
+                    f'its quotes away, write --set "{name}=…" with single quotes inside'
+                )
 
     def run(self) -> list[tuple[str, str, float]]:
         """Run what is not up to date; return (stage, what was done, seconds) for each.

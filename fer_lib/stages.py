@@ -47,11 +47,15 @@ class Stage:
             )
         return path
 
-    def parameters(self) -> set[str]:
-        """Names in the cell tagged `parameters` of the notebook; the report has none."""
+    def parameters(self) -> dict[str, str]:
+        """Names in the cell tagged `parameters` of the notebook, with the code of their defaults.
+
+        The report has none.
+        """
         import papermill
 
-        return set() if self.is_report else set(papermill.inspect_notebook(str(self.notebook())))
+        found = {} if self.is_report else papermill.inspect_notebook(str(self.notebook()))
+        return {name: about["default"] for name, about in found.items()}
 
 
 DATA = "{data}/manifest.json"  # has the fingerprint of faces.npz

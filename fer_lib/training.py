@@ -12,6 +12,7 @@ from fer_lib.checkpoints import load_state, load_weights, save_state, save_weigh
 from fer_lib.data import FaceSet
 from fer_lib.evaluate import Predictions, save_predictions
 from fer_lib.learner import Learner
+from fer_lib.provenance import processor
 from fer_lib.runs import Run, record_resume, write_metrics, write_results
 
 
@@ -41,6 +42,9 @@ class Training:
                 self.say(f"it was begun in precision {begun} and goes on in {learner.precision}")
             if self.main:
                 record_resume(run, self.config, len(self.rows))
+        if not quiet:
+            where = f"{self.learner.device.type} ({processor()})"
+            self.say(f"{run.name} trains on {where}, precision {self.learner.precision}")
         if self.main:
             self.settle()
         if mute := len(faces.where("train")) - len(

@@ -239,8 +239,8 @@ def test_the_command_line_prints_scores_and_what_the_tests_say(
 
 
 def test_times_of_two_machines_share_no_figure(make_run, noise):
-    runs = [make_run(time=t, seed=int(t), epochs=int(t) + 1) for t in "123"]
-    for run, processor in zip(runs, ("slow", "fast", "slow"), strict=True):
+    runs = [make_run(time=t, seed=int(t), epochs=int(t) + 1) for t in "1234"]  # the last: no time
+    for run, processor in zip(runs[:3], ("slow", "fast", "slow"), strict=True):
         write_json(
             run.folder / "inference.json",
             {"device": "cpu", "processor": processor, "threads": 1,

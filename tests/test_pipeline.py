@@ -150,6 +150,12 @@ def test_unknown_parameters_and_stages_are_errors(two_stages):
         Pipeline(stages="17")
 
 
+@pytest.mark.parametrize("name", ["changes", "models"])
+def test_a_value_whose_quotes_the_shell_has_taken_is_refused(name, tmp_path):
+    with pytest.raises(InputError, match=f"^{name}=.epochs: 5. cannot take the place of .*quotes"):
+        Pipeline(stages="03", runs=str(tmp_path), extra={name: "{epochs: 5}"})
+
+
 def test_stages_by_number_or_name_in_their_order():
     assert [s.name for s in choose_stages("10, 01_data")] == ["01_data", "10_comparison"]
 
@@ -158,7 +164,7 @@ def test_the_declared_notebooks_exist_and_take_the_common_parameters():
     *notebooks, report = stages.STAGES
     assert report.is_report
     for stage in notebooks:
-        known = stage.parameters()
+        known = stage.parameters().keys()
         assert known >= {"preset", "dataset", "data_dir", "seed", "interactive", "runs_dir"}, stage
 
 

@@ -29,6 +29,7 @@ from fer_lib.kept import keep_results, results_table
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
 from fer_lib.optim import parameter_groups, processes, schedules
+from fer_lib.provenance import processor
 from fer_lib.recipes import recipe
 from fer_lib.runs import find_run, list_runs, start_run
 from fer_lib.train import main, train
@@ -105,6 +106,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(faces, tmp_path):
         [*command, tmp_path / "killed"], capture_output=True, text=True, check=True
     )
     assert "resumes after epoch" in resumed.stdout
+    assert f"trains on {processes().device.type} ({processor()})" in resumed.stdout
     subprocess.run([*command, tmp_path / "whole"], capture_output=True, check=True)
     (killed,), (whole,) = list_runs(tmp_path / "killed"), list_runs(tmp_path / "whole")
     assert rows(killed) == rows(whole)
@@ -321,6 +323,12 @@ def test_moving_average_is_what_is_kept(faces, tmp_path):
     assert all(torch.equal(best[name], state["ema"][name]) for name in best)
     assert not all(torch.equal(best[name], state["model"][name]) for name in best)
     assert "valid_accuracy_unaveraged" in run.metrics()
+
+
+def test_the_decay_of_the_moving_average_rises_to_its_value(faces):
+    learner = Learner(small(ema_decay=0.9), faces)
+    decays = [learner.ema.get_decay(step) for step in (1, 2, 10, 1000)]
+    assert decays == pytest.approx([1 - step ** (-2 / 3) for step in (1, 2, 10)] + [0.9])
 
 
 def test_an_infinite_loss_stops_with_a_report_and_keeps_the_last_good_epoch(

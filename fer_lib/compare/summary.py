@@ -212,5 +212,6 @@ def machine(row: dict[str, Any]) -> str:
     """Where the times of a row of `costs` were measured, as in "AMD EPYC (cpu, 2 threads)"."""
     if row["device"] is None:
         return ""
-    where = f"{row['device']}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
+    threads = int(row["threads"])  # a float where other rows have none
+    where = f"{row['device']}, {threads} thread{'s' * (threads > 1)}"
     return f"{row['processor']} ({where})" if row["processor"] else where
