@@ -24,7 +24,7 @@ from fer_lib.evaluate import load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, replacing, write_json
 from fer_lib.models.weights import FILES
 from fer_lib.networks import label
-from fer_lib.pretrain.folder import origin
+from fer_lib.pretrain.folder import pretraining_of
 from fer_lib.provenance import public_command, public_path, short
 from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run, runs_folder, write_metrics
@@ -61,9 +61,8 @@ def keep_results(run: Run, folder: Path) -> None:
         environment["pretrained_name"] = known
     command = public_command(environment["command"], run.train_config.model)
     train = dict(run.config["train"])
-    pretraining = run.config.get("pretraining")  # of a run that was restored
+    pretraining = pretraining_of(run.config)
     if isinstance(train["pretrained"], str):  # files of runs have the same names: say which run
-        pretraining = origin(train["pretrained"]) or pretraining
         train["pretrained"] = public_path(train["pretrained"])
     config = {
         **run.config,
@@ -153,7 +152,7 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
     alone = None if train["flip_tta"] else full["accuracy"]
     one_view = results.get("one_view", {"test": alone})["test"]
     return {
-        "model": label(train),
+        "model": label(kept["config"]),
         "data": " ".join(filter(None, (results["dataset"], *learned, results["mark"]))),
         "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",
         "one view": "" if one_view is None else f"{one_view:.1%}",

@@ -45,15 +45,20 @@ def taken_out(train: dict[str, Any]) -> list[str]:
     return [name for name, out in parts.items() if out]
 
 
-def label(train: dict[str, Any]) -> str:
-    """What the network of a training is called: its model, and what it is on or without.
+def label(config: dict[str, Any]) -> str:
+    """What the network of a run is called: its model, and what it is on, after or without.
 
     A backbone at sizes of its own says little by its name, so its depth is told.
+
+    Args:
+        config: of the run: `train`, and `pretraining` where its encoder comes from one.
     """
+    train, pretraining = config["train"], config.get("pretraining")
     apart, start = changed(train), train.get("pretrained")
     words = [f"without {part}" for part in taken_out(train)]
     if isinstance(start, str) and start.endswith("encoder.safetensors"):
         words.append("after own MAE")
+        words += [f"({pretraining['epochs']} epochs)"] if pretraining else []
     if apart.get("depth") and "backbone_options" in train["options"]:
         words.append(f"with {apart['depth']} blocks")
     elif apart.get("patch_size"):

@@ -129,7 +129,7 @@ def public_command(command: str, model: str) -> str:
 def training_command(config: TrainConfig, dataset: str) -> str:
     """The command that trains a run of this config, for a shell; DIR is the folder of the data.
 
-    Of where a file of weights lies only the last folder is told.
+    Of where a file of weights lies only the last folder is told; FOLDER is that of an own encoder.
 
     Args:
         config: as `recipe` gives it, or `fine_tuning`.
@@ -143,7 +143,9 @@ def training_command(config: TrainConfig, dataset: str) -> str:
         known = before["options"].items()
         changed["options"] = {k: v for k, v in changed["options"].items() if (k, v) not in known}
     if isinstance(config.pretrained, str):
-        changed["pretrained"] = public_path(config.pretrained)
+        own = config.pretrained.endswith("encoder.safetensors")  # of a folder named by its time
+        path = "runs/pretraining/FOLDER/encoder.safetensors" if own else config.pretrained
+        changed["pretrained"] = path if own else public_path(path)
     words = ["--dataset", dataset, "--data-dir", "DIR", "--preset", config.preset]
     if config.recipe == "finetune":
         words += ["--from-run", f"runs/{Path(changed.pop('pretrained')).parent.name}"]

@@ -153,7 +153,7 @@ def test_of_many_tests_only_those_of_the_best_run_are_said():
     names = [f"m{i}" for i in range(8)]
     rows = [
         {"a": a, "b": b, "difference": 0.1 * (j - i), "only_a": 1, "only_b": 0, "p": 0.01,
-         "p_holm": 0.02, "finding": i == 1}
+         "p_holm": 0.02 if i == 1 else 0.2, "finding": i == 1}
         for i, a in enumerate(names) for j, b in enumerate(names) if i < j
     ]  # fmt: skip
     said = sentences(pd.DataFrame(rows))
@@ -245,8 +245,26 @@ def test_paired_tests_agree_with_the_binomial_and_with_holm(three_runs, noise):
     assert row["majority_p_holm"] is None  # JSON has no NaN
     close = tests.loc["baseline_cnn ours s0", "baseline_cnn ours s1"]
     assert (close["only_a"], close["only_b"], close["p"]) == (1, 0, 1)
+    assert clear["half_width"] == pytest.approx(1.96 * np.sqrt(0.8 * 0.2 / 400))
     assert clear["finding"]
     assert not close["finding"]
+
+
+def test_a_difference_below_the_half_width_is_no_finding_however_small_its_p():
+    faces = make_sample(6000)
+    labels = faces.labels[faces.where("test")]
+    answered = np.stack([labels, labels])
+    answered[:, 200:400] = (labels[200:400] + 1) % 7  # both wrong
+    answered[1, :12] = (labels[:12] + 1) % 7  # and one of them in twelve more
+    given = np.eye(len(faces.classes))[answered]
+    tests = pair_up(Answers(["one", "other"], faces, np.zeros((2, 1, 1)), given))
+    row = tests.iloc[0]
+    assert row["p_holm"] < 0.001
+    assert 0 < row["difference"] < row["half_width"]
+    assert not row["finding"]
+    (said,) = sentences(tests)
+    assert said.startswith("one is better than other by less than")
+    assert said.endswith("no finding.")
 
 
 def test_the_same_pairs_stand_against_the_majority_of_the_annotators_too():

@@ -15,7 +15,7 @@ def test_a_recipe_has_its_own_network_and_the_name_of_its_model(preset):
     for model, name in RECIPES:
         plain = recipe(model, name, preset).to_dict()
         assert same_network(plain)
-        assert label(plain) == model
+        assert label({"train": plain}) == model
         assert taken_out(plain) == []
     assert {model for model, _ in RECIPES} == set(MODULES)
 
@@ -39,10 +39,12 @@ def test_a_recipe_has_its_own_network_and_the_name_of_its_model(preset):
 def test_other_sizes_are_another_network_and_how_one_learns_is_not(model, options, own, called):
     train = recipe(model, "ours", "full", options=options).to_dict()
     assert same_network(train) == own
-    assert label(train) == f"{model} {called}".strip()
+    assert label({"train": train}) == f"{model} {called}".strip()
     assert bool(taken_out(train)) == ("without" in called)
 
 
 def test_a_start_from_an_encoder_of_ones_own_is_named():
     train = recipe("vit_mae", pretrained="pretraining/1_mae_s0/encoder.safetensors").to_dict()
-    assert label(train) == "vit_mae after own MAE"
+    assert label({"train": train}) == "vit_mae after own MAE"
+    known = {"train": train, "pretraining": {"epochs": 80}}
+    assert label(known) == "vit_mae after own MAE (80 epochs)"

@@ -5,6 +5,7 @@ from string import ascii_letters
 
 from fer_lib.data.faceset import FaceSet
 from fer_lib.networks import label
+from fer_lib.pretrain.folder import pretraining_of
 from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run
 
@@ -62,7 +63,8 @@ def _named(runs: Sequence[Run], ends: Sequence[str]) -> list[str]:
 def _parts(run: Run) -> tuple[str, str, str]:
     """Model with recipe, what its network is on or without, and what else was changed."""
     config = run.train_config
-    network = label(config.to_dict()).removeprefix(config.model)
+    known = run.config | {"pretraining": pretraining_of(run.config)}
+    network = label(known).removeprefix(config.model)
     parts = changed_settings(config).split(" ")
     changed = [part for part in parts if not part.startswith("backbone=")]
     return f"{config.model} {config.recipe}", network, " ".join(changed)

@@ -25,7 +25,7 @@ BESIDE = {"clean": "clean", "majority": "ferplus_majority"}
 """Parts of the test images on which the same pairs are tested again, by the prefix of a column."""
 
 
-MEASURED = ("difference", "low", "high", "only_a", "only_b", "p")
+MEASURED = ("difference", "low", "high", "half_width", "only_a", "only_b", "p")
 """What `pair_test` measures of a pair."""
 
 
@@ -40,12 +40,14 @@ def paired_tests(
     corrected for less.
 
     Columns: `a`, `b` (`short_names`), `difference` (of accuracies, 0 or more), its 95 % interval
-    `low`, `high` (bootstrap over the images), `only_a`, `only_b` (images that only this one has
-    right), `p` (McNemar, exact), `p_holm` (corrected for the number of pairs), `finding` (bool:
-    `p_holm` below `LEVEL`). Then `clean_difference`, `clean_p_holm` and `majority_difference`,
-    `majority_p_holm`: the same of `a` less `b` on the clean images and against the majority of the
-    annotators, each corrected for itself; NaN where there are no such images. They do not decide
-    what is a finding, but what it is worth. No rows for fewer than two runs.
+    `low`, `high` (bootstrap over the images), `half_width` (of the 95 % interval of an accuracy
+    between theirs on so many images), `only_a`, `only_b` (images that only this one has right), `p`
+    (McNemar, exact), `p_holm` (corrected for the number of pairs), `finding` (bool: `p_holm` below
+    `LEVEL` and `difference` no less than `half_width`). Then `clean_difference`, `clean_p_holm` and
+    `majority_difference`, `majority_p_holm`: the same of `a` less `b` on the clean images and
+    against the majority of the annotators, each corrected for itself; NaN where there are no such
+    images. They do not decide what is a finding, but what it is worth. No rows for fewer than two
+    runs.
 
     Raises:
         InputError: there are no runs, or one was trained on other data.
@@ -60,7 +62,7 @@ def pair_up(answers: Answers, *, against_first: bool = False) -> pd.DataFrame:
     pairs = [(first, other) for other in others] if against_first else combinations(right, 2)
     pairs = [sorted(pair, key=lambda name: -right[name].mean()) for pair in pairs]
     table = tested(right, pairs)
-    table["finding"] = table["p_holm"] < LEVEL
+    table["finding"] = (table["p_holm"] < LEVEL) & (table["difference"] >= table["half_width"])
     for prefix, part in BESIDE.items():
         beside = tested(dict(zip(answers.names, answers.correct_on(part), strict=True)), pairs)
         for column in ("difference", "p_holm"):
@@ -78,7 +80,8 @@ def tested(right: dict[str, np.ndarray], pairs: Sequence[Sequence[str]]) -> pd.D
 
 def pair_test(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """Two rows of right answers, (N,) bool each: `difference` of their means with its 95 %
-    interval `low`, `high` (percentile bootstrap over the images), `only_a`, `only_b` and `p`.
+    interval `low`, `high` (percentile bootstrap over the images), `half_width` of a single
+    accuracy's (normal approximation, at the mean of the two), `only_a`, `only_b` and `p`.
     """
     if not len(a):
         return dict.fromkeys(MEASURED, np.nan)
@@ -87,9 +90,11 @@ def pair_test(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     share = np.array([only_a, only_b, len(a) - only_a - only_b]) / len(a)
     drawn = np.random.default_rng(0).multinomial(len(a), share, DRAWS) / len(a)
     low, high = np.quantile(drawn[:, 0] - drawn[:, 1], [0.025, 0.975])
+    q = (a.mean() + b.mean()) / 2
     return {
         "difference": float(a.mean() - b.mean()),
         **{"low": float(low), "high": float(high)},
+        "half_width": float(1.96 * np.sqrt(q * (1 - q) / len(a))),
         **{"only_a": only_a, "only_b": only_b},
         "p": mcnemar(a, b),
     }
@@ -150,6 +155,11 @@ def sentences(tests: pd.DataFrame) -> list[str]:
         numbers = f"{100 * row.difference:.1f} points, {p} after correction"
         if row.finding:
             said.append(f"{row.a} is better than {row.b} ({numbers}): a finding.")
+        elif row.p_holm < LEVEL:
+            said.append(
+                f"{row.a} is better than {row.b} by less than such an accuracy is uncertain by "
+                f"({numbers}): no finding."
+            )
         else:
             said.append(f"{row.a} and {row.b} cannot be told apart ({numbers}): no finding.")
     if len(rest):

@@ -154,10 +154,15 @@ def _reached(row: dict[str, Any], recipe: str, column: str) -> str:
 
 
 def _other(row: dict[str, Any], recipe: str = "ours") -> str:
-    """What the same recipe reaches on test images with another backbone or other options."""
+    """What the same recipe reaches with another backbone or other options, on test images.
+
+    Beside it on images like those of the claim, where these are others.
+    """
     if not row.get(f"{recipe}_other_runs"):
         return ""
     score, runs = row[f"{recipe}_other_test"], row[f"{recipe}_other_runs"]
     notes = [f"mean of {runs}"] * (runs > 1) + [row[f"{recipe}_other_setting"]]
     name = "our recipe" if recipe == "ours" else "published recipe"
-    return f"{name}, test: {percent(score)} ({', '.join(notes)})"
+    alike = row.get(f"{recipe}_other_alike")
+    beside = "" if alike in (None, score) else f", images alike: {percent(alike)}"
+    return f"{name}, test: {percent(score)}{beside} ({', '.join(notes)})"

@@ -90,5 +90,5 @@ def ensemble(answers: Answers) -> dict[str, Any]:
         "results": evaluate(answers.faces, Predictions.of(answers.faces, valid, test), "test"),
         "single": single,
         **against,
-        "finding": against["p"] < LEVEL,
+        "finding": against["p"] < LEVEL and abs(against["difference"]) >= against["half_width"],
     }

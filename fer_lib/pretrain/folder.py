@@ -82,6 +82,15 @@ def origin(encoder: str | Path) -> dict[str, Any] | None:
     }
 
 
+def pretraining_of(config: dict[str, Any]) -> dict[str, Any] | None:
+    """`origin` of what a run started from, by the run's config; None where it is not known.
+
+    A restored run has it in its config; else it is found where the run's encoder lies.
+    """
+    start = config["train"]["pretrained"]
+    return (origin(start) if isinstance(start, str) else None) or config.get("pretraining")
+
+
 def start_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pretraining:
     """Make a new folder with its `config.json`."""
     dataset = re.sub(r"[^\w.-]+", "-", faces.name)

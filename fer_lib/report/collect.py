@@ -115,7 +115,7 @@ def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, 
         "headlines": [first[model] for model in MODULES if model in first],
         "best": next(iter(first.values())),
         "networks": {
-            name: {"label": label(config.to_dict()), "own": same_network(config.to_dict())}
+            name: {"label": label(runs[name]["config"]), "own": same_network(config.to_dict())}
             for name, config in configs.items()
         },
         "settings": {name: changed_settings(config) for name, config in configs.items()},

@@ -85,7 +85,7 @@ def curves(results: Results) -> Figure:
         if "metrics" not in run:  # kept by an earlier version
             continue
         rows = pd.DataFrame(run["metrics"])
-        name = label(run["config"]["train"])
+        name = label(run["config"])
         style = plots.model_style(name)
         best = rows[rows["epoch"] == run["results"]["best_epoch"]]
         for axis, column in ((left, "valid_accuracy"), (right, "valid_loss")):
@@ -200,7 +200,7 @@ def agreement_steps(results: Results) -> Figure | None:
 def robustness(results: Results) -> Figure | None:
     """Accuracy under each kind of damage, a line for each system that was tried."""
     found = {
-        label(run["config"]["train"]): run["evaluation"]["robustness"]
+        label(run["config"]): run["evaluation"]["robustness"]
         for run in evaluated(results)
         if run["evaluation"].get("robustness")
     }
