@@ -43,7 +43,8 @@ class Archives:
         self.folder = folder
 
     def paths(self) -> list[Path]:
-        return sorted(self.folder.glob("runs-*.zip"), key=lambda path: int(path.stem[5:]))
+        known = (path for path in self.folder.glob("runs-*.zip") if path.stem[5:].isdigit())
+        return sorted(known, key=lambda path: int(path.stem[5:]))
 
     def names(self) -> set[str]:
         """All that they hold."""

@@ -180,8 +180,8 @@ def _setting(train: dict[str, Any]) -> str:
     return " ".join(filter(None, (changed_settings(now), *gone)))
 
 
-def write_table(readme: Path, table: pd.DataFrame) -> None:
-    """Put a table, whose first column is its index, between the two markers of a README.
+def around_table(readme: Path) -> tuple[str, str]:
+    """What stands before and after the two markers of a README.
 
     Raises:
         InputError: the README is missing, or has not the two markers, once each and in order.
@@ -197,6 +197,16 @@ def write_table(readme: Path, table: pd.DataFrame) -> None:
             f"{readme} must have the lines {START} and {END}, once each and in this order: put "
             "them where the table belongs"
         )
+    return before, after
+
+
+def write_table(readme: Path, table: pd.DataFrame) -> None:
+    """Put a table, whose first column is its index, between the two markers of a README.
+
+    Raises:
+        InputError: see `around_table`.
+    """
+    before, after = around_table(readme)
     with replacing(readme) as temporary:
         text = markdown(table.set_index(table.columns[0]))
         temporary.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
@@ -232,6 +242,8 @@ def main(arguments: list[str] | None = None) -> None:
             if not new:
                 print(f"all runs with predictions in {folder} are in {runs_folder()} already")
             return
+        for tables in (readme, folder / "README.md"):
+            around_table(tables)  # refused before anything is written
         for path in args.runs:
             keep_results(Run(path), folder)
             print(f"{path.name} is kept in {folder}")

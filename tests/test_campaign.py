@@ -337,6 +337,7 @@ def test_what_is_unpacked_is_kept_although_the_next_cannot_be(
     results = {
         "runs/2_other/results.json": json.dumps(run.results | {"dataset": "nowhere"}).encode()
     }
+    (archive.parent / "runs-1 (1).zip").write_bytes(b"")  # as a browser names a second download
     packing.Archives(archive.parent).add(files | results)
     monkeypatch.setattr(campaign, "RESULTS", tmp_path / "kept")
     assert main(campaign, "unpack", archive, "--runs", tmp_path / "there") == 2

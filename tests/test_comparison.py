@@ -88,6 +88,19 @@ def test_the_best_subset_is_found_on_validation_alone(voters, noise, monkeypatch
     assert steps[3]["valid_accuracy"] == 0.25  # the sure one outshouts any two
 
 
+def test_a_tie_on_validation_is_not_broken_by_the_test_images(voters, noise):
+    """Runs come in the order of their test accuracy."""
+    answers = read_answers(voters[:3], noise)
+    surer = answers.valid**2 / (answers.valid**2).sum(-1, keepdims=True)
+    tied = replace(answers, valid=np.stack([answers.valid[0], surer[0], answers.valid[0]]))
+    chosen = tied.names[1]
+    for order in (slice(None), slice(None, None, -1)):
+        other = replace(
+            tied, names=tied.names[order], valid=tied.valid[order], test=tied.test[order]
+        )
+        assert best_subset(other)[1][0]["members"] == [chosen]
+
+
 def test_the_ensemble_is_tested_once_against_the_best_single_run(voters, noise):
     answers = read_answers(voters, noise)
     found = ensemble(answers)

@@ -294,6 +294,15 @@ def test_a_readme_without_its_two_markers_is_an_error(root, text):
         write_table(readme, pd.DataFrame({"a": ["b"]}))
 
 
+def test_nothing_is_kept_where_the_tables_are_not(tmp_path, monkeypatch, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "run")])
+    assert "run from the root of the repository" in capsys.readouterr().err
+    assert list(Path().iterdir()) == []
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(
     "changes",

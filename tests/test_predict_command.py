@@ -18,6 +18,7 @@ from PIL import Image
 
 from fer_lib.checkpoints import save_weights
 from fer_lib.data.drawing import draw
+from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.models import create_model
 from fer_lib.predict import __main__ as command
@@ -240,6 +241,11 @@ def test_a_name_that_begins_with_a_tilde_is_a_name(tmp_path, monkeypatch):
     Path("./~a.png").write_bytes(b"")
     for given in ("~a.png", "./~a.png", "*.png"):
         assert [source.path.name for source in find_sources([given])[0]] == ["~a.png"]
+
+
+def test_an_empty_path_is_not_this_folder():
+    with pytest.raises(InputError, match="an empty path names no picture"):
+        find_sources([""])
 
 
 def test_one_video_shows_its_frames_as_progress(film, monkeypatch):

@@ -6,8 +6,8 @@ Format of `comparison.json`. Scores are shares in 0..1, missing ones null; `name
 * `mark`: caveat for every table and figure, "" for none; `dataset`, `preset`, `fingerprint` (of
   the faces), `classes`, `images` (numbers of `valid`, `test` and `clean` test images).
 * `runs`: a dict a run: `name`, the columns of `scores.leaderboard`, `label_on_majority`, and
-  `letters`: runs that share one cannot be told apart (`paired.letters`); null for a run that is not
-  tested.
+  `letters`: no finding sets apart runs that share one (`paired.letters`); null for a run that is
+  not tested.
 * `systems`: a dict for all seeds of one system: `system` and the columns of `scores.systems`.
 * `tests`: a dict a pair, columns of `paired.paired_tests`, of the `headline` runs alone, one a
   system: more seeds would add pairs that no question asks about, and cost power in the correction;

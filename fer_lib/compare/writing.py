@@ -82,8 +82,9 @@ def sources(claims: list[dict[str, Any]]) -> str:
 
 
 NOTES = {
-    "comparison": "Of each system the run of the lowest seed is tested: those that share a letter "
-    "cannot be told apart (McNemar's exact test on each pair, with Holm's correction, at 5 %). "
+    "comparison": "Of each system the run of the lowest seed is tested: no finding sets apart "
+    "those that share a letter (McNemar's exact test on each pair, with Holm's correction, at 5 %, "
+    "and a difference of no less than half an accuracy's interval). "
     "*One view* is the accuracy without the mirror image, where the headline has both.",
     "tests": "One run a system, that of its lowest seed; seeds of one system are not tested "
     "against each other.",

@@ -114,6 +114,10 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
 
 def matches(given: str) -> list[Path]:
     """A path that exists, or what a pattern matches."""
+    if not given.strip():
+        raise InputError(
+            "an empty path names no picture: name a file or a folder, or . for this one"
+        )
     path = Path(given)
     with suppress(RuntimeError):  # a name that begins with ~ and is no user's
         path = path.expanduser()
