@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from fer_lib.networks import same_network
+from fer_lib.pretrain.folder import pretraining_of
 from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run
 
@@ -190,6 +191,8 @@ def reproduction(claim: Claim, runs: Iterable[Run], name: str) -> dict[str, Any]
         if (config.model, config.recipe, run.results["dataset"]) == wanted:
             parts = changed_settings(config).split()
             changed = [part for part in parts if not part.startswith("pretrained=")]
+            if own := pretraining_of(run.config):
+                changed.append(f"pretraining_epochs={own['epochs']}")
             found = same if same_network(config.to_dict()) else other
             found.setdefault(" ".join(changed), []).append(run)
     apart = {f"other_{key}": value for key, value in _best(claim, other).items()}
