@@ -21,6 +21,7 @@ from worker import Worker
 from fer_lib.config import TrainConfig
 from fer_lib.data.refined import refined_sha256
 from fer_lib.files import InputError, read_json
+from fer_lib.pretrain.config import pretraining_command
 from fer_lib.provenance import pretrained_sha256
 from fer_lib.runs import Run
 
@@ -34,6 +35,7 @@ POLL = 5.0
 def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | None:
     """The kept results of an entry, whatever file it started from if that is not there.
 
+    Of a start from a pretraining of one's own, that must have been of the settings that it needs.
     Without a place, those on data of its name, whatever they hold.
     """
     config = entry.config(place)
@@ -51,6 +53,8 @@ def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | N
         else:
             same &= data["dataset"] == entry.dataset
         same &= refined in (None, data.get("refined_sha256"))
+        if entry.start == "faces" and (before := kept["config"].get("pretraining")):
+            same &= before["command"] == pretraining_command(entry.needs.config(), data["dataset"])
         if same and start in (None, kept["config"]["environment"].get("pretrained_sha256")):
             return kept["results"]
     return None

@@ -290,6 +290,15 @@ def test_an_entry_waits_for_what_it_needs_which_is_made_for_nothing_else(still, 
     assert still.ready() == []
 
 
+def test_kept_results_are_those_after_the_pretraining_that_is_needed(schedule):
+    names = ("vit_mae, patches of 8", "vit_mae, patches of 8, longer pretraining")
+    entries = [schedule.wanted.by_name(name) for name in names]
+    assert entries[0].config() == entries[1].config()  # a file of weights is a word
+    short, long = (schedule.kept_results(entry) for entry in entries)
+    assert short != long
+    assert short["valid"]["full"]["accuracy"] < long["valid"]["full"]["accuracy"]
+
+
 def test_an_estimate_grows_with_images_of_a_step_and_epochs(campaign):
     assumed = campaign.estimate.assumed
     small, large = (

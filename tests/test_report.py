@@ -522,6 +522,22 @@ def test_the_committed_report_is_real_and_builds_byte_for_byte(tmp_path):
     assert made.read_bytes() == committed.read_bytes()
 
 
+def test_no_table_of_the_committed_report_runs_off_its_page():
+    """A float that is taller than a page would, without an error, and lose its last rows."""
+    reader, lowest, commands = PdfReader(source() / "report.pdf"), [], 0
+    for page in reader.pages:
+        heights = []
+
+        def seen(text, cm, tm, font, size, heights=heights):
+            if text.strip():
+                heights.append(tm[4] * cm[1] + tm[5] * cm[3] + cm[5])
+
+        commands += page.extract_text(visitor_text=seen).count("python -m fer_lib.train ")
+        lowest += sorted(heights)[1:2]  # above the number of the page
+    assert min(lowest) > 60  # points; the margin is 71
+    assert commands >= len(Results(source() / "results").runs)
+
+
 def test_index_and_manifest_have_no_date_and_no_folder(report, home):
     for path in (report / "results" / "index.json", report / "figures" / MANIFEST):
         text = json.dumps(read_json(path))
