@@ -107,8 +107,11 @@ def test_every_system_is_in_the_list_and_no_two_entries_are_one_run(campaign):
     configs = {e.name: e.config() for e in campaign.wanted.every() if e.model}
     assert {"baseline_cnn", "attention_cnn", "vit_patch", "vit_cnn"} < configs.keys()
     assert {"vit_small", "vit_tiny", "vit_mae", "vit_moe", "grefel"} < configs.keys()
-    datasets = {e.name: e.dataset for e in campaign.wanted.every()}
-    texts = [datasets[name] + config.to_json() for name, config in configs.items()]
+    besides = {
+        e.name: e.dataset + (e.needs.name if e.start == "faces" else "")
+        for e in campaign.wanted.every()
+    }
+    texts = [besides[name] + config.to_json() for name, config in configs.items()]
     assert len(set(texts)) == len(configs)
     assert configs["vit_small"].options["backbone"] == "vit_small_patch14_dinov2"
     moe, refined = configs["vit_moe"], configs["vit_moe, refined"]
@@ -290,7 +293,8 @@ def test_an_entry_waits_for_what_it_needs_which_is_made_for_nothing_else(still, 
     assert still.ready() == []
 
 
-def test_kept_results_are_those_after_the_pretraining_that_is_needed(schedule):
+def test_kept_results_are_those_after_the_pretraining_that_is_needed(schedule, monkeypatch):
+    monkeypatch.setattr(schedule, "RESULTS", ROOT / "report" / "results")
     names = ("vit_mae, patches of 8", "vit_mae, patches of 8, longer pretraining")
     entries = [schedule.wanted.by_name(name) for name in names]
     assert entries[0].config() == entries[1].config()  # a file of weights is a word
