@@ -199,7 +199,7 @@ LATER = (
     SMALL_VIT_MAE,
     SMALL_VIT_MAE.variant(
         "mixup",
-        "without it and erasing, it learned by heart from its 13th epoch on",
+        "without it and erasing, its accuracy was level from the 13th epoch on",
         {"mixup": 0.2, "augmentation": STRONG},
     ),
     Entry(
@@ -212,7 +212,7 @@ LATER = (
     SMALL_VIT_MAE.variant("longer pretraining", "only the encoder differs", {}, needs=LONG_MAE),
     Entry(
         "vit_tiny, patches of 8",
-        "the same, but for the head of three layers and four times the epochs",
+        "as that from scratch, but for its head of three layers and four times the epochs",
         model="vit_tiny",
         settings=SMALL_SCRATCH
         | {"epochs": 80, "options": START | {"img_size": SMALL_VIT["img_size"]}},

@@ -143,9 +143,9 @@ def training_command(config: TrainConfig, dataset: str) -> str:
         known = before["options"].items()
         changed["options"] = {k: v for k, v in changed["options"].items() if (k, v) not in known}
     if isinstance(config.pretrained, str):
-        own = config.pretrained.endswith("encoder.safetensors")  # of a folder named by its time
-        path = "runs/pretraining/FOLDER/encoder.safetensors" if own else config.pretrained
-        changed["pretrained"] = path if own else public_path(path)
+        changed["pretrained"] = public_path(config.pretrained)
+        if config.pretrained.endswith("encoder.safetensors"):  # of a folder named by its time
+            changed["pretrained"] = "runs/pretraining/FOLDER/encoder.safetensors"
     words = ["--dataset", dataset, "--data-dir", "DIR", "--preset", config.preset]
     if config.recipe == "finetune":
         words += ["--from-run", f"runs/{Path(changed.pop('pretrained')).parent.name}"]
