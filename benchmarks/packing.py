@@ -48,15 +48,14 @@ class Archives:
 
     def names(self) -> set[str]:
         """All that they hold."""
-        return {name for path in self.paths() for name in zipfile.ZipFile(path).namelist()}
+        return {name for path in self.paths() for name in read_archive(path)}
 
     def other(self, files: dict[str, bytes]) -> list[str]:
         """Names of those of some files that they hold with another content."""
         found = []
         for path in self.paths():
-            with zipfile.ZipFile(path) as file:
-                names = files.keys() & set(file.namelist())
-                found += [name for name in names if file.read(name) != files[name]]
+            held = read_archive(path)
+            found += [name for name in files.keys() & held.keys() if held[name] != files[name]]
         return sorted(found)
 
     def add(self, files: dict[str, bytes]) -> Path:
@@ -71,6 +70,15 @@ class Archives:
         with replacing(path) as temporary:
             temporary.write_bytes(buffer)
         return path
+
+
+def read_archive(path: Path) -> dict[str, bytes]:
+    """The files of an archive by their names; InputError where it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return {name: file.read(name) for name in file.namelist()}
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} cannot be read as an archive ({error})") from None
 
 
 def zipped(content: bytes, files: dict[str, bytes]) -> bytes:
@@ -137,11 +145,18 @@ def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterato
         Each run or pretraining that is new, before the next one is unpacked.
 
     Raises:
-        InputError: the archive cannot be read, or the predictions of a run do not give its results.
+        InputError: the archive cannot be read, a run of it lies there unfinished, or the
+            predictions of a run do not give its results.
     """
-    for (root, *rest), files in folders(archive).items():
-        target = (runs_folder(runs) if root == "runs" else home() / "data").joinpath(*rest)
-        if root == "runs" and not (target / "results.json").exists():
+    found = {
+        (runs_folder(runs) if root == "runs" else home() / "data").joinpath(*rest): (root, files)
+        for (root, *rest), files in folders(archive).items()
+    }
+    for target, (root, _) in found.items():
+        if root == "runs" and target.exists() and not (target / "results.json").exists():
+            raise InputError(f"{target} lies there unfinished: move it away, then unpack again")
+    for target, (root, files) in found.items():
+        if root == "runs" and not target.exists():
             yield unpack_run(target, files, faces_of)
         if root == "data":
             for path in (target / name for name in files if not (target / name).exists()):
@@ -156,13 +171,9 @@ def folders(archive: Path) -> dict[tuple[str, ...], dict[str, bytes]]:
         InputError: it cannot be read, or was not written by `Archives`.
     """
     found: dict[tuple[str, ...], dict[str, bytes]] = {}
-    try:
-        with zipfile.ZipFile(archive) as file:
-            for name in file.namelist():
-                *folder, last = name.split("/")
-                found.setdefault(tuple(folder), {})[last] = file.read(name)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{archive} cannot be read as an archive ({error})") from None
+    for name, data in read_archive(archive).items():
+        *folder, last = name.split("/")
+        found.setdefault(tuple(folder), {})[last] = data
     for parts in found:
         if len(parts) not in (2, 3) or parts[0] not in ("runs", "data") or ".." in parts:
             raise InputError(f"{archive} holds {'/'.join(parts)}, which is no run: leave it out")

@@ -7,7 +7,8 @@ the same operations (benchmarks/README.md has the command). So this is our own.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,13 +55,28 @@ class Augmentation:
     erase: float = 0.0
 
     def __post_init__(self):
-        for name in ("flip", "affine", "photometric", "noise", "dropout", "erase"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"augmentation {name} is a probability: {getattr(self, name)}")
-        for name in ("scale", "crop"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise InputError(f"augmentation {name} is a range above 0, low first: {low, high}")
+        for one in fields(self):
+            value, pair = getattr(self, one.name), one.name in ("scale", "crop")
+            numbers = value if pair and isinstance(value, tuple) else (value,)
+            if len(numbers) != 1 + pair or not all(map(_is_number, numbers)):
+                kind = "two numbers, low first," if pair else "a number"
+                raise InputError(f"augmentation {one.name} is {kind} from 0 on, not {value!r}")
+            if pair and not 0 < value[0] <= value[1]:
+                raise InputError(f"augmentation {one.name} is a range above 0, low first: {value}")
+        shares = ("flip", "affine", "translate", "photometric", "brightness", "contrast", "noise")
+        for name in (*shares, "dropout", "hole", "erase"):
+            if getattr(self, name) > 1:
+                raise InputError(f"augmentation {name} is at most 1, not {getattr(self, name)}")
+        if self.crop[1] > 1:
+            raise InputError(f"augmentation crop keeps at most 1, the whole area: {self.crop}")
+        if not isinstance(self.holes, int):
+            raise InputError(f"augmentation holes is a whole number, not {self.holes}")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is finite, at least 0 and no bool."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= 0
 
 
 class Draw:

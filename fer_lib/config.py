@@ -3,6 +3,7 @@
 import argparse
 import ast
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from types import UnionType
@@ -128,6 +129,9 @@ class TrainConfig:
             raise InputError(
                 f"labels is original, votes, refined_RULE or refined_RULE:soft, not {self.labels!r}"
             )
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{name} must be a finite number, not {value}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be 0 or more and below 2**32, not {self.seed}")
         for name in ("epochs", "batch_size", "accumulate", "lr"):
@@ -205,8 +209,7 @@ class TrainConfig:
         augmentation = values.get("augmentation", {})
         if isinstance(augmentation, dict):
             try:
-                pairs = augmentation.keys() & {"scale", "crop"}
-                ranges = {key: tuple(augmentation[key]) for key in pairs}
+                ranges = {k: tuple(v) for k, v in augmentation.items() if isinstance(v, list)}
                 values["augmentation"] = Augmentation(**augmentation | ranges)
             except TypeError as error:
                 raise InputError(

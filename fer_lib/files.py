@@ -84,9 +84,10 @@ def locked(path: Path, what: str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise InputError(f"another process is {what}: wait for it, or stop it first") from None
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter by older versions of filelock
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path.parent} cannot be written to ({error.strerror}): choose another folder"
+            f"{path.parent} cannot be written to, or has no locks ({reason}): choose another folder"
         ) from None
     try:
         yield

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -22,10 +21,10 @@ from fer_lib.models import create_model
 from fer_lib.models.weights import load_into
 from fer_lib.optim import (
     choose_precision,
+    create_optimizer,
     freeze,
     keep_memory,
     layers,
-    parameter_groups,
     plain_attention,
     processes,
     schedules,
@@ -114,17 +113,7 @@ class Learner:
         self.ema = (
             ModelEmaV3(core, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         )
-        fused = {"fused": True} if config.optimizer == "adamw" else {}
-        try:
-            raw = create_optimizer_v2(
-                parameter_groups(core, config),
-                opt=config.optimizer,
-                lr=config.lr,
-                momentum=config.momentum,
-                **fused,
-            )
-        except ValueError as error:
-            raise InputError(f"optimizer {config.optimizer!r} is unknown to timm") from error
+        raw = create_optimizer(core, config)
         self.schedule, self.plateau = schedules(config, raw, len(self.batches))
         model = core
         if config.compile:

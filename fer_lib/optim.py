@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from timm.models import group_parameters
-from timm.optim import param_groups_layer_decay
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import nn
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from fer_lib.config import TrainConfig
-from fer_lib.files import InputError
+from fer_lib.files import InputError, first_line
 
 
 def processes() -> PartialState:
@@ -127,6 +127,34 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
         {"params": params, "lr": lr, "weight_decay": decay}
         for (lr, decay), params in groups.items()
     ]
+
+
+def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of a config, made by timm, on `parameter_groups`.
+
+    Raises:
+        InputError: timm knows none of this name, or it does not take the settings.
+    """
+    fused = {"fused": True} if config.optimizer == "adamw" else {}
+    try:
+        return create_optimizer_v2(
+            parameter_groups(model, config),
+            opt=config.optimizer,
+            lr=config.lr,
+            momentum=config.momentum,
+            **fused,
+        )
+    except (ValueError, AssertionError) as error:
+        reason = first_line(error)
+        if "not found in registry" in reason:
+            raise InputError(
+                f"optimizer {config.optimizer!r} is unknown to timm: use a name of "
+                "timm.optim.list_optimizers()"
+            ) from error
+        plain = "" if config.momentum else ": plain SGD is optimizer=momentum"
+        raise InputError(
+            f"optimizer={config.optimizer} does not take these settings ({reason}){plain}"
+        ) from error
 
 
 def schedules(

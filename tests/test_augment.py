@@ -175,7 +175,15 @@ def test_no_mixing_returns_what_was_given():
     assert mix(x, y, generator(), mixup=0, cutmix=0) == (x, y)
 
 
-@pytest.mark.parametrize("values", [{"flip": 1.5}, {"scale": (1.2, 0.8)}, {"crop": (0, 1)}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"flip": 1.5}, {"flip": True}, {"translate": -0.1}, {"noise_std": -1}, {"hole": 2.0}),
+        *({"rotate": "x"}, {"rotate": float("inf")}, {"holes": 2.5}),
+        *({"scale": (1.2, 0.8)}, {"scale": (0.9,)}, {"scale": 0.9}),
+        *({"crop": (0, 1)}, {"crop": (0.5, 2.0)}, {"crop": (0.5, "x")}),
+    ],
+)
 def test_impossible_settings_are_refused(values):
     with pytest.raises(InputError, match=next(iter(values))):
         Augmentation(**values)

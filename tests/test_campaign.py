@@ -338,6 +338,9 @@ def test_predictions_that_do_not_give_the_results_are_refused(packed, packing, e
     assert not list((tmp_path / "there").iterdir())
     assert len(list(packing.unpack(archive, place.faces, tmp_path / "there"))) == 1
     assert list(packing.unpack(archive, place.faces, tmp_path / "there")) == []
+    (tmp_path / "there" / run.name / "results.json").unlink()
+    with pytest.raises(InputError, match=f"{run.name} lies there unfinished: move it away"):
+        list(packing.unpack(archive, place.faces, tmp_path / "there"))
 
 
 def test_what_is_unpacked_is_kept_although_the_next_cannot_be(
@@ -411,6 +414,8 @@ def test_an_archive_that_is_none_or_of_something_else_is_refused(packing, tmp_pa
     path.write_bytes(b"no zip")
     with pytest.raises(InputError, match="cannot be read as an archive"):
         list(packing.unpack(path, None))
+    with pytest.raises(InputError, match=r"runs-1\.zip cannot be read as an archive"):
+        packing.Archives(tmp_path).names()
     path.unlink()
     packing.Archives(tmp_path).add({"runs/../../etc/x": b""})
     with pytest.raises(InputError, match="is no run"):

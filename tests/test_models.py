@@ -110,6 +110,13 @@ def test_last_spatial_attention_sees_more_than_one_position_only_when_corrected(
         ("baseline_cnn", {"depth": 3}, "does not take"),
         ("attention_cnn", {"attention": "se"}, "cbam, published or none"),
         ("vit_patch", {"weight_init": "moco"}, 'use "" or jax'),
+        ("vit_patch", {"drop_path": 2}, "drop_path must be"),
+        ("vit_patch", {"patch_size": 0}, "does not take these options"),
+        ("baseline_cnn", {"width": 0}, "width must be 1 or more"),
+        ("vit_tiny", {"img_size": 10}, "smaller than a patch, 16 pixels"),
+        ("vit_tiny", {"in_chans": 2}, "1 .grey. or 3 .RGB."),
+        ("vit_moe", {"expert_ratio": 0}, "does not take these options"),
+        ("grefel", {"dropout": 3}, "does not take these options"),
     ],
 )
 def test_wrong_names_and_options_are_refused(name, options, message):

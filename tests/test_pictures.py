@@ -127,10 +127,17 @@ def test_numbers_that_do_not_say_what_is_white_are_refused(pixels, message):
         read_picture("a.tif", file.getvalue())
 
 
-def test_32_bits_that_hold_16_are_read():
+@pytest.mark.parametrize(("stored", "read"), [(65_535, 255), (511, 1), (200, 200)])
+def test_32_bits_that_hold_16_or_8_are_read(stored, read):
     file = io.BytesIO()
-    Image.fromarray(np.full((8, 8), 65_535, np.int32)).save(file, "tiff")
-    assert set(np.asarray(read_picture("a.tif", file.getvalue())).ravel()) == {255}
+    Image.fromarray(np.full((8, 8), stored, np.int32)).save(file, "tiff")
+    assert set(np.asarray(read_picture("a.tif", file.getvalue())).ravel()) == {read}
+
+
+def test_16_bits_that_are_dark_stay_dark():
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 200, np.uint16)).save(file, "png")
+    assert set(np.asarray(read_picture("a.png", file.getvalue())).ravel()) == {0}
 
 
 def test_heic_is_named_with_the_remedy():

@@ -316,11 +316,16 @@ def test_photos_in_heic_are_named_with_the_remedy(run, folder):
         (["{folder}", "--annotate", "{folder}/face.png"], "is a file"),
         (["{folder}/face.png", "{folder}/other/face.png", "--annotate", "c"], "already"),
         (["--export", "model.pt"], "ends with .onnx"),
+        (["{folder}", "--out", "{folder}/face.png/a.csv"], "cannot be written to"),
+        (["{folder}", "--annotate", "{folder}/face.png/copies"], "cannot be written to"),
+        (["--export", "{folder}/face.png/a.onnx"], "cannot be written to"),
+        (["{folder}", "--out", "{folder}/a.json"], "is a folder"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(run, folder, tmp_path, arguments, message):
     (folder / "only text").mkdir()
     (folder / "only text" / "a.txt").touch()
+    (folder / "a.json").mkdir()
     (folder / "other").mkdir()
     Image.fromarray(canvas()).save(folder / "other" / "face.png")
     before = sorted(tmp_path.rglob("*"))
@@ -337,7 +342,10 @@ def test_a_model_that_is_none_is_refused(folder, capsys):
     assert "is not a run folder" in capsys.readouterr().err
 
 
-def test_where_the_table_cannot_be_written_it_is_printed(run, folder, tmp_path):
+def test_where_the_table_cannot_be_written_after_all_it_is_printed(
+    run, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(command, "require_writable", lambda folder: None)
     (tmp_path / "file").touch()
     status, printed, said = run(folder / "face.png", "--out", tmp_path / "file" / "a.csv")
     assert status == 2

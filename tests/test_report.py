@@ -441,6 +441,12 @@ def test_collecting_says_what_is_missing_or_stale(home, tmp_path, monkeypatch):
     write_json(compared, content)
     with pytest.raises(InputError, match=rf"stale.*{gone}.*10_comparison"):
         collect(tmp_path / "report", dataset=DATASET, preset="sample")
+    fresh = shutil.copy(home / "runs" / compared.relative_to(tmp_path / "runs"), compared)
+    content = read_json(compared)
+    content["runs"][0]["name"] = "as it was called"
+    write_json(compared, content)
+    with pytest.raises(InputError, match=r"stale: it calls .* 'as it was called', and its name is"):
+        collect(tmp_path / "report", dataset=DATASET, preset="sample")
     report = shutil.copytree(home / "report", tmp_path / "kept")
     before = {path: path.read_bytes() for path in (report / "results").iterdir()}
     write_json(compared, read_json(compared) | {"fingerprint": "f" * 64})

@@ -24,7 +24,7 @@ from fer_lib.checkpoints import load_weights
 from fer_lib.config import parse_setting
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import load_predictions
-from fer_lib.files import InputError, read_json, write_json
+from fer_lib.files import InputError, locked, read_json, write_json
 from fer_lib.kept import keep_results, results_table
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
@@ -448,6 +448,8 @@ def test_two_trainings_of_one_run_at_once_are_refused(faces, tmp_path, monkeypat
     [
         (["baseline_cnn", "--set", "lr"], "NAME=VALUE"),
         (["baseline_cnn", "--set", "colour=3"], "colour"),
+        (["baseline_cnn", "--set", "lr=NaN"], "lr must be a finite number, not nan"),
+        (["baseline_cnn", "--set", 'augmentation={"rotate": "x"}'], "rotate is a number from 0"),
         (["baseline_cnn", "--dataset", "fer2013", "--data-dir", "/nowhere"], "/nowhere"),
     ],
 )
@@ -488,7 +490,10 @@ def stop_at_second(step):
     ("changes", "message"),
     [
         ({"labels": "votes"}, "no votes"),
-        ({"optimizer": "adamz"}, "adamz"),
+        ({"optimizer": "adamz"}, "'adamz' is unknown to timm"),
+        ({"optimizer": "sgd", "momentum": 0}, "plain SGD is optimizer=momentum"),
+        ({"options": {"dropout": [1.5, 0.1]}}, "does not take these options .*1.5"),
+        ({"options": {"dropout": [0.2]}}, "does not take these options"),
         ({"frozen_layers": 4}, "at most 3"),
         ({"limit": 20, "accumulate": 8}, "does not divide"),
     ],
@@ -560,6 +565,18 @@ def test_a_folder_of_runs_below_a_file_is_named(faces, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "Learner", None)  # it is not asked for
     with pytest.raises(InputError, match="file cannot be written to"):
         train(small(epochs=1), faces, runs=tmp_path / "file")
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def fail(_):
+        raise NotImplementedError("no flock")
+
+    monkeypatch.setattr("fer_lib.files.FileLock.acquire", fail)
+    with (
+        pytest.raises(InputError, match=r"has no locks \(no flock\)"),
+        locked(tmp_path / "l", "at"),
+    ):
+        pass
 
 
 def test_what_is_half_restored_is_no_run(faces, tmp_path):

@@ -157,11 +157,12 @@ def _plain(picture: Image.Image) -> Image.Image:
         return picture.convert("L")
     if picture.mode == "F":
         raise ValueError("its pixels are fractions: save it with 8 or 16 bits a pixel")
-    if picture.mode.startswith("I"):  # 16 bits a pixel, or 32 that hold them
+    if picture.mode.startswith("I"):  # 16 bits a pixel, or 32 that hold them, or 8
         pixels = np.asarray(picture)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise ValueError("its pixels have more than 16 bits: save it with 8 or 16 bits a pixel")
-        return Image.fromarray((pixels >> 8).astype(np.uint8))
+        eight = picture.mode == "I" and pixels.max() <= 255  # 8 bits in the 32 of a TIFF
+        return Image.fromarray((pixels >> (0 if eight else 8)).astype(np.uint8))
     if picture.has_transparency_data:
         black = Image.new("RGBA", picture.size, "black")
         picture = Image.alpha_composite(black, picture.convert("RGBA"))

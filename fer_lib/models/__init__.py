@@ -56,32 +56,41 @@ def create_model(
     """
     if name not in MODULES:
         raise InputError(f"model {name!r} is unknown: use one of {', '.join(MODULES)}")
+    if options.get("in_chans", 1) not in (1, 3):
+        raise InputError(f"in_chans is 1 (grey) or 3 (RGB), not {options['in_chans']!r}")
     import timm  # loads in seconds, so only when a model is wanted
 
     import_module(f"fer_lib.models.{MODULES[name]}")
     from_hub = pretrained is True
     try:
         model = timm.create_model(name, pretrained=from_hub, num_classes=num_classes, **options)
-    except TypeError as error:
-        raise InputError(f"{name} does not take these options ({error})") from error
-    except (RuntimeError, OSError) as error:
-        if not from_hub:
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # a constructor may raise anything for a value that it cannot use
         reason = first_line(error)
-        if reason.startswith("No pretrained weights exist"):
-            raise InputError(f"{name} has no pretrained weights: use pretrained=False") from error
-        if "loading state_dict" in reason:
-            raise InputError(
-                f"the pretrained weights do not fit these options of {name}: leave out what "
-                "changes the size of the backbone, or use pretrained=False"
-            ) from error
-        raise InputError(
-            f"the pretrained weights of {name} cannot be had ({reason}): run it again where "
-            "huggingface.co can be reached, or give pretrained=FILE.safetensors, or ask for random "
-            "weights by pretrained=False"
-        ) from error
+        if from_hub and isinstance(error, RuntimeError | OSError):
+            raise InputError(_why_not_from_hub(name, reason)) from error
+        if not options:
+            raise  # a fault of ours
+        raise InputError(f"{name} does not take these options ({reason})") from error
     if isinstance(pretrained, str | Path):
         from fer_lib.models.weights import load_start
 
         load_start(model, pretrained, name)
     return model
+
+
+def _why_not_from_hub(name: str, reason: str) -> str:
+    """One sentence on pretrained weights that could not be had, from the first line of an error."""
+    if reason.startswith("No pretrained weights exist"):
+        return f"{name} has no pretrained weights: use pretrained=False"
+    if "loading state_dict" in reason:
+        return (
+            f"the pretrained weights do not fit these options of {name}: leave out what changes "
+            "the size of the backbone, or use pretrained=False"
+        )
+    return (
+        f"the pretrained weights of {name} cannot be had ({reason}): run it again where "
+        "huggingface.co can be reached, or give pretrained=FILE.safetensors, or ask for random "
+        "weights by pretrained=False"
+    )

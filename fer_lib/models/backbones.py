@@ -95,12 +95,12 @@ def build(
         options: of the head.
 
     Raises:
-        InputError: timm has no such ViT, or it has no class token.
+        InputError: timm has no such ViT, it has no class token, or the input has no whole patch.
     """
     name = backbone or default
     if name.split(".")[0] not in timm.list_models(module="vision_transformer"):
         raise InputError(f"backbone {name!r} is unknown: use a name of timm.list_models('vit_*')")
-    sizes = {"img_size": img_size} if img_size else {}
+    sizes = {} if img_size is None else {"img_size": img_size}
     vit = timm.create_model(
         name,
         pretrained=pretrained,
@@ -113,6 +113,10 @@ def build(
     )
     if vit.cls_token is None:
         raise InputError(f"backbone {name!r} has no class token: use one that has")
+    if not all(vit.patch_embed.grid_size):
+        raise InputError(
+            f"img_size={img_size} is smaller than a patch, {vit.patch_embed.patch_size[0]} pixels"
+        )
     part = head(
         vit.num_features, num_classes=num_classes, prefix_tokens=vit.num_prefix_tokens, **options
     )

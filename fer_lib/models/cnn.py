@@ -71,6 +71,8 @@ class CNN(nn.Module):
         dropout: tuple[float, float] = (0.5, 0.3),
     ):
         super().__init__()
+        if width < 1:
+            raise InputError(f"width must be 1 or more, not {width}")
         self.num_classes = num_classes
         widths = (width, 2 * width, 4 * width)
         inputs = (in_chans, *widths[:2])

@@ -82,6 +82,8 @@ class ScratchViT(VisionTransformer):
             raise InputError(f"num_heads={num_heads} must divide embed_dim={embed_dim}")
         if img_size % patch_size:
             raise InputError(f"patch_size={patch_size} must divide the side of {img_size} pixels")
+        if not 0 <= drop_path < 1:
+            raise InputError(f"drop_path must be 0 or more and below 1, not {drop_path}")
         if weight_init not in ("", "jax"):
             raise InputError(f'weight_init {weight_init!r} is unknown: use "" or jax')
         super().__init__(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fer_lib.files import InputError, end_as_interrupted, print_anything
+from fer_lib.files import InputError, end_as_interrupted, print_anything, require_writable
 from fer_lib.predict.inputs import Shot, batches, find_sources, progress
 from fer_lib.predict.onnx import write_onnx
 from fer_lib.predict.outputs import FORMATS, Seen, annotate, check_copies, line, title, write_table
@@ -54,7 +54,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise InputError where options make no sense."""
+    """Raise InputError where options make no sense, or name what cannot be written."""
     if not args.paths and not args.export:
         raise InputError("give a picture, a video, a folder or a pattern")
     if args.out and args.out.suffix not in FORMATS:
@@ -63,8 +63,14 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--export ends with .onnx, not {args.export.name}")
     if args.every < 1:
         raise InputError(f"--every is 1 or more, not {args.every}")
-    if args.annotate and args.annotate.is_file():
-        raise InputError(f"--annotate is a folder, and {args.annotate} is a file")
+    for file in filter(None, (args.out, args.export)):
+        if file.is_dir():
+            raise InputError(f"{file} is a folder: give the name of a file in it")
+        require_writable(file.parent)
+    if args.annotate:
+        if args.annotate.is_file():
+            raise InputError(f"--annotate is a folder, and {args.annotate} is a file")
+        require_writable(args.annotate)
 
 
 def say(text: str) -> None:

@@ -179,7 +179,7 @@ def read_comparison(
 
     Raises:
         InputError: it is missing, of other data, or of an earlier version; or it lacks a run, a
-            kept one or not.
+            kept one or not, or has names that its runs do not have any more.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist: run notebook 10_comparison first")
@@ -193,6 +193,14 @@ def read_comparison(
     compared = {row["run"] for row in content["runs"]}
     if absent := sorted({run.name for run in runs} - compared):
         raise InputError(f"{path} is stale: it lacks {absent[0]}: run notebook 10_comparison again")
+    if compared == {run.name for run in runs}:  # else other runs had a part in the names
+        names = dict(zip((run.name for run in runs), compare.short_names(runs), strict=True))
+        for row in content["runs"]:
+            if row["name"] != (now := names[row["run"]]):
+                raise InputError(
+                    f"{path} is stale: it calls {row['run']} {row['name']!r}, and its name is now "
+                    f"{now!r}: run notebook 10_comparison again"
+                )
     for file in kept:
         data = read_json(file)["config"]["data"]
         same = data["fingerprint"] == manifest["fingerprint"] and file.with_suffix(".npz").exists()
