@@ -18,7 +18,7 @@ from fer_lib.pretrain import PretrainConfig, pretrain, pretraining
 from fer_lib.pretrain.folder import Pretraining as PretrainingRun
 from fer_lib.pretrain.folder import find_pretraining
 from fer_lib.pretrain.learner import MaskedLearner
-from fer_lib.recipes import RECIPES, changed_settings, recipe
+from fer_lib.recipes import RECIPES, recipe
 from fer_lib.refine import folds, rules
 from fer_lib.runs import RunFolder, find_run, runs_folder
 from fer_lib.train import train
@@ -198,10 +198,11 @@ class Refinement(Entry):
 
     def configs(self, place: Place | None = None) -> list[TrainConfig]:
         """The settings of the voters."""
-        return [
-            replace(entry, settings=entry.settings | changes).config(place)
-            for entry, changes in self.voters
-        ]
+        return [entry.config(place) for entry in self.entries()]
+
+    def entries(self) -> list[Entry]:
+        """The voters, with the changes to their settings."""
+        return [replace(entry, settings=entry.settings | changes) for entry, changes in self.voters]
 
     def run(self, place: Place) -> None:
         """There is none: it is many trainings."""
@@ -210,11 +211,8 @@ class Refinement(Entry):
         return refined_path(place.faces(self.dataset).name, "majority")
 
     def told(self, place: Place) -> tuple[str, ...]:
-        """Who votes, as the file of labels names them: all that their votes depend on."""
-        return tuple(
-            f"{config.model} s{config.seed}, {self.folds} folds: {changed_settings(config)}"
-            for config in self.configs(place)
-        )
+        """Who votes, as the file of labels names them."""
+        return folds.described(self.configs(place), self.folds)
 
     def finished(self, place: Place) -> bool:
         if not self.file(place).exists():
@@ -234,8 +232,8 @@ class Refinement(Entry):
         save_refined(faces, rows, mended, self.told(place))
 
     def dry_run(self, place: Place) -> None:
-        for config in self.configs(place):
-            one_step(config, place.faces(self.dataset))
+        for entry in self.entries():
+            entry.dry_run(place)
 
 
 def rehearse(place: Place) -> Path:

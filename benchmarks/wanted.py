@@ -77,6 +77,23 @@ SMALL_VIT_MAE = Entry(
     start="faces",
     needs=SMALL_MAE,
 )
+LONG_VIT_MAE = SMALL_VIT_MAE.variant(
+    "longer pretraining", "only the encoder differs", {}, needs=LONG_MAE
+)
+SMALL_VOTERS = Refinement(
+    "voters, small",
+    "three kinds of network again, of those that two cores without a GPU train in minutes",
+    voters=(
+        (LONG_VIT_MAE, {"epochs": 10, "warmup_epochs": 1}),
+        (Entry("attention_cnn", model="attention_cnn", seed=1), {"epochs": 8, "flip_tta": True}),
+        (Entry("baseline_cnn", model="baseline_cnn", seed=2), {"epochs": 12, "flip_tta": True}),
+    ),
+    folds=3,
+    needs=LONG_MAE,
+)
+SHORT_VIT_MOE = VIT_MOE.variant(
+    "10 epochs", "half as long, for two cores without a GPU", {"epochs": 10}
+)
 FIRST = (
     VIT_SMALL,
     GREFEL,
@@ -194,7 +211,7 @@ LATER = (
             },
         },
     ),
-    VIT_MOE.variant("10 epochs", "half as long, for two cores without a GPU", {"epochs": 10}),
+    SHORT_VIT_MOE,
     SMALL_MAE,
     SMALL_VIT_MAE,
     SMALL_VIT_MAE.variant(
@@ -209,13 +226,21 @@ LATER = (
         settings=SMALL_SCRATCH | {"options": SMALL_VIT | START},
     ),
     LONG_MAE,
-    SMALL_VIT_MAE.variant("longer pretraining", "only the encoder differs", {}, needs=LONG_MAE),
+    LONG_VIT_MAE,
     Entry(
         "vit_tiny, patches of 8",
         "as that from scratch, but for its head of three layers and four times the epochs",
         model="vit_tiny",
         settings=SMALL_SCRATCH
         | {"epochs": 80, "options": START | {"img_size": SMALL_VIT["img_size"]}},
+    ),
+    SMALL_VOTERS,
+    SHORT_VIT_MOE.variant(
+        "refined",
+        "as the one of 10 epochs, so that only the labels differ",
+        {},
+        labels="refined_majority",
+        needs=SMALL_VOTERS,
     ),
 )
 """What comes after the further seeds, also what a CPU can do."""

@@ -17,7 +17,7 @@ from fer_lib.evaluate import aligned, load_predictions
 from fer_lib.files import InputError
 from fer_lib.models.weights import read_metadata
 from fer_lib.optim import processes
-from fer_lib.recipes import recipe
+from fer_lib.recipes import changed_settings, recipe
 from fer_lib.refine.ballots import Ballots
 from fer_lib.runs import Run, find_run, runs_folder
 from fer_lib.train import train
@@ -132,6 +132,14 @@ def fold_votes(
         parts.append(_votes(faces, rows, models)[None])
         names.append(f"{config.model} s{config.seed}, {folds} folds")
     return Ballots(tuple(names), np.concatenate(parts))
+
+
+def described(configs: Sequence[TrainConfig], folds: int) -> tuple[str, ...]:
+    """Each voter with all that its votes depend on, for the file of the labels that they make."""
+    return tuple(
+        f"{config.model} s{config.seed}, {folds} folds: {changed_settings(config)}"
+        for config in configs
+    )
 
 
 def echo(
