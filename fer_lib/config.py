@@ -222,7 +222,11 @@ class TrainConfig:
     def check_types(cls, values: dict[str, Any]) -> None:
         """Raise InputError where a field is unknown, or a value of another type than its field."""
         if unknown := set(values) - {f.name for f in fields(cls)}:
-            raise InputError(f"unknown training setting: {', '.join(sorted(unknown))}")
+            names = ", ".join(sorted(unknown))
+            raise InputError(
+                f"unknown training setting: {names}; those of the model go "
+                "into options={…}, those of the augmentation into augmentation={…}"
+            )
         for one in fields(cls):
             if one.name in values and not fits(values[one.name], one.type):
                 raise InputError(f"{one.name}={values[one.name]!r} is not of the type {one.type}")
@@ -248,6 +252,29 @@ def add_arguments(parser: argparse.ArgumentParser, settings: str) -> None:
     add("--runs", help="folder of all runs; default: runs/")
     change = f"settings of {settings} to change"
     add("--set", **SET, help=change)
+
+
+def own_changes(changes: Any, *apart: str) -> dict[str, Any]:
+    """The settings that a notebook changes, as they are.
+
+    Args:
+        apart: settings, also among a model's options, that have a parameter of their own there.
+
+    Raises:
+        InputError: they are no dict, or name one of `apart`.
+    """
+    if not isinstance(changes, dict):
+        raise InputError(f"changes={changes!r} is no dict: by papermill, give it with -y")
+    options = changes.get("options", {})
+    for name in apart:
+        if name in changes or (isinstance(options, dict) and name in options):
+            raise InputError(f"{name} in changes has a parameter of its own: set that instead")
+    return changes
+
+
+def several(value: str | Iterable[Any]) -> list[Any]:
+    """A list, also of a single name that was given without one."""
+    return [value] if isinstance(value, str) else list(value)
 
 
 def parse_settings(texts: Iterable[str], apart: Iterable[str] = APART) -> dict[str, Any]:

@@ -19,6 +19,14 @@ class InputError(ValueError):
     """Something the user gave cannot be used: one sentence that names it and the remedy."""
 
 
+def expanded(path: str | Path) -> Path:
+    """A path, of which `~` is the user's folder; InputError where it is that of an unknown one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path} begins with the name of no user: write the folder out") from None
+
+
 def home() -> Path:
     """Folder that holds `data/` and `runs/`.
 
@@ -26,7 +34,7 @@ def home() -> Path:
     installed package) the current folder.
     """
     if "FER_HOME" in os.environ:
-        return Path(os.environ["FER_HOME"]).expanduser().resolve()
+        return expanded(os.environ["FER_HOME"]).resolve()
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
 

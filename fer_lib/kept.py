@@ -71,15 +71,15 @@ def keep_results(run: Run, folder: Path) -> None:
         "environment": {**environment, "command": command},
         **({"pretraining": pretraining} if pretraining else {}),
     }
-    if (path := run.folder / "predictions.npz").exists():
-        save_predictions(folder / f"{run.name}.npz", load_predictions(path), small=True)
     rows = json.loads(run.metrics().to_json(orient="records", double_precision=15))
     parts = {"config": config, "results": run.results, "metrics": rows}
     for part in ("evaluation", "inference"):
         path = run.folder / f"{part}.json"
         if path.exists():
             parts[part] = read_json(path)
-    write_json(folder / f"{run.name}.json", parts)
+    if (path := run.folder / "predictions.npz").exists():
+        save_predictions(folder / f"{run.name}.npz", load_predictions(path), small=True)
+    write_json(folder / f"{run.name}.json", parts)  # last: it makes the run a kept one
 
 
 def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
@@ -244,6 +244,9 @@ def main(arguments: list[str] | None = None) -> None:
             return
         for tables in (readme, folder / "README.md"):
             around_table(tables)  # refused before anything is written
+        for run in map(Run, args.runs):
+            if "sample data" in (run.config["data"].get("mark") or ""):
+                raise InputError(f"{run.folder} is of sample data, and {folder} is for real ones")
         for path in args.runs:
             keep_results(Run(path), folder)
             print(f"{path.name} is kept in {folder}")

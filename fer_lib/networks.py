@@ -1,6 +1,7 @@
 """Which network a training has: its recipe's own, or another, and what that is called."""
 
 import json
+import re
 from typing import Any
 
 from fer_lib.recipes import recipe
@@ -45,6 +46,12 @@ def taken_out(train: dict[str, Any]) -> list[str]:
     return [name for name, out in parts.items() if out]
 
 
+def backbone_name(name: str) -> str:
+    """A timm name as papers call that network, "ViT-S/14 (DINOv2)"; others as they are."""
+    match = re.fullmatch(r"vit_(tiny|small|base|large)_patch(\d+)_dinov2", name)
+    return f"ViT-{match[1][0].upper()}/{match[2]} (DINOv2)" if match else name
+
+
 def label(config: dict[str, Any]) -> str:
     """What the network of a run is called: its model, and what it is on, after or without.
 
@@ -64,5 +71,5 @@ def label(config: dict[str, Any]) -> str:
     elif apart.get("patch_size"):
         words.append(f"on patches of {apart['patch_size']}")
     elif apart.get("backbone"):
-        words.append(f"on {apart['backbone']}")
+        words.append(f"on {backbone_name(apart['backbone'])}")
     return " ".join([train["model"], *words])

@@ -23,6 +23,7 @@ from fer_lib.config import PRESETS, SET, parse_settings
 from fer_lib.data import load_faces
 from fer_lib.files import (
     InputError,
+    expanded,
     home,
     print_anything,
     read_json,
@@ -76,6 +77,8 @@ class Pipeline:
         stages: str | None = None,
         extra: dict[str, Any] | None = None,
     ):
+        if not 0 <= seed < 2**32:
+            raise InputError(f"seed must be 0 or more and below 2**32, not {seed}")
         self.dataset, self.seed, self.data_dir = dataset, seed, data_dir
         self.preset = preset or default_preset(dataset)
         self.runs = runs_folder(runs).resolve()
@@ -85,7 +88,7 @@ class Pipeline:
         self.parameters = {
             "dataset": dataset,
             "preset": self.preset,
-            "data_dir": str(Path(data_dir).expanduser().resolve()) if data_dir else None,
+            "data_dir": str(expanded(data_dir).resolve()) if data_dir else None,
             "seed": seed,
             "runs_dir": str(self.runs),
             "interactive": False,
@@ -256,7 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = vars(parser.parse_args(arguments))
     print_anything()  # the notebooks show emoji
     try:
-        args["extra"] = parse_settings(args["extra"], args)
+        args["extra"] = parse_settings(args["extra"], (*args, "runs_dir"))
         pipeline = Pipeline(**args)
         done = pipeline.run()
     except InputError as error:

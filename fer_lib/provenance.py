@@ -142,6 +142,11 @@ def training_command(config: TrainConfig, dataset: str) -> str:
     if "options" in changed:
         known = before["options"].items()
         changed["options"] = {k: v for k, v in changed["options"].items() if (k, v) not in known}
+    if "augmentation" in changed:
+        known = before["augmentation"]
+        changed["augmentation"] = {
+            k: v for k, v in changed["augmentation"].items() if v != known[k]
+        }
     if isinstance(config.pretrained, str):
         changed["pretrained"] = public_path(config.pretrained)
         if config.pretrained.endswith("encoder.safetensors"):  # of a folder named by its time

@@ -1,6 +1,7 @@
 """How each model is trained: recipes as published and ours, shorter presets, and what differs."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,8 @@ SHORTER: dict[tuple[str, ...], dict[str, Any]] = {
 def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: Any) -> TrainConfig:
     """Return the recipe of a model, shortened by a preset and changed by `overrides`.
 
+    Of `options`, and of an augmentation that is given as a dict, what is not named stays as it is.
+
     Raises:
         InputError: there is no such model, recipe, preset or setting, or settings contradict.
     """
@@ -212,6 +215,9 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
     values = dict(RECIPES[model, name])
     options = values.pop("options", {}) | shorter.pop("options", {}) | overrides.pop("options", {})
     values |= shorter | overrides
+    if isinstance(draws := overrides.get("augmentation"), dict):
+        plain = (RECIPES[model, name] | shorter).get("augmentation", Augmentation())
+        values["augmentation"] = asdict(plain) | draws
     if "warmup_epochs" not in overrides:
         values["warmup_epochs"] = min(values.get("warmup_epochs", 0), values["epochs"] / 5)
     return TrainConfig.from_dict(

@@ -19,7 +19,7 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.data.refined import refined_sha256
 from fer_lib.evaluate import Predictions, evaluate
 from fer_lib.evaluate.abstention import operating_point
-from fer_lib.files import InputError, home, read_json, replacing, write_json
+from fer_lib.files import InputError, expanded, home, read_json, replacing, write_json
 from fer_lib.provenance import describe_environment, pretrained_sha256
 
 
@@ -91,7 +91,7 @@ class Run(RunFolder):
 
 def runs_folder(folder: str | Path | None = None) -> Path:
     """The folder of all runs: as given, else `runs/` at home."""
-    return Path(folder) if folder else home() / "runs"
+    return expanded(folder) if folder else home() / "runs"
 
 
 def list_runs(

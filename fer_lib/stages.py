@@ -98,6 +98,8 @@ def choose_stages(text: str | None) -> tuple[Stage, ...]:
     if text is None:
         return STAGES
     wanted = [part.strip() for part in text.split(",") if part.strip()]
+    if not wanted:
+        raise InputError("--stages names no stage: leave it out to run them all")
     chosen = []
     for part in wanted:
         match = [stage for stage in STAGES if part in (stage.name, stage.name.split("_")[0])]

@@ -10,6 +10,7 @@ from torch import nn
 from fer_lib.batches import training_rows
 from fer_lib.checkpoints import load_state, load_weights, save_state, save_weights
 from fer_lib.data import FaceSet
+from fer_lib.data.refined import refined_by
 from fer_lib.evaluate import Predictions, save_predictions
 from fer_lib.learner import Learner
 from fer_lib.provenance import processor
@@ -45,6 +46,8 @@ class Training:
         if not quiet:
             where = f"{self.learner.device.type} ({processor()})"
             self.say(f"{run.name} trains on {where}, precision {self.learner.precision}")
+            if told := refined_by(faces, self.config.labels):
+                self.say(told)
         if self.main:
             self.settle()
         if mute := len(faces.where("train")) - len(

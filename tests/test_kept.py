@@ -265,6 +265,17 @@ def test_a_restored_run_says_that_its_weights_are_not_here(root):
         run.load_model()
 
 
+def test_a_run_on_sample_data_has_no_place_among_the_real_ones(root, capsys):
+    run = make_run(root, right=15)
+    data = run.config["data"] | {"mark": "sample data"}
+    write_json(run.folder / "config.json", run.config | {"data": data})
+    with pytest.raises(SystemExit) as stop:
+        main([str(run.folder)])
+    assert stop.value.code == 2
+    assert "is of sample data" in capsys.readouterr().err
+    assert not list((root / "report" / "results").glob("*.json"))
+
+
 def test_an_unfinished_run_is_not_kept(root):
     run = make_run(root, right=10)
     (run.folder / "results.json").unlink()

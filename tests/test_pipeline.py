@@ -158,6 +158,8 @@ def test_a_value_whose_quotes_the_shell_has_taken_is_refused(name, tmp_path):
 
 def test_stages_by_number_or_name_in_their_order():
     assert [s.name for s in choose_stages("10, 01_data")] == ["01_data", "10_comparison"]
+    with pytest.raises(InputError, match="names no stage"):
+        choose_stages(" ,")
 
 
 def test_the_declared_notebooks_exist_and_take_the_common_parameters():

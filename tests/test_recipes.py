@@ -2,11 +2,19 @@
 
 import argparse
 import json
+from dataclasses import replace
 
 import pytest
 
 from fer_lib.augment import Augmentation
-from fer_lib.config import PRESETS, TrainConfig, add_arguments, parse_settings
+from fer_lib.config import (
+    PRESETS,
+    TrainConfig,
+    add_arguments,
+    own_changes,
+    parse_settings,
+    several,
+)
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
 from fer_lib.recipes import RECIPES, recipe
@@ -69,6 +77,26 @@ def test_overrides_win_and_keep_the_rest():
     assert (config.epochs, config.options) == (2, {"width": 8})
     assert config.warmup_epochs < 2
     assert config.augmentation == RECIPES["attention_cnn", "ours"]["augmentation"]
+
+
+def test_of_an_augmentation_what_is_not_named_stays_as_the_recipe_has_it():
+    ours = recipe("attention_cnn").augmentation
+    config = recipe("attention_cnn", augmentation={"erase": 0.25, "scale": [0.9, 1.1]})
+    assert config.augmentation == replace(ours, erase=0.25, scale=(0.9, 1.1))
+    other = recipe("attention_cnn", augmentation=Augmentation(erase=0.25))
+    assert other.augmentation == Augmentation(erase=0.25)
+
+
+def test_the_changes_of_a_notebook_name_nothing_that_has_a_parameter_there():
+    changes = {"epochs": 5, "options": {"width": 8}}
+    assert own_changes(changes, "seed") == changes
+    for wrong in ({"seed": 1}, {"options": {"seed": 1}}):
+        with pytest.raises(InputError, match="seed in changes has a parameter of its own"):
+            own_changes(wrong, "seed")
+    with pytest.raises(InputError, match="is no dict: by papermill, give it with -y"):
+        own_changes("{'epochs': 1}")
+    assert several("a name") == ["a name"]
+    assert several(("one", "two")) == ["one", "two"]
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,7 @@ def test_nothing_but_the_targets_of_a_training_reads_refined_labels():
         ("refined.py", "save_refined", "refined_path"),
         ("refined.py", "load_refined", "refined_path"),
         ("refined.py", "refined_targets", "load_refined"),
+        ("refined.py", "refined_by", "load_refined"),  # a sentence on them
         ("refined.py", "refined_sha256", "refined_path"),
         ("refined.py", "refined_sha256", "refined_targets"),
         ("batches.py", "targets", "refined_targets"),

@@ -84,6 +84,7 @@ def refine(faces) -> dict:
         **{"dataset": faces.name, "mark": faces.mark, "fingerprint": faces.fingerprint},
         **{"kappa": 0.5, "voters": ballots.voters, "folds": 3, "students": students, "tests": []},
         "configs": [recipe("baseline_cnn", "ours", "sample").to_dict()] * 3,
+        "voted": worth.voters_table(ballots, labels, votes, classes).to_dict("index"),
         "changed": {r: worth.changes(labels, split, o, classes) for r, o in made.items()},
         "against_truth": {r: worth.against_truth(labels, o, truth) for r, o in made.items()},
         "against_annotators": {
@@ -421,6 +422,11 @@ def test_a_refinement_that_is_kept_stays_and_that_of_another_preset_is_left_out(
     shutil.copytree(home / "runs", tmp_path / "runs")
     path = tmp_path / "data" / DATASET / "refinement.json"
     content = read_json(path)
+    content["configs"][0]["pretrained"] = "/home/me/pretraining/1_mae/encoder.safetensors"
+    write_json(path, content)
+    collect(report, dataset=DATASET, preset="sample")
+    (config, *_) = read_json(report / "results" / "refinement.json")["configs"]
+    assert config["pretrained"] == "1_mae/encoder.safetensors"
     content["student"]["preset"] = "full"
     write_json(path, content)
     assert "refinement.json" in collect(report, dataset=DATASET, preset="sample")

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fer_lib import learner as learner_module
 from fer_lib import train as train_module
 from fer_lib import training
+from fer_lib.augment import Augmentation
 from fer_lib.checkpoints import load_weights
 from fer_lib.config import parse_setting
 from fer_lib.data.sample import make_sample
@@ -31,7 +32,7 @@ from fer_lib.models import MODULES, create_model
 from fer_lib.optim import parameter_groups, processes, schedules
 from fer_lib.provenance import processor
 from fer_lib.recipes import recipe
-from fer_lib.runs import find_run, list_runs, start_run
+from fer_lib.runs import find_run, list_runs, runs_folder, start_run
 from fer_lib.train import main, train
 from fer_lib.training import Training
 
@@ -171,7 +172,8 @@ def test_accumulation_does_not_change_the_step(faces, monkeypatch):
 
     def weights(accumulate):
         # Without batch statistics the gradient of a batch is the mean over its parts.
-        config = small(accumulate=accumulate, precision="no", augmentation={}, clip_grad=None)
+        plain = {"precision": "no", "augmentation": Augmentation(), "clip_grad": None}
+        config = small(accumulate=accumulate, **plain)
         learner = Learner(config, faces)
         for module in learner.core.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -565,6 +567,11 @@ def test_a_folder_of_runs_below_a_file_is_named(faces, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "Learner", None)  # it is not asked for
     with pytest.raises(InputError, match="file cannot be written to"):
         train(small(epochs=1), faces, runs=tmp_path / "file")
+
+
+def test_a_folder_of_runs_may_begin_with_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert runs_folder("~/some runs") == tmp_path / "some runs"
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from torch import nn
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS, EMOTIONS_8
+from fer_lib.refine import rules
 from fer_lib.refine.hub import HUB_VOTERS, hub_votes, load_processor
 
 ORDERS = {
@@ -245,10 +246,14 @@ def test_missing_voters_are_named_or_left_out_by_name(fer_home, faces, voters, t
     assert len(lines) == 5
 
 
-def test_no_voter_left_is_an_error_even_where_missing_ones_are_allowed(fer_home, faces):
-    message = refused(fer_home, faces, HUB_VOTERS, allow_missing=True)
-    assert "4 of 4 voters" in message
-    assert all(name in message for name in HUB_VOTERS)
+def test_where_all_are_missing_and_may_be_nobody_votes_and_each_is_named(fer_home, faces):
+    lines = []
+    ballots = hub_votes(faces, np.arange(8), HUB_VOTERS, allow_missing=True, say=lines.append)
+    assert ballots.votes().shape == (0, 8)
+    assert all(name in line for name, line in zip(HUB_VOTERS, lines, strict=True))
+    assert "4 of 4 voters" in refused(fer_home, faces, HUB_VOTERS)
+    with pytest.raises(InputError, match="there is no voter"):
+        rules.apply_rules(ballots, faces.labels[:8], faces.classes, None)
 
 
 def no_head(folder):

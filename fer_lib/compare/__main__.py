@@ -42,8 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
             if not run.finished:
                 raise InputError(f"{run.folder} is unfinished: train it to its end first")
         faces = load_faces(runs[0].results["dataset"], options.data_dir)
+        tests = paired_tests(runs, faces)  # refuses runs of other data
         print(markdown(leaderboard(runs)[list(SHOWN)]))
-        print(*sentences(paired_tests(runs, faces)), marks(runs, faces), sep="\n")
+        print(*sentences(tests), marks(runs, faces), sep="\n")
     except InputError as error:
         parser.error(str(error))
 

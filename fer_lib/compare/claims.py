@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -190,7 +191,11 @@ def reproduction(claim: Claim, runs: Iterable[Run], name: str) -> dict[str, Any]
         config = run.train_config
         if (config.model, config.recipe, run.results["dataset"]) == wanted:
             parts = changed_settings(config).split()
-            changed = [part for part in parts if not part.startswith("pretrained=")]
+            start = config.pretrained  # only where the weights of its backbone lie is no change
+            lies = isinstance(start, str) and Path(start).stem not in ("best", "encoder")
+            if lies or pretraining_of(run.config):
+                parts = [part for part in parts if not part.startswith("pretrained=")]
+            changed = parts
             if own := pretraining_of(run.config):
                 changed.append(f"pretraining_epochs={own['epochs']}")
             found = same if same_network(config.to_dict()) else other

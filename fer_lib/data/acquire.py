@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fer_lib.data.ferplus import VOTE_FILE
 from fer_lib.data.folders import OWN
-from fer_lib.files import InputError, home
+from fer_lib.files import InputError, expanded, home
 
 PUBLIC = {"fer2013": "msambare/fer2013"}
 """Datasets on Kaggle that need no login."""
@@ -26,7 +26,7 @@ def find_source(dataset: str, data_dir: str | Path | None = None) -> Path:
         InputError: there is none; the sentence says what can be done.
     """
     if data_dir:
-        path = Path(data_dir).expanduser().resolve()
+        path = expanded(data_dir).resolve()
         if not path.exists():
             raise InputError(f"{path} does not exist: check --data-dir")
         return path

@@ -142,6 +142,16 @@ def refined_targets(faces: FaceSet, rows: np.ndarray, labels: str) -> np.ndarray
     return np.eye(len(faces.classes), dtype=np.float32)[refined.labels[place]]
 
 
+def refined_by(faces: FaceSet, labels: str) -> str:
+    """One sentence on who has made refined labels, and how many changed; "" for others."""
+    match = LABELS.fullmatch(labels)
+    if not match:
+        return ""
+    refined = load_refined(faces, match[1])
+    changed = f"{refined.changed.sum():,} of {len(refined.labels):,} changed"
+    return f"labels {labels}: {changed}, by {', '.join(refined.voters)}"
+
+
 def refined_sha256(faces: FaceSet, labels: str) -> str | None:
     """SHA-256 of the targets that refined labels are; None for others, or where they are gone."""
     match = LABELS.fullmatch(labels)

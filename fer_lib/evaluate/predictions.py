@@ -1,13 +1,12 @@
 """Kept probabilities of validation and test images: the file, and its rows in the faces' order."""
 
 import hashlib
-import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from fer_lib.data.faceset import FaceSet
+from fer_lib.data.faceset import DAMAGE, FaceSet
 from fer_lib.files import InputError, replacing
 
 
@@ -105,7 +104,7 @@ def load_predictions(path: str | Path) -> Predictions:
         problem = read.problem()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: train the model first") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         problem = str(error) or type(error).__name__
     if problem:
         raise InputError(

@@ -95,7 +95,7 @@ def build(
         options: of the head.
 
     Raises:
-        InputError: timm has no such ViT, it has no class token, or the input has no whole patch.
+        InputError: timm has no such ViT, it has no class token, or its patches do not fit.
     """
     name = backbone or default
     if name.split(".")[0] not in timm.list_models(module="vision_transformer"):
@@ -113,10 +113,10 @@ def build(
     )
     if vit.cls_token is None:
         raise InputError(f"backbone {name!r} has no class token: use one that has")
-    if not all(vit.patch_embed.grid_size):
-        raise InputError(
-            f"img_size={img_size} is smaller than a patch, {vit.patch_embed.patch_size[0]} pixels"
-        )
+    (patch, _), (side, _) = vit.patch_embed.patch_size, vit.patch_embed.img_size
+    if side % patch:  # timm would leave out what is over, at the right and below
+        near = " or ".join(str(n * patch) for n in (side // patch, side // patch + 1) if n)
+        raise InputError(f"img_size={side} is no multiple of a patch of {patch} pixels: use {near}")
     part = head(
         vit.num_features, num_classes=num_classes, prefix_tokens=vit.num_prefix_tokens, **options
     )

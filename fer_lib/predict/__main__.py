@@ -42,7 +42,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         check(args)
         args.sources, others = find_sources(args.paths) if args.paths else ([], 0)
         if others:
-            say(f"{others} files in the folders are neither pictures nor videos and are left out")
+            say(
+                f"{others} files in the folders, whose names end neither as pictures nor as videos "
+                "usually do, are left out: name one itself to have it read"
+            )
         if args.annotate:
             check_copies(args.annotate, args.sources)
         args.predictor = Predictor.of(args.model, detector=args.detector, say=say)

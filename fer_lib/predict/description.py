@@ -46,7 +46,12 @@ def describe(path: Path) -> Description:
     """
     metadata = read_metadata(path)
     if "model" not in metadata:
-        raise InputError(f"{path} does not say which model it is of: it was not written by fer_lib")
+        own = path.name in ("encoder.safetensors", "autoencoder.safetensors")
+        raise InputError(
+            f"{path} is of a pretraining: train a classifier on it first"
+            if own
+            else f"{path} does not say which model it is of: it was not written by fer_lib"
+        )
     known = json.loads(metadata.get("use", "{}"))
     results = path.with_name("results.json")
     if not known and results.exists():

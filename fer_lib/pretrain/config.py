@@ -168,6 +168,8 @@ def pretraining(preset: str = "full", **overrides: Any) -> PretrainConfig:
     if preset not in PRETRAINING:
         raise InputError(f"preset is one of {', '.join(PRETRAINING)}, not {preset!r}")
     values = PRETRAINING[preset] | overrides
+    if isinstance(draws := overrides.get("augmentation"), dict):
+        values["augmentation"] = asdict(PretrainConfig().augmentation) | draws
     config = PretrainConfig.from_dict({"warmup_epochs": 0, **values, "preset": preset})
     derived = {
         "lr": LR_OF_256 * config.batch_size / 256,

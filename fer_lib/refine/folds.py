@@ -54,18 +54,22 @@ def fold_sets(faces: FaceSet, folds: int, seed: int) -> list[FaceSet]:
 
 
 def voter_configs(
-    voters: Sequence[tuple[str, dict[str, Any]]], preset: str, seed: int, changes: dict[str, Any]
+    voters: Sequence[str | tuple[str, dict[str, Any]]],
+    preset: str,
+    seed: int,
+    changes: dict[str, Any],
 ) -> list[TrainConfig]:
     """Our recipe for each voter, each with a seed of its own, one after the other.
 
     Args:
-        voters: of each the model and changes to its settings.
+        voters: of each the model, or the model and changes to its settings.
         seed: of the first.
         changes: to the settings of all; those of a voter go before.
     """
+    pairs = [(voter, {}) if isinstance(voter, str) else voter for voter in voters]
     return [
         recipe(model, "ours", preset, **{"seed": seed + number} | changes | more)
-        for number, (model, more) in enumerate(voters)
+        for number, (model, more) in enumerate(pairs)
     ]
 
 

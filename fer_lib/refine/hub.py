@@ -89,28 +89,26 @@ def hub_votes(
         batch_size: images asked at a time.
 
     Returns:
-        Ballots over `faces.classes`, of the images `rows`; of nobody without any name.
+        Ballots over `faces.classes`, of the images `rows`; of nobody where none is named or left.
 
     Raises:
-        InputError: a voter is missing, or all are, or one is named twice; a head is not the one
+        InputError: a voter is missing, or one is named twice; a head is not the one
             that was trained, or a label is no expression that is known; a file is damaged; the
             faces were changed after loading.
     """
     faces.require_unchanged()
-    if not names:
-        return Ballots((), np.empty((0, len(rows), len(faces.classes)), np.float32))
+    nobody = np.empty((0, len(rows), len(faces.classes)), np.float32)
     answers = {name: read_voter_answers(voter_path(faces, name), len(faces)) for name in names}
     if len({known.path for known in answers.values()}) < len(names):
         raise InputError(f"a voter is named twice in {', '.join(names)}: name each one once")
     voters = {name: load_voter(name) for name in names if len(answers[name].unasked(rows))}
     missing = {name: voter for name, voter in voters.items() if isinstance(voter, str)}
     present = [name for name in names if name not in missing]
-    if (missing and not allow_missing) or not present:
+    if missing and not allow_missing:
         raise InputError(
             f"{len(missing)} of {len(names)} voters are in no folder and not to be had from the "
             f"Hugging Face hub, {'; '.join(map(' '.join, missing.items()))}: correct the name, "
-            "fetch it (`hf download NAME`), or leave it out by allow_missing=True, as long as one "
-            "is left"
+            "fetch it (`hf download NAME`), or leave it out by allow_missing=True"
         )
     for name in missing:
         say(f"voter {name} is left out, not to be had {missing[name]}")
@@ -120,8 +118,8 @@ def hub_votes(
         number = ask(voters.pop(name), known, faces, rows, batch_size) if name in voters else 0
         say(f"voter {name}: {len(np.unique(rows)) - number:,} images cached, {number:,} computed")
         said, labels = known.probabilities[rows], faces.labels[rows]
-        tables.append(translate(said, known.classes, faces.classes, labels))
-    return Ballots(tuple(present), np.stack(tables))
+        tables.append(translate(said, known.classes, faces.classes, labels)[None])
+    return Ballots(tuple(present), np.concatenate([nobody, *tables]))
 
 
 def voter_path(faces: FaceSet, name: str) -> Path:

@@ -19,7 +19,7 @@ from fer_lib.in_depth import from_predictions
 from fer_lib.kept import KEPT, keep_results
 from fer_lib.models import MODULES, create_model
 from fer_lib.networks import label, same_network, taken_out
-from fer_lib.provenance import training_command
+from fer_lib.provenance import public_path, training_command
 from fer_lib.recipes import RECIPES, changed_settings, recipe
 from fer_lib.report.build import source
 from fer_lib.report.results import (
@@ -58,7 +58,10 @@ def collect(
             lacks a run, or drawn faces would go into the report of the repository.
     """
     results = Path(folder) / "results"
-    manifest = read_json(home() / "data" / dataset / "manifest.json")
+    path = home() / "data" / dataset / "manifest.json"
+    if not path.exists():
+        raise InputError(f"{path} does not exist: run notebook 01_data first")
+    manifest = read_json(path)
     if manifest.get("mark") and Path(folder).resolve() == source():
         raise InputError(
             f"numbers from {manifest['mark']} have no place in {folder}: give --folder"
@@ -234,6 +237,9 @@ def refined(
         content = read_json(path)
         require_same(path, content, manifest, "02_label_refinement")
         if (other := content.get("student", {}).get("preset")) == preset:
+            for config in [*content["configs"], content["student"]]:
+                if isinstance(config["pretrained"], str):
+                    config["pretrained"] = public_path(config["pretrained"])
             return content
         print(f"{path} is of the preset {other}, so it is left out")
     if kept.exists():

@@ -17,7 +17,7 @@ from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results
 MANIFEST = "manifest.json"
 """For each figure its `sha256`, `sources` (files of results and their SHA-256), and `code`."""
 
-CODE = ("plots/*", "compare/summary", "report/figures")
+CODE = ("plots/*", "compare/summary", "networks", "report/figures")
 """Modules that decide what a figure looks like."""
 
 

@@ -38,8 +38,8 @@ NEEDED = {
     ),
     AUDIT: ("fingerprint", "manifest.counts", "copies.test", "near_copies", "clean_test"),
     REFINEMENT: (
-        *("fingerprint", "kappa", "voters", "configs", "folds", "changed", "against_truth"),
-        *("against_annotators", "students", "tests", "agreement_not_accuracy"),
+        *("fingerprint", "kappa", "voters", "configs", "folds", "voted", "changed"),
+        *("against_truth", "against_annotators", "students", "tests", "agreement_not_accuracy"),
     ),
     MODELS: tuple(MODULES),
 }
