@@ -10,7 +10,7 @@ import torch
 
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities, training_rows
-from fer_lib.config import TrainConfig
+from fer_lib.config import TrainConfig, several
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.splits import group_keys, grouped_split
 from fer_lib.evaluate import aligned, load_predictions
@@ -66,7 +66,7 @@ def voter_configs(
         seed: of the first.
         changes: to the settings of all; those of a voter go before.
     """
-    pairs = [(voter, {}) if isinstance(voter, str) else voter for voter in voters]
+    pairs = [(voter, {}) if isinstance(voter, str) else voter for voter in several(voters)]
     return [
         recipe(model, "ours", preset, **{"seed": seed + number} | changes | more)
         for number, (model, more) in enumerate(pairs)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fer_lib.batches import autocast
+from fer_lib.config import several
 from fer_lib.data.faceset import DAMAGE, FaceSet
 from fer_lib.files import InputError, home, replacing, sha256
 from fer_lib.refine.ballots import Ballots, translate, vocabulary
@@ -97,6 +98,7 @@ def hub_votes(
             faces were changed after loading.
     """
     faces.require_unchanged()
+    names = several(names)
     nobody = np.empty((0, len(rows), len(faces.classes)), np.float32)
     answers = {name: read_voter_answers(voter_path(faces, name), len(faces)) for name in names}
     if len({known.path for known in answers.values()}) < len(names):

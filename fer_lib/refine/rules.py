@@ -156,6 +156,8 @@ def apply_rules(
     Raises:
         InputError: nobody voted, or on images of fewer than two labels.
     """
+    if not 0 <= confidence <= 1:
+        raise InputError(f"confidence is a probability, not {confidence}")
     if not ballots.voters:
         raise InputError("there is no voter: name a model or a classifier of Hugging Face")
     asked = (ballots.votes() >= 0).any(0)
