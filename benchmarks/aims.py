@@ -86,7 +86,7 @@ AIMS = (
     ),
     Aim(
         "vit_moe on DINOv2 ViT-S/14",
-        ("vit_moe", "vit_moe, refined", "vit_moe, 10 epochs"),
+        ("vit_moe", "vit_moe, refined", "vit_moe, 10 epochs", "vit_moe, 10 epochs, refined"),
         expected=69,
         hoped=73,
         limits="half as long as the others on ViT-S/14, still rising: the 20 epochs of the list",

@@ -307,6 +307,20 @@ def test_a_run_that_changed_its_recipe_says_so(make_run, noise):
     assert set(alike.iloc[1:]) == {NOT_RUN}
 
 
+def test_a_start_at_random_or_from_a_run_is_no_plain_recipe(make_run):
+    made = {"model": "vit_tiny", "name": "published"}
+    starts = {"1": "/a/backbone.safetensors", "2": False, "3": "/runs/1_vit_tiny/best.safetensors"}
+    runs = [
+        full(make_run, valid=0.7 if time == "1" else 0.9, time=time, pretrained=start, **made)
+        for time, start in starts.items()
+    ]
+    by_system = claims_table(runs).groupby("system", sort=False).first()
+    assert by_system.loc["vit_tiny", "published_runs"] == 1  # where the file lies is no change
+    assert by_system.loc["vit_tiny", "published_alike"] == pytest.approx(0.7)
+    alone = claims_table([runs[1]]).groupby("system", sort=False).first()
+    assert alone.loc["vit_tiny", "published_setting"] == "pretrained=false"
+
+
 def test_another_network_is_no_reproduction_and_stands_apart(make_run, noise):
     small = {"backbone": "vit_small_patch16_224"}
     run = full(make_run, model="vit_tiny", valid=0.9, wrong=slice(0, 40), options=small)
