@@ -93,7 +93,7 @@ def shown(config: TrainConfig) -> str:
     """What a config changes, but for what other columns have; `STRONG` by its name."""
     strong = config.augmentation == wanted.STRONG
     apart = ("pretrained=", "labels=", "epochs=", *(("augmentation.",) if strong else ()))
-    parts = [part for part in changed_settings(config).split() if not part.startswith(apart)]
+    parts = [part for part in changed_settings(config) if not part.startswith(apart)]
     return " ".join([*parts, *(["augmentation=STRONG"] if strong else [])])
 
 
@@ -112,7 +112,7 @@ def finished_table(runs: str | None) -> str:
             {
                 "run": run.name,
                 "recipe": f"{config.recipe}, {config.preset}",
-                "settings": changed_settings(config),
+                "settings": " ".join(changed_settings(config)),
                 "data": " ".join(filter(None, (results["dataset"], results["mark"]))),
                 "labels": config.labels,
                 "seed": config.seed,

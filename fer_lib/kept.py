@@ -142,7 +142,7 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
     train = kept["config"]["train"]
     labels, backbone, seed = train["labels"], train["options"].get("backbone", ""), train["seed"]
     shown = (f"labels={labels}", f"backbone={backbone}")  # in columns of their own
-    changed = [part for part in _setting(train).split(" ") if part not in shown]
+    changed = [part for part in _setting(train) if part not in shown]
     if start := environment.get("pretrained_name"):
         changed = [part for part in changed if not part.startswith("pretrained=")]
         changed = [f"from {start}", *changed]
@@ -172,12 +172,12 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _setting(train: dict[str, Any]) -> str:
+def _setting(train: dict[str, Any]) -> list[str]:
     """What a kept run changed in its recipe; settings that are no more count as changed."""
     known = {field.name for field in fields(TrainConfig)}
     now = TrainConfig.from_dict({key: value for key, value in train.items() if key in known})
     gone = [f"{key}={value}" for key, value in train.items() if key not in known and value]
-    return " ".join(filter(None, (changed_settings(now), *gone)))
+    return changed_settings(now) + gone
 
 
 def around_table(readme: Path) -> tuple[str, str]:

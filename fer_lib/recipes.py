@@ -225,8 +225,8 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
     )
 
 
-def changed_settings(config: TrainConfig) -> str:
-    """What a run changed in its recipe, as in "epochs=5 width=16"; "" for the plain recipe.
+def changed_settings(config: TrainConfig) -> list[str]:
+    """What a run changed in its recipe, as in ["epochs=5", "width=16"]; [] for the plain recipe.
 
     Neither the seed counts, nor how steps are launched, nor a warm-up that is shorter because the
     epochs are. Values are JSON; `default` stands for an option that the recipe sets and the run
@@ -238,7 +238,7 @@ def changed_settings(config: TrainConfig) -> str:
     before |= {key: getattr(config, key) for key in ("seed", "cuda_graph")}
     after = _flat(config)
     changed = [key for key in {**after, **before} if after.get(key) != before.get(key)]
-    return " ".join(f"{key}={_text(after.get(key, 'default'))}" for key in changed)
+    return [f"{key}={_text(after.get(key, 'default'))}" for key in changed]
 
 
 def _flat(config: TrainConfig) -> dict[str, Any]:

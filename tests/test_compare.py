@@ -26,6 +26,7 @@ from fer_lib.compare import (
     systems,
 )
 from fer_lib.compare.answers import Answers
+from fer_lib.compare.names import settings
 from fer_lib.compare.paired import pair_up
 from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.data.ferplus import majority
@@ -82,7 +83,24 @@ def test_a_long_setting_is_a_star_with_a_letter_where_there_are_several(make_run
     assert short_names(runs) == [*names, "baseline_cnn ours*a s1"]
     assert short_names(runs[::-1]) == short_names(runs)[::-1]  # whatever the order of the runs
     settings = leaderboard(runs)["setting"]
-    assert settings["baseline_cnn ours*b s0"] == changed_settings(other.train_config)
+    assert settings["baseline_cnn ours*b s0"] == " ".join(changed_settings(other.train_config))
+
+
+def test_runs_whose_files_differ_in_their_contents_alone_are_no_seeds_of_one_system(make_run):
+    def learned(time: str, digest: str, seed: int) -> Run:
+        run = make_run(slice(0, 5), time=time, labels="refined_majority", seed=seed)
+        config = run.config
+        config["data"]["refined_sha256"] = digest * 32
+        write_json(run.folder / "config.json", config)
+        return Run(run.folder)
+
+    first, again, better = learned("1", "ab", 0), learned("2", "ab", 1), learned("3", "cd", 1)
+    assert set(system_names([first, again])) == {"baseline_cnn ours labels=refined_majority"}
+    runs = [first, again, better]
+    a, b = "baseline_cnn ours*a", "baseline_cnn ours*b"
+    assert system_names(runs) == [a, a, b]
+    assert settings(runs)[2] == ["labels=refined_majority", "refined_sha256=cdcdcdcd"]
+    assert list(leaderboard(runs)["setting"]) == [" ".join(one) for one in settings(runs)]
 
 
 def test_another_backbone_is_named(make_run):
@@ -168,27 +186,32 @@ def test_of_many_tests_only_those_of_the_best_run_are_said():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_plain_recipe_has_no_setting(model, name, preset):
     config = recipe(model, name, preset, seed=3)
-    assert changed_settings(config) == ""
-    assert changed_settings(TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))) == ""
+    assert changed_settings(config) == []
+    assert changed_settings(TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))) == []
 
 
 def test_a_setting_names_all_that_differs_and_nothing_else():
     plain = recipe("attention_cnn", "ours", "full")
     milder = replace(plain.augmentation, rotate=3, scale=(0.5, 1.5))
-    assert changed_settings(replace(plain, augmentation=milder)) == (
-        "augmentation.rotate=3 augmentation.scale=[0.5,1.5]"
-    )
+    assert changed_settings(replace(plain, augmentation=milder)) == [
+        "augmentation.rotate=3",
+        "augmentation.scale=[0.5,1.5]",
+    ]
     wider = recipe(
         "attention_cnn", options={"width": 32}, labels="votes", lr=0.5, class_weights=True
     )
-    assert changed_settings(wider) == "labels=votes lr=0.5 class_weights=true width=32"
-    assert changed_settings(recipe("attention_cnn", epochs=2)) == "epochs=2"
-    assert (
-        changed_settings(recipe("attention_cnn", epochs=2, warmup_epochs=1))
-        == "epochs=2 warmup_epochs=1"
-    )
+    assert changed_settings(wider) == [
+        *("labels=votes", "lr=0.5", "class_weights=true", "width=32")
+    ]
+    assert changed_settings(recipe("attention_cnn", epochs=2)) == ["epochs=2"]
+    assert changed_settings(recipe("attention_cnn", epochs=2, warmup_epochs=1)) == [
+        "epochs=2",
+        "warmup_epochs=1",
+    ]
+    named = replace(recipe("attention_cnn", epochs=2), pretrained="/there/own faces.safetensors")
+    assert changed_settings(named) == ["pretrained=own faces.safetensors", "epochs=2"]
     lacking = replace(recipe("attention_cnn", "published"), options={})
-    assert changed_settings(lacking) == "attention=default"
+    assert changed_settings(lacking) == ["attention=default"]
 
 
 def test_the_leaderboard_holds_the_scores_of_the_results(three_runs):

@@ -317,6 +317,11 @@ def test_a_start_at_random_or_from_a_run_is_no_plain_recipe(make_run):
     by_system = claims_table(runs).groupby("system", sort=False).first()
     assert by_system.loc["vit_tiny", "published_runs"] == 1  # where the file lies is no change
     assert by_system.loc["vit_tiny", "published_alike"] == pytest.approx(0.7)
+    config = runs[0].config  # other weights by the same name are no seed of these
+    write_json(runs[0].folder / "config.json", config | {"environment": {"pretrained_sha256": "a"}})
+    other = full(make_run, valid=0.8, time="4", pretrained=starts["1"], **made)
+    both = claims_table([Run(runs[0].folder), other]).groupby("system", sort=False).first()
+    assert both.loc["vit_tiny", ["published_runs", "published_alike"]].tolist() == [1, 0.8]
     alone = claims_table([runs[1]]).groupby("system", sort=False).first()
     assert alone.loc["vit_tiny", "published_setting"] == "pretrained=false"
 

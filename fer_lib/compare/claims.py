@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from fer_lib.compare.names import contents
 from fer_lib.networks import same_network
 from fer_lib.pretrain.folder import pretraining_of
 from fer_lib.recipes import changed_settings
@@ -185,31 +186,36 @@ def reproduction(claim: Claim, runs: Iterable[Run], name: str) -> dict[str, Any]
     network reaches stands apart.
     """
     wanted = (claim.system, name, claim.dataset)
-    same: dict[str, list[Run]] = {}
-    other: dict[str, list[Run]] = {}
+    same: dict[tuple[str, ...], list[Run]] = {}
+    other: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         config = run.train_config
         if (config.model, config.recipe, run.results["dataset"]) == wanted:
-            parts = changed_settings(config).split()
+            changed = changed_settings(config)
             start = config.pretrained  # only where the weights of its backbone lie is no change
             lies = isinstance(start, str) and Path(start).stem not in ("best", "encoder")
             if lies or pretraining_of(run.config):
-                parts = [part for part in parts if not part.startswith("pretrained=")]
-            changed = parts
+                changed = [part for part in changed if not part.startswith("pretrained=")]
             if own := pretraining_of(run.config):
                 changed.append(f"pretraining_epochs={own['epochs']}")
             found = same if same_network(config.to_dict()) else other
-            found.setdefault(" ".join(changed), []).append(run)
+            learned_from = [digest or "" for digest in contents(run).values()]
+            found.setdefault((" ".join(changed), *learned_from), []).append(run)
     apart = {f"other_{key}": value for key, value in _best(claim, other).items()}
     return _best(claim, same) | apart
 
 
-def _best(claim: Claim, found: dict[str, list[Run]]) -> dict[str, Any]:
-    """Scores of the plain setting, or else of the one that is best on validation."""
+def _best(claim: Claim, found: dict[tuple[str, ...], list[Run]]) -> dict[str, Any]:
+    """Scores of the plain setting, or else of the one that is best on validation.
+
+    Args:
+        found: runs by setting, with what tells apart those whose files differ.
+    """
     if not found:
         return {"runs": 0, "setting": "", "alike": None, "test": None, "clean": None}
-    valid = {key: _mean(some, SCORES["validation"]) for key, some in found.items()}
-    key = "" if "" in found else max(valid, key=valid.get)
+    plain = {key: some for key, some in found.items() if not key[0]} or found
+    valid = {key: _mean(some, SCORES["validation"]) for key, some in plain.items()}
+    key = max(valid, key=valid.get)
     chosen = found[key]
     alike = _mean(chosen, SCORES[claim.alike]) if claim.alike else None
     if claim.epoch:
@@ -219,7 +225,7 @@ def _best(claim: Claim, found: dict[str, list[Run]]) -> dict[str, Any]:
     clean = [run for run in chosen if run.results["test"].get("clean")]
     return {
         "runs": len(chosen),
-        "setting": key,
+        "setting": key[0],
         "alike": alike,
         "test": _mean(chosen, SCORES["test"]),
         "clean": _mean(clean, lambda results: results["test"]["clean"]["accuracy"]),

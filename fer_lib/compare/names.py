@@ -29,6 +29,34 @@ def named(runs: Sequence[Run] | Mapping[str, Run]) -> dict[str, Run]:
     return dict(zip(short_names(runs), runs, strict=True))
 
 
+def contents(run: Run) -> dict[str, str | None]:
+    """SHA-256 of what a run learned from and knows by the name of a file: first weights, labels."""
+    parts = (("environment", "pretrained_sha256"), ("data", "refined_sha256"))
+    return {key: run.config.get(part, {}).get(key) for part, key in parts}
+
+
+def settings(runs: Sequence[Run]) -> list[list[str]]:
+    """What each run changed in its recipe, see `fer_lib.recipes.changed_settings`.
+
+    Of runs that changed the same but differ in the contents of a file, as in labels that were
+    refined anew, each has the first digits of its SHA-256 besides.
+    """
+    told = [changed_settings(run.train_config) for run in runs]
+    stems = [
+        (config.model, config.recipe, config.preset, *changed)
+        for config, changed in zip((run.train_config for run in runs), told, strict=True)
+    ]
+    for key in ("pretrained_sha256", "refined_sha256"):
+        found = [contents(run)[key] or "unknown" for run in runs]
+        kinds: dict[tuple[str, ...], set[str]] = {}
+        for stem, digest in zip(stems, found, strict=True):
+            kinds.setdefault(stem, set()).add(digest)
+        for stem, digest, changed in zip(stems, found, told, strict=True):
+            if len(kinds[stem]) > 1:
+                changed.append(f"{key}={digest[:8]}")
+    return told
+
+
 def system_names(runs: Sequence[Run]) -> list[str]:
     """Model, recipe and `setting` of each run; runs with equal names differ in the seed alone.
 
@@ -42,7 +70,7 @@ def system_names(runs: Sequence[Run]) -> list[str]:
 
 def _named(runs: Sequence[Run], ends: Sequence[str]) -> list[str]:
     """Each run's system with an end between its stem and its short changes."""
-    parts = [_parts(run) for run in runs]
+    parts = [_parts(*one) for one in zip(runs, settings(runs), strict=True)]
     long: dict[tuple[str, str], set[str]] = {}
     for recipe, network, changed in parts:
         if len(changed) > SHORT:
@@ -60,13 +88,12 @@ def _named(runs: Sequence[Run], ends: Sequence[str]) -> list[str]:
     return names
 
 
-def _parts(run: Run) -> tuple[str, str, str]:
+def _parts(run: Run, setting: Sequence[str]) -> tuple[str, str, str]:
     """Model with recipe, what its network is on or without, and what else was changed."""
     config = run.train_config
     known = run.config | {"pretraining": pretraining_of(run.config)}
     network = label(known).removeprefix(config.model)
-    parts = changed_settings(config).split(" ")
-    changed = [part for part in parts if not part.startswith("backbone=")]
+    changed = [part for part in setting if not part.startswith("backbone=")]
     return f"{config.model} {config.recipe}", network, " ".join(changed)
 
 

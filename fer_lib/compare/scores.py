@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.compare.answers import Answers, require_runs
-from fer_lib.compare.names import named, system_names
+from fer_lib.compare.names import named, settings, system_names
 from fer_lib.evaluate import labels_by_part
 from fer_lib.files import InputError
-from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run
 
 
@@ -46,7 +45,7 @@ def leaderboard(runs: Sequence[Run] | Mapping[str, Run]) -> pd.DataFrame:
     require_runs(runs)
     rows, called = [], named(runs)
     runs = list(called.values())
-    for run, system in zip(runs, system_names(runs), strict=True):
+    for run, system, setting in zip(runs, system_names(runs), settings(runs), strict=True):
         results = run.results
         test = results["test"]
         alone = np.nan if run.train_config.flip_tta else test["full"]["accuracy"]
@@ -54,7 +53,7 @@ def leaderboard(runs: Sequence[Run] | Mapping[str, Run]) -> pd.DataFrame:
             {
                 "run": run.name,
                 **{key: results[key] for key in ("model", "recipe")},
-                "setting": changed_settings(run.train_config),
+                "setting": " ".join(setting),
                 "system": system,
                 **{key: results[key] for key in ("seed", "parameters", "epochs", "train_images")},
                 "valid_accuracy": results["valid"]["full"]["accuracy"],

@@ -141,7 +141,7 @@ def fold_votes(
 def described(configs: Sequence[TrainConfig], folds: int) -> tuple[str, ...]:
     """Each voter with all that its votes depend on, for the file of the labels that they make."""
     return tuple(
-        f"{config.model} s{config.seed}, {folds} folds: {changed_settings(config)}"
+        f"{config.model} s{config.seed}, {folds} folds: {' '.join(changed_settings(config))}"
         for config in configs
     )
 

@@ -121,7 +121,9 @@ def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, 
             name: {"label": label(runs[name]["config"]), "own": same_network(config.to_dict())}
             for name, config in configs.items()
         },
-        "settings": {name: changed_settings(config) for name, config in configs.items()},
+        "settings": {
+            name: " ".join(changed_settings(config)) for name, config in configs.items()
+        },
         "commands": {
             name: training_command(config, runs[name]["config"]["data"]["dataset"])
             for name, config in configs.items()
