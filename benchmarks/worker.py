@@ -1,6 +1,5 @@
 """A process that does one thing after another, and can be ended at any time."""
 
-import shlex
 import sys
 import time
 import traceback
@@ -74,7 +73,7 @@ def serve(pipe: Connection, place: Place) -> None:
             name, call = pipe.recv()
         except EOFError:
             return
-        sys.argv = [*command, "--only", shlex.quote(name)]  # as a run records it: alone
+        sys.argv = [*command, "--only", name]  # as a run records it: alone
         value, problem = None, ""
         try:
             value = call(place)

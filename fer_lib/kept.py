@@ -59,7 +59,7 @@ def keep_results(run: Run, folder: Path) -> None:
     environment = dict(run.config["environment"])
     if known := FILES.get(environment.get("pretrained_sha256")):
         environment["pretrained_name"] = known
-    command = public_command(environment["command"], run.train_config.model)
+    command = public_command(environment["command"])
     train = dict(run.config["train"])
     pretraining = pretraining_of(run.config)
     if isinstance(train["pretrained"], str):  # files of runs have the same names: say which run

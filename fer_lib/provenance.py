@@ -108,7 +108,7 @@ def public_path(path: str) -> str:
     return "/".join(Path(path).parts[-2:])
 
 
-def public_command(command: str, model: str) -> str:
+def public_command(command: str) -> str:
     """A command without the folders of whoever gave it.
 
     `/home/me/fer_lib/train.py baseline_cnn --data-dir /home/me/faces` becomes
@@ -116,14 +116,25 @@ def public_command(command: str, model: str) -> str:
 
     Args:
         command: the words of `sys.argv`, quoted for a shell.
-        model: an argument that may follow a folder whose name has spaces.
     """
-    command = re.sub(r"^.*?[/\\]fer_lib[/\\](\w+)\.py'?(?=\s|$)", r"python -m fer_lib.\1", command)
-    # As argparse takes them, also cut short; the name of a folder may have spaces.
-    until = rf"(?=\s--|\s{re.escape(model)}(?:\s|$)|$)"
-    command = re.sub(rf"--data-\w*[\s=].+?{until}", "--data-dir DIR", command)
-    command = re.sub(rf"--ru\w*[\s=].+?{until}", "--runs DIR", command)
-    return re.sub(r"(?<![\w.])(?:~|\b[A-Za-z]:)?[/\\](?:[^\s/\\]+[/\\])*", "", command)
+    program, *rest = shlex.split(command)
+    module = re.search(r"[/\\]fer_lib[/\\](\w+)(?:[/\\]__main__)?\.py$", program)
+    words = ["python", "-m", f"fer_lib.{module[1]}"] if module else [_without_folders(program)]
+    rest = iter(rest)
+    for word in rest:  # options as argparse takes them, also cut short
+        if option := re.fullmatch(r"(--data-d|--ru)\w*(=.*)?", word):
+            words += ["--data-dir" if option[1] == "--data-d" else "--runs", "DIR"]
+            if option[2] is None:
+                next(rest, None)  # the folder
+        else:
+            words.append(_without_folders(word))
+    return shlex.join(words)
+
+
+def _without_folders(word: str) -> str:
+    """A word of a command, of each path in it only the last part where it begins elsewhere."""
+    start = r"(?<![\w.])(?:~[\w.-]*|\b[A-Za-z]:|\.\.)?[/\\]"
+    return re.sub(start + r'(?:[^/\\"]+[/\\])*', "", word)
 
 
 def training_command(config: TrainConfig, dataset: str) -> str:

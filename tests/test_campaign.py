@@ -154,7 +154,9 @@ def test_what_fails_ends_nothing_and_what_is_done_comes_back_the_same(
     assert "failed: bad (FloatingPointError: " in text
     first, second = runs = list_runs()
     assert [run.train_config.seed for run in runs] == [0, 1]
-    assert first.config["environment"]["command"].endswith("--only good")
+    commands = [run.config["environment"]["command"] for run in runs]
+    assert commands[0].endswith("--only good")
+    assert commands[1].endswith("--only 'good, seed 1'")
     archives = sorted((tmp_path / "out").iterdir())
     assert [path.name for path in archives] == ["runs-1.zip"]
     names = zipfile.ZipFile(archives[0]).namelist()

@@ -187,30 +187,44 @@ TRAIN = "python -m fer_lib.train baseline_cnn"
 @pytest.mark.parametrize(
     ("command", "public"),
     [
-        ("/home/me/x/fer_lib/train.py baseline_cnn --seed 1", f"{TRAIN} --seed 1"),
-        ("/home/me/my own/fer_lib/train.py baseline_cnn", TRAIN),
+        (["/home/me/x/fer_lib/train.py", "baseline_cnn"], TRAIN),
+        (["/home/me/my own/fer_lib/train.py", "baseline_cnn"], TRAIN),
+        (["/x/fer_lib/pretrain/__main__.py", "--seed", "1"], "python -m fer_lib.pretrain --seed 1"),
         (
-            "'/home/me/my own/fer_lib/train.py' baseline_cnn --set 'options={\"width\": 8}'",
+            ["/x/fer_lib/train.py", "baseline_cnn", "--set", 'options={"width": 8}'],
             f"{TRAIN} --set 'options={{\"width\": 8}}'",
         ),
-        (r"C:\Users\me\fer_lib\train.py baseline_cnn", TRAIN),
+        ([r"C:\Users\me\fer_lib\train.py", "baseline_cnn"], TRAIN),
         (
-            "/x/fer_lib/train.py --data-dir ../my faces/f.csv baseline_cnn --set lr=0.1 epochs=2",
-            "python -m fer_lib.train --data-dir DIR baseline_cnn --set lr=0.1 epochs=2",
+            ["/x/fer_lib/train.py", "--data-dir", "../my faces/f.csv", "baseline_cnn", "--seed=1"],
+            "python -m fer_lib.train --data-dir DIR baseline_cnn --seed=1",
         ),
         (
-            "/x/fer_lib/train.py baseline_cnn --data-d=/y --run ~/r",
+            ["/x/fer_lib/train.py", "baseline_cnn", "--data-d=/my own/y", "--run", "~/r"],
             f"{TRAIN} --data-dir DIR --runs DIR",
         ),
-        ("/x/fer_lib/train.py baseline_cnn --dataset fer2013", f"{TRAIN} --dataset fer2013"),
         (
-            "/opt/ipykernel_launcher.py -f /root/.local/kernel-1.json --a=/b/c.json",
+            ["/x/fer_lib/train.py", "baseline_cnn", "--dataset", "fer2013"],
+            f"{TRAIN} --dataset fer2013",
+        ),
+        (
+            ["/x/fer_lib/train.py", "vit_mae", "--set", "pretrained=/home/me/my own/a.safetensors"],
+            "python -m fer_lib.train vit_mae --set pretrained=a.safetensors",
+        ),
+        (
+            ["x", 'voters=[["vit_mae", {"pretrained": "/my own/a"}], ["b", "../my own/c"]]'],
+            """x 'voters=[["vit_mae", {"pretrained": "a"}], ["b", "c"]]'""",
+        ),
+        (
+            ["/opt/ipykernel_launcher.py", "-f", "/root/.local/kernel-1.json", "--a=/b/c.json"],
             "ipykernel_launcher.py -f kernel-1.json --a=c.json",
         ),
+        (["benchmarks/campaign.py", "--only", "a, b"], "benchmarks/campaign.py --only 'a, b'"),
     ],
 )
-def test_a_command_is_kept_without_folders(command, public):
-    assert public_command(command, "baseline_cnn") == public
+def test_a_command_is_kept_without_folders_and_can_be_repeated(command, public):
+    assert public_command(shlex.join(command)) == public
+    assert public_command(public) == public
 
 
 def test_a_run_without_a_clean_test_image_has_an_empty_cell(root):
