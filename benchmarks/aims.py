@@ -72,6 +72,7 @@ AIMS = (
         (
             *("vit_mae", "vit_mae, patches of 8", "vit_mae, patches of 8, mixup"),
             "vit_mae, patches of 8, longer pretraining",
+            "vit_mae, patches of 8, 320 epochs of pretraining",
         ),
         expected=68,
         hoped=71,

@@ -156,10 +156,10 @@ def run(args: argparse.Namespace, place: Place) -> int:
 
 
 def unpack_all(archives: list[Path], place: Place) -> None:
-    """Unpack archives, and keep the results of the new runs in `report/results/`."""
+    """Unpack archives, and keep what new runs on real data have found in `report/results/`."""
     for archive in archives:
         for one in unpack(archive, place.faces, place.runs):
-            kept = isinstance(one, Run)
+            kept = isinstance(one, Run) and not one.config["data"].get("mark")
             if kept:
                 keep_results(one, RESULTS)
             print(f"{one.folder}: unpacked{f', its results kept in {RESULTS}' if kept else ''}")

@@ -113,9 +113,11 @@ class Entry:
             run = place and self.needs.run(place)
             pretrained = str(run.encoder_path) if run and run.finished else "ENCODER"
             start = self.needs.config(place).classifier_options
-        changes = self.settings | (place.changes if place else {})
-        every = [RECIPES[self.model, self.recipe].get("options", {}), start]
-        every.append(changes.pop("options", {}))
+        given = (RECIPES[self.model, self.recipe], self.settings, place.changes if place else {})
+        plain, own, asked = (one.get("options", {}) for one in given)
+        every = [plain, start, own, asked]
+        changes = {key: value for one in given[1:] for key, value in one.items()}
+        changes.pop("options", None)
         options = {key: value for one in every for key, value in one.items()}
         if "backbone_options" in options:
             inner = [one.get("backbone_options", {}) for one in every]

@@ -134,7 +134,7 @@ def verify(run: Run, faces: FaceSet) -> None:
 
 
 def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterator[RunFolder]:
-    """Unpack an archive into `runs/` and `data/`; what is there already stays as it is.
+    """Unpack an archive into `runs/` and `data/`; files that are there already stay as they are.
 
     Predictions are checked (`verify`) and written in single precision.
 
@@ -142,26 +142,35 @@ def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterato
         faces_of: dataset name -> its faces.
 
     Yields:
-        Each run or pretraining that is new, before the next one is unpacked.
+        Each run or pretraining that is new or has new files, before the next one is unpacked.
 
     Raises:
-        InputError: the archive cannot be read, a run of it lies there unfinished, or the
-            predictions of a run do not give its results.
+        InputError: the archive cannot be read, a run of it lies there unfinished, other refined
+            labels are there, or the predictions of a run do not give its results.
     """
     found = {
         (runs_folder(runs) if root == "runs" else home() / "data").joinpath(*rest): (root, files)
         for (root, *rest), files in folders(archive).items()
     }
-    for target, (root, _) in found.items():
+    for target, (root, files) in found.items():
         if root == "runs" and target.exists() and not (target / "results.json").exists():
             raise InputError(f"{target} lies there unfinished: move it away, then unpack again")
+        for path in (target / name for name in files if root == "data"):
+            if path.exists() and path.read_bytes() != files[path.name]:
+                raise InputError(
+                    f"{path} holds other labels than {archive}, from which runs of it learned: "
+                    "move it away, then unpack again"
+                )
     for target, (root, files) in found.items():
         if root == "runs" and not target.exists():
             yield unpack_run(target, files, faces_of)
-        if root == "data":
-            for path in (target / name for name in files if not (target / name).exists()):
-                with replacing(path) as temporary:
-                    temporary.write_bytes(files[path.name])
+            continue
+        new = [target / name for name in files if not (target / name).exists()]
+        for path in new:
+            with replacing(path) as temporary:
+                temporary.write_bytes(files[path.name])
+        if root == "runs" and new:
+            yield Run(target) if "predictions.npz" in files else RunFolder(target)
 
 
 def folders(archive: Path) -> dict[tuple[str, ...], dict[str, bytes]]:

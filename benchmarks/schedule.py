@@ -145,8 +145,9 @@ class Campaign:
                     f"the archives in {self.archives.folder} hold other labels than {path}: give "
                     "another folder (--out)"
                 )
-        if not files.keys() <= self.archives.names():
-            archive = self.archives.add(files)
+        held = self.archives.names()
+        if new := {name: data for name, data in files.items() if name not in held}:
+            archive = self.archives.add(new)
             print(f"{entry.name}: packed into {archive}", flush=True)
 
     def wanted(self) -> list[Entry]:

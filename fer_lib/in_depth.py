@@ -88,10 +88,12 @@ def evaluate_in_depth(
     earlier = read_json(path) if path.exists() else {}
     found = from_predictions(run, faces)
     found |= {key: earlier[key] for key in FROM_WEIGHTS if key in earlier}
-    write_json(path, found)
     if (run.folder / "best.safetensors").exists():
+        write_json(path, found)
         from_weights(run, faces, found, images, say)
         return found
+    left_out(found, same_weights=True)  # what was begun and not finished
+    write_json(path, found)
     what = "are those computed before" if "robustness" in found else "are left out"
     say(f"the weights of {run.name} have been deleted: views, robustness and maps {what}")
     return found

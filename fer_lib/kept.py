@@ -86,7 +86,7 @@ def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
     """Make run folders of the runs whose predictions are kept in `folder`, as far as it has them.
 
     They have all that a comparison and a report need, but no weights. A run that is there already
-    stays as it is.
+    stays as it is. One whose settings this version does not know any more is left out, and named.
 
     Returns:
         The runs that are new.
@@ -112,7 +112,11 @@ def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
                 write_json(temporary / f"{part}.json", kept[part])
             write_metrics(temporary / "metrics.csv", kept["metrics"])
             save_predictions(temporary / "predictions.npz", predictions)
+            Run(temporary)  # refuses settings that are no more
             temporary.rename(target)
+        except InputError as error:
+            print(f"left out: {path} ({error})")
+            continue
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         new.append(Run(target))
@@ -172,11 +176,16 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def train_config(train: dict[str, Any]) -> TrainConfig:
+    """The settings of a kept run, without those that are no more."""
+    known = {field.name for field in fields(TrainConfig)}
+    return TrainConfig.from_dict({key: value for key, value in train.items() if key in known})
+
+
 def _setting(train: dict[str, Any]) -> list[str]:
     """What a kept run changed in its recipe; settings that are no more count as changed."""
-    known = {field.name for field in fields(TrainConfig)}
-    now = TrainConfig.from_dict({key: value for key, value in train.items() if key in known})
-    gone = [f"{key}={value}" for key, value in train.items() if key not in known and value]
+    now = train_config(train)
+    gone = [f"{key}={value}" for key, value in train.items() if key not in now.to_dict() and value]
     return changed_settings(now) + gone
 
 

@@ -58,6 +58,18 @@ def absolute(value: Any, name: str = "") -> Any:
     return value
 
 
+def named_files(value: Any, name: str = "") -> list[Path]:
+    """The files that a parameter's value names, as `absolute` gives it; all of a folder's."""
+    if isinstance(value, dict):
+        return [path for key, one in value.items() for path in named_files(one, key)]
+    if isinstance(value, list):
+        return [path for one in value for path in named_files(one, name)]
+    if not isinstance(value, str) or name not in PATHS or not Path(value).is_absolute():
+        return []
+    path = Path(value)
+    return [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
+
+
 class Pipeline:
     """The stages for one dataset, preset and seed.
 
@@ -169,8 +181,11 @@ class Pipeline:
         digest.update(json.dumps(self.values(stage), sort_keys=True).encode())
         for path in stage.sources():
             digest.update(path.read_bytes())
-        for path in sorted(Path(__file__).parent.rglob("*.py")):
+        package = Path(__file__).parent
+        for path in sorted([*package.rglob("*.py"), *package.rglob("*.safetensors")]):
             digest.update(path.read_bytes())
+        for path in named_files(self.values(stage)):
+            digest.update(f"{path}{sha256(path)}".encode())
         every = stage.inputs + stage.optional
         for path in (path for pattern in every for path in self.files(pattern)):
             digest.update(f"{path}{sha256(path)}".encode())

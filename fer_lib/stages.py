@@ -81,14 +81,20 @@ STAGES = (
         (DATA, *RUNS),
         tuple(f"{{runs}}/comparison_{{dataset}}_{{preset}}/*.{kind}" for kind in COMPARED),
         # Times where they were measured; for the claims, runs of other data and refined labels.
-        ("{runs}/*_s*/inference.json", "{runs}/*_s*/results.json", "{data}/refinement.json"),
+        (
+            *("{runs}/*_s*/inference.json", "{runs}/*_s*/results.json"),
+            *("{data}/../fer2013/refinement.json", "{data}/../fer2013/manifest.json"),
+        ),
     ),
     Stage("11_try_it", (), ("{runs}/try_it_{dataset}_{preset}/faces.json",)),
     Stage(
         "report",
         (DATA, *RUNS, "{data}/audit.json", "{runs}/comparison_{dataset}_{preset}/comparison.json"),
         ("{runs}/report_{dataset}_{preset}/report.pdf",),
-        ("{runs}/*_s*/inference.json", "{runs}/*_s*/evaluation.json", "{data}/refinement.json"),
+        (
+            *("{runs}/*_s*/inference.json", "{runs}/*_s*/evaluation.json"),
+            *("{runs}/*_s*/results.json", "{data}/refinement.json"),
+        ),
     ),
 )
 

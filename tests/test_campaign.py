@@ -166,11 +166,12 @@ def test_what_fails_ends_nothing_and_what_is_done_comes_back_the_same(
     there, kept = tmp_path / "there", tmp_path / "kept"
     monkeypatch.setattr(campaign, "RESULTS", kept)
     campaign.main(["unpack", str(archives[0]), "--runs", str(there)])
+    assert not kept.exists()  # drawn faces have no place among real results
     for run in runs:
         back = Run(there / run.name)
         assert back.config == run.config
         assert back.results == run.results
-        assert read_json(kept / f"{run.name}.json")["results"] == run.results
+        keep_results(back, kept)
         mine, other = (load_predictions(r.folder / "predictions.npz") for r in (run, back))
         for split in ("valid", "test"):
             p, q = (getattr(one, f"{split}_probabilities") for one in (mine, other))
@@ -349,6 +350,9 @@ def test_what_is_unpacked_is_kept_although_the_next_cannot_be(
     packed, campaign, packing, tmp_path, monkeypatch, capsys
 ):
     run, archive = packed
+    unmarked = run.config | {"data": run.config["data"] | {"mark": ""}}
+    write_json(run.folder / "config.json", unmarked)
+    archive = packing.Archives(tmp_path / "unmarked").add(packing.contents(run))
     files = {
         name.replace(run.name, "2_other"): data for name, data in packing.contents(run).items()
     }
@@ -369,6 +373,51 @@ def test_other_labels_of_the_same_name_are_not_lost(packing, tmp_path):
     assert archives.other({"data/fer2013/refined_majority.npz": b"old"}) == []
     changed = {"data/fer2013/refined_majority.npz": b"new", "runs/c": b""}
     assert archives.other(changed) == ["data/fer2013/refined_majority.npz"]
+
+
+def test_what_a_run_was_given_later_travels_too_and_alone(packed, packing, entries, tmp_path):
+    run, archive = packed
+    there = tmp_path / "there"
+    faces_of = entries.Place(dataset=SAMPLE).faces
+    unpacked = list(packing.unpack(archive, faces_of, there))
+    assert [one.name for one in unpacked] == [run.name]
+    later = packing.Archives(tmp_path / "later")
+    later.add({f"runs/{run.name}/evaluation.json": b"{}", f"runs/{run.name}/results.json": b"x"})
+    again = list(packing.unpack(later.paths()[0], faces_of, there))
+    assert [one.name for one in again] == [run.name]
+    assert (there / run.name / "evaluation.json").read_bytes() == b"{}"
+    assert Run(there / run.name).results == run.results  # what is there stays as it is
+
+
+def test_labels_that_differ_from_those_that_are_here_are_refused(packing, tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    path = tmp_path / "data" / "fer2013" / "refined_majority.npz"
+    archive = packing.Archives(tmp_path).add({"data/fer2013/refined_majority.npz": b"new"})
+    for _ in range(2):
+        assert list(packing.unpack(archive, None)) == []
+        assert path.read_bytes() == b"new"
+    path.write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"refined_majority.npz holds other labels than"):
+        list(packing.unpack(archive, None))
+    assert path.read_bytes() == b"mine"
+
+
+def test_options_that_are_asked_for_join_those_of_an_entry(campaign, entries):
+    place = entries.Place(changes={"options": {"width": 16}, "epochs": 9})
+    bare = campaign.wanted.by_name("attention_cnn, no gates").config(place)
+    assert (bare.options["attention"], bare.options["width"], bare.epochs) == ("none", 16, 9)
+    assert bare.batch_size == 256
+
+
+def test_every_training_counts_for_an_aim_or_is_meant_for_none(campaign):
+    known = {name for aim in campaign.aims.AIMS for name in aim.entries}
+    every = {entry.name for entry in campaign.wanted.every() if entry.model and not entry.seed}
+    without = {
+        *("baseline_cnn, published", "attention_cnn, published", "attention_cnn, no gates"),
+        "vit_mae, patches of 8, from scratch",
+    }
+    assert every - known == without
+    assert known <= every
 
 
 def test_data_that_are_not_here_fail_their_entries_alone(still, entries, schedule):

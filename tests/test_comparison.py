@@ -22,6 +22,7 @@ from fer_lib.compare import (
     ensemble_sentence,
     figures,
     inflation,
+    known_refinement,
     read_answers,
     soft_vote,
     timed,
@@ -390,6 +391,28 @@ def test_changed_labels_are_counted_as_the_refinement_has_them(make_run):
         assert claims_table([], kept | other)["note"].iloc[-1] == NOT_RUN
 
 
+def test_the_refinement_of_a_claim_is_of_the_data_that_are_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    folder = tmp_path / "data" / "fer2013"
+    assert known_refinement("full") is None
+    found = {"fingerprint": "a", "student": {"preset": "full"}}
+    for name, content in (("refinement", found), ("manifest", {"fingerprint": "a"})):
+        write_json(folder / f"{name}.json", content)
+    assert known_refinement("full") == found
+    assert known_refinement("quick") is None
+    write_json(folder / "manifest.json", {"fingerprint": "b"})
+    assert known_refinement("full") is None
+
+
+def test_of_a_seed_that_was_run_again_the_newest_counts(make_run):
+    runs = [
+        full(make_run, valid=valid, time=time, seed=seed, name="published")
+        for time, seed, valid in (("1", 0, 0.5), ("3", 1, 0.7), ("2", 0, 0.6))
+    ]
+    row = claims_table(runs).iloc[0]
+    assert (row["published_runs"], row["published_alike"]) == (2, pytest.approx(0.65))
+
+
 def test_every_claim_is_complete():
     assert {claim.system for claim in CLAIMS} == {*MODULES, "refinement"}
     for claim in CLAIMS:
@@ -454,12 +477,15 @@ def test_latex_has_the_rules_of_booktabs_and_nothing_unescaped(three_runs, noise
 def test_one_run_alone_has_neither_pairs_nor_an_ensemble(three_runs, noise, tmp_path):
     write_comparison(tmp_path, comparison(three_runs, noise))
     assert (tmp_path / "tests.tex").exists()
+    (tmp_path / "my faces.png").touch()
+    (tmp_path / "ensemble.png").touch()
     compared = comparison(three_runs[:1], noise)
     assert compared["tests"] == []
     assert compared["ensemble"] is None
     write_comparison(tmp_path, compared)
     assert "nothing to compare" in (tmp_path / "comparison.md").read_text()
     assert not list(tmp_path.glob("tests.*"))  # nor are those of before left
+    assert [path.name for path in tmp_path.glob("*.png")] == ["my faces.png"]
     assert "ensemble" not in figures(compared)
 
 

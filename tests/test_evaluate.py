@@ -296,6 +296,9 @@ def test_half_precision_keeps_every_answer(tmp_path):
     assert halves.test_probabilities.dtype == np.float16
     assert np.array_equal(halves.test_probabilities.argmax(1), p.argmax(1))
     assert halves.problem() == ""
+    rare = np.array([[1 - 1e-9, 1e-9, 0.0]])
+    kept = halved(of(rare)).test_probabilities
+    assert kept.tolist() == [[1.0, 2.0**-24, 0.0]]  # improbable, but not impossible
     save_predictions(tmp_path / "small.npz", of(p), small=True)
     save_predictions(tmp_path / "large.npz", of(p))
     small, large = (load_predictions(tmp_path / f"{name}.npz") for name in ("small", "large"))

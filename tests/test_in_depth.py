@@ -165,6 +165,16 @@ def test_without_weights_all_that_follows_from_predictions_is_there(whole, faces
     assert "left out" in said[0]
 
 
+def test_of_an_evaluation_that_was_only_begun_nothing_is_left_without_weights(faces, run):
+    evaluate_in_depth(run, faces, images=20, say=lambda line: None)
+    begun = written(run) | {"views": {}, "robustness": {}}
+    (run.folder / "evaluation.json").write_text(json.dumps(begun))
+    (run.folder / "best.safetensors").unlink()
+    found = evaluate_in_depth(run, faces, say=lambda line: None)
+    assert not set(FROM_WEIGHTS) & set(found)
+    assert written(run) == found
+
+
 def test_weights_may_be_deleted_after_the_evaluation(faces, run):
     first = evaluate_in_depth(run, faces, images=20, say=lambda line: None)
     (run.folder / "best.safetensors").unlink()

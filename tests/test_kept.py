@@ -16,10 +16,12 @@ from fer_lib.evaluate import Predictions, evaluate, load_predictions, save_predi
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.kept import (
     END,
+    KEPT,
     START,
     keep_results,
     main,
     results_table,
+    train_config,
     write_table,
 )
 from fer_lib.provenance import public_command, training_command
@@ -259,6 +261,31 @@ def test_a_kept_run_comes_back_but_for_its_weights(root, monkeypatch, capsys):
         main(["--restore"])
     assert "no complete file of predictions" in capsys.readouterr().err
     assert not list(back.folder.parent.iterdir())
+
+
+def test_a_kept_run_of_an_earlier_version_is_named_and_the_others_come_back(
+    root, monkeypatch, capsys
+):
+    monkeypatch.setenv("FER_HOME", str(root / "home"))
+    results = root / "report" / "results"
+    runs = [make_run(root, right=10), make_run(root, right=10, name="2_baseline_cnn_noise_s0")]
+    main([str(run.folder) for run in runs])
+    path = results / f"{runs[0].name}.json"
+    kept = read_json(path)
+    kept["config"]["train"]["frozen"] = 0
+    write_json(path, kept)
+    assert "left out" not in capsys.readouterr().out
+    main(["--restore"])
+    assert "left out: " in capsys.readouterr().out
+    there = root / "home" / "runs"
+    assert [path.name for path in there.iterdir()] == [runs[1].name]
+    assert train_config(kept["config"]["train"]) == runs[0].train_config
+
+
+def test_every_kept_command_is_public():
+    for path in (Path(__file__).parents[1] / "report" / "results").glob(KEPT):
+        command = read_json(path)["config"]["environment"]["command"]
+        assert public_command(command) == command, path
 
 
 def test_restoring_says_where_there_is_nothing_to_restore(root, monkeypatch, capsys):

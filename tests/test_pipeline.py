@@ -143,6 +143,20 @@ def test_paths_among_the_parameters_are_absolute_for_notebooks_run_elsewhere(
     assert Pipeline(extra={"word": "voter"}).extra == {"word": str(tmp_path / "voter")}
 
 
+def test_a_file_that_a_parameter_names_runs_its_stage_when_it_changes(
+    two_stages, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "PATHS", ("word",))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    given = {"extra": {"word": str(folder)}}
+    assert two_stages(**given) == ["one", "two"]
+    assert two_stages(**given) == []
+    (folder / "a.txt").write_text("b")
+    assert two_stages(**given) == ["one", "two"]
+
+
 def test_unknown_parameters_and_stages_are_errors(two_stages):
     with pytest.raises(InputError, match=r"wrod.*word"):
         Pipeline(extra={"wrod": "x"})

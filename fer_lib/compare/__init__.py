@@ -5,7 +5,7 @@ documents the format of `comparison.json`. `python -m fer_lib.compare RUN…` pr
 """
 
 from fer_lib.compare.answers import Answers, read_answers, require_runs
-from fer_lib.compare.claims import CLAIMS, claims_table
+from fer_lib.compare.claims import CLAIMS, claims_table, known_refinement
 from fer_lib.compare.copies import inflation
 from fer_lib.compare.cost import costs, timed
 from fer_lib.compare.names import marks, short_names, system_names
@@ -40,6 +40,7 @@ __all__ = [
     "ensemble_sentence",
     "figures",
     "inflation",
+    "known_refinement",
     "leaderboard",
     "letters",
     "marks",

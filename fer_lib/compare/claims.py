@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from fer_lib.compare.names import contents
+from fer_lib.files import home, read_json
 from fer_lib.networks import same_network
 from fer_lib.pretrain.folder import pretraining_of
 from fer_lib.recipes import changed_settings
@@ -107,7 +108,7 @@ CLAIMS = (
         "vit_moe", "76.54%", 0.7654, "test, labels refined too", None, REFINERS,
         "agreement with the voters that rewrote the test labels, one of which was trained on "
         "FER2013 itself, and no accuracy",
-        "test labels are the original ones; our voters have not learned from what they vote on",
+        "test labels are the original ones; our voters have not learned the labels they vote on",
     ),
     Claim(
         "grefel", "86.77% (average of weights), 85.85% (best epoch)", 0.8677, "FERPlus test",
@@ -186,9 +187,9 @@ def reproduction(claim: Claim, runs: Iterable[Run], name: str) -> dict[str, Any]
     network reaches stands apart.
     """
     wanted = (claim.system, name, claim.dataset)
-    same: dict[tuple[str, ...], list[Run]] = {}
-    other: dict[tuple[str, ...], list[Run]] = {}
-    for run in runs:
+    same: dict[tuple[str, ...], dict[int, Run]] = {}
+    other: dict[tuple[str, ...], dict[int, Run]] = {}
+    for run in sorted(runs, key=lambda run: run.name):  # of several of one seed the newest stays
         config = run.train_config
         if (config.model, config.recipe, run.results["dataset"]) == wanted:
             changed = changed_settings(config)
@@ -200,9 +201,12 @@ def reproduction(claim: Claim, runs: Iterable[Run], name: str) -> dict[str, Any]
                 changed.append(f"pretraining_epochs={own['epochs']}")
             found = same if same_network(config.to_dict()) else other
             learned_from = [digest or "" for digest in contents(run).values()]
-            found.setdefault((" ".join(changed), *learned_from), []).append(run)
-    apart = {f"other_{key}": value for key, value in _best(claim, other).items()}
-    return _best(claim, same) | apart
+            found.setdefault((" ".join(changed), *learned_from), {})[config.seed] = run
+    best = [
+        _best(claim, {key: list(seeds.values()) for key, seeds in found.items()})
+        for found in (same, other)
+    ]
+    return best[0] | {f"other_{key}": value for key, value in best[1].items()}
 
 
 def _best(claim: Claim, found: dict[tuple[str, ...], list[Run]]) -> dict[str, Any]:
@@ -234,6 +238,17 @@ def _best(claim: Claim, found: dict[tuple[str, ...], list[Run]]) -> dict[str, An
 
 def _mean(runs: Sequence[Run], score: Callable[[dict[str, Any]], float]) -> float | None:
     return sum(score(run.results) for run in runs) / len(runs) if runs else None
+
+
+def known_refinement(preset: str) -> dict[str, Any] | None:
+    """What notebook 02 found for FER2013 as it is here, by this preset; None for nothing."""
+    folder = home() / "data" / "fer2013"
+    path, manifest = folder / "refinement.json", folder / "manifest.json"
+    if not (path.exists() and manifest.exists()):
+        return None
+    found = read_json(path)
+    same = found["fingerprint"] == read_json(manifest)["fingerprint"]
+    return found if same and found.get("student", {}).get("preset") == preset else None
 
 
 def _changed(refinement: dict[str, Any] | None) -> str:

@@ -140,12 +140,19 @@ def cost_table(compared: dict[str, Any], column: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+FIGURES = (
+    *("accuracies", "recalls", "agreement", "copies", "claims", "cost_parameters", "cost_macs"),
+    *("ensemble", "cost_time"),
+)
+"""Names that `figures` may give."""
+
+
 def figures(compared: dict[str, Any]) -> dict[str, Figure]:
     """Every figure of a comparison by name, from what `comparison` gives or its file holds.
 
-    `accuracies`, `recalls`, `agreement`, `copies`, `cost_parameters`, `cost_macs`, `claims`; with
-    several runs `ensemble`; where times were measured `cost_time`, of the device that most runs
-    were measured on. Of more than `MANY` runs the first four show the headline run of each system.
+    They are `FIGURES`: with several runs `ensemble`; where times were measured `cost_time`, of the
+    device that most runs were measured on. Of more than `MANY` runs the first four show the
+    headline run of each system.
     """
     mark, compared = compared["mark"], fewer(compared)
     frame = lambda key: pd.DataFrame(compared[key]).replace({None: np.nan})  # noqa: E731

@@ -148,6 +148,8 @@ def _reached(row: dict[str, Any], recipe: str, column: str) -> str:
         return "no such images here"
     runs, changed = row[f"{recipe}_runs"], row[f"{recipe}_setting"]
     notes = [f"mean of {runs}"] * (runs > 1) + [changed] * bool(changed)
+    if column == "alike" and row["epoch"]:
+        notes.insert(0, f"at epoch {row['epoch']:.0f}")
     if column == "alike" and row["difference"] is not None:
         notes.insert(0, f"{100 * row['difference']:+.1f} points")
     return percent(score) + (f" ({', '.join(notes)})" if notes else "")
@@ -164,5 +166,6 @@ def _other(row: dict[str, Any], recipe: str = "ours") -> str:
     notes = [f"mean of {runs}"] * (runs > 1) + [row[f"{recipe}_other_setting"]]
     name = "our recipe" if recipe == "ours" else "published recipe"
     alike = row.get(f"{recipe}_other_alike")
-    beside = "" if alike in (None, score) else f", images alike: {percent(alike)}"
+    when = f" at epoch {row['epoch']:.0f}" if row["epoch"] else ""
+    beside = "" if alike in (None, score) else f", images alike{when}: {percent(alike)}"
     return f"{name}, test: {percent(score)}{beside} ({', '.join(notes)})"

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from fer_lib import plots
-from fer_lib.compare.summary import figures
+from fer_lib.compare.summary import FIGURES, figures
 from fer_lib.compare.tables import between, percent, tables
 from fer_lib.files import replacing, write_json
 from fer_lib.kept import markdown
@@ -27,8 +27,8 @@ def write_comparison(folder: Path, compared: dict[str, Any]) -> None:
 
     `comparison.json` (see `summary.comparison`), `comparison.md` (all tables and sentences), for
     each of `TITLES` that has rows a `.csv` with every column and all digits and a `.tex` (booktabs)
-    as a paper would print it, and each of `summary.figures` as `.png` and `.svg`. Such files of an
-    earlier comparison in the same folder go.
+    as a paper would print it, and each of `summary.figures` as `.png` and `.svg`. Files of these
+    names that an earlier comparison has left in the same folder go.
     """
     mark, printed, written = compared["mark"], tables(compared), set()
     for name, raw in raw_tables(compared).items():
@@ -44,9 +44,10 @@ def write_comparison(folder: Path, compared: dict[str, Any]) -> None:
         for suffix in ("png", "svg"):
             written.add(f"{name}.{suffix}")
             plots.save(figure, folder / f"{name}.{suffix}")
-    for path in folder.iterdir():
-        if path.suffix in (".csv", ".tex", ".png", ".svg") and path.name not in written:
-            path.unlink()
+    earlier = {f"{name}.{suffix}" for name in TITLES for suffix in ("csv", "tex")}
+    earlier |= {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")}
+    for name in earlier - written:
+        (folder / name).unlink(missing_ok=True)
     write_json(folder / "comparison.json", compared)  # last: who finds it finds the rest
 
 

@@ -74,6 +74,9 @@ def save_predictions(path: str | Path, predictions: Predictions, *, small: bool 
 def halved(predictions: Predictions) -> Predictions:
     """The same in half precision; the largest probability of a row stays the largest.
 
+    A probability below 6e-8, the smallest such number, becomes that and not 0, which is impossible:
+    in a log-likelihood it counts 17 and not more.
+
     Two that differ by less than a two-thousandth may become equal, and the first of equals would be
     the answer: there the largest becomes the next larger number.
     """
@@ -81,6 +84,7 @@ def halved(predictions: Predictions) -> Predictions:
     for name in ("valid_probabilities", "test_probabilities"):
         exact = getattr(predictions, name)
         rounded, answers = exact.astype(np.float16), exact.argmax(1)
+        rounded[(rounded == 0) & (exact > 0)] = np.finfo(np.float16).smallest_subnormal
         rows = np.flatnonzero(rounded.argmax(1) != answers)
         rounded[rows, answers[rows]] = np.nextafter(rounded[rows].max(1), np.float16(2))
         found[name] = rounded

@@ -185,7 +185,8 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
 
     Args:
         table: columns `system`, `on`, `accuracy`, `published_alike`, `ours_test`, and where there
-            is any, `ours_other_test` of another network, small and grey; a row without `accuracy`
+            is any, `ours_other_test` and `published_other_test` of another network, small and grey;
+            a row without `accuracy`
             is left out, one without the others says "not run yet".
     """
     table = table[table["accuracy"].notna()].reset_index(drop=True)
@@ -198,9 +199,9 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
             markerfacecolor="white", markersize=8,
         )  # fmt: skip
         axis.plot(row.ours_test, row.Index, style.marker, color=style.colour, markersize=8)
-        other = getattr(row, "ours_other_test", np.nan)
-        axis.plot(other, row.Index, "x", color="0.5", markersize=5)
-        if pd.isna([row.published_alike, row.ours_test, other]).all():
+        others = [getattr(row, f"{name}_other_test", np.nan) for name in ("ours", "published")]
+        axis.plot(others, [row.Index] * len(others), "x", color="0.5", markersize=5)
+        if pd.isna([row.published_alike, row.ours_test, *others]).all():
             axis.annotate(
                 "not run yet", (row.accuracy, row.Index), xytext=(8, 0), va="center",
                 textcoords="offset points", fontsize=8, color="0.4",
@@ -209,7 +210,7 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
         ("published", "|", "black", 9),
         ("published recipe, images alike", "o", "white", 9),
         ("ours, test images", "o", "0.3", 9),
-        ("ours, another network, test images", "x", "0.5", 5),
+        ("another network, test images", "x", "0.5", 5),
     ):
         colour = {"|": "black", "x": "0.5"}.get(marker, "0.3")
         axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=size, label=label)

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from fer_lib import compare
-from fer_lib.config import TrainConfig
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, home, read_json, write_json
 from fer_lib.in_depth import from_predictions
-from fer_lib.kept import KEPT, keep_results
+from fer_lib.kept import KEPT, keep_results, train_config
 from fer_lib.models import MODULES, create_model
 from fer_lib.networks import label, same_network, taken_out
 from fer_lib.provenance import public_path, training_command
@@ -110,7 +109,7 @@ def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, 
             first.setdefault(runs[name]["config"]["train"]["model"], name)
     if not first:
         raise InputError(f"no finished run of {about['dataset']} is there: train one first")
-    configs = {name: TrainConfig.from_dict(run["config"]["train"]) for name, run in runs.items()}
+    configs = {name: train_config(run["config"]["train"]) for name, run in runs.items()}
     return {
         **about,
         "fingerprint": fingerprint,
@@ -121,9 +120,7 @@ def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, 
             name: {"label": label(runs[name]["config"]), "own": same_network(config.to_dict())}
             for name, config in configs.items()
         },
-        "settings": {
-            name: " ".join(changed_settings(config)) for name, config in configs.items()
-        },
+        "settings": {name: " ".join(changed_settings(config)) for name, config in configs.items()},
         "commands": {
             name: training_command(config, runs[name]["config"]["data"]["dataset"])
             for name, config in configs.items()
@@ -168,8 +165,9 @@ def kept_runs(results: Path, dataset: str, preset: str, fingerprint: str) -> lis
     for path in sorted(results.glob(KEPT)):
         config = read_json(path)["config"]
         data = config["data"]
-        same = data["fingerprint"] == fingerprint or data["dataset"] != dataset
-        if same and config["train"]["preset"] == preset:
+        other = data["dataset"] != dataset and not data.get("mark")
+        same = data["dataset"] == dataset and data["fingerprint"] == fingerprint
+        if (same or other) and config["train"]["preset"] == preset:
             found.append(path)
     return found
 
