@@ -179,7 +179,7 @@ class Subject:
     def origin(self) -> dict[str, Any]:
         """What makes earlier results worth keeping."""
         weights = sha256(self.run.folder / "best.safetensors")
-        code = code_digest(("evaluate/corruptions", "evaluate/robustness"))
+        code = code_digest(("augment", "batches", "evaluate/corruptions", "evaluate/robustness"))
         return {"weights_sha256": weights, "code": code, "seed": SEED}
 
     def environment(self, images: int, total: int) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
     Raises:
         InputError: `folder` has no predictions, or a file of them is damaged.
     """
-    new, files = [], sorted(folder.glob("*.npz"))
+    new, files = [], [p for p in sorted(folder.glob("*.npz")) if p.with_suffix(".json").exists()]
     if not files:
         raise InputError(
             f"{folder} has no predictions: run this from the root of the repository, or keep a "

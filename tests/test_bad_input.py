@@ -209,6 +209,21 @@ def test_a_link_to_what_is_not_there(folder, refused):
     assert refused("fer2013", folder).startswith(f"{path} cannot be read (No such file")
 
 
+def test_folders_of_splits_without_that_of_the_training_images(folder, refused):
+    (folder / "train").rename(folder / "val")
+    assert refused("mine", folder).startswith(f"{folder} has test/ and val/ but no train/ with")
+
+
+def test_what_lies_behind_a_link_to_a_folder_belongs_to_the_data(folder, tmp_path, fer_home):
+    happy, elsewhere = folder / "train" / "happy", tmp_path / "elsewhere"
+    happy.rename(elsewhere)
+    happy.symlink_to(elsewhere)
+    (elsewhere / "again").symlink_to(elsewhere)  # in itself, without end
+    before = load_faces("mine", folder, say=lambda line: None)
+    max(elsewhere.glob("*.*")).unlink()
+    assert len(load_faces("mine", folder, say=lambda line: None)) == len(before) - 1
+
+
 def test_hidden_folders_are_not_read(folder, fer_home):
     before = len(load_faces("mine", folder, say=lambda line: None))
     path = max((folder / "train" / "happy").iterdir())
@@ -245,6 +260,11 @@ def test_rafdb_without_pictures_or_with_a_wrong_label(sample, tmp_path, refused)
         message = refused("rafdb", tmp_path)
         assert complaint in message
         assert str(labels) in message
+    labels.write_text(text)
+    first = text.splitlines()[0]
+    labels.write_text(text + first + "\n")
+    message = refused("rafdb", tmp_path)
+    assert message.endswith(f"{first.split('.')[0]} has a label in row 1 already: delete one")
     labels.write_text(text)
     shutil.rmtree(tmp_path / "basic" / "Image")
     assert "unpack aligned.zip" in refused("rafdb", tmp_path)

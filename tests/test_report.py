@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from fer_lib.refine import rules, worth
 from fer_lib.refine.ballots import Ballots
 from fer_lib.report.__main__ import main
 from fer_lib.report.build import build, source, texts
-from fer_lib.report.collect import collect, indexed
+from fer_lib.report.collect import belongs, collect, indexed, kept_runs
 from fer_lib.report.figures import FIGURES, MANIFEST, refresh
 from fer_lib.report.results import Results
 from fer_lib.runs import Run
@@ -210,6 +211,25 @@ def test_a_network_without_its_gates_does_not_stand_for_its_model(report):
     assert path.name in index["headlines"]
     assert "2099" not in index["best"]
     assert label(bare["config"]) == "attention_cnn without gates"
+
+
+@pytest.mark.parametrize(
+    ("data", "known"),
+    [
+        ({"dataset": "fer2013", "fingerprint": "a"}, True),
+        ({"dataset": "fer2013", "fingerprint": "b"}, False),
+        ({"dataset": "ferplus", "fingerprint": "b"}, True),
+        ({"dataset": "ferplus", "fingerprint": "b", "mark": "sample data"}, False),
+        ({"dataset": "mine", "fingerprint": "b"}, False),
+        ({"dataset": "sample", "fingerprint": "b", "mark": "sample data"}, False),
+    ],
+)
+def test_a_report_takes_up_runs_of_its_data_and_of_other_public_ones(data, known, tmp_path):
+    run = SimpleNamespace(config={"data": data}, fingerprint=data["fingerprint"])
+    assert belongs(run, "fer2013", {"fingerprint": "a"}) == known
+    path = tmp_path / "20260101-000000_baseline_cnn_x_s0.json"
+    write_json(path, {"config": {"data": data, "train": {"preset": "full"}}})
+    assert kept_runs(tmp_path, "fer2013", "full", "a") == [path] * known
 
 
 def test_results_of_other_data_are_stale(report):

@@ -53,9 +53,16 @@ def shown(folder: str) -> bool:
 
 
 def walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
-    """Every folder from this one down, without those that are not `shown`, and its files' names."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = filter(shown, folders)
+    """Every folder from this one down, without those that are not `shown`, and its files' names.
+
+    Links to folders are followed, but not to one that the link lies in.
+    """
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = Path(place).resolve()
+        within = (here, *here.parents)
+        folders[:] = [
+            name for name in folders if shown(name) and Path(place, name).resolve() not in within
+        ]
         yield place, files
 
 
@@ -88,6 +95,13 @@ def parts_of(folder: Path) -> dict[str, Path] | None:
     if "train" in parts and _has_classes(parts["train"]):
         return parts
     return {"train": folder} if _has_classes(folder) else None
+
+
+def without_train(folder: Path) -> list[str]:
+    """Names of folders of splits that hold classes, where none of them is that of "train"."""
+    parts = {path.name: PARTS.get(path.name.lower()) for path in subfolders(folder)}
+    found = [name for name, part in parts.items() if part and _has_classes(folder / name)]
+    return [] if "train" in map(parts.get, found) else found
 
 
 def _class_of(folder: Path) -> str | None:

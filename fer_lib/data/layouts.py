@@ -8,7 +8,7 @@ from pathlib import Path
 from fer_lib.data import archives
 from fer_lib.data.faceset import SPLITS
 from fer_lib.data.ferplus import FOLDERS, VOTE_FILE
-from fer_lib.data.folders import OWN, parts_of, subfolders, walk
+from fer_lib.data.folders import OWN, parts_of, subfolders, walk, without_train
 from fer_lib.data.rafdb import LABELS, PICTURES, basic_folder
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
@@ -89,13 +89,18 @@ def recognise(source: Path) -> Layout:
     if source.is_file() and source.name != VOTE_FILE:
         return _table(source)
     level = [source if source.is_dir() else source.parent]
-    for _ in range(DEPTH + 1):
+    for depth in range(DEPTH + 1):
         found = [layout for folder in level if (layout := _at(folder))]
         if len(found) > 1:
             places = " and ".join(str(layout.path) for layout in found[:2])
             raise InputError(f"{source} holds more than one dataset: give {places} on its own")
         if found:
             return found[0]
+        if not depth and (names := without_train(level[0])):
+            raise InputError(
+                f"{level[0]} has {' and '.join(f'{name}/' for name in names)} but no train/ with "
+                "class folders: put the training images there"
+            )
         level = [below for folder in level for below in subfolders(folder)]
     if (source / VOTE_FILE).exists() or source.name == VOTE_FILE:
         raise InputError(f"{source} holds the votes but no pixels: put fer2013.csv beside them")

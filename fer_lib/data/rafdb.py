@@ -69,6 +69,7 @@ def _read_labels(path: Path) -> tuple[list[str], np.ndarray]:
     """Names without suffix, and labels (N,) int64 in the order of `labels.EMOTIONS`."""
     codes = {str(code): EMOTIONS.index(canonical(name)) for code, name in enumerate(RAFDB_CODES, 1)}
     stems, labels = [], []
+    rows: dict[str, int] = {}
     for number, line in enumerate(
         path.read_text(encoding="utf-8", errors="replace").split("\n"), 1
     ):
@@ -81,6 +82,11 @@ def _read_labels(path: Path) -> tuple[list[str], np.ndarray]:
                 f"{path}, row {number}: {line[:60]!r} is not a picture and a label from 1 to 7, "
                 "as in 'train_00001.jpg 5'"
             )
+        if stem in rows:
+            raise InputError(
+                f"{path}, row {number}: {stem} has a label in row {rows[stem]} already: delete one"
+            )
+        rows[stem] = number
         stems.append(stem)
         labels.append(codes[fields[1]])
     if not stems:

@@ -13,6 +13,7 @@ import torch
 
 from fer_lib import compare
 from fer_lib.data import load_faces
+from fer_lib.data.loading import KINDS
 from fer_lib.files import InputError, home, read_json, write_json
 from fer_lib.in_depth import from_predictions
 from fer_lib.kept import KEPT, keep_results, train_config
@@ -153,10 +154,15 @@ def is_of(run: Run, dataset: str) -> bool:
 
 
 def belongs(run: Run, dataset: str, manifest: dict[str, Any]) -> bool:
-    """Whether a run is of these data, or of other labels of the same kind of faces, all real."""
+    """Whether a run is of these data; or, where these are real, of other public ones."""
     if is_of(run, dataset):
         return run.fingerprint == manifest["fingerprint"]
-    return not manifest.get("mark") and not run.config["data"].get("mark")
+    return not manifest.get("mark") and public(run.config["data"])
+
+
+def public(data: dict[str, Any]) -> bool:
+    """Whether data are those of a public dataset: neither drawn nor somebody's own."""
+    return data["dataset"] in KINDS and not data.get("mark")
 
 
 def kept_runs(results: Path, dataset: str, preset: str, fingerprint: str) -> list[Path]:
@@ -165,7 +171,7 @@ def kept_runs(results: Path, dataset: str, preset: str, fingerprint: str) -> lis
     for path in sorted(results.glob(KEPT)):
         config = read_json(path)["config"]
         data = config["data"]
-        other = data["dataset"] != dataset and not data.get("mark")
+        other = data["dataset"] != dataset and public(data)
         same = data["dataset"] == dataset and data["fingerprint"] == fingerprint
         if (same or other) and config["train"]["preset"] == preset:
             found.append(path)
