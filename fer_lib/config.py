@@ -146,9 +146,10 @@ class TrainConfig:
         for name in ("label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be 0 or more and below 1, not {getattr(self, name)}")
-        for name in ("layer_decay", "plateau_factor"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"{name} must be above 0, at most 1, not {getattr(self, name)}")
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"layer_decay must be above 0, at most 1, not {self.layer_decay}")
+        if not 0 < self.plateau_factor < 1:
+            raise InputError(f"plateau_factor must be above 0, below 1, not {self.plateau_factor}")
         for name in ("limit", "patience"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be 1 or more, or null, not {getattr(self, name)}")
@@ -254,21 +255,24 @@ def add_arguments(parser: argparse.ArgumentParser, settings: str) -> None:
     add("--set", **SET, help=change)
 
 
-def own_changes(changes: Any, *apart: str) -> dict[str, Any]:
+def own_changes(changes: Any, *apart: str, parameter: str = "changes") -> dict[str, Any]:
     """The settings that a notebook changes, as they are.
 
     Args:
-        apart: settings, also among a model's options, that have a parameter of their own there.
+        apart: settings, also among a model's options, that have a parameter of their own there, as
+            those of `APART` have.
+        parameter: the name of `changes` in the notebook.
 
     Raises:
         InputError: they are no dict, or name one of `apart`.
     """
-    if not isinstance(changes, dict):
-        raise InputError(f"changes={changes!r} is no dict: by papermill, give it with -y")
-    options = changes.get("options", {})
-    for name in apart:
-        if name in changes or (isinstance(options, dict) and name in options):
-            raise InputError(f"{name} in changes has a parameter of its own: set that instead")
+    options = changes.get("options", {}) if isinstance(changes, dict) else {}
+    for what, value in ((parameter, changes), (f"options of {parameter}", options)):
+        if not isinstance(value, dict):
+            raise InputError(f"{what}={value!r} is no dict: by papermill, give it with -y")
+    for name in (*APART, *apart):
+        if name in changes or name in options:
+            raise InputError(f"{name} in {parameter} has a parameter of its own: set that instead")
     return changes
 
 

@@ -137,7 +137,7 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
     """
     fused = {"fused": True} if config.optimizer == "adamw" else {}
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             parameter_groups(model, config),
             opt=config.optimizer,
             lr=config.lr,
@@ -155,6 +155,12 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
         raise InputError(
             f"optimizer={config.optimizer} does not take these settings ({reason}){plain}"
         ) from error
+    if getattr(optimizer, "is_second_order", False):
+        raise InputError(
+            f"optimizer={config.optimizer} needs second derivatives, which are not computed here: "
+            "use another one"
+        )
+    return optimizer
 
 
 def schedules(

@@ -202,7 +202,8 @@ SHORTER: dict[tuple[str, ...], dict[str, Any]] = {
 def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: Any) -> TrainConfig:
     """Return the recipe of a model, shortened by a preset and changed by `overrides`.
 
-    Of `options`, and of an augmentation that is given as a dict, what is not named stays as it is.
+    Of `options`, those of a backbone among them, and of an augmentation that is given as a dict,
+    what is not named stays as it is; but another `backbone` has none of the sizes of a preset.
 
     Raises:
         InputError: there is no such model, recipe, preset or setting, or settings contradict.
@@ -210,12 +211,24 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
     if (model, name) not in RECIPES:
         known = ", ".join(f"{key[1]} {key[0]}" for key in RECIPES)
         raise InputError(f"there is no recipe {name!r} of {model!r}; there are {known}")
+    if "recipe" in overrides:
+        raise InputError("recipe is no setting of a recipe: it is given by name")
     TrainConfig.check_types(overrides)
     shorter = dict(SHORTER.get((model, preset, name), SHORTER.get((model, preset), {})))
     values = dict(RECIPES[model, name])
-    options = values.pop("options", {}) | shorter.pop("options", {}) | overrides.pop("options", {})
+    plain, small, own = (one.pop("options", {}) for one in (values, shorter, overrides))
+    options = plain | small | own
+    if isinstance(inner := own.get("backbone_options"), dict):
+        sized = "backbone" in own and "backbone_options" in small
+        known = {} if sized else (plain | small).get("backbone_options", {})
+        options["backbone_options"] = known | inner
     values |= shorter | overrides
     if isinstance(draws := overrides.get("augmentation"), dict):
+        if not draws:
+            raise InputError(
+                "augmentation={} changes nothing: name what to change, as in "
+                '{"flip": 0, "affine": 0, "crop": [1, 1], "photometric": 0, "erase": 0}'
+            )
         plain = (RECIPES[model, name] | shorter).get("augmentation", Augmentation())
         values["augmentation"] = asdict(plain) | draws
     if "warmup_epochs" not in overrides:

@@ -14,7 +14,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from fer_lib.config import RECIPE_NAMES, TrainConfig, add_arguments, parse_settings
+from fer_lib.config import APART, RECIPE_NAMES, TrainConfig, add_arguments, parse_settings
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.files import InputError, locked, require_writable
 from fer_lib.learner import Learner
@@ -128,10 +128,15 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     try:
-        changes = {"seed": args.seed} | parse_settings(args.set)
+        apart = (*APART, "seed", *(["labels"] if args.labels else []))
+        changes = {"seed": args.seed} | parse_settings(args.set, apart)
         if args.labels:
-            changes = {"labels": args.labels} | changes
+            changes |= {"labels": args.labels}
         if args.from_run:
+            if "pretrained" in changes:
+                raise InputError(
+                    "--from-run says what to start from: leave pretrained out of --set"
+                )
             run = Run(args.from_run)
             if run.train_config.model != args.model:
                 raise InputError(f"{run.folder} is of {run.train_config.model}, not {args.model}")

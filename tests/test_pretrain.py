@@ -393,6 +393,11 @@ def test_reconstruction_follows_seed_and_ratio_and_leaves_the_model_as_it_was():
     assert torch.equal(one, reconstruct(model, x, seed=1)[0])
     assert (reconstruct(model, x, mask_ratio=0.5)[0] == 0).float().mean() == 0.5
     assert model.config.mask_ratio == 0.75
+    for wrong in (float("nan"), float("inf"), 1.0):
+        with pytest.raises(InputError, match="must hide some of 36 patches"):
+            reconstruct(model, x, mask_ratio=wrong)
+        with pytest.raises(InputError, match="must hide some of the 36 patches"):
+            pretraining("sample", mask_ratio=wrong)
     with pytest.raises(InputError, match=r"mask_ratio=1\.0"):
         reconstruct(model, x, mask_ratio=1.0)
     assert model.config.mask_ratio == 0.75

@@ -87,14 +87,47 @@ def test_of_an_augmentation_what_is_not_named_stays_as_the_recipe_has_it():
     assert other.augmentation == Augmentation(erase=0.25)
 
 
+def test_an_augmentation_that_names_nothing_is_no_way_to_have_none():
+    with pytest.raises(InputError, match="changes nothing: name what to change"):
+        recipe("vit_patch", augmentation={})
+    none = json.loads('{"flip": 0, "affine": 0, "crop": [1, 1], "photometric": 0, "erase": 0}')
+    for model in ("vit_patch", "vit_cnn"):
+        for preset in PRESETS:
+            left = recipe(model, preset=preset, augmentation=none).augmentation
+            draws = [left.flip, left.affine, left.photometric, left.noise, left.dropout, left.erase]
+            assert (draws, left.crop) == ([0] * 6, (1, 1))
+
+
+def test_of_the_options_of_a_backbone_what_is_not_named_stays_as_the_recipe_has_it():
+    inner = lambda preset, **options: recipe(  # noqa: E731
+        "vit_mae", preset=preset, options=options
+    ).options["backbone_options"]
+    assert inner("full", backbone_options={"depth": 6}) == {"drop_path_rate": 0.1, "depth": 6}
+    small = {"patch_size": 8, "embed_dim": 96, "depth": 2, "num_heads": 3}
+    assert inner("sample", backbone_options={"depth": 2}) == small
+    sizes = {"backbone": "vit_tiny_patch16_224", "backbone_options": {"depth": 6}}
+    assert inner("full", **sizes) == {"drop_path_rate": 0.1, "depth": 6}
+    assert inner("sample", **sizes) == {"depth": 6}  # not those of another backbone
+
+
+def test_a_recipe_has_its_own_name():
+    with pytest.raises(InputError, match="recipe is no setting of a recipe"):
+        recipe("baseline_cnn", recipe="published")
+
+
 def test_the_changes_of_a_notebook_name_nothing_that_has_a_parameter_there():
     changes = {"epochs": 5, "options": {"width": 8}}
     assert own_changes(changes, "seed") == changes
     for wrong in ({"seed": 1}, {"options": {"seed": 1}}):
         with pytest.raises(InputError, match="seed in changes has a parameter of its own"):
             own_changes(wrong, "seed")
-    with pytest.raises(InputError, match="is no dict: by papermill, give it with -y"):
-        own_changes("{'epochs': 1}")
+    with pytest.raises(InputError, match="recipe in changes has a parameter of its own"):
+        own_changes({"recipe": "published"})
+    for wrong in ("{'epochs': 1}", {"options": "{}"}):
+        with pytest.raises(InputError, match="is no dict: by papermill, give it with -y"):
+            own_changes(wrong)
+    with pytest.raises(InputError, match="preset in pretrain_changes has"):
+        own_changes({"preset": "full"}, parameter="pretrain_changes")
     assert several("a name") == ["a name"]
     assert several(("one", "two")) == ["one", "two"]
 
@@ -114,6 +147,7 @@ def test_the_changes_of_a_notebook_name_nothing_that_has_a_parameter_there():
         ({"unfreeze_every": 0, "frozen_layers": 2}, "1 or more"),
         ({"frozen_layers": -1}, "frozen_layers"),
         ({"plateau_metric": "loss"}, "plateau_metric"),
+        ({"plateau_factor": 1}, "above 0, below 1"),
         ({"pretrained": 1}, "pretrained"),
         ({"learning_rate": 1e-3}, "learning_rate"),
         ({"augmentation": {"blur": 1}}, "augmentation"),

@@ -451,6 +451,11 @@ def test_two_trainings_of_one_run_at_once_are_refused(faces, tmp_path, monkeypat
         (["baseline_cnn", "--set", "lr"], "NAME=VALUE"),
         (["baseline_cnn", "--set", "colour=3"], "colour"),
         (["baseline_cnn", "--set", "lr=NaN"], "lr must be a finite number, not nan"),
+        (["baseline_cnn", "--set", "seed=4"], "seed is not changed by --set"),
+        (
+            ["baseline_cnn", "--labels", "votes", "--set", "labels=original"],
+            "labels is not changed",
+        ),
         (["baseline_cnn", "--set", 'augmentation={"rotate": "x"}'], "rotate is a number from 0"),
         (["baseline_cnn", "--dataset", "fer2013", "--data-dir", "/nowhere"], "/nowhere"),
     ],
@@ -493,6 +498,7 @@ def stop_at_second(step):
     [
         ({"labels": "votes"}, "no votes"),
         ({"optimizer": "adamz"}, "'adamz' is unknown to timm"),
+        ({"optimizer": "adahessian"}, "needs second derivatives"),
         ({"optimizer": "sgd", "momentum": 0}, "plain SGD is optimizer=momentum"),
         ({"options": {"dropout": [1.5, 0.1]}}, "does not take these options .*1.5"),
         ({"options": {"dropout": [0.2]}}, "does not take these options"),

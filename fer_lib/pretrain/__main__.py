@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_arguments(parser, "PretrainConfig")
     args = parser.parse_args(arguments)
     try:
-        changes = {"seed": args.seed} | parse_settings(args.set)
+        changes = {"seed": args.seed} | parse_settings(args.set, ("seed", "preset"))
         config = pretraining(args.preset or default_preset(args.dataset), **changes)
         run = pretrain(config, load_faces(args.dataset, args.data_dir), runs=args.runs)
     except (InputError, FloatingPointError) as error:

@@ -88,7 +88,7 @@ def reconstruct(
     """
     patches = autoencoder.patchify(x)  # (B, P, pixels)
     number = patches.shape[1]
-    if not 1 <= int(number * (1 - mask_ratio)) < number:
+    if not (1 <= number * (1 - mask_ratio) < math.inf and int(number * (1 - mask_ratio)) < number):
         raise InputError(f"mask_ratio={mask_ratio} must hide some of {number} patches, leave some")
     trained_with = autoencoder.config.mask_ratio
     try:

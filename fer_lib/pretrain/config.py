@@ -1,6 +1,7 @@
 """Everything about a pretraining but the data: `PretrainConfig`, and its presets."""
 
 import json
+import math
 import shlex
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -80,7 +81,8 @@ class PretrainConfig:
             width, parts = getattr(self, dim), getattr(self, heads)
             if parts < 1 or width < 1 or width % parts or width % 4:
                 raise InputError(f"{dim}={width} must be a multiple of {heads}={parts} and of 4")
-        if not 1 <= int(self.patches * (1 - self.mask_ratio)) < self.patches:
+        seen = self.patches * (1 - self.mask_ratio)  # NaN is neither
+        if not (1 <= seen < math.inf and int(seen) < self.patches):
             raise InputError(
                 f"mask_ratio={self.mask_ratio} must hide some of the {self.patches} patches and "
                 "leave some"
