@@ -19,7 +19,7 @@ from fer_lib.data.pictures import read_picture
 from fer_lib.data.sample import draw
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
-from fer_lib.mirror import Mirror, View, models_at_hand
+from fer_lib.mirror import Mirror, View, model_at_hand, models_at_hand
 from fer_lib.predict import Predictor
 from fer_lib.predict.faces import Detector, make_detector
 from fer_lib.predict.outputs import draw_faces
@@ -74,7 +74,7 @@ def names() -> list[str]:
 @st.cache_resource(show_spinner="Loading the model …", max_entries=4)
 def load(name: str) -> Predictor:
     """One of the models at hand."""
-    return models_at_hand(detector())[name]()
+    return model_at_hand(name, detector())
 
 
 @st.cache_data

@@ -14,13 +14,14 @@ from tempfile import TemporaryDirectory
 import gradio as gr
 import numpy as np
 import torch
+from gradio.data_classes import ImageData
 from PIL import Image
 
 from fer_lib import cards, explain, plots
 from fer_lib.data.pictures import read_picture
 from fer_lib.data.sample import draw
 from fer_lib.files import InputError, end_as_interrupted
-from fer_lib.mirror import Follower, models_at_hand
+from fer_lib.mirror import Follower, model_at_hand, models_at_hand
 from fer_lib.predict import Face, Predictor
 from fer_lib.predict.faces import Detector, make_detector
 from fer_lib.predict.outputs import draw_faces
@@ -47,7 +48,7 @@ ONE = {"concurrency_id": "model", "concurrency_limit": 1}  # a map hangs a hook 
 def load(name: str) -> Predictor:
     """One of the models at hand; the error on the page says what is wrong."""
     try:
-        return models_at_hand(detector())[name]()
+        return model_at_hand(name, detector())
     except InputError as error:
         raise gr.Error(str(error)) from error
 
@@ -81,6 +82,14 @@ def map_of(predictor: Predictor, faces: list[Face]) -> str:
         return ""
     maps = looked_at(predictor, faces)
     return NO_MAP if maps is None else cards.picture(maps, MAP)
+
+
+def path_of(sent: ImageData | None) -> str | None:
+    """The file of a picture as it was sent, for `opened`.
+
+    Gradio's own reading of it ends in a bare "Error" where it is none.
+    """
+    return sent.path if sent else None
 
 
 def opened(path: str | None) -> Image.Image | None:
@@ -138,6 +147,7 @@ def page() -> gr.Blocks:
                         label="Picture",
                         height=SIDE,
                     )
+                    picture.preprocess = path_of
                     gr.Examples(drawn_faces(), picture, label="Drawn faces (they show no person)")
                 with gr.Column(scale=2):
                     answer = gr.HTML(cards.waiting(CHOOSE))

@@ -76,9 +76,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def exists(path: Path) -> bool:
+    """Whether a path is there; InputError where a folder on the way is closed to this user."""
+    try:
+        return path.exists()
+    except PermissionError:
+        raise InputError(
+            f"{path} cannot be read (Permission denied): ask its owner, or give another one"
+        ) from None
+
+
 def require_writable(folder: Path) -> None:
     """Raise InputError where a folder, which need not be there, cannot be made or written to."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise InputError(f"{folder} cannot be written to: choose another folder")
 

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from fer_lib.files import InputError
 from fer_lib.labels import EMOJI
 from fer_lib.predict import Face, Predictor
 from fer_lib.predict.faces import Detector
@@ -255,3 +256,11 @@ def models_at_hand(detector: Detector) -> dict[str, Callable[[], Predictor]]:
     for path in sorted(runs_folder().glob("*.onnx")):
         choices[path.name] = partial(Predictor.from_file, path, detector=detector)
     return choices
+
+
+def model_at_hand(name: str, detector: Detector) -> Predictor:
+    """One of `models_at_hand`, loaded; InputError where it is no longer there."""
+    known = models_at_hand(detector)
+    if name not in known:
+        raise InputError(f"the model {name} is no longer there: choose another, or reload the page")
+    return known[name]()

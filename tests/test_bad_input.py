@@ -5,11 +5,13 @@ import os
 import shutil
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from fer_lib.data import load_faces
+from fer_lib.data.folders import walk
 from fer_lib.data.sample import make_sample, write_layout
 
 PIXELS = " ".join(["7"] * 2304)
@@ -212,6 +214,30 @@ def test_a_link_to_what_is_not_there(folder, refused):
 def test_folders_of_splits_without_that_of_the_training_images(folder, refused):
     (folder / "train").rename(folder / "val")
     assert refused("mine", folder).startswith(f"{folder} has test/ and val/ but no train/ with")
+
+
+def test_links_that_lead_to_one_another_end(tmp_path):
+    for name, other in (("happy", "sad"), ("sad", "happy")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+        (tmp_path / name / "link").symlink_to(tmp_path / other)
+    found = {Path(place).relative_to(tmp_path).as_posix(): files for place, files in walk(tmp_path)}
+    links = ("happy", "sad", "happy/link", "sad/link")
+    assert found == {".": []} | {link: ["1.png"] for link in links}
+
+
+def test_a_path_in_a_closed_folder(folder, refused, monkeypatch):
+    exists = Path.exists
+
+    def guarded(path, **options):
+        if path == folder:
+            raise PermissionError(13, "Permission denied")
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", guarded)
+    assert refused("mine", folder) == (
+        f"{folder} cannot be read (Permission denied): ask its owner, or give another one"
+    )
 
 
 def test_what_lies_behind_a_link_to_a_folder_belongs_to_the_data(folder, tmp_path, fer_home):

@@ -237,6 +237,11 @@ def test_gradio_reads_a_picture(gradio, look, home):
     choose(page, "small.onnx")
     page.get_by_text("A map needs the torch model").first.wait_for()
     wait_for(page, "happy")
+    (home / "broken.png").write_text("no picture")
+    page.get_by_label("Clear").first.click()
+    page.locator("input[type=file]").first.set_input_files(home / "broken.png")
+    page.get_by_text("broken.png cannot be read").wait_for()
+    page.get_by_text("Choose a picture, or one of the drawn faces").wait_for()
 
 
 def test_gradio_reads_the_camera_and_writes_no_frame(gradio, look, home):

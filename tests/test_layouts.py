@@ -56,6 +56,18 @@ def test_two_datasets_side_by_side_are_not_guessed_between(sample, tmp_path):
         load_faces("fer2013", tmp_path, **MUTE)
 
 
+def test_what_lies_beside_a_dataset_does_not_stop_it(sample, tmp_path):
+    write_layout(sample, "csv", tmp_path / "fer2013")
+    (tmp_path / "other.zip").write_bytes(b"half a download")
+    for name in ("train", "training"):
+        (tmp_path / "project" / name / "angry").mkdir(parents=True)
+    assert recognise(tmp_path).path == tmp_path / "fer2013" / "fer2013.csv"
+    (tmp_path / "fer2013" / "fer2013.csv").unlink()
+    with pytest.raises(InputError, match=r"other.zip is damaged or cannot be read") as caught:
+        recognise(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_class_folders_do_not_ask_the_archives_beside_them(sample, tmp_path):
     write_layout(sample, "folders", tmp_path)
     (tmp_path / "notes.zip").write_bytes(b"PK\x03\x04 cut short")

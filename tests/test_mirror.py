@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from fer_lib.files import write_json
-from fer_lib.mirror import Follower, Mirror, Smoother, follow, models_at_hand
+from fer_lib.files import InputError, write_json
+from fer_lib.mirror import Follower, Mirror, Smoother, follow, model_at_hand, models_at_hand
 from fer_lib.predict import Face
 from fer_lib.predict.faces import Box
 
@@ -227,3 +227,5 @@ def test_models_at_hand_are_runs_with_weights_and_exported_files(make_run, fer_h
 
 def test_without_runs_the_default_model_is_at_hand():
     assert list(models_at_hand(detector=None)) == ["the default model"]
+    with pytest.raises(InputError, match=r"the model small.onnx is no longer there: choose"):
+        model_at_hand("small.onnx", None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_lib.data.pictures import read_picture, read_pictures
+from fer_lib.data.pictures import read_picture, read_pictures, upright
 from fer_lib.files import InputError
 
 
@@ -39,6 +39,12 @@ def test_one_picture_in_colour_makes_all_rgb_and_transparent_is_black(tmp_path):
     assert (images[0] == 90).all()
     assert images[1, :, 0, 30].tolist() == [200, 100, 0]
     assert images[1, :, 0, 3].tolist() == [0, 0, 0]
+
+
+def test_one_grey_value_may_be_transparent():
+    picture = Image.fromarray(np.array([[200, 255]], np.uint8))
+    picture.info["transparency"] = 200
+    assert np.asarray(upright(picture)).tolist() == [[0, 255]]
 
 
 def test_exif_rotation_is_done(tmp_path):

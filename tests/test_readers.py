@@ -121,6 +121,9 @@ def test_votes_of_other_rows_are_left_out_with_a_remark(sample, tmp_path):
     assert any("matched by row" in remark for remark in faces.manifest["remarks"])
     with pytest.raises(InputError, match="needs the votes"):
         load_faces("ferplus", tmp_path, **MUTE)
+    (tmp_path / "fer2013.csv").write_text("".join(line.rpartition(",")[0] + "\n" for line in lines))
+    faces = load_faces("fer2013", tmp_path, **MUTE)
+    assert any("no column Usage" in remark for remark in faces.manifest["remarks"])
 
 
 def test_tar_archives_of_any_compression(sample, tmp_path):

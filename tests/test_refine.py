@@ -13,7 +13,7 @@ from fer_lib.labels import EMOTIONS, EMOTIONS_8, VOTES
 from fer_lib.recipes import recipe
 from fer_lib.refine import rules, worth
 from fer_lib.refine.ballots import Ballots, translate, vocabulary
-from fer_lib.refine.folds import echo, fold_sets, fold_votes, predict
+from fer_lib.refine.folds import echo, fold_sets, fold_votes, predict, voter_configs
 from fer_lib.runs import list_runs
 
 ABC = ("angry", "disgust", "fear")
@@ -306,3 +306,26 @@ def test_no_voter_has_seen_the_label_it_votes_on(faces, tmp_path):
     knowing = recipe("baseline_cnn", "ours", "sample", pretrained=str(runs[0].weights))
     with pytest.raises(InputError, match="has learned from labels that such a voter would vote on"):
         fold_votes(faces, rows, [knowing], runs=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("voters", "changes", "message"),
+    [
+        (["baseline_cnn", {"epochs": 5}], {}, "voter {'epochs': 5} is neither a model nor"),
+        ([["baseline_cnn", 5]], {}, "is neither a model nor a model with its changes"),
+        (["baseline_cnn"], 5, "changes=5 is no dict"),
+        (["baseline_cnn"], {"seed": 3}, "seed in changes has a parameter of its own"),
+        ([["baseline_cnn", {"seed": 3}]] * 2, {}, "two voters are one training, baseline_cnn with"),
+    ],
+)
+def test_voters_that_are_none_or_one_are_refused(voters, changes, message):
+    with pytest.raises(InputError, match=message):
+        voter_configs(voters, "sample", 0, changes)
+
+
+def test_each_voter_has_a_seed_of_its_own():
+    given = ["baseline_cnn", ("baseline_cnn", {"epochs": 5}), ["attention_cnn", {"seed": 7}]]
+    configs = voter_configs(given, "sample", 1, {"epochs": 3})
+    assert [(one.model, one.seed, one.epochs) for one in configs] == [
+        *(("baseline_cnn", 1, 3), ("baseline_cnn", 2, 5), ("attention_cnn", 7, 3))
+    ]

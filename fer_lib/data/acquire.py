@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fer_lib.data.ferplus import VOTE_FILE
 from fer_lib.data.folders import OWN
-from fer_lib.files import InputError, expanded, home
+from fer_lib.files import InputError, exists, expanded, home
 
 PUBLIC = {"fer2013": "msambare/fer2013"}
 """Datasets on Kaggle that need no login."""
@@ -27,7 +27,7 @@ def find_source(dataset: str, data_dir: str | Path | None = None) -> Path:
     """
     if data_dir:
         path = expanded(data_dir).resolve()
-        if not path.exists():
+        if not exists(path):
             raise InputError(f"{path} does not exist: check --data-dir")
         return path
     if put := put_there(dataset):

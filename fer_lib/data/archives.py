@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from fer_lib.files import InputError
+from fer_lib.files import InputError, first_line
 
 TABLES = ("fer2013.csv", "icml_face_data.csv")
 """File names of the table, the preferred one first."""
@@ -42,7 +42,7 @@ def open_table(path: Path) -> Iterator[tuple[BinaryIO, str]]:
                 yield stream, str(path)
     except DAMAGE as error:
         raise InputError(
-            f"{path} is damaged or cannot be read ({error}): download it again"
+            f"{path} is damaged or cannot be read ({first_line(error)}): download it again"
         ) from None
 
 
@@ -62,7 +62,7 @@ def table_in(path: Path) -> str | None:
             return next(filter(_is_table, names), None)
     except DAMAGE as error:
         raise InputError(
-            f"{path} is damaged or cannot be read ({error}): download it again"
+            f"{path} is damaged or cannot be read ({first_line(error)}): download it again"
         ) from None
 
 

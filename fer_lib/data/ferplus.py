@@ -126,9 +126,11 @@ def attach_votes(faces: FaceSet, usage: np.ndarray | None, path: Path) -> None:
     if usage is not None and np.array_equal(table.usage, usage):
         faces.votes = table.votes
         return
+    reason = f"its {len(table.usage):,} rows are not those of the {len(faces):,} images"
+    if usage is None:
+        reason = "the table has no column Usage to check the rows by"
     faces.manifest["remarks"].append(
-        f"the votes of {path.name} are left out: they are matched by row, and its "
-        f"{len(table.usage):,} rows are not those of the {len(faces):,} images"
+        f"the votes of {path.name} are left out: they are matched by row, and {reason}"
     )
 
 

@@ -55,14 +55,15 @@ def shown(folder: str) -> bool:
 def walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
     """Every folder from this one down, without those that are not `shown`, and its files' names.
 
-    Links to folders are followed, but not to one that the link lies in.
+    Links to folders are followed, but not to one that the way has come through.
     """
+    root = Path(folder).resolve()
+    ways = {os.fspath(folder): {root, *root.parents}}
     for place, folders, files in os.walk(folder, followlinks=True):
-        here = Path(place).resolve()
-        within = (here, *here.parents)
-        folders[:] = [
-            name for name in folders if shown(name) and Path(place, name).resolve() not in within
-        ]
+        way = ways.pop(place)
+        below = {name: Path(place, name).resolve() for name in folders if shown(name)}
+        folders[:] = [name for name, real in below.items() if real not in way]
+        ways |= {os.path.join(place, name): way | {below[name]} for name in folders}
         yield place, files
 
 

@@ -10,7 +10,7 @@ from fer_lib.data.faceset import SPLITS
 from fer_lib.data.ferplus import FOLDERS, VOTE_FILE
 from fer_lib.data.folders import OWN, parts_of, subfolders, walk, without_train
 from fer_lib.data.rafdb import LABELS, PICTURES, basic_folder
-from fer_lib.files import InputError
+from fer_lib.files import InputError, exists
 from fer_lib.labels import EMOTIONS
 
 DEPTH = 2  # folders below the one that is given, as in archive/fer2013/train
@@ -84,13 +84,21 @@ def recognise(source: Path) -> Layout:
         InputError: nothing is known there (the sentence says what was looked for), or two places
             at the same depth are.
     """
-    if not source.exists():
+    if not exists(source):
         raise InputError(f"{source} does not exist: check --data-dir")
     if source.is_file() and source.name != VOTE_FILE:
         return _table(source)
-    level = [source if source.is_dir() else source.parent]
+    level, problems = [source if source.is_dir() else source.parent], []
     for depth in range(DEPTH + 1):
-        found = [layout for folder in level if (layout := _at(folder))]
+        found, below = [], []
+        for folder in level:
+            try:
+                found += [layout] if (layout := _at(folder, problems)) else []
+                below += subfolders(folder)
+            except InputError as error:
+                if not depth:
+                    raise
+                problems.append(error)  # of something beside the data, it may be
         if len(found) > 1:
             places = " and ".join(str(layout.path) for layout in found[:2])
             raise InputError(f"{source} holds more than one dataset: give {places} on its own")
@@ -101,7 +109,9 @@ def recognise(source: Path) -> Layout:
                 f"{level[0]} has {' and '.join(f'{name}/' for name in names)} but no train/ with "
                 "class folders: put the training images there"
             )
-        level = [below for folder in level for below in subfolders(folder)]
+        level = below
+    if problems:
+        raise problems[0]
     if (source / VOTE_FILE).exists() or source.name == VOTE_FILE:
         raise InputError(f"{source} holds the votes but no pixels: put fer2013.csv beside them")
     raise InputError(f"{source} holds no dataset that is known here; looked for {LOOKED_FOR}")
@@ -127,8 +137,12 @@ def _with_votes(path: Path, description: str) -> Layout:
     return Layout("table", f"{description} with the votes of {VOTE_FILE}", path, votes)
 
 
-def _at(folder: Path) -> Layout | None:
-    """The layout of exactly this folder; archives, which have to be opened, come last."""
+def _at(folder: Path, problems: list[InputError]) -> Layout | None:
+    """The layout of exactly this folder; archives, which have to be opened, come last.
+
+    Args:
+        problems: is given those of archives that cannot be read.
+    """
     parts = parts_of(folder)
     if basic := basic_folder(folder):
         return Layout("rafdb", f"RAF-DB's {LABELS.name} with {PICTURES.as_posix()}/", basic)
@@ -144,8 +158,11 @@ def _at(folder: Path) -> Layout | None:
     if parts:
         return Layout("class folders", _describe(folder, parts), folder)
     for name in sorted(files):
-        if name.endswith(archives.SUFFIXES) and archives.table_in(files[name]):
-            return _table(files[name])
+        try:
+            if name.endswith(archives.SUFFIXES) and archives.table_in(files[name]):
+                return _table(files[name])
+        except InputError as error:
+            problems.append(error)
     return None
 
 

@@ -45,7 +45,8 @@ def upright(picture: Image.Image) -> Image.Image:
     picture.load()
     if "exif" in picture.info or picture.format == "TIFF":
         picture = ImageOps.exif_transpose(picture)
-    return picture if picture.mode == "L" else _plain(picture)
+    plain = picture.mode == "L" and "transparency" not in picture.info
+    return picture if plain else _plain(picture)
 
 
 def fit(picture: Image.Image, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:

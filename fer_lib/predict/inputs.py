@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from fer_lib.data.folders import walk
 from fer_lib.data.pictures import SUFFIXES, named, read_picture, upright
-from fer_lib.files import InputError
+from fer_lib.files import InputError, exists
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
@@ -121,7 +121,7 @@ def matches(given: str) -> list[Path]:
     path = Path(given)
     with suppress(RuntimeError):  # a name that begins with ~ and is no user's
         path = path.expanduser()
-    if path.exists():
+    if exists(path):
         return [path]
     if not glob.has_magic(given):
         raise InputError(f"{given} does not exist: check the path")

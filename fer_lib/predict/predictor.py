@@ -15,7 +15,7 @@ from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.checkpoints import load_weights
 from fer_lib.data.pictures import fit
-from fer_lib.files import InputError
+from fer_lib.files import InputError, exists
 from fer_lib.labels import EMOJI
 from fer_lib.optim import keep_memory
 from fer_lib.predict.description import Description, describe, tempered
@@ -111,7 +111,8 @@ class Predictor:
         """Of a run's folder, a weights or an ONNX file, or by default the package's weights."""
         if model is None:
             return cls.default(**options)
-        folder = Path(model).expanduser().is_dir()
+        path = Path(model).expanduser()
+        folder = exists(path) and path.is_dir()
         return cls.from_run(model, **options) if folder else cls.from_file(model, **options)
 
     @classmethod

@@ -10,7 +10,7 @@ import torch
 
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities, training_rows
-from fer_lib.config import TrainConfig, several
+from fer_lib.config import TrainConfig, own_changes, several
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.splits import group_keys, grouped_split
 from fer_lib.evaluate import aligned, load_predictions
@@ -65,12 +65,32 @@ def voter_configs(
         voters: of each the model, or the model and changes to its settings.
         seed: of the first.
         changes: to the settings of all; those of a voter go before.
+
+    Raises:
+        InputError: `voters` or `changes` are of another form, or two voters are one training, which
+            would have two votes.
     """
-    pairs = [(voter, {}) if isinstance(voter, str) else voter for voter in several(voters)]
-    return [
-        recipe(model, "ours", preset, **{"seed": seed + number} | changes | more)
-        for number, (model, more) in enumerate(pairs)
-    ]
+    own_changes(changes, "seed")
+    configs = []
+    for number, voter in enumerate(several(voters)):
+        match [voter] if isinstance(voter, str) else voter:
+            case [str(model)]:
+                more = {}
+            case [str(model), dict(more)]:
+                pass
+            case _:
+                raise InputError(
+                    f"voter {voter!r} is neither a model nor a model with its changes, as in "
+                    '["baseline_cnn", {"epochs": 5}]'
+                )
+        config = recipe(model, "ours", preset, **{"seed": seed + number} | changes | more)
+        if config in configs:
+            raise InputError(
+                f"two voters are one training, {model} with seed {config.seed}: give them seeds or "
+                "settings of their own"
+            )
+        configs.append(config)
+    return configs
 
 
 def train_folds(
@@ -135,6 +155,8 @@ def fold_votes(
         models = train_folds(config, faces, folds=folds, runs=runs, progress=progress)
         parts.append(_votes(faces, rows, models)[None])
         names.append(f"{config.model} s{config.seed}, {folds} folds")
+    if len(set(names)) < len(names):  # they differ in other settings
+        names = list(described(configs, folds))
     return Ballots(tuple(names), np.concatenate(parts))
 
 

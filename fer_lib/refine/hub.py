@@ -98,7 +98,7 @@ def hub_votes(
             faces were changed after loading.
     """
     faces.require_unchanged()
-    names = several(names)
+    names = several(names or ())
     nobody = np.empty((0, len(rows), len(faces.classes)), np.float32)
     answers = {name: read_voter_answers(voter_path(faces, name), len(faces)) for name in names}
     if len({known.path for known in answers.values()}) < len(names):
