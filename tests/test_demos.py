@@ -237,9 +237,12 @@ def test_gradio_reads_a_picture(gradio, look, home):
     choose(page, "small.onnx")
     page.get_by_text("A map needs the torch model").first.wait_for()
     wait_for(page, "happy")
-    (home / "broken.png").write_text("no picture")
-    page.get_by_label("Clear").first.click()
-    page.locator("input[type=file]").first.set_input_files(home / "broken.png")
+
+
+def test_gradio_says_what_is_wrong_with_a_file(gradio, look, tmp_path):
+    page = look(gradio, drawn("happy"))
+    (tmp_path / "broken.png").write_text("no picture")
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "broken.png")
     page.get_by_text("broken.png cannot be read").wait_for()
     page.get_by_text("Choose a picture, or one of the drawn faces").wait_for()
 
