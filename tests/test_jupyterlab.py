@@ -10,7 +10,7 @@ import pytest
 from conftest import CHROMIUM, FLAGS, free_port, wait_until_it_answers
 
 ROOT = Path(__file__).resolve().parent.parent
-WAIT = 600_000  # milliseconds for all cells of one notebook
+WAIT = 1_200_000  # milliseconds for all cells of one notebook, on a slow machine
 
 pytestmark = [
     pytest.mark.xdist_group("browser"),  # one at a time
