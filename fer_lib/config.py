@@ -256,15 +256,11 @@ def add_arguments(parser: argparse.ArgumentParser, settings: str) -> None:
 
 
 def own_changes(changes: Any, *apart: str, parameter: str = "changes") -> dict[str, Any]:
-    """The settings that a notebook changes, as they are.
-
-    Args:
-        apart: settings, also among a model's options, that have a parameter of their own there, as
-            those of `APART` have.
-        parameter: the name of `changes` in the notebook.
+    """The settings that a notebook changes by this `parameter`, as they are.
 
     Raises:
-        InputError: they are no dict, or name one of `apart`.
+        InputError: they are no dict, or name, also among a model's options, one of `APART` or
+            `apart`, which have a parameter of their own.
     """
     options = changes.get("options", {}) if isinstance(changes, dict) else {}
     for what, value in ((parameter, changes), (f"options of {parameter}", options)):
