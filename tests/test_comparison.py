@@ -387,6 +387,11 @@ def test_changed_labels_are_counted_as_the_refinement_has_them(make_run):
         "majority": {"train": {"changed": 1234, "images": 28709}}}}  # fmt: skip
     note = claims_table([], kept)["note"].iloc[-1]
     assert note == "1,234 of 28,709 training labels, by 3 voters"
+    kept["changed"]["majority"] |= {
+        split: {"changed": n, "images": 3589} for split, n in (("valid", 500), ("test", 600))
+    }
+    more = claims_table([], kept)["note"].iloc[-1]
+    assert more == f"{note}; it would change 1,100 of the 7,178 others"
     for other in ({"mark": "trained on 64 images"}, {"dataset": "ferplus"}):
         assert claims_table([], kept | other)["note"].iloc[-1] == NOT_RUN
 
@@ -402,6 +407,17 @@ def test_the_refinement_of_a_claim_is_of_the_data_that_are_here(tmp_path, monkey
     assert known_refinement("quick") is None
     write_json(folder / "manifest.json", {"fingerprint": "b"})
     assert known_refinement("full") is None
+
+
+def test_the_published_recipe_is_kept_to_on_the_labels_of_the_claim(make_run):
+    of = {"model": "grefel", "name": "published", "preset": "full", "mark": ""}
+    of["dataset"] = "ferplus"
+    votes = make_run(slice(0, 100), labels="votes", time="1", **of)
+    runs = [votes, make_run(time="2", **of)]
+    row = claims_table(runs).query("dataset == 'ferplus'").iloc[0]
+    assert (row["published_setting"], row["published_test"]) == ("", pytest.approx(0.75))
+    row = claims_table(runs[1:]).query("dataset == 'ferplus'").iloc[0]
+    assert row["published_setting"] == "labels=original"
 
 
 def test_of_a_seed_that_was_run_again_the_newest_counts(make_run):
@@ -435,7 +451,7 @@ def test_every_file_has_the_mark_and_the_same_numbers(three_runs, noise, tmp_pat
     assert kept["agreement"]["names"] == [row["name"] for row in kept["runs"]]
 
     stems = {path.stem for path in folder.glob("*.csv")}
-    assert stems == {"comparison", "systems", "tests", "costs", "copies", "claims"}
+    assert stems == {"comparison", "recalls", "systems", "tests", "costs", "copies", "claims"}
     assert {path.stem for path in folder.glob("*.tex")} == stems
     for path in folder.glob("*.csv"):
         assert set(pd.read_csv(path)["mark"]) == {"sample data"}
@@ -443,7 +459,7 @@ def test_every_file_has_the_mark_and_the_same_numbers(three_runs, noise, tmp_pat
     assert read["accuracy"].tolist() == [0.85, 0.75, 0.7475]
     text = (folder / "comparison.md").read_text()
     assert text.splitlines()[2] == "**Sample data**"
-    assert text.count("**Sample data**") == 1 + 6 + 1  # the top, six tables, the ensemble
+    assert text.count("**Sample data**") == 1 + 7 + 1  # the top, seven tables, the ensemble
     assert "| attention_cnn ours s0 | a | 85.0% (" in text
     assert "nan" not in text
     assert {path.stem for path in folder.glob("*.svg")} == set(figures(compared))

@@ -73,7 +73,8 @@ def test_metrics_agree_with_scikit_learn():
     likelihood = probabilities[np.arange(500), labels].astype(float)
     assert ours["nll"] == pytest.approx(-np.log(likelihood).mean(), abs=1e-6)
     assert ours["confusion"] == sk.confusion_matrix(labels, predicted).tolist()
-    for name, row in {**ours["per_class"], "weighted avg": ours["weighted"]}.items():
+    means = {"weighted avg": ours["weighted"], "macro avg": ours["macro"]}
+    for name, row in {**ours["per_class"], **means}.items():
         theirs = {key.removesuffix("-score"): value for key, value in report[name].items()}
         assert row == pytest.approx({key: theirs[key] for key in row})
 
@@ -95,7 +96,8 @@ def test_a_class_without_labels_gives_numbers_and_stays_out_of_the_means():
     assert ours["per_class"]["b"] == ours["per_class"]["d"] == empty
     assert ours["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     expected = sk.f1_score(labels, predicted, labels=[0, 2], average="macro")
-    assert ours["macro_f1"] == pytest.approx(expected)
+    assert ours["macro_f1"] == ours["macro"]["f1"] == pytest.approx(expected)
+    assert ours["macro"]["recall"] == pytest.approx(ours["balanced_accuracy"])
     low, high = bootstrap(ours["confusion"])["macro_f1"]
     assert 0 <= low <= high <= 1
 

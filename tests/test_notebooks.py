@@ -212,7 +212,7 @@ def test_the_notebooks_write_what_they_say(executed):
     assert evaluated == [max(accuracy, key=accuracy.get)]
     comparison = home / "runs/comparison_sample_sample"
     compared = json.loads((comparison / "comparison.json").read_text())
-    tables = ("comparison", "systems", "tests", "costs", "copies", "claims")
+    tables = ("comparison", "recalls", "systems", "tests", "costs", "copies", "claims")
     assert {path.name for path in comparison.iterdir()} == {
         *("comparison.md", "comparison.json"),
         *(f"{name}.{suffix}" for name in tables for suffix in ("csv", "tex")),

@@ -15,6 +15,10 @@ def tables(compared: dict[str, Any]) -> dict[str, pd.DataFrame]:
     """Each of `writing.TITLES` as text, by the name in its first column."""
     rows = {
         "comparison": [_run(row) for row in compared["runs"]],
+        "recalls": [
+            {key: value if key == "run" else percent(value) for key, value in row.items()}
+            for row in by_name(compared["recall"])
+        ],
         "systems": [_system(row) for row in compared["systems"]],
         "tests": [_test(row) for row in compared["tests"]],
         "costs": [_cost(row) for row in compared["costs"]],
@@ -28,6 +32,11 @@ def tables(compared: dict[str, Any]) -> dict[str, pd.DataFrame]:
     if not made["claims"][OTHER].any():
         made["claims"] = made["claims"].drop(columns=OTHER)
     return made
+
+
+def by_name(recall: dict[str, dict[str, float | None]]) -> list[dict[str, Any]]:
+    """The recalls of a comparison as rows: `run`, then a column a class."""
+    return [{"run": name, **row} for name, row in recall.items()]
 
 
 def percent(value: float | None) -> str:

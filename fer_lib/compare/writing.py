@@ -7,12 +7,13 @@ import pandas as pd
 
 from fer_lib import plots
 from fer_lib.compare.summary import FIGURES, figures
-from fer_lib.compare.tables import between, percent, tables
+from fer_lib.compare.tables import between, by_name, percent, tables
 from fer_lib.files import replacing, write_json
 from fer_lib.kept import markdown
 
 TITLES = {
     "comparison": "Leaderboard",
+    "recalls": "Recall by class",
     "systems": "Seeds gathered",
     "tests": "Paired tests",
     "costs": "Costs",
@@ -54,7 +55,8 @@ def write_comparison(folder: Path, compared: dict[str, Any]) -> None:
 def raw_tables(compared: dict[str, Any]) -> dict[str, pd.DataFrame]:
     """All columns of each of `TITLES`, as a program reads them."""
     keys = {"comparison": "runs", "copies": "inflation"}
-    return {name: pd.DataFrame(compared[keys.get(name, name)]) for name in TITLES}
+    rows = compared | {"recalls": by_name(compared["recall"])}
+    return {name: pd.DataFrame(rows[keys.get(name, name)]) for name in TITLES}
 
 
 def text(compared: dict[str, Any], printed: dict[str, pd.DataFrame]) -> str:

@@ -16,9 +16,9 @@ def metrics(
 ) -> dict[str, Any]:
     """Metrics of one set of predictions, as plain numbers.
 
-    A class that no label has scores 0 with support 0 in `per_class`, and stays out of `macro_f1`
-    and `balanced_accuracy`, which average over the classes that occur. Where nothing is predicted
-    as a class, its precision is 0.
+    A class that no label has scores 0 with support 0 in `per_class`, and stays out of `macro_f1`,
+    `balanced_accuracy` and `macro`, which average over the classes that occur. Where nothing is
+    predicted as a class, its precision is 0.
 
     Args:
         probabilities: (N, K) float, N > 0; the largest is the prediction, the first of equals.
@@ -27,17 +27,21 @@ def metrics(
 
     Returns:
         `n`, `accuracy`, `macro_f1`, `balanced_accuracy` (mean-class accuracy), `nll` (nats a
-        image), `weighted` (precision, recall, f1, by support), `per_class` (name -> precision,
-        recall, f1, support), `confusion` (K lists of K counts; rows true, columns predicted).
+        image), `weighted` and `macro` (precision, recall, f1, by support or plainly averaged),
+        `per_class` (name -> precision, recall, f1, support), `confusion` (K lists of K
+        counts; rows true, columns predicted).
     """
     from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
     every = np.arange(len(classes))
     predicted = probabilities.argmax(1)
     scored = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
-    weighted = precision_recall_fscore_support(
-        labels, predicted, labels=every, average="weighted", zero_division=0
-    )
+    means = {
+        average: precision_recall_fscore_support(
+            labels, predicted, labels=counted, average=average, zero_division=0
+        )
+        for average, counted in (("weighted", every), ("macro", np.unique(labels)))
+    }
     exact = probabilities.astype(np.float64)
     confusion = confusion_matrix(labels, predicted, labels=every)
     keys = ("precision", "recall", "f1", "support")
@@ -45,7 +49,10 @@ def metrics(
         "n": len(labels),
         **{name: float(value[0]) for name, value in _summary(confusion[None]).items()},
         "nll": float(log_loss(labels, exact / exact.sum(1, keepdims=True), labels=every)),
-        "weighted": {key: float(x) for key, x in zip(keys[:3], weighted[:3], strict=True)},
+        **{
+            average: {key: float(x) for key, x in zip(keys[:3], mean[:3], strict=True)}
+            for average, mean in means.items()
+        },
         "per_class": {
             name: dict(zip(keys, [*map(float, row[:3]), int(row[3])], strict=True))
             for name, row in zip(classes, np.transpose(scored), strict=True)
