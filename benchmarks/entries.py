@@ -18,7 +18,7 @@ from fer_lib.pretrain import PretrainConfig, pretrain, pretraining
 from fer_lib.pretrain.folder import Pretraining as PretrainingRun
 from fer_lib.pretrain.folder import find_pretraining
 from fer_lib.pretrain.learner import MaskedLearner
-from fer_lib.recipes import RECIPES, recipe
+from fer_lib.recipes import merged_options, recipe
 from fer_lib.refine import folds, rules
 from fer_lib.runs import RunFolder, find_run, runs_folder
 from fer_lib.train import train
@@ -113,15 +113,10 @@ class Entry:
             run = place and self.needs.run(place)
             pretrained = str(run.encoder_path) if run and run.finished else "ENCODER"
             start = self.needs.config(place).classifier_options
-        given = (RECIPES[self.model, self.recipe], self.settings, place.changes if place else {})
-        plain, own, asked = (one.get("options", {}) for one in given)
-        every = [plain, start, own, asked]
-        changes = {key: value for one in given[1:] for key, value in one.items()}
+        given = (self.settings, place.changes if place else {})
+        options = merged_options(start, *(one.get("options", {}) for one in given))
+        changes = {key: value for one in given for key, value in one.items()}
         changes.pop("options", None)
-        options = {key: value for one in every for key, value in one.items()}
-        if "backbone_options" in options:
-            inner = [one.get("backbone_options", {}) for one in every]
-            options["backbone_options"] = {k: v for one in inner for k, v in one.items()}
         fixed = {"seed": self.seed, "labels": self.labels, "pretrained": pretrained}
         return recipe(self.model, self.recipe, options=options, **fixed, **changes)
 

@@ -4,7 +4,7 @@ import argparse
 import ast
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -272,9 +272,17 @@ def own_changes(changes: Any, *apart: str, parameter: str = "changes") -> dict[s
     return changes
 
 
-def several(value: str | Iterable[Any]) -> list[Any]:
-    """A list, also of a single name that was given without one."""
-    return [value] if isinstance(value, str) else list(value)
+def several(value: str | Iterable[str], known: Collection[str] = ()) -> list[str]:
+    """A list, also of a single name that was given without one.
+
+    Raises:
+        InputError: a name is not among the `known`, where there are such, or none was given.
+    """
+    names = [value] if isinstance(value, str) else list(value)
+    if known and (not names or set(names) - set(known)):
+        odd = ", ".join(sorted(set(names) - set(known))) or "an empty list"
+        raise InputError(f"this notebook is not made for {odd}: give some of {', '.join(known)}")
+    return names
 
 
 def parse_settings(texts: Iterable[str], apart: Iterable[str] = APART) -> dict[str, Any]:

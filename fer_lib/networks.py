@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from fer_lib.recipes import recipe
+from fer_lib.recipes import own_start, recipe
 
 LEARNING = {
     *("dropout", "drop_path", "drop_path_rate", "weight_init"),
@@ -63,7 +63,7 @@ def label(config: dict[str, Any]) -> str:
     train, pretraining = config["train"], config.get("pretraining")
     apart, start = changed(train), train.get("pretrained")
     words = [f"without {part}" for part in taken_out(train)]
-    if isinstance(start, str) and start.endswith("encoder.safetensors"):
+    if own_start(start) == "pretraining":
         words.append("after own MAE")
         words += [f"({pretraining['epochs']} epochs)"] if pretraining else []
     if apart.get("depth") and "backbone_options" in train["options"]:

@@ -18,7 +18,7 @@ import torch
 from fer_lib.config import TrainConfig
 from fer_lib.files import sha256
 from fer_lib.optim import choose_precision, processes
-from fer_lib.recipes import recipe
+from fer_lib.recipes import own_start, recipe
 
 
 def describe_environment(config: TrainConfig) -> dict[str, Any]:
@@ -160,8 +160,9 @@ def training_command(config: TrainConfig, dataset: str) -> str:
         }
     if isinstance(config.pretrained, str):
         changed["pretrained"] = public_path(config.pretrained)
-        if config.pretrained.endswith("encoder.safetensors"):  # of a folder named by its time
-            changed["pretrained"] = "runs/pretraining/FOLDER/encoder.safetensors"
+        if own_start(config.pretrained) == "pretraining":  # of a folder named by its time
+            file = Path(config.pretrained).name
+            changed["pretrained"] = f"runs/pretraining/FOLDER/{file}"
     words = ["--dataset", dataset, "--data-dir", "DIR", "--preset", config.preset]
     if config.recipe == "finetune":
         words += ["--from-run", f"runs/{Path(changed.pop('pretrained')).parent.name}"]

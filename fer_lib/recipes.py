@@ -217,11 +217,10 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
     shorter = dict(SHORTER.get((model, preset, name), SHORTER.get((model, preset), {})))
     values = dict(RECIPES[model, name])
     plain, small, own = (one.pop("options", {}) for one in (values, shorter, overrides))
-    options = plain | small | own
-    if isinstance(inner := own.get("backbone_options"), dict):
-        sized = "backbone" in own and "backbone_options" in small
-        known = {} if sized else (plain | small).get("backbone_options", {})
-        options["backbone_options"] = known | inner
+    known = plain | small
+    if {"backbone", "backbone_options"} <= own.keys() and "backbone_options" in small:
+        known.pop("backbone_options")
+    options = merged_options(known, own)
     values |= shorter | overrides
     if isinstance(draws := overrides.get("augmentation"), dict):
         if not draws:
@@ -236,6 +235,29 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
     return TrainConfig.from_dict(
         {"model": model, "recipe": name, "preset": preset, "options": options, **values}
     )
+
+
+def merged_options(*parts: dict[str, Any]) -> dict[str, Any]:
+    """Options of a model, of which the last that are named count; those of a backbone likewise."""
+    options, inner = {}, {}
+    for part in parts:
+        options |= part
+        if isinstance(known := part.get("backbone_options"), dict):
+            inner |= known
+            options["backbone_options"] = dict(inner)
+    return options
+
+
+OWN_STARTS = {
+    "best.safetensors": "run",
+    "encoder.safetensors": "pretraining",
+    "autoencoder.safetensors": "pretraining",
+}
+
+
+def own_start(pretrained: str | bool) -> str | None:
+    """What of ours the weights to start from are a file of, "run" or "pretraining"; None: none."""
+    return OWN_STARTS.get(Path(pretrained).name) if isinstance(pretrained, str) else None
 
 
 def changed_settings(config: TrainConfig) -> list[str]:
@@ -260,7 +282,7 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
     options, draws = values.pop("options"), values.pop("augmentation")
     if isinstance(values["pretrained"], str):  # files of runs have the same names: say which run
         start = Path(values["pretrained"])
-        values["pretrained"] = (start.parent if start.stem in ("best", "encoder") else start).name
+        values["pretrained"] = (start.parent if own_start(str(start)) else start).name
     options |= options.pop("backbone_options", None) or {}
     return values | options | {f"augmentation.{key}": value for key, value in draws.items()}
 

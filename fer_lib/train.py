@@ -10,6 +10,7 @@ the same CPU, ends with the same numbers as one that was not.
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -21,7 +22,7 @@ from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.optim import processes
 from fer_lib.provenance import code_digest
-from fer_lib.recipes import RECIPES, default_preset, recipe
+from fer_lib.recipes import RECIPES, default_preset, merged_options, recipe
 from fer_lib.runs import Run, find_run, runs_folder, start_run
 from fer_lib.training import Training, state_path
 
@@ -30,7 +31,7 @@ def train(
     config: TrainConfig,
     faces: FaceSet,
     *,
-    runs: str | None = None,
+    runs: str | Path | None = None,
     progress: bool = False,
     quiet: bool = False,
 ) -> Run:
@@ -42,10 +43,15 @@ def train(
         quiet: no line after each epoch, nor for a finished run.
 
     Raises:
-        InputError: the config and the data do not fit, the faces were changed after loading, or
-            another process trains this very run.
+        InputError: the config and the data do not fit, a fine-tuning has no run to start from,
+            the faces were changed after loading, or another process trains this very run.
         FloatingPointError: the loss became infinite or NaN; the last good epoch is kept.
     """
+    if config.recipe == "finetune" and not isinstance(config.pretrained, str):
+        raise InputError(
+            "the recipe finetune goes on from a finished run: give it by --from-run, or by "
+            "fer_lib.train.fine_tuning"
+        )
     faces.require_unchanged()
     run = find(config, faces, runs)
     if run and run.config["environment"].get("code") != code_digest():
@@ -73,7 +79,7 @@ def train(
         return Training(run, learner, faces, quiet).fit()
 
 
-def find(config: TrainConfig, faces: FaceSet, runs: str | None) -> Run | None:
+def find(config: TrainConfig, faces: FaceSet, runs: str | Path | None) -> Run | None:
     """The run of this config on these data, as the main process finds it, told to all."""
     folder = [None]
     if processes().is_main_process and (run := find_run(config, faces, runs)):
@@ -102,9 +108,9 @@ def fine_tuning(
         raise InputError(f"{run.folder} is unfinished: train it to its end first")
     old = run.train_config
     config = recipe(old.model, name, preset or old.preset, **{"labels": old.labels} | changes)
-    options = dict(RECIPES[old.model, name].get("options", {}))
-    options.pop("backbone_options", None)
-    options = old.options | options | changes.get("options", {})
+    head = dict(RECIPES[old.model, name].get("options", {}))
+    head.pop("backbone_options", None)
+    options = merged_options(old.options, head, changes.get("options", {}))
     return replace(config, options=options, pretrained=str(run.weights))
 
 
@@ -141,8 +147,6 @@ def main(arguments: list[str] | None = None) -> None:
             if run.train_config.model != args.model:
                 raise InputError(f"{run.folder} is of {run.train_config.model}, not {args.model}")
             config = fine_tuning(run, args.recipe or "finetune", args.preset, **changes)
-        elif args.recipe == "finetune":
-            raise InputError("the recipe finetune goes on from a finished run: give --from-run")
         else:
             preset = args.preset or default_preset(args.dataset)
             config = recipe(args.model, args.recipe or "ours", preset, **changes)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,7 +10,7 @@ from fer_lib.compare.names import contents
 from fer_lib.files import home, read_json
 from fer_lib.networks import same_network
 from fer_lib.pretrain.folder import pretraining_of
-from fer_lib.recipes import changed_settings
+from fer_lib.recipes import changed_settings, own_start
 from fer_lib.runs import Run
 
 NOT_RUN = "not run yet"
@@ -201,7 +200,7 @@ def reproduction(claim: Claim, runs: Iterable[Run], name: str) -> dict[str, Any]
                 changed = [part for part in changed if part != f"labels={claim.labels}"]
                 changed += ["labels=original"] if config.labels == "original" else []
             start = config.pretrained  # only where the weights of its backbone lie is no change
-            lies = isinstance(start, str) and Path(start).stem not in ("best", "encoder")
+            lies = isinstance(start, str) and not own_start(start)
             if lies or pretraining_of(run.config):
                 changed = [part for part in changed if not part.startswith("pretrained=")]
             if own := pretraining_of(run.config):

@@ -62,9 +62,9 @@ def costs(runs: Sequence[Run]) -> pd.DataFrame:
     """One row a run, in order, indexed by `short_names`.
 
     Columns: `model`, `parameters`, `macs` (see `macs`, for one image, without its mirror image),
-    `input` (as in "1x48x48"), of the run's `inference.json` the milliseconds an image `ms_1` and
-    `ms_64` (in batches of 1 and 64), `device`, `processor` and `threads`; NaN or None where no time
-    was measured.
+    `passes` (2 where a prediction asks the mirror image too), `input` (as in "1x48x48"), of the
+    run's `inference.json` the milliseconds an image `ms_1` and `ms_64` (in batches of 1 and 64),
+    `device`, `processor` and `threads`; NaN or None where no time was measured.
     """
     rows = []
     for run in runs:
@@ -79,6 +79,7 @@ def costs(runs: Sequence[Run]) -> pd.DataFrame:
                 "model": config.model,
                 "parameters": run.results["parameters"],
                 "macs": multiplied,
+                "passes": 1 + config.flip_tta,
                 "input": "x".join(map(str, size)),
                 **times,
                 **{key: measured.get(key) for key in ("device", "processor", "threads")},

@@ -121,13 +121,16 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def cost_table(compared: dict[str, Any], column: str) -> pd.DataFrame:
     """What `plots.cost` takes, a row a system: `column` of `costs` against the mean accuracy.
 
+    Work and time are those of all passes of a prediction, as the accuracy is that of their mean.
     Systems without such a number are left out, and the words of our own recipe in their names.
     """
-    priced = {row["name"]: row[column] for row in compared["costs"]}
+    priced = {row["name"]: row for row in compared["costs"]}
     cost: dict[str, float] = {}
     for run in compared["runs"]:
-        if priced[run["name"]] is not None:
-            cost.setdefault(run["system"], priced[run["name"]])
+        row = priced[run["name"]]
+        if row[column] is not None:
+            times = 1 if column == "parameters" else row["passes"]
+            cost.setdefault(run["system"], times * row[column])
     rows = {
         row["system"].replace(" ours", "", 1): {
             **{key: row[key] for key in ("model", "recipe", "low", "high")},
@@ -165,7 +168,7 @@ def figures(compared: dict[str, Any]) -> dict[str, Figure]:
         "copies": plots.copies(frame("inflation").set_index("name"), mark=mark),
         "claims": plots.claims(frame("claims"), mark=mark),
     }
-    titles = {"parameters": "parameters", "macs": "multiplications with additions for one image"}
+    titles = {"parameters": "parameters", "macs": "multiplications with additions for a prediction"}
     for column, title in titles.items():
         table = cost_table(compared, column)
         made[f"cost_{column}"] = plots.cost(table, mark=mark, xlabel=title)
@@ -173,7 +176,7 @@ def figures(compared: dict[str, Any]) -> dict[str, Figure]:
         made["ensemble"] = plots.subsets(compared["ensemble"]["steps"], mark=mark)
     timed, machine = same_machine(compared)
     if timed is not None:
-        title = f"milliseconds for one image alone, {machine}"
+        title = f"milliseconds for a prediction, alone, {machine}"
         made["cost_time"] = plots.cost(cost_table(timed, "ms_1"), mark=mark, xlabel=title)
     return made
 

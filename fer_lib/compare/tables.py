@@ -115,6 +115,7 @@ def _cost(row: dict[str, Any]) -> dict[str, str]:
         "input": row["input"],
         "parameters": f"{row['parameters']:,}",
         "MACs (millions)": f"{row['macs'] / 1e6:,.1f}",
+        "passes": str(row["passes"]),
         "ms an image, alone": time(row["ms_1"]),
         "ms an image, of 64": time(row["ms_64"]),
         "measured on": machine(row) or "not measured",

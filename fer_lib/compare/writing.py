@@ -93,8 +93,8 @@ NOTES = {
     "against each other.",
     "systems": "The interval is that of the mean over other test images; sd is that over seeds.",
     "costs": "MACs are multiplications with additions for one image of the model's own size, half "
-    "of the floating-point operations that torch counts; the mirror image, where a recipe also "
-    "asks it, is not counted.",
+    "of the floating-point operations that torch counts. They and the times are of one pass; a "
+    "prediction takes two where the recipe also asks the mirror image, as the figures count.",
     "copies": "Copied are test images that also stand in training or validation, byte for byte. "
     "Expected of them is what the recalls on the others give for their mix of classes.",
 }

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fer_lib.files import InputError, read_json
 from fer_lib.models.weights import read_metadata
+from fer_lib.recipes import own_start
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def describe(path: Path) -> Description:
     """
     metadata = read_metadata(path)
     if "model" not in metadata:
-        own = path.name in ("encoder.safetensors", "autoencoder.safetensors")
+        own = own_start(str(path)) == "pretraining"
         raise InputError(
             f"{path} is of a pretraining: train a classifier on it first"
             if own

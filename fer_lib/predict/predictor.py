@@ -108,12 +108,19 @@ class Predictor:
 
     @classmethod
     def of(cls, model: str | Path | None = None, **options: Any) -> "Predictor":
-        """Of a run's folder, a weights or an ONNX file, or by default the package's weights."""
+        """Of a run's folder, a weights or an ONNX file, or by default the package's weights.
+
+        Raises:
+            InputError: nothing is there, or see `from_run` and `from_file`.
+        """
         if model is None:
             return cls.default(**options)
         path = Path(model).expanduser()
-        folder = exists(path) and path.is_dir()
-        return cls.from_run(model, **options) if folder else cls.from_file(model, **options)
+        if not exists(path):
+            raise InputError(
+                f"there is no {model}: give a weights file or the folder of a finished run"
+            )
+        return (cls.from_run if path.is_dir() else cls.from_file)(model, **options)
 
     @classmethod
     def default(cls, **options: Any) -> "Predictor":

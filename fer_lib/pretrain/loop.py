@@ -1,5 +1,6 @@
 """The loop of a pretraining: it goes to the end from wherever it stands, and keeps every epoch."""
 
+from pathlib import Path
 from typing import Any
 
 from fer_lib.checkpoints import load_state, save_state
@@ -21,7 +22,11 @@ from fer_lib.runs import runs_folder, write_metrics
 
 
 def pretrain(
-    config: PretrainConfig, faces: FaceSet, *, runs: str | None = None, progress: bool = False
+    config: PretrainConfig,
+    faces: FaceSet,
+    *,
+    runs: str | Path | None = None,
+    progress: bool = False,
 ) -> Pretraining:
     """Pretrain an autoencoder, or resume or return the pretraining of this config on these data.
 

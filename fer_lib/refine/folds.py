@@ -117,7 +117,7 @@ def train_folds(
             f"{config.pretrained} has learned from labels that such a voter would vote on: start "
             "it from a backbone's file or from a pretraining without labels"
         )
-    folder, done = str(runs_folder(runs) / "folds"), []
+    folder, done = runs_folder(runs) / "folds", []
     for some in fold_sets(faces, folds, config.seed):
         known = find_run(config, some, folder)
         run = train(config, some, runs=folder, progress=progress, quiet=True)

@@ -170,12 +170,11 @@ def evaluated(results: Results) -> list[dict]:
 
 
 def of_evaluation(draw: Callable[..., Figure]) -> Callable[[Results], Figure | None]:
-    """What draws a figure of the best run; None where no run was evaluated."""
+    """What draws a figure of the best run; None where it was not evaluated."""
 
     def of_best(results: Results) -> Figure | None:
-        if not evaluated(results):
-            return None
-        return draw(results.best["evaluation"], mark=results.mark)
+        found = results.best.get("evaluation")
+        return draw(found, mark=results.mark) if found else None
 
     return of_best
 

@@ -47,6 +47,7 @@ NEEDED = {
 
 NEEDED_OF_ROWS = {
     "runs": ("one_view", "label_on_majority"),
+    "costs": ("passes",),
     "tests": (
         *("low", "high", "clean_difference", "clean_p_holm"),
         *("majority_difference", "majority_p_holm"),
