@@ -117,8 +117,7 @@ def verify(run: Run, faces: FaceSet) -> None:
     Raises:
         InputError: they are not those of its `results.json`, or the run is of other data.
     """
-    if run.fingerprint != faces.fingerprint:
-        raise InputError(f"{run.name} was trained on other data than these of {faces.name}")
+    run.require_data(faces)
     predictions = load_predictions(run.folder / "predictions.npz")
     for split in ("valid", "test"):
         known = np.array(run.results[split]["full"]["confusion"])

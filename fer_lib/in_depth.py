@@ -82,8 +82,7 @@ def evaluate_in_depth(
     """
     if images is not None and images < 1:
         raise InputError(f"images must be 1 or more, not {images}")
-    if run.fingerprint != faces.fingerprint:
-        raise InputError(f"{run.folder} was trained on other data than these of {faces.name}")
+    run.require_data(faces)
     path = run.folder / "evaluation.json"
     earlier = read_json(path) if path.exists() else {}
     found = from_predictions(run, faces)

@@ -53,8 +53,7 @@ def keep_results(run: Run, folder: Path) -> None:
     Raises:
         InputError: the run is unfinished.
     """
-    if not run.finished:
-        raise InputError(f"{run.folder} is unfinished: train it to its end first")
+    run.require_finished()
     data = {key: value for key, value in run.config["data"].items() if key != "source"}
     environment = dict(run.config["environment"])
     if known := FILES.get(environment.get("pretrained_sha256")):

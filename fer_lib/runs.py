@@ -8,19 +8,19 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fer_lib import plots
 from fer_lib.checkpoints import load_weights
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.refined import refined_sha256
-from fer_lib.evaluate import Predictions, evaluate
-from fer_lib.evaluate.abstention import operating_point
 from fer_lib.files import InputError, expanded, home, read_json, replacing, write_json
 from fer_lib.provenance import describe_environment, pretrained_sha256
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class RunFolder:
@@ -50,9 +50,19 @@ class RunFolder:
         """What `results.json` holds; InputError where the run is unfinished."""
         return read_json(self.folder / "results.json")
 
-    def metrics(self):
-        """`metrics.csv`, a row an epoch, as a pandas DataFrame."""
-        import pandas as pd
+    def require_finished(self) -> None:
+        """InputError where it is unfinished."""
+        if not self.finished:
+            raise InputError(f"{self.folder} is unfinished: train it to its end first")
+
+    def require_data(self, faces: FaceSet) -> None:
+        """InputError where it was trained on other data than these."""
+        if self.fingerprint != faces.fingerprint:
+            raise InputError(f"{self.folder} was trained on other data than these of {faces.name}")
+
+    def metrics(self) -> "DataFrame":
+        """`metrics.csv`, a row an epoch."""
+        import pandas as pd  # a second of time, which a prediction can do without
 
         return pd.read_csv(self.folder / "metrics.csv")
 
@@ -197,53 +207,3 @@ def write_metrics(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-
-
-def write_results(
-    run: Run,
-    faces: FaceSet,
-    predictions: Predictions,
-    rows: list[dict[str, Any]],
-    model: nn.Module,
-    one_view: Predictions | None = None,
-) -> None:
-    """Write the figures and `results.json` of a run whose predictions are saved.
-
-    Args:
-        one_view: predictions without the mirror image, where the others are means with it: their
-            accuracies stand beside.
-    """
-    best = max(rows, key=lambda row: row["valid_accuracy"])
-    seconds = sum(row["train_seconds"] for row in rows)
-    config, test = run.train_config, evaluate(faces, predictions, "test")
-    marks = [faces.mark] if faces.mark else []
-    if config.limit is not None and config.limit < len(faces.where("train")):
-        marks.append(f"trained on {config.limit:,} images")
-    mark = "; ".join(marks)
-    results = {
-        "model": config.model,
-        "recipe": config.recipe,
-        "preset": config.preset,
-        "seed": config.seed,
-        "labels": config.labels,
-        "dataset": faces.name,
-        "fingerprint": faces.fingerprint,
-        "mark": mark,
-        "classes": list(faces.classes),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "epochs": len(rows),
-        "best_epoch": best["epoch"],
-        "train_images": rows[0]["train_images"],
-        "train_seconds": round(seconds, 2),
-        "images_per_second": round(sum(row["train_images"] for row in rows) / seconds, 1),
-        "use": operating_point(faces, predictions),
-        "valid": evaluate(faces, predictions, "valid"),
-        "test": test,
-    }
-    if one_view:
-        parts = {split: evaluate(faces, one_view, split)["full"] for split in ("valid", "test")}
-        results["one_view"] = {split: part["accuracy"] for split, part in parts.items()}
-    plots.learning_curves(rows, run.folder, mark=mark)
-    figure = plots.confusion_matrix(test["full"]["confusion"], faces.classes, mark=mark)
-    plots.save(figure, run.folder / "confusion_matrix.png")
-    write_json(run.folder / "results.json", results)

@@ -104,8 +104,7 @@ def fine_tuning(
     Raises:
         InputError: the run is unfinished, or its model has no such recipe.
     """
-    if not run.finished:
-        raise InputError(f"{run.folder} is unfinished: train it to its end first")
+    run.require_finished()
     old = run.train_config
     config = recipe(old.model, name, preset or old.preset, **{"labels": old.labels} | changes)
     head = dict(RECIPES[old.model, name].get("options", {}))

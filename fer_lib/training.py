@@ -7,14 +7,17 @@ from typing import Any
 
 from torch import nn
 
+from fer_lib import plots
 from fer_lib.batches import training_rows
 from fer_lib.checkpoints import load_state, load_weights, save_state, save_weights
 from fer_lib.data import FaceSet
 from fer_lib.data.refined import refined_by
-from fer_lib.evaluate import Predictions, save_predictions
+from fer_lib.evaluate import Predictions, evaluate, save_predictions
+from fer_lib.evaluate.abstention import operating_point
+from fer_lib.files import write_json
 from fer_lib.learner import Learner
 from fer_lib.provenance import processor
-from fer_lib.runs import Run, record_resume, write_metrics, write_results
+from fer_lib.runs import Run, record_resume, write_metrics
 
 
 def state_path(run: Run) -> Path:
@@ -164,3 +167,53 @@ class Training:
             for split in ("valid", "test")
         ]
         return Predictions.of(self.faces, *p)
+
+
+def write_results(
+    run: Run,
+    faces: FaceSet,
+    predictions: Predictions,
+    rows: list[dict[str, Any]],
+    model: nn.Module,
+    one_view: Predictions | None = None,
+) -> None:
+    """Write the figures and `results.json` of a run whose predictions are saved.
+
+    Args:
+        one_view: predictions without the mirror image, where the others are means with it: their
+            accuracies stand beside.
+    """
+    best = max(rows, key=lambda row: row["valid_accuracy"])
+    seconds = sum(row["train_seconds"] for row in rows)
+    config, test = run.train_config, evaluate(faces, predictions, "test")
+    marks = [faces.mark] if faces.mark else []
+    if config.limit is not None and config.limit < len(faces.where("train")):
+        marks.append(f"trained on {config.limit:,} images")
+    mark = "; ".join(marks)
+    results = {
+        "model": config.model,
+        "recipe": config.recipe,
+        "preset": config.preset,
+        "seed": config.seed,
+        "labels": config.labels,
+        "dataset": faces.name,
+        "fingerprint": faces.fingerprint,
+        "mark": mark,
+        "classes": list(faces.classes),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "epochs": len(rows),
+        "best_epoch": best["epoch"],
+        "train_images": rows[0]["train_images"],
+        "train_seconds": round(seconds, 2),
+        "images_per_second": round(sum(row["train_images"] for row in rows) / seconds, 1),
+        "use": operating_point(faces, predictions),
+        "valid": evaluate(faces, predictions, "valid"),
+        "test": test,
+    }
+    if one_view:
+        parts = {split: evaluate(faces, one_view, split)["full"] for split in ("valid", "test")}
+        results["one_view"] = {split: part["accuracy"] for split, part in parts.items()}
+    plots.learning_curves(rows, run.folder, mark=mark)
+    figure = plots.confusion_matrix(test["full"]["confusion"], faces.classes, mark=mark)
+    plots.save(figure, run.folder / "confusion_matrix.png")
+    write_json(run.folder / "results.json", results)

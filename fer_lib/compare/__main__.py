@@ -39,8 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
                 print(run.name, measure(run))
             return
         for run in runs:
-            if not run.finished:
-                raise InputError(f"{run.folder} is unfinished: train it to its end first")
+            run.require_finished()
         faces = load_faces(runs[0].results["dataset"], options.data_dir)
         tests = paired_tests(runs, faces)  # refuses runs of other data
         print(markdown(leaderboard(runs)[list(SHOWN)]))

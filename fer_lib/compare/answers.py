@@ -81,8 +81,7 @@ def read_answers(runs: Sequence[Run] | Mapping[str, Run], faces: FaceSet) -> Ans
     parts: dict[str, list[np.ndarray]] = {"test": [], "valid": []}
     called = named(runs)
     for run in called.values():
-        if run.fingerprint != faces.fingerprint:
-            raise InputError(f"{run.folder} was trained on other data than these of {faces.name}")
+        run.require_data(faces)
         predictions = load_predictions(run.folder / "predictions.npz")
         for split, arrays in parts.items():
             arrays.append(in_order(faces, predictions, split))

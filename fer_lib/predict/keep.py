@@ -41,10 +41,8 @@ def keep_weights(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
         InputError: the run is unfinished or of other data, the file would be too large, or it does
             not answer as its run did.
     """
-    if not run.finished:
-        raise InputError(f"{run.folder} is unfinished: train it to its end first")
-    if run.fingerprint != faces.fingerprint:
-        raise InputError(f"{run.folder} was trained on other data than these of {faces.name}")
+    run.require_finished()
+    run.require_data(faces)
     predictions = load_predictions(run.folder / "predictions.npz")
     state, metadata = read_weights(run.folder / "best.safetensors")
     if sum(tensor.nbytes for tensor in state.values()) > LIMIT:

@@ -135,8 +135,7 @@ class Predictor:
             InputError: it is no run folder, or unfinished.
         """
         run = run if isinstance(run, Run) else Run(Path(run).expanduser())
-        if not run.finished:
-            raise InputError(f"{run.folder} is unfinished: train it to its end first")
+        run.require_finished()
         return cls.from_file(run.weights, **options)
 
     @classmethod

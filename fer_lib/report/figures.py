@@ -170,11 +170,14 @@ def evaluated(results: Results) -> list[dict]:
 
 
 def of_evaluation(draw: Callable[..., Figure]) -> Callable[[Results], Figure | None]:
-    """What draws a figure of the best run; None where it was not evaluated."""
+    """What draws a figure of the best run, or else of the first that was evaluated; None for none.
+
+    The chapter on calibration takes the same run.
+    """
 
     def of_best(results: Results) -> Figure | None:
-        found = results.best.get("evaluation")
-        return draw(found, mark=results.mark) if found else None
+        one = next((run for run in [results.best, *evaluated(results)] if "evaluation" in run), {})
+        return draw(one["evaluation"], mark=results.mark) if one else None
 
     return of_best
 
