@@ -17,7 +17,7 @@ class Aim:
 
     Attributes:
         entries: names of the list; of those that are kept, further seeds too, the best on
-            validation counts. None for the ensemble.
+            validation counts. () for the ensemble.
         expected, hoped: accuracy in per cent, set before the first run (but outside of this
             repository, so nothing here proves it).
         limits: what limits it by its learning curves, and what to try next.

@@ -54,7 +54,7 @@ def folder_ways(folder: Path, cache: Path) -> Ways:
     root = recognise(folder).path
 
     def ours() -> FaceSet:
-        return read_folders("fer2013", root, seed=0)
+        return read_folders("fer2013", root)
 
     def pil() -> np.ndarray:
         paths = [path for path in root.glob("*/*/*") if path.suffix in (".png", ".jpg", ".jpeg")]

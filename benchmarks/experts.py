@@ -39,8 +39,7 @@ def sparse(layer: SparseExperts, x: Tensor) -> Tensor:
 
 def dense(layer: SparseExperts, x: Tensor) -> Tensor:
     """The same from all experts for all images: (B, D) -> (B, D)."""
-    routing = layer.route(x)
-    gates = torch.zeros_like(routing.logits).scatter(1, routing.chosen, routing.gates)  # (B, E)
+    gates = layer.route(x).dense  # (B, E)
     x = x.expand(gates.shape[1], -1, -1)  # (E, B, D)
     hidden = F.gelu(torch.baddbmm(layer.bias1[:, None], x, layer.weight1))
     y = torch.baddbmm(layer.bias2[:, None], hidden, layer.weight2)

@@ -45,7 +45,7 @@ def frame(tile: np.ndarray) -> np.ndarray:
 
 def box_in(predictor: Predictor, tile: np.ndarray) -> Box | None:
     """The largest box in the frame, from the corner of the image."""
-    found = predictor.find(frame(tile))
+    found = predictor.detector(frame(tile))
     if not found:
         return None
     box = found[0].box
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         faces = load_faces("fer2013", args.data_dir)
         predictor = Predictor.of(args.model, detector=args.detector)
-        name = predictor.detector
+        name = predictor.detector.name
     except InputError as error:
         parser.error(str(error))
     rows = np.random.default_rng(0).permutation(faces.where("valid"))[: args.images]

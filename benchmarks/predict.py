@@ -65,9 +65,9 @@ def compare(predictor: Predictor, some: list[np.ndarray], threads: int) -> str:
     found = [len(predictor(frame)) for frame in some]
     image = predictor.about.image
     crops = [np.zeros((1, *image), np.uint8) for _ in some]
-    name = predictor.detector.split(" (")[0]
+    name = predictor.detector.name.split(" (")[0]
     lines = [
-        row(f"{name}: detection", milliseconds(predictor.find, some)),
+        row(f"{name}: detection", milliseconds(predictor.detector, some)),
         row("classification of one face", milliseconds(predictor.probabilities, crops)),
         row(f"{name}: whole, {sum(found)} faces found", milliseconds(predictor, some)),
     ]

@@ -46,10 +46,12 @@ from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
+from fer_lib.optim import choose_precision
 from fer_lib.recipes import recipe
 
 PARTS = ("input", "forward", "backward", "optimizer", "average", "rest")
 FLOOR = ("GFLOP an image", "MB kept an image", "arithmetic, ms", "memory, ms")
+NAMES = {"no": "float32"}
 SPEED = ("images/s", "step, ms", "under the clock, ms")
 COLUMNS = (*SPEED, *PARTS, *FLOOR, "gap", "of the matrix rate")
 
@@ -150,7 +152,6 @@ def drawn(images: int) -> FaceSet:
 
 def measure(model: str, changes: dict[str, Any], steps: int) -> tuple[Learner, dict[str, Any]]:
     """The learner of one model after its epochs, and the cells of its line of the table."""
-    changes = {"pretrained": False} | changes
     size = recipe(model, "ours", "full", **changes).batch_size
     config = recipe(model, "ours", "full", **changes, limit=size * steps)
     learner = Learner(config, drawn(config.limit))
@@ -209,14 +210,16 @@ def main(arguments: list[str] | None = None) -> None:
             changes["batch_size"] = args.batch_size
         if "limit" in changes:
             raise InputError("limit follows from --steps and the batch size")
-        for model in args.models:
-            recipe(model, "ours", "full", **{"pretrained": False} | changes)
+        changes = {"pretrained": False} | changes
+        configs = [recipe(model, "ours", "full", **changes) for model in args.models]
+        kinds = dict.fromkeys(["no", *map(choose_precision, configs)])
     except InputError as error:
         parser.error(str(error))
-    single, half = (matrix_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16))
+    products = {kind: matrix_rate(device, DTYPES[kind]) / 1e12 for kind in kinds}
+    rates = [f"{rate:,.2f} TFLOP/s in {NAMES.get(kind, kind)}" for kind, rate in products.items()]
     print(
         f"{environment()}\n\n{device.type}, {torch.get_num_threads()} threads, matrix products "
-        f"{single / 1e12:,.2f} TFLOP/s in float32 and {half / 1e12:,.2f} in bf16, copies "
+        f"{' and '.join(rates)}, copies "
         f"{memory_rate(device) / 1e9:,.0f} GB/s; {steps} steps on drawn faces (sample data)\n\n"
         f"| model | batch | precision | {' | '.join(COLUMNS)} |\n"
         f"|---|---:|---|{'---:|' * len(COLUMNS)}",
@@ -225,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     listed = []
     for model in args.models:
         learner, cells = measure(model, changes, steps)
-        kind = learner.precision.replace("no", "float32")
+        kind = NAMES.get(learner.precision, learner.precision)
         line = " | ".join(cells[column] for column in COLUMNS)
         print(f"| {model} | {learner.config.batch_size} | {kind} | {line} |", flush=True)
         if args.operators:

@@ -165,7 +165,7 @@ def foot(predictor: Predictor) -> None:
     else:
         st.success(f"{cards.PRIVATE} {KEPT}", icon=":material/lock:")
     st.info(cards.LIMITS, icon=":material/info:")
-    st.caption(f"Model: {predictor.name}. Faces are found by {predictor.detector}.")
+    st.caption(f"Model: {predictor.name}. Faces are found by {predictor.detector.name}.")
 
 
 def main() -> None:

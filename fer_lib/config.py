@@ -207,16 +207,7 @@ class TrainConfig:
         """
         cls.check_types(values)
         values = dict(values)
-        augmentation = values.get("augmentation", {})
-        if isinstance(augmentation, dict):
-            try:
-                ranges = {k: tuple(v) for k, v in augmentation.items() if isinstance(v, list)}
-                values["augmentation"] = Augmentation(**augmentation | ranges)
-            except TypeError as error:
-                raise InputError(
-                    f"augmentation={augmentation} does not fit the settings of Augmentation "
-                    f"({error})"
-                ) from None
+        values["augmentation"] = read_augmentation(values.get("augmentation", {}))
         return cls(**values)
 
     @classmethod
@@ -228,9 +219,27 @@ class TrainConfig:
                 f"unknown training setting: {names}; those of the model go "
                 "into options={…}, those of the augmentation into augmentation={…}"
             )
-        for one in fields(cls):
-            if one.name in values and not fits(values[one.name], one.type):
-                raise InputError(f"{one.name}={values[one.name]!r} is not of the type {one.type}")
+        require_types(cls, values)
+
+
+def read_augmentation(values: dict[str, Any] | Augmentation) -> Augmentation:
+    """An augmentation, also from a dict of its settings; InputError where they are none."""
+    if isinstance(values, Augmentation):
+        return values
+    try:
+        ranges = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return Augmentation(**values | ranges)
+    except TypeError as error:
+        raise InputError(
+            f"augmentation={values} does not fit the settings of Augmentation ({error})"
+        ) from None
+
+
+def require_types(cls: type, values: dict[str, Any]) -> None:
+    """InputError where a value, also one read from JSON, is of another type than its field."""
+    for one in fields(cls):
+        if one.name in values and not fits(values[one.name], one.type):
+            raise InputError(f"{one.name}={values[one.name]!r} is not of the type {one.type}")
 
 
 def fits(value: Any, annotation: Any) -> bool:

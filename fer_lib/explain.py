@@ -63,19 +63,6 @@ def record_attention(model: nn.Module, x: Tensor, keep: Callable[[Tensor], Tenso
     return kept
 
 
-def attention_weights(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """Attention of every block of a vision transformer, first block first.
-
-    Returns:
-        (B, heads, T, T) float32 of each block; rows are the T tokens that ask and sum to 1. Tokens
-        are the class token, registers where there are any, and the patches from the upper left.
-
-    Raises:
-        InputError: the model has no attention blocks of timm.
-    """
-    return record_attention(model, x, lambda weights: weights)
-
-
 def patch_map(model: nn.Module, x: Tensor, row: Tensor) -> Tensor:
     """The patches of a row over all tokens, (B, T) -> (B, h, w)."""
     vit = find(model, VisionTransformer)
@@ -200,13 +187,13 @@ def routing(model: nn.Module, x: Tensor) -> Tensor:
     hook = experts.register_forward_hook(lambda _, __, output: seen.append(output[1]))
     with hook, evaluating(model):
         model(x)
-    return torch.zeros_like(seen[0].logits).scatter(1, seen[0].chosen, seen[0].gates)
+    return seen[0].dense
 
 
 def expert_table(gates: Tensor, labels: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     """Share of the routes of each class's images that went to each expert.
 
-    `plots.agreement(table, table.index, table.columns, …)` draws it.
+    `plots.row_shares(table, table.index, table.columns, …)` draws it.
 
     Args:
         gates: (N, E) from `routing`; every gate above 0 is one route, whatever its weight.

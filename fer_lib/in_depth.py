@@ -41,7 +41,7 @@ from fer_lib.evaluate.abstention import abstention, confidence_of, coverage
 from fer_lib.evaluate.answers import answers, by_agreement
 from fer_lib.evaluate.calibration import accuracy, calibration
 from fer_lib.evaluate.corruptions import CORRUPTIONS, undamaged
-from fer_lib.evaluate.robustness import compare_views, damaged, damages, view_passes
+from fer_lib.evaluate.robustness import compare_views, damage_passes, damaged, view_passes
 from fer_lib.files import InputError, read_json, sha256, write_json
 from fer_lib.optim import keep_memory, processes
 from fer_lib.provenance import code_digest, processor
@@ -194,7 +194,7 @@ class Subject:
         one = torch.from_numpy(self.faces.images[rows[:1]])
         with FlopCounterMode(display=False) as counter:
             probabilities(self.model, one, self.prepare)
-        passes = 1 + view_passes() + damages(self.flip)
+        passes = 1 + view_passes() + damage_passes(self.flip)
         number = int(CPU_WORK / (passes * max(1, counter.get_total_flops())))
         if number >= len(rows):
             return len(rows)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fer_lib.config import PRESETS, SET, parse_settings
+from fer_lib.config import add_arguments, parse_settings
 from fer_lib.data import load_faces
 from fer_lib.files import (
     InputError,
@@ -264,17 +264,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.pipeline", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--dataset", default="sample", help="sample, fer2013, ferplus, rafdb, …")
-    parser.add_argument("--data-dir", help="folder or file of the data")
-    parser.add_argument("--preset", choices=PRESETS, help="default: sample, or quick on real data")
+    add_arguments(parser, "single notebooks")
     parser.add_argument("--stages", help="for instance 01,03; default: all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", help="folder of all runs; default: runs/")
-    parser.add_argument("--set", **SET, dest="extra", help="parameters of single notebooks")
     args = vars(parser.parse_args(arguments))
     print_anything()  # the notebooks show emoji
     try:
-        args["extra"] = parse_settings(args["extra"], (*args, "runs_dir"))
+        args["extra"] = parse_settings(args.pop("set"), (*args, "runs_dir"))
         pipeline = Pipeline(**args)
         done = pipeline.run()
     except InputError as error:

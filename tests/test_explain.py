@@ -61,11 +61,16 @@ def images(model, n=3):
     return torch.randn(n, vit.patch_embed.proj.in_channels, *vit.patch_embed.img_size)
 
 
+def attention_weights(model, x):
+    """Attention of every block: (B, heads, T, T), rows are the tokens that ask."""
+    return explain.record_attention(model, x, lambda weights: weights)
+
+
 @pytest.mark.parametrize(("build", "grid"), [(vit_patch, 6), (dinov2, 4), (mixture, 4)])
 def test_rollout_and_class_row_equal_a_plain_computation(build, grid):
     model = build().train()
     x = images(model)
-    weights = [block.double().numpy() for block in explain.attention_weights(model, x)]
+    weights = [block.double().numpy() for block in attention_weights(model, x)]
     prefix = weights[0].shape[-1] - grid * grid
     assert len(weights) == len(getattr(model, "backbone", model).blocks)
     for image in range(len(x)):
@@ -83,7 +88,7 @@ def test_rollout_and_class_row_equal_a_plain_computation(build, grid):
 def test_weights_are_those_of_queries_and_keys_in_order_of_the_blocks():
     model = dinov2().eval()
     x = images(model)
-    weights = explain.attention_weights(model, x)
+    weights = attention_weights(model, x)
     with torch.no_grad():
         tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x))))
         for block, found in zip(model.blocks, weights, strict=True):
@@ -132,7 +137,7 @@ def tensors(model):
 
 
 CASES = [
-    (explain.attention_weights, vit_patch),
+    (attention_weights, vit_patch),
     (explain.class_attention, dinov2),
     (explain.rollout, mixture),
     (explain.grad_cam, cnn),
@@ -219,7 +224,7 @@ def test_reliability_leads_to_the_prediction():
         (explain.grad_cam, mixture, "use rollout"),
         (explain.grad_cam, lambda: nn.Sequential(nn.Flatten(), nn.Linear(2304, 7)), "rollout"),
         (explain.rollout, cnn, "use grad_cam"),
-        (explain.attention_weights, cnn, "use grad_cam"),
+        (attention_weights, cnn, "use grad_cam"),
         (explain.rollout, without_class_token, "class token"),
         (explain.routing, grefel, "use vit_moe"),
         (explain.reliability, mixture, "use grefel"),

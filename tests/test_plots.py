@@ -85,7 +85,7 @@ def test_routing_draws_a_line_an_expert_and_not_the_balance_loss(rng):
 def test_agreement_draws_shares_and_leaves_rows_of_nothing_empty():
     table = pd.DataFrame({"expert 0": 0.75, "expert 1": 0.25}, index=EMOTIONS)
     table.loc["disgust"] = np.nan  # no image
-    figure = plots.agreement(table, table.index, table.columns, mark="sample data")
+    figure = plots.row_shares(table, table.index, table.columns, mark="sample data")
     assert marked(figure)
     shown = figure.axes[0].collections[0].get_array()
     np.testing.assert_array_equal(shown[3], [0.75, 0.25])

@@ -112,7 +112,7 @@ def test_every_kind_of_picture_gives_the_same(predictor, square, kind):
     (face,) = predictor(KINDS[kind](square))
     assert face.box == (10, 20, 40, 40)
     assert face.probabilities == predictor(square)[0].probabilities
-    assert predictor.find.seen[0].shape == (100, 120, 3)  # RGB, whatever was given
+    assert predictor.detector.seen[0].shape == (100, 120, 3)  # RGB, whatever was given
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
@@ -129,7 +129,7 @@ def test_a_photo_is_turned_as_exif_says(predictor, square, tmp_path):
     lying = Image.fromarray(square).transpose(Image.Transpose.ROTATE_90)
     lying.save(tmp_path / "a.png", exif=exif)
     assert predictor(tmp_path / "a.png")[0].crop.min() == 200
-    assert predictor.find.seen[0].shape == (100, 120, 3)
+    assert predictor.detector.seen[0].shape == (100, 120, 3)
 
 
 def test_several_pictures_are_classified_together_and_keep_their_order(square):
@@ -162,7 +162,7 @@ def test_whole_pictures_are_what_the_reader_of_datasets_makes_of_them(predictor,
     assert face.confidence is None
     (face,) = predictor(tmp_path / "b.png", faces="whole")
     assert face.crop.shape == (1, 48, 48)
-    assert predictor.find.seen == []
+    assert predictor.detector.seen == []
 
 
 @pytest.mark.parametrize(

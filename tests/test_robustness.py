@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.evaluate.corruptions import CORRUPTIONS, corrupt
-from fer_lib.evaluate.robustness import VIEWS, compare_views, crops, damaged, damages, view_passes
+from fer_lib.evaluate.robustness import (
+    VIEWS,
+    compare_views,
+    crops,
+    damage_passes,
+    damaged,
+    view_passes,
+)
 
 CFG = {"input_size": (1, 48, 48), "mean": (0.5,), "std": (0.5,)}
 
@@ -111,7 +118,7 @@ def test_passes_are_counted_right(model, images):
         model.seen = 0
         for kind in CORRUPTIONS:
             damaged(model, images, labels, prepare, kind, flip=flip)
-        assert model.seen == 120 * damages(flip)
+        assert model.seen == 120 * damage_passes(flip)
     model.seen = 0
     compare_views(model, images, labels, prepare)
     assert model.seen == 120 * (view_passes() + 1)  # one more to warm up

@@ -86,7 +86,7 @@ def _copies(faces: FaceSet, groups: np.ndarray) -> dict[str, Any]:
     """Groups of two or more byte-identical images.
 
     `groups`, `images` in them, size of the `largest`; groups `across_splits`, and `within_split`
-    the rest; groups with `different_labels` (also as `conflicting_labels`), and `same_label` the
+    the rest; groups with `different_labels`, and `same_label` the
     rest; `test`: test images with a copy `in_train` and `in_train_or_valid`, and
     the same `by_class` beside all `test` images of the class.
     """
@@ -100,7 +100,6 @@ def _copies(faces: FaceSet, groups: np.ndarray) -> dict[str, Any]:
         "largest": int(size.max(initial=0)),
         "across_splits": int(across.sum()),
         "within_split": int((copied & ~across).sum()),
-        "conflicting_labels": int(different.sum()),
         "different_labels": int(different.sum()),
         "same_label": int((copied & ~different).sum()),
         "test": _leaks(faces, groups, splits),

@@ -38,7 +38,8 @@ class FaceSet:
         truth: (N,) int64 labels before label noise (drawn faces only), or None.
         manifest: where the faces came from: `layout`, `source`, `dropped` (reason -> count),
             `mark` (a caveat that belongs on every table and figure, or ""), `counts`,
-            `fingerprint`, `remarks` (list of sentences).
+            `fingerprint`, `remarks` (list of sentences), `split` (`official`, else how it was
+            drawn), and of drawn faces `planted` (the faults that were put in).
     """
 
     name: str

@@ -117,7 +117,7 @@ def _has_classes(folder: Path) -> bool:
     return len({_class_of(path) for path in subfolders(folder)} - {None}) > 1
 
 
-def read(name: str, root: Path, seed: int) -> FaceSet:
+def read(name: str, root: Path) -> FaceSet:
     """Read class folders with whatever splits they have; the rest is drawn.
 
     In test/, FER2013's validation and test images are told apart by file name where the classes
@@ -126,7 +126,6 @@ def read(name: str, root: Path, seed: int) -> FaceSet:
 
     Args:
         root: holds train/, test/ and the like, or the class folders themselves.
-        seed: of the split that is drawn.
 
     Raises:
         InputError: a class folder is unknown or empty, two pictures share one id, or a picture is
@@ -152,7 +151,7 @@ def read(name: str, root: Path, seed: int) -> FaceSet:
         },
     )
     if not _split_by_name(faces, pictures) and len(parts) < 3:
-        _draw(faces, tuple(part for part in ("train", "valid", "test") if part in parts), seed)
+        _draw(faces, tuple(part for part in ("train", "valid", "test") if part in parts))
     return faces
 
 
@@ -225,7 +224,7 @@ def _split_by_name(faces: FaceSet, pictures: list[Picture]) -> bool:
     return True
 
 
-def _draw(faces: FaceSet, parts: tuple[str, ...], seed: int) -> None:
+def _draw(faces: FaceSet, parts: tuple[str, ...]) -> None:
     """Draw the splits that have no folder, and say so."""
     if parts not in FRACTIONS:
         raise InputError(f"{faces.name} has no folder train/: it has only {', '.join(parts)}")
@@ -238,4 +237,4 @@ def _draw(faces: FaceSet, parts: tuple[str, ...], seed: int) -> None:
     of_fer2013 = faces.name == "fer2013" or (len(faces) - tested, tested) == MERGED
     if parts == ("train", "test") and of_fer2013:
         faces.manifest["mark"] = f"test = PublicTest + PrivateTest, {tested:,} images"
-    draw_split(faces, fractions, seed)
+    draw_split(faces, fractions)

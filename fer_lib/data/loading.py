@@ -11,7 +11,6 @@ from fer_lib.data import counts, ferplus, folders, rafdb, tables
 from fer_lib.data.acquire import find_source, put_there
 from fer_lib.data.faceset import SPLITS, FaceSet, load, save
 from fer_lib.data.layouts import Layout, recognise
-from fer_lib.data.splits import draw_split
 from fer_lib.files import InputError, home, read_json
 
 KINDS = {
@@ -32,7 +31,6 @@ def load_faces(
     dataset: str,
     data_dir: str | Path | None = None,
     *,
-    seed: int = 0,
     say: Callable[[str], object] = print,
 ) -> FaceSet:
     """Load a dataset from wherever it lies; read once, then cached in `data/<dataset>/`.
@@ -45,7 +43,6 @@ def load_faces(
         data_dir: file or folder in any known layout (see `layouts.recognise`). None: the cache
             (unless files were put into `data/<dataset>/` and the cache is from a download), else
             the `data_dir` that a deleted cache was read from, else see `acquire.find_source`.
-        seed: rules the split, and only where the data carries no official one.
         say: is told in one line what was found and read.
 
     Raises:
@@ -60,10 +57,10 @@ def load_faces(
     source, layout = _source(dataset, given, manifest, ask_cache=not data_dir)
     origin = layout and f"{READERS} {layout.path} {layout.digest()}"
     if manifest and (layout is None or origin == manifest.get("origin")):
-        faces = _resplit(load(folder), seed, folder)
+        faces = load(folder)
         _tell(faces, f"from the cache {folder} of {manifest.get('source')}", say)
         return faces
-    faces = _read(dataset, layout, seed)
+    faces = _read(dataset, layout)
     faces.manifest |= {
         "layout": layout.description,
         "source": str(source),
@@ -114,16 +111,7 @@ def _save(faces: FaceSet, folder: Path) -> None:
     save(faces, folder)
 
 
-def _resplit(faces: FaceSet, seed: int, folder: Path) -> FaceSet:
-    """Draw the split again where it was drawn with another seed."""
-    split = faces.manifest.get("split", {"official": True})
-    if not split["official"] and not split.get("fixed") and split["seed"] != seed:
-        draw_split(faces, split["fractions"], seed)
-        _save(faces, folder)
-    return faces
-
-
-def _read(dataset: str, layout: Layout, seed: int) -> FaceSet:
+def _read(dataset: str, layout: Layout) -> FaceSet:
     if layout.kind not in KINDS.get(dataset, (layout.kind,)):
         raise InputError(
             f"{layout.path} holds {layout.description}, which is not {dataset}: give another "
@@ -132,9 +120,9 @@ def _read(dataset: str, layout: Layout, seed: int) -> FaceSet:
     if layout.kind == "rafdb":
         return rafdb.read(dataset, layout.path)
     if layout.kind == "class folders":
-        return folders.read(dataset, layout.path, seed)
+        return folders.read(dataset, layout.path)
     if layout.kind == "table":
-        faces = tables.read(dataset, layout.path, layout.votes, seed)
+        faces = tables.read(dataset, layout.path, layout.votes)
         return ferplus.keep_majority(faces) if dataset == "ferplus" else faces
     faces = ferplus.read_votes_and_pictures(dataset, layout.votes, layout.path)
     return ferplus.keep_majority(faces)

@@ -16,8 +16,6 @@ from fer_lib.labels import EMOTIONS, RAFDB_CODES, canonical
 
 LABELS = Path("EmoLabel", "list_patition_label.txt")
 PICTURES = Path("Image", "aligned")
-SPLIT_SEED = 0
-"""RAF-DB has no validation split; the tenth of train that is held out is the same in every run."""
 
 
 def basic_folder(folder: Path) -> Path | None:
@@ -60,8 +58,7 @@ def read(name: str, basic: Path) -> FaceSet:
             "mark": "",
         },
     )
-    draw_split(faces, {"train": 0.9, "valid": 0.1}, SPLIT_SEED)
-    faces.manifest["split"]["fixed"] = True
+    draw_split(faces, {"train": 0.9, "valid": 0.1})
     return faces
 
 

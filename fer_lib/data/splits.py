@@ -79,7 +79,11 @@ def grouped_split(
     return place[group].astype(str)
 
 
-def draw_split(faces: FaceSet, fractions: dict[str, float], seed: int) -> None:
+SEED = 0
+"""Of every split that is drawn: on all machines and for all runs the same."""
+
+
+def draw_split(faces: FaceSet, fractions: dict[str, float]) -> None:
     """Split anew, in place, the faces that now stand in one of the splits of `fractions`.
 
     Two of them that are near copies of one image stay together even where that stands elsewhere.
@@ -87,6 +91,6 @@ def draw_split(faces: FaceSet, fractions: dict[str, float], seed: int) -> None:
     rows = np.flatnonzero(np.isin(faces.split, list(fractions)))
     groups = group_keys(faces.images)[rows]
     split = faces.split.astype("<U5")
-    split[rows] = grouped_split(faces.labels[rows], groups, fractions, seed)
+    split[rows] = grouped_split(faces.labels[rows], groups, fractions, SEED)
     faces.split = split
-    faces.manifest["split"] = {"official": False, "seed": seed, "fractions": fractions}
+    faces.manifest["split"] = {"official": False, "seed": SEED, "fractions": fractions}

@@ -45,12 +45,11 @@ class Row(NamedTuple):
     usage: bytes
 
 
-def read(name: str, path: Path, votes: Path | None, seed: int) -> FaceSet:
+def read(name: str, path: Path, votes: Path | None) -> FaceSet:
     """Read the table as faces with FER2013's own labels and, where the table has them, splits.
 
     Args:
         votes: `fer2013new.csv`, whose votes are attached by row, or None.
-        seed: of the split, where the table has no column Usage.
 
     Raises:
         InputError: see `read_table` and `ferplus.read_votes`.
@@ -69,7 +68,7 @@ def read(name: str, path: Path, votes: Path | None, seed: int) -> FaceSet:
         attach_votes(faces, table.usage, votes)
     if table.usage is None:
         faces.manifest["remarks"].append("the table has no column Usage: the split is drawn")
-        draw_split(faces, {"train": 0.8, "valid": 0.1, "test": 0.1}, seed)
+        draw_split(faces, {"train": 0.8, "valid": 0.1, "test": 0.1})
     return faces
 
 

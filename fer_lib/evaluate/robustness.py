@@ -32,7 +32,7 @@ VIEWS: dict[str, Callable[[Tensor], tuple[Tensor, ...]]] = {
 """Ways of looking at a face; a prediction is the mean of the probabilities of all its views."""
 
 
-def damages(flip: bool) -> int:
+def damage_passes(flip: bool) -> int:
     """Passes of the test images that `damaged` makes for all kinds."""
     return sum(len(kind.severities) for kind in CORRUPTIONS.values()) * (2 if flip else 1)
 

@@ -26,7 +26,7 @@ def metrics(
         classes: K names.
 
     Returns:
-        `n`, `accuracy`, `macro_f1`, `balanced_accuracy` (mean-class accuracy), `nll` (nats a
+        `n`, `accuracy`, `macro_f1`, `balanced_accuracy` (mean-class accuracy), `nll` (nats an
         image), `weighted` and `macro` (precision, recall, f1, by support or plainly averaged),
         `per_class` (name -> precision, recall, f1, support), `confusion` (K lists of K
         counts; rows true, columns predicted).

@@ -87,6 +87,11 @@ class Routing(NamedTuple):
         """Share of all routes that went to each expert, sum 1: (E,) float32."""
         return F.one_hot(self.chosen, self.logits.shape[1]).float().mean((0, 1))
 
+    @property
+    def dense(self) -> Tensor:
+        """The gates of all experts, 0 where an image does not go: (B, E) float32."""
+        return torch.zeros_like(self.logits).scatter(1, self.chosen, self.gates)
+
 
 class SparseExperts(nn.Module):
     """Experts Linear, GELU, Linear, of which each image is computed by `top_k` alone.

@@ -45,10 +45,6 @@ class ConvStem(nn.Module):
         )
         self.proj = nn.Linear(channels[-1], embed_dim)
 
-    def feat_ratio(self) -> int:
-        """Pixels of a token's side, as timm asks for it."""
-        return 4
-
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)  # (B, 64, S / 4, S / 4)
         return self.proj(x.flatten(2).transpose(1, 2))

@@ -13,7 +13,6 @@ from fer_lib.plots.faces import (
 )
 from fer_lib.plots.internals import embedding, routing
 from fer_lib.plots.scores import (
-    agreement,
     class_shares,
     confusion_matrix,
     curve,
@@ -21,6 +20,7 @@ from fer_lib.plots.scores import (
     learning_curves,
     per_class,
     recovery,
+    row_shares,
 )
 from fer_lib.plots.style import (
     EMOTION_COLOURS,
@@ -44,7 +44,6 @@ __all__ = [
     "STYLE",
     "ModelStyle",
     "Picture",
-    "agreement",
     "alike",
     "answers",
     "by_agreement",
@@ -72,6 +71,7 @@ __all__ = [
     "reliability",
     "robustness",
     "routing",
+    "row_shares",
     "save",
     "subsets",
     "table",

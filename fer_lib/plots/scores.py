@@ -64,7 +64,7 @@ def confusion_matrix(
     return figure
 
 
-def agreement(
+def row_shares(
     counts: Sequence[Sequence[int]],
     rows: Sequence[str],
     columns: Sequence[str],

@@ -56,11 +56,10 @@ class AllExperts(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         routing = self.sparse.route(x)
-        gates = torch.zeros_like(routing.logits).scatter(1, routing.chosen, routing.gates)
         weight1, bias1, weight2, bias2 = self.sparse.stacked()
         hidden = nn.functional.gelu(torch.einsum("bd,edh->beh", x, weight1) + bias1)
         y = torch.einsum("beh,ehd->bed", hidden, weight2) + bias2
-        return torch.einsum("be,bed->bd", gates, y), routing
+        return torch.einsum("be,bed->bd", routing.dense, y), routing
 
 
 def export(graph: nn.Module, image: tuple[int, ...] = (1, 48, 48), about: str = "") -> bytes:

@@ -160,16 +160,11 @@ class Predictor:
         return cls(Torch(load_weights(path), about, device), about, **options)
 
     @cached_property
-    def find(self) -> Detector:
-        """The detector itself, made when it is first wanted."""
+    def detector(self) -> Detector:
+        """What finds faces, made when it is first wanted."""
         if self.wanted is None or isinstance(self.wanted, str | Path):
             return make_detector(self.wanted, self.say)
         return self.wanted
-
-    @property
-    def detector(self) -> str:
-        """Name of the detector."""
-        return self.find.name
 
     def probabilities(self, faces: np.ndarray | Tensor) -> np.ndarray:
         """Probabilities (N, K) float32 of pictures that are faces: (N, C, H, W) uint8."""
@@ -209,14 +204,14 @@ class Predictor:
         """Where the faces of a picture are."""
         if faces == "whole":
             return [Found(Box(0, 0, *picture.size), None)]
-        return self.find(np.asarray(picture.convert("RGB")))
+        return self.detector(np.asarray(picture.convert("RGB")))
 
     def crop(self, picture: Image.Image, found: Found, faces: str) -> np.ndarray:
         """(C, H, W) uint8, as the images that the model was trained on."""
         image = self.about.image
         if faces == "whole":
             return pixels(fit(picture, (image[2], image[1])), image[0])
-        return crop(picture, found.box, self.find.scale, image)
+        return crop(picture, found.box, self.detector.scale, image)
 
     def face(self, found: Found, shown: np.ndarray, p: np.ndarray) -> Face:
         best = int(p.argmax())

@@ -10,8 +10,7 @@ import torch
 from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
-from fer_lib.files import InputError
-from fer_lib.pretrain.config import PretrainConfig
+from fer_lib.pretrain.config import PretrainConfig, require_mask_ratio
 
 
 def build_autoencoder(config: PretrainConfig) -> nn.Module:
@@ -69,8 +68,8 @@ def mask_noise(images: int, patches: int, seed: int) -> Tensor:
 @torch.inference_mode()
 def reconstruct(
     autoencoder: nn.Module, x: Tensor, *, mask_ratio: float = 0.75, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """What the encoder sees of some images, and what the autoencoder makes of it.
+) -> Tensor:
+    """What the autoencoder makes of some images of which it sees a part.
 
     Trained with `norm_pix_loss`, it predicts the pattern of a patch but neither its mean nor its
     standard deviation: both are taken from the true patch, so brightness and contrast of what is
@@ -83,13 +82,14 @@ def reconstruct(
         seed: rules which.
 
     Returns:
-        masked: (B, 1, H, W), masked patches grey (0).
-        reconstructed: (B, 1, H, W), visible patches as they are, masked ones as predicted.
+        (B, 1, H, W), visible patches as they are, masked ones as predicted.
+
+    Raises:
+        InputError: see `require_mask_ratio`.
     """
     patches = autoencoder.patchify(x)  # (B, P, pixels)
     number = patches.shape[1]
-    if not (1 <= number * (1 - mask_ratio) < math.inf and int(number * (1 - mask_ratio)) < number):
-        raise InputError(f"mask_ratio={mask_ratio} must hide some of {number} patches, leave some")
+    require_mask_ratio(mask_ratio, number)
     trained_with = autoencoder.config.mask_ratio
     try:
         autoencoder.config.mask_ratio = float(mask_ratio)
@@ -101,7 +101,4 @@ def reconstruct(
         deviation = (patches.var(-1, keepdim=True) + 1e-6).sqrt()  # as in the loss
         predicted = predicted * deviation + patches.mean(-1, keepdim=True)
     hidden = output.mask.bool()[..., None]  # (B, P, 1)
-    return (
-        autoencoder.unpatchify(patches.masked_fill(hidden, 0.0)),
-        autoencoder.unpatchify(torch.where(hidden, predicted, patches)),
-    )
+    return autoencoder.unpatchify(torch.where(hidden, predicted, patches))

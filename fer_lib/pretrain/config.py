@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fer_lib.augment import Augmentation
-from fer_lib.config import TrainConfig, fits
+from fer_lib.config import TrainConfig, read_augmentation, require_types
 from fer_lib.files import InputError
 
 BACKBONE = "vit_tiny_patch16_224"
@@ -81,12 +81,7 @@ class PretrainConfig:
             width, parts = getattr(self, dim), getattr(self, heads)
             if parts < 1 or width < 1 or width % parts or width % 4:
                 raise InputError(f"{dim}={width} must be a multiple of {heads}={parts} and of 4")
-        seen = self.patches * (1 - self.mask_ratio)  # NaN is neither
-        if not (1 <= seen < math.inf and int(seen) < self.patches):
-            raise InputError(
-                f"mask_ratio={self.mask_ratio} must hide some of the {self.patches} patches and "
-                "leave some"
-            )
+        require_mask_ratio(self.mask_ratio, self.patches)
 
     @property
     def training(self) -> TrainConfig:
@@ -129,15 +124,17 @@ class PretrainConfig:
         """
         if unknown := set(values) - {f.name for f in fields(cls)}:
             raise InputError(f"unknown pretraining setting: {', '.join(sorted(unknown))}")
-        for one in fields(cls):
-            if one.name in values and not fits(values[one.name], one.type):
-                raise InputError(f"{one.name}={values[one.name]!r} is not of the type {one.type}")
+        require_types(cls, values)
         if "augmentation" in values:
-            read = TrainConfig.from_dict(
-                {"model": "vit_mae", "augmentation": values["augmentation"]}
-            )
-            values = values | {"augmentation": read.augmentation}
+            values = values | {"augmentation": read_augmentation(values["augmentation"])}
         return cls(**values)
+
+
+def require_mask_ratio(ratio: float, patches: int) -> None:
+    """InputError where a share hides none of the patches, or leaves none."""
+    seen = patches * (1 - ratio)  # NaN is neither
+    if not (1 <= seen < math.inf and int(seen) < patches):
+        raise InputError(f"mask_ratio={ratio} must hide some of the {patches} patches, leave some")
 
 
 PRETRAINING: dict[str, dict[str, Any]] = {

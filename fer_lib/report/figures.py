@@ -75,7 +75,7 @@ def annotators(results: Results) -> Figure | None:
     if votes is None:
         return None
     table = votes["confusion"]
-    return plots.agreement(table["counts"], table["rows"], table["columns"], mark=results.mark)
+    return plots.row_shares(table["counts"], table["rows"], table["columns"], mark=results.mark)
 
 
 def curves(results: Results) -> Figure:
