@@ -191,8 +191,9 @@ def test_robustness_draws_a_panel_a_kind_and_a_line_a_model():
     some = plots.robustness({"one": few, "two": curves}, mark="")
     assert [len(axis.containers) for axis in some.axes] == [2] + [1] * (len(curves) - 1)
     assert [text.get_text() for text in some.legends[0].get_texts()] == ["one", "two"]
-    figure = plots.robustness({"one": curves, "two": curves}, mark="sample data")
+    figure = plots.robustness({"one": curves, "two": curves}, mark="sample data", guess=0.25)
     assert marked(figure)
+    assert all(0.25 in np.ravel(line.get_ydata()) for a in figure.axes[:3] for line in a.lines[-1:])
     for axis, (kind, severities) in zip(figure.axes, levels.items(), strict=True):
         assert axis.get_title() == kind
         lines = [line for line in axis.lines if len(line.get_xdata()) == len(severities)]

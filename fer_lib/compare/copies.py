@@ -6,9 +6,10 @@ import pandas as pd
 from fer_lib.compare.answers import Answers
 from fer_lib.data.audit import clean_test_ids
 from fer_lib.data.copies import copy_groups
+from fer_lib.evaluate import DRAWS
 
 
-def inflation(answers: Answers, draws: int = 2000) -> pd.DataFrame:
+def inflation(answers: Answers) -> pd.DataFrame:
     """Accuracy on all test images less that on the clean ones, by run, in the order of the runs.
 
     Columns: `accuracy`, `clean_accuracy` (see `audit.clean_test_ids`), `inflation` (the first less
@@ -26,14 +27,14 @@ def inflation(answers: Answers, draws: int = 2000) -> pd.DataFrame:
     clean = np.isin(faces.ids[rows], clean_test_ids(faces))
     _, group = np.unique(groups[rows], return_inverse=True)
     number = group.max() + 1
-    weights = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), draws)
+    weights = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), DRAWS)
 
     def counts(some: np.ndarray) -> np.ndarray:
-        """How many of some images each resample has: (draws,)."""
+        """How many of some images each resample has: (DRAWS,)."""
         return weights @ np.bincount(group, some, number)
 
     def drawn(right: np.ndarray, among: np.ndarray) -> np.ndarray:
-        """Accuracy (draws,) among some of the images."""
+        """Accuracy (DRAWS,) among some of the images."""
         return counts(right & among) / np.maximum(counts(among), 1)
 
     labels = answers.labels("test")

@@ -9,7 +9,7 @@ import pandas as pd
 from fer_lib.compare.answers import Answers, read_answers
 from fer_lib.compare.names import signs
 from fer_lib.data.faceset import FaceSet
-from fer_lib.evaluate import holm, mcnemar
+from fer_lib.evaluate import DRAWS, holm, mcnemar
 from fer_lib.runs import Run
 
 LEVEL = 0.05
@@ -17,9 +17,6 @@ LEVEL = 0.05
 
 MANY = 15
 """Paired tests up to which there is a sentence for each: those of six runs."""
-
-DRAWS = 2000
-"""Of the bootstrap."""
 
 BESIDE = {"clean": "clean", "majority": "ferplus_majority"}
 """Parts of the test images on which the same pairs are tested again, by the prefix of a column."""

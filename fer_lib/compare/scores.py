@@ -8,7 +8,7 @@ import pandas as pd
 
 from fer_lib.compare.answers import Answers, require_runs
 from fer_lib.compare.names import named, settings, system_names
-from fer_lib.evaluate import labels_by_part
+from fer_lib.evaluate import DRAWS, labels_by_part
 from fer_lib.files import InputError
 from fer_lib.runs import Run
 
@@ -84,7 +84,7 @@ def _accuracy(part: dict[str, Any] | None) -> dict[str, float]:
     return {"accuracy": part["accuracy"] if part else np.nan, "low": low, "high": high}
 
 
-def systems(table: pd.DataFrame, answers: Answers, draws: int = 2000) -> pd.DataFrame:
+def systems(table: pd.DataFrame, answers: Answers) -> pd.DataFrame:
     """One row a system, which is the runs that differ in the seed alone, best mean first.
 
     Of several runs of one seed the newest counts: repeated, a seed says nothing about others.
@@ -101,7 +101,7 @@ def systems(table: pd.DataFrame, answers: Answers, draws: int = 2000) -> pd.Data
         answers: of the same runs.
     """
     counts = len(answers.labels("test"))
-    weights = np.random.default_rng(0).multinomial(counts, np.full(counts, 1 / counts), draws)
+    weights = np.random.default_rng(0).multinomial(counts, np.full(counts, 1 / counts), DRAWS)
     right = pd.DataFrame(answers.correct.T, columns=answers.names)
     rows = {}
     for system, runs in table.groupby("system", sort=False):

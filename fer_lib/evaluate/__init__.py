@@ -12,6 +12,7 @@ from fer_lib.evaluate.predictions import (
     save_predictions,
 )
 from fer_lib.evaluate.scores import (
+    DRAWS,
     bootstrap,
     evaluate,
     holm,
@@ -21,6 +22,7 @@ from fer_lib.evaluate.scores import (
 )
 
 __all__ = [
+    "DRAWS",
     "Predictions",
     "aligned",
     "bootstrap",

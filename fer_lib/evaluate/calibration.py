@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fer_lib.data.faceset import FaceSet
-from fer_lib.evaluate import Predictions, aligned
+from fer_lib.evaluate import DRAWS, Predictions, aligned
 
 BINS = 15
 """Bins of equal width of the expected calibration error, as usual in the literature."""
@@ -21,8 +21,6 @@ TEMPERATURES = (0.05, 20.0)
 
 FLOOR = np.finfo(np.float64).eps
 """Least probability whose logarithm is taken; scikit-learn's log_loss has the same."""
-
-DRAWS = 2000
 
 
 def exact(probabilities: np.ndarray) -> np.ndarray:
@@ -125,16 +123,16 @@ def _from_sums(sums: np.ndarray, n: int) -> dict[str, np.ndarray]:
     return {"ece": np.abs(sums[:, 2:]).sum(1) / n, "nll": nll, "brier": brier}
 
 
-def _resampled(n: int, seed: int = 0) -> Iterator[np.ndarray]:
+def _resampled(n: int) -> Iterator[np.ndarray]:
     """How often each of n images is in each of `DRAWS` resamples; 100 draws at once, (100, n)."""
-    rng, share = np.random.default_rng(seed), np.full(n, 1 / n)
+    rng, share = np.random.default_rng(0), np.full(n, 1 / n)
     for _ in range(DRAWS // 100):
         yield rng.multinomial(n, share, size=100)
 
 
-def _ece_if_calibrated(confidence: np.ndarray, member: np.ndarray, seed: int = 0) -> float:
+def _ece_if_calibrated(confidence: np.ndarray, member: np.ndarray) -> float:
     """95 % quantile of the ECE where each answer is right with the probability it claims."""
-    rng, n = np.random.default_rng(seed), len(confidence)
+    rng, n = np.random.default_rng(0), len(confidence)
     drawn = []
     for _ in range(DRAWS // 100):
         right = rng.random((100, n)) < confidence

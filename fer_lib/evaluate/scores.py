@@ -10,6 +10,9 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.data.ferplus import majority
 from fer_lib.evaluate.predictions import Predictions, aligned
 
+DRAWS = 2000
+"""Resamples of every bootstrap."""
+
 
 def metrics(
     probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]
@@ -78,7 +81,7 @@ def _summary(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 def bootstrap(
     confusion: np.ndarray | Sequence[Sequence[int]],
-    n: int = 2000,
+    n: int = DRAWS,
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, list[float]]:

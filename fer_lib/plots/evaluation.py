@@ -139,13 +139,16 @@ def views(found: dict[str, dict[str, Any]], *, mark: str) -> Figure:
     return figure
 
 
-def robustness(found: dict[str, dict[str, Sequence[dict[str, Any]]]], *, mark: str) -> Figure:
+def robustness(
+    found: dict[str, dict[str, Sequence[dict[str, Any]]]], *, mark: str, guess: float | None = None
+) -> Figure:
     """Accuracy under each kind of damage by its severity: small multiples on one scale.
 
     Args:
         found: by model, and then by kind, as `evaluation.json` has it under `robustness`; a model
             need not have been tried under every kind. The first entry of a kind is the undamaged
             image: a dashed line, where there is one model.
+        guess: accuracy of the most frequent class as the answer to all images, a dotted line.
     """
     kinds = list(dict.fromkeys(kind for curves in found.values() for kind in curves))
     rows = -(-len(kinds) // 3)
@@ -166,6 +169,8 @@ def robustness(found: dict[str, dict[str, Sequence[dict[str, Any]]]], *, mark: s
             if len(found) == 1:
                 clean = curve[0]["accuracy"]
                 axis.axhline(clean, color="0.6", linewidth=1, linestyle="--", zorder=0)
+        if guess is not None:
+            axis.axhline(guess, color="0.4", linewidth=1, linestyle=":", zorder=0)
         axis.set(title=kind, xlabel=curve[0]["unit"], xticks=table["severity"])
         percent(axis.yaxis)
         if curve[0]["severity"] > curve[-1]["severity"]:

@@ -206,7 +206,12 @@ def robustness(results: Results) -> Figure | None:
         for run in evaluated(results)
         if run["evaluation"].get("robustness")
     }
-    return plots.robustness(found, mark=results.mark) if found else None
+    if not found:
+        return None
+    sizes = [
+        part["support"] for part in results.best["results"]["test"]["full"]["per_class"].values()
+    ]
+    return plots.robustness(found, mark=results.mark, guess=max(sizes) / sum(sizes))
 
 
 FIGURES: dict[str, Callable[[Results], Figure | None]] = {
