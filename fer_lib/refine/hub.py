@@ -69,7 +69,7 @@ class VoterAnswers:
 def hub_votes(
     faces: FaceSet,
     rows: np.ndarray,
-    names: Sequence[str] = HUB_VOTERS,
+    names: Sequence[str] | bool = True,
     *,
     allow_missing: bool = False,
     batch_size: int = 256,
@@ -85,7 +85,8 @@ def hub_votes(
 
     Args:
         rows: (N,) int, the images of `faces` to vote on.
-        names: on the hub, also as `name@revision`, or folders that `save_pretrained` wrote.
+        names: on the hub, also as `name@revision`, or folders that `save_pretrained` wrote;
+            True: `HUB_VOTERS`.
         allow_missing: leave out voters that are in no folder and not to be had from the hub.
         batch_size: images asked at a time.
 
@@ -98,7 +99,7 @@ def hub_votes(
             faces were changed after loading.
     """
     faces.require_unchanged()
-    names = several(names or ())
+    names = several(HUB_VOTERS if names is True else names or ())
     nobody = np.empty((0, len(rows), len(faces.classes)), np.float32)
     answers = {name: read_voter_answers(voter_path(faces, name), len(faces)) for name in names}
     if len({known.path for known in answers.values()}) < len(names):
