@@ -131,7 +131,7 @@ class View:
 
     Attributes:
         expression: of the face that is followed; None where there is none.
-        probabilities: smoothed, by class; None where there is no face.
+        probabilities: smoothed, by class; where no face is held empty, before the first frame None.
         history: (seconds before now, at most 0, probabilities), oldest first.
         faces: how many were found in the last frame.
         rate: frames a second that were read, over the last two seconds, or the last two frames;

@@ -22,7 +22,7 @@ from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.optim import processes
 from fer_lib.provenance import code_digest
-from fer_lib.recipes import RECIPES, default_preset, merged_options, recipe
+from fer_lib.recipes import RECIPES, default_preset, merged_options, own_start, recipe
 from fer_lib.runs import Run, find_run, runs_folder, start_run
 from fer_lib.training import Training, state_path
 
@@ -47,11 +47,7 @@ def train(
             the faces were changed after loading, or another process trains this very run.
         FloatingPointError: the loss became infinite or NaN; the last good epoch is kept.
     """
-    if config.recipe == "finetune" and not isinstance(config.pretrained, str):
-        raise InputError(
-            "the recipe finetune goes on from a finished run: give it by --from-run, or by "
-            "fer_lib.train.fine_tuning"
-        )
+    require_start(config)
     faces.require_unchanged()
     run = find(config, faces, runs)
     if run and run.config["environment"].get("code") != code_digest():
@@ -77,6 +73,15 @@ def train(
     with locked(run.folder / ".lock", f"training {run.folder}"):
         find(config, faces, runs)  # tells the other processes
         return Training(run, learner, faces, quiet).fit()
+
+
+def require_start(config: TrainConfig) -> None:
+    """InputError where a fine-tuning does not start from a run."""
+    if config.recipe == "finetune" and own_start(config.pretrained) != "run":
+        raise InputError(
+            "the recipe finetune goes on from a finished run: give --from-run, or make the "
+            "settings by fer_lib.train.fine_tuning"
+        )
 
 
 def find(config: TrainConfig, faces: FaceSet, runs: str | Path | None) -> Run | None:
@@ -149,6 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             preset = args.preset or default_preset(args.dataset)
             config = recipe(args.model, args.recipe or "ours", preset, **changes)
+            require_start(config)
         with processes().main_process_first():  # which writes the cache that the others read
             faces = load_faces(args.dataset, args.data_dir, say=processes().print)
         run = train(config, faces, runs=args.runs)

@@ -66,7 +66,7 @@ def leak(results: Results) -> Figure:
     """Share of each class's test images with a copy in training or validation."""
     counts = results.read(AUDIT)["copies"]["test"]["by_class"]
     shares = {name: n["in_train_or_valid"] / max(n["test"], 1) for name, n in counts.items()}
-    return plots.class_shares(shares, mark=results.mark, xlabel="test images met before")
+    return plots.class_shares(shares, mark=results.mark, xlabel="test images also elsewhere")
 
 
 def annotators(results: Results) -> Figure | None:
