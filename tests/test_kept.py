@@ -28,6 +28,8 @@ from fer_lib.provenance import public_command, training_command
 from fer_lib.recipes import RECIPES, recipe
 from fer_lib.runs import Run
 
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "report" / "results"
 README = f"# Title\n\n{START}\nold\n{END}\n\nMore text.\n"
 
 
@@ -283,9 +285,20 @@ def test_a_kept_run_of_an_earlier_version_is_named_and_the_others_come_back(
 
 
 def test_every_kept_command_is_public():
-    for path in (Path(__file__).parents[1] / "report" / "results").glob(KEPT):
+    kept = list(RESULTS.glob(KEPT))
+    assert kept
+    for path in kept:
         command = read_json(path)["config"]["environment"]["command"]
         assert public_command(command) == command, path
+
+
+def test_the_committed_tables_have_the_kept_results(root):
+    texts = {path: path.read_bytes() for path in (ROOT / "README.md", RESULTS / "README.md")}
+    for path in (*texts, *RESULTS.glob("*.json")):
+        shutil.copy(path, root / path.relative_to(ROOT))
+    main([])
+    for path, text in texts.items():
+        assert (root / path.relative_to(ROOT)).read_bytes() == text, path
 
 
 def test_restoring_says_where_there_is_nothing_to_restore(root, monkeypatch, capsys):
