@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -229,14 +230,15 @@ def make(tmp_path, monkeypatch):
         pytest.skip("there is no make on this machine")
     monkeypatch.delenv("MAKEFLAGS", raising=False)
 
-    def run(target: str, check: int) -> subprocess.CompletedProcess:
+    def run(*arguments: str, check: int = 0) -> subprocess.CompletedProcess:
         python, venv = tmp_path / "python", tmp_path / "venv"
         python.write_text(
             f'#!/bin/sh\n[ "$1" = -c ] && exit {check}\nmkdir -p "{venv}/bin"\n'
             f'printf "#!/bin/sh\\nexit 1\\n" >"{venv}/bin/python"\nchmod +x "{venv}/bin/python"\n'
         )
         python.chmod(0o755)
-        command = ["make", "-C", ROOT, target, f"PYTHON={python}", f"VENV={venv}"]
+        variables = [f"PYTHON={python}", f"VENV={venv}"]
+        command = ["make", "--no-print-directory", "-C", ROOT, *arguments, *variables]
         return subprocess.run(command, capture_output=True, text=True)
 
     return run
@@ -253,6 +255,19 @@ def test_failed_installation_leaves_no_stamp(make, tmp_path):
     assert make("venv", check=0).returncode
     assert (tmp_path / "venv" / "bin" / "python").exists()
     assert not (tmp_path / "venv" / ".installed").exists()
+
+
+def test_make_run_takes_dataset_preset_and_a_folder_with_a_space(make, tmp_path):
+    def command(*variables):
+        """What `make -n run` says that it would do last."""
+        printed = make("run", "-n", *variables).stdout.replace("\\\n", " ")
+        return shlex.split(printed.splitlines()[-1])
+
+    start = [str(tmp_path / "venv/bin/python"), "-m", "fer_lib.pipeline"]
+    assert command() == [*start, "--dataset", "sample", "--seed", "0"]
+    given = command("DATASET=fer2013", "PRESET=full", "DATA_DIR=my data/fer2013")
+    wanted = "--dataset fer2013 --seed 0 --preset full --data-dir"
+    assert given == [*start, *wanted.split(), "my data/fer2013"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
