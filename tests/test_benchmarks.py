@@ -212,6 +212,20 @@ def test_attention_prints_rates_of_both_ways(monkeypatch, capsys):
     assert re.search(r"\| vit_patch \| [\d,]+ \| [\d,]+ \| \d", capsys.readouterr().out)
 
 
+def test_predict_prints_the_times_of_a_frame(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import predict
+
+    predict.main(["--frames", "1", "--detector", "haar"])
+    text = capsys.readouterr().out
+    times = r"\| (\d+\.\d) \(\d+\.\d to \d+\.\d\) \| \d+ \|"
+    parts = ("Haar cascade: detection", "classification of one face")
+    parts += (r"Haar cascade: whole, 1 faces found", r"Haar cascade: mirror, threads \d+")
+    milliseconds = [float(re.search(rf"^\| {part} {times}$", text, re.M)[1]) for part in parts]
+    assert all(one > 0 for one in milliseconds)
+    assert "1 frames of 640×480 (sample data), threads 1" in text
+
+
 @pytest.fixture
 def steps(loop):
     import steps
