@@ -19,6 +19,7 @@ from fer_lib.models import MODULES, create_model
 from fer_lib.models.weights import timm_state
 from fer_lib.optim import freeze, layers, parameter_groups
 from fer_lib.recipes import recipe
+from fer_lib.runs import list_runs
 from fer_lib.train import fine_tuning, main, train
 from fer_lib.training import Training
 
@@ -202,13 +203,18 @@ def test_fine_tuning_starts_from_the_best_weights_of_a_run(faces, tmp_path, caps
     assert all(
         torch.equal(tensor, best[name]) for name, tensor in learner.core.state_dict().items()
     )
-    arguments = ["grefel", "--runs", str(tmp_path), "--set", "epochs=1", "limit=64"]
+    arguments = ["grefel", "--runs", str(tmp_path), "--dataset", "sample-10-100"]
+    arguments += ["--set", "epochs=1", "limit=64"]
     with pytest.raises(SystemExit):
         main(["vit_mae", *arguments[1:], "--from-run", str(first.folder)])
     assert "is of grefel, not vit_mae" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--recipe", "finetune"])
-    assert "give --from-run" in capsys.readouterr().err
+    assert "give it by --from-run" in capsys.readouterr().err
+    main([*arguments, "--from-run", str(first.folder)])
+    assert "test accuracy" in capsys.readouterr().out
+    (second,) = [run for run in list_runs(tmp_path) if run.name != first.name]
+    assert second.train_config == config
 
 
 @pytest.mark.parametrize(("before", "after"), [(7, 8), (8, 7)])
