@@ -44,7 +44,7 @@ def run(weights, capsys):
     def run(*arguments):
         options = ["--model", str(weights), "--detector", "haar"]
         try:
-            status = command.main([*map(str, arguments), *options])
+            status = command.main([*options, *map(str, arguments)])
         except SystemExit as stop:
             status = stop.code
         return status, *capsys.readouterr()
@@ -334,6 +334,21 @@ def test_bad_options_are_refused_before_any_work(run, folder, tmp_path, argument
     assert message in said
     assert not printed
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_exported_model_answers_as_the_model_did(run, folder, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="the export needs it: pip install -e '.[onnx]'")
+    file, picture = tmp_path / "model.onnx", folder / "face.png"
+    status, printed, said = run("--export", file)
+    assert (status, printed) == (0, "")
+    assert f"is in {file}" in said
+    assert run(picture, "--out", tmp_path / "torch.csv")[0] == 0
+    assert run(picture, "--out", tmp_path / "onnx.csv", "--model", file)[0] == 0
+    (one,), (other,) = table(tmp_path / "torch.csv"), table(tmp_path / "onnx.csv")
+    for name in EMOTIONS:
+        assert float(one[name]) == pytest.approx(float(other[name]), abs=1e-4)
+    assert one["x"] == other["x"]
 
 
 def test_a_model_that_is_none_is_refused(folder, capsys):

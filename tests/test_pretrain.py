@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -34,6 +35,7 @@ from fer_lib.pretrain.autoencoder import build_autoencoder, mask_noise
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.recipes import recipe
 from fer_lib.runs import list_runs
+from fer_lib.train import main as train_command
 from fer_lib.train import train
 
 TINY = {
@@ -461,3 +463,18 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(arguments, message,
         main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_words_that_the_command_prints_fine_tune_its_encoder(tmp_path, capsys):
+    runs = ["--runs", str(tmp_path)]
+    settings = [f"{name}={value}" for name, value in (TINY | {"epochs": 1}).items()]
+    main(["--dataset", "sample-10-100", *runs, "--set", *settings])
+    said = capsys.readouterr().out.splitlines()
+    assert re.search(r"loss [\d.]+ after the first epoch, [\d.]+ after .*sample data", said[-2])
+    words = shlex.split(said[-1].partition("python -m fer_lib.train ")[2])
+    train_command([*words, "epochs=1", "batch_size=16", *runs])
+    assert "test accuracy" in capsys.readouterr().out
+    (run,), (encoder,) = list_runs(tmp_path), tmp_path.glob("pretraining/*/encoder.safetensors")
+    assert run.train_config.pretrained == str(encoder)
+    assert run.train_config.options["backbone_options"]["embed_dim"] == TINY["embed_dim"]
+    assert run.config["data"]["dataset"] == "sample-10-100"

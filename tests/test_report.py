@@ -504,6 +504,21 @@ def test_the_command_line(report, capsys, tmp_path):
     assert "index.json does not exist" in capsys.readouterr().err
 
 
+def test_the_command_line_collects_and_builds(home, report, monkeypatch, capsys):
+    monkeypatch.setenv("FER_HOME", str(home))
+    before = {path: path.read_bytes() for path in report.rglob("*") if path.is_file()}
+    shutil.rmtree(report / "results")
+    (report / "report.pdf").unlink()
+    main(["--collect", "--folder", str(report), "--dataset", DATASET, "--preset", "sample"])
+    said = capsys.readouterr().out.splitlines()
+    count = len(read_json(report / "results" / "index.json")["files"])
+    assert said == [
+        f"collected {count} files into {report / 'results'}",
+        f"report: {report / 'report.pdf'}",
+    ]
+    assert {path: path.read_bytes() for path in report.rglob("*") if path.is_file()} == before
+
+
 def test_the_pipeline_ends_with_a_report_of_its_own_runs(home, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     for name in ("data", "runs"):
