@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import free_port
 from timm.models import register_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -140,6 +142,52 @@ def test_two_processes_do_the_work_of_one_and_write_one_folder(settings, tmp_pat
         assert rows(one)[0][key] == rows(two)[0][key]
     assert one.results["test"]["full"]["n"] == two.results["test"]["full"]["n"]
     assert abs(float(rows(one)[0]["train_loss"]) - float(rows(two)[0]["train_loss"])) < 0.2
+
+
+LEARN = """
+import sys
+
+import torch
+
+from fer_lib.augment import Augmentation
+from fer_lib.data.sample import make_sample
+from fer_lib.learner import Learner
+from fer_lib.recipes import recipe
+
+plain = {"augmentation": Augmentation(flip=0.0, affine=0.0), "precision": "no", "ema_decay": 0.0}
+sgd = {"optimizer": "sgd", "lr": 0.05, "warmup_epochs": 0, "batch_size": 16, "limit": 64}
+config = recipe("vit_patch", "ours", "sample", options={"drop_path": 0.0}, **plain, **sgd)
+learner = Learner(config, make_sample(100))
+row = learner.train_epoch(0)
+weights = [parameter.detach().flatten() for parameter in learner.core.parameters()]
+result = row["train_loss"], torch.cat(weights)
+if __name__ == "__main__":
+    torch.save(result, sys.argv[1])
+"""  # nothing is drawn but the order of the images, and no image has a part in another's answer
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the processes train on the CPU")
+def test_two_processes_learn_the_same_weights_as_one(tmp_path):
+    script, port = tmp_path / "learn.py", str(free_port())
+    script.write_text(LEARN)
+    both = []
+    for rank in "01":
+        launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        env = os.environ | launch | {"MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, script, tmp_path / rank]
+        both.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    try:
+        loss, weights = runpy.run_path(str(script))["result"]
+        for process in both:
+            error = process.communicate(timeout=120)[1]
+            assert process.returncode == 0, error
+    finally:
+        for process in both:
+            process.kill()
+    for rank in "01":
+        its_loss, its_weights = torch.load(tmp_path / rank)
+        assert its_loss == pytest.approx(loss, abs=1e-4)
+        torch.testing.assert_close(its_weights, weights, atol=1e-4, rtol=0)
 
 
 def test_a_launch_that_would_silently_be_one_process_is_refused(monkeypatch):
