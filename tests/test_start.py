@@ -210,7 +210,7 @@ def test_fine_tuning_starts_from_the_best_weights_of_a_run(faces, tmp_path, caps
     assert "is of grefel, not vit_mae" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--recipe", "finetune"])
-    assert "give it by --from-run" in capsys.readouterr().err
+    assert "give --from-run" in capsys.readouterr().err
     main([*arguments, "--from-run", str(first.folder)])
     assert "test accuracy" in capsys.readouterr().out
     (second,) = [run for run in list_runs(tmp_path) if run.name != first.name]
