@@ -12,6 +12,9 @@ from fer_lib.files import InputError
 from fer_lib.pipeline import Pipeline
 from fer_lib.stages import Stage, choose_stages
 
+DATASET = "sample-10-100"
+WRITE_HTML = pipeline.write_html
+
 
 def notebook(path: Path, code: str, parameters: str = 'dataset = ""\nruns_dir = ""\nword = "a"'):
     cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
@@ -23,7 +26,8 @@ def notebook(path: Path, code: str, parameters: str = 'dataset = ""\nruns_dir = 
 
 @pytest.fixture
 def two_stages(tmp_path, monkeypatch):
-    """A pipeline of two small notebooks: the second reads what the first writes."""
+    """A pipeline of two small notebooks: the second reads what the first writes; no HTML."""
+    monkeypatch.setattr(pipeline, "write_html", lambda path: None)
     books = tmp_path / "notebooks"
     books.mkdir()
     log = 'open(f"{runs_dir}/log", "a").write("NAME\\n")\n---\n'
@@ -46,17 +50,18 @@ def two_stages(tmp_path, monkeypatch):
 
     def run(**options):
         (runs / "log").write_text("")
-        Pipeline(runs=str(runs), **options).run()
+        Pipeline(dataset=DATASET, runs=str(runs), **options).run()
         return (runs / "log").read_text().split()
 
     run.runs, run.books = runs, books
     return run
 
 
-def test_only_what_changed_is_run_again(two_stages):
+def test_only_what_changed_is_run_again(two_stages, monkeypatch):
+    monkeypatch.setattr(pipeline, "write_html", WRITE_HTML)
     assert two_stages() == ["one", "two"]
     assert two_stages() == []
-    folder = two_stages.runs / "notebooks_sample_sample_s0"
+    folder = two_stages.runs / f"notebooks_{DATASET}_sample_s0"
     assert {p.name for p in folder.iterdir()} >= {"01_one.ipynb", "01_one.html", "02_two.html"}
     assert two_stages(extra={"word": "b"}) == ["one", "two"]
     assert (two_stages.runs / "two.txt").read_text() == "bb"
@@ -191,11 +196,12 @@ def test_data_that_cannot_be_had_is_said_before_any_stage(two_stages):
 
 
 def test_the_command_line(two_stages, capsys):
-    pipeline.main(["--runs", str(two_stages.runs), "--set", "word=c"])
+    pipeline.main(["--dataset", DATASET, "--runs", str(two_stages.runs), "--set", "word=c"])
     printed = capsys.readouterr().out
     assert "02_two" in printed
     assert "executed notebooks" in printed
-    assert json.loads((two_stages.runs / "notebooks_sample_sample_s0" / "state.json").read_text())
+    folder = two_stages.runs / f"notebooks_{DATASET}_sample_s0"
+    assert json.loads((folder / "state.json").read_text())
     with pytest.raises(SystemExit, match="2"):
         pipeline.main(["--stages", "99"])
     assert "'99' is unknown" in capsys.readouterr().err
