@@ -273,14 +273,13 @@ def test_paired_tests_agree_with_the_binomial_and_with_holm(three_runs, noise):
     assert not close["finding"]
 
 
-def test_a_difference_below_the_half_width_is_no_finding_however_small_its_p():
-    faces = make_sample(6000)
-    labels = faces.labels[faces.where("test")]
+def test_a_difference_below_the_half_width_is_no_finding_however_small_its_p(noise):
+    labels = noise.labels[noise.where("test")]
     answered = np.stack([labels, labels])
     answered[:, 200:400] = (labels[200:400] + 1) % 7  # both wrong
     answered[1, :12] = (labels[:12] + 1) % 7  # and one of them in twelve more
-    given = np.eye(len(faces.classes))[answered]
-    tests = pair_up(Answers(["one", "other"], faces, np.zeros((2, 1, 1)), given))
+    given = np.eye(len(noise.classes))[answered]
+    tests = pair_up(Answers(["one", "other"], noise, np.zeros((2, 1, 1)), given))
     row = tests.iloc[0]
     assert row["p_holm"] < 0.001
     assert 0 < row["difference"] < row["half_width"]

@@ -76,6 +76,7 @@ def test_tables_and_a_figure_with_a_point_that_does_not_fit(growth, monkeypatch,
         return growth.Cost(1234.5, 2 * 10**9, 10**9, 0.002, "cpu")
 
     monkeypatch.setattr(growth, "measured", measured)
+    monkeypatch.setattr(growth, "DRAWN", 80)
     out = tmp_path / "growth.png"
     growth.main(["--batch-sizes", "16", "64", "--repeats", "1", "2", "--out", str(out)])
     text = capsys.readouterr().out

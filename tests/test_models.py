@@ -125,11 +125,6 @@ def test_wrong_names_and_options_are_refused(name, options, message):
         create_model(name, **options)
 
 
-def test_pretrained_weights_that_do_not_exist_are_an_error_not_a_random_start():
-    with pytest.raises(InputError, match="pretrained"):
-        create_model("baseline_cnn", pretrained=True)
-
-
 @pytest.mark.parametrize("name", ["vit_patch", "vit_cnn"])
 def test_a_scratch_vit_of_another_size_says_which_input_it_takes(name):
     model = create_model(name, img_size=32, in_chans=3, depth=1)

@@ -212,7 +212,8 @@ def test_another_refinement_is_another_run(faces, tmp_path):
 
 
 def test_the_command_line_takes_refined_labels(capsys, tmp_path):
-    command = ["baseline_cnn", "--runs", str(tmp_path), "--labels", "refined_turned"]
+    command = ["baseline_cnn", "--dataset", "sample-10-100", "--runs", str(tmp_path)]
+    command += ["--labels", "refined_turned"]
     with pytest.raises(SystemExit):
         main(command)
     assert "refined_turned.npz does not exist: refine the labels of sample" in (
