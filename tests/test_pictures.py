@@ -1,6 +1,7 @@
 """Picture files of every mode and size become one array."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -86,9 +87,15 @@ def test_pictures_of_one_size_keep_their_middle_square_and_no_face_is_squeezed(
 def test_a_large_first_picture_asks_for_no_memory_for_all(tmp_path):
     small = Image.new("L", (48, 48), 9)
     paths = save(tmp_path, a=Image.new("L", (3000, 4000), 7), b=small)
-    images, _ = read_pictures([paths[0], *[paths[1]] * 40_000])
-    assert images.shape == (40_001, 1, 48, 48)
+    tracemalloc.start()
+    try:
+        images, _ = read_pictures([paths[0], *[paths[1]] * 400])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert images.shape == (401, 1, 48, 48)
     assert images[[0, -1], 0, 0, 0].tolist() == [7, 9]
+    assert peak < 401 * 300**2  # bytes: 256 pixels wide are the most that it assumes of all
 
 
 def test_large_files_are_read_like_small_ones(tmp_path):
