@@ -37,7 +37,9 @@ def faces():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_onnx_agrees_with_torch_on_256_faces(name, faces, fitted, tmp_path):
+    """And an export leaves the model as it was."""
     model = fitted(create_model(name, **recipe(name, "ours", "sample").options))
+    before = {name: type(part) for name, part in model.named_modules()}
     about = Description(name, EMOTIONS, flip=True, temperature=1.5, threshold=0.4)
     ours = Predictor(Torch(model, about, torch.device("cpu")), about)
     write_onnx(tmp_path / "model.onnx", ours)
@@ -47,6 +49,7 @@ def test_onnx_agrees_with_torch_on_256_faces(name, faces, fitted, tmp_path):
     for n in (256, 1, 3):
         found = other.probabilities(faces[:n])
         np.testing.assert_allclose(found, expected[:n], atol=TOLERANCE, rtol=0)
+    assert {name: type(part) for name, part in model.named_modules()} == before
     assert other.about == about
     assert other.model is None
 
@@ -75,16 +78,8 @@ def test_all_experts_are_the_sparse_ones():
     torch.testing.assert_close(routing.gates, other.gates)
 
 
-def test_an_export_leaves_the_model_as_it_was(fitted, tmp_path):
-    model = fitted(create_model("vit_moe", **recipe("vit_moe", "ours", "sample").options))
-    before = {name: type(part) for name, part in model.named_modules()}
-    about = Description("x", EMOTIONS)
-    write_onnx(tmp_path / "a.onnx", Predictor(Torch(model, about, torch.device("cpu")), about))
-    assert {name: type(part) for name, part in model.named_modules()} == before
-
-
-def test_an_infinite_threshold_survives(fitted, tmp_path):
-    model = create_model("baseline_cnn", **recipe("baseline_cnn", "ours", "sample").options)
+def test_an_infinite_threshold_survives(tmp_path):
+    model = create_model("baseline_cnn", width=8)
     about = Description("x", EMOTIONS, threshold=float("inf"))
     write_onnx(tmp_path / "a.onnx", Predictor(Torch(model, about, torch.device("cpu")), about))
     assert Predictor.from_file(tmp_path / "a.onnx").threshold == float("inf")
@@ -131,7 +126,7 @@ def test_an_onnx_file_is_not_exported_again(tmp_path):
 
 @pytest.fixture
 def weights_file(tmp_path):
-    config = recipe("baseline_cnn", "ours", "sample")
+    config = recipe("baseline_cnn", "ours", "sample", options={"width": 8})
     model = create_model(config.model, **config.options)
     save_weights(tmp_path / "best.safetensors", model, config, EMOTIONS)
     return tmp_path / "best.safetensors"
