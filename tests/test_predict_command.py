@@ -1,6 +1,7 @@
 """`python -m fer_lib.predict`: everything that it is given is done or named."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -132,15 +133,12 @@ def test_without_a_file_the_faces_are_printed(run, folder):
     assert second == f"{folder / 'empty.png'}: no face"
 
 
-def test_a_terminal_without_emoji_shows_a_question_mark(weights, folder):
-    words = ["--model", str(weights), "--detector", "haar", str(folder / "face.png")]
-    done = subprocess.run(
-        [sys.executable, "-m", "fer_lib.predict", *words],
-        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(os.fsencode(folder / "face.png") + b": ? ")
+def test_a_terminal_without_emoji_shows_a_question_mark(run, folder, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", write_through=True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert run(folder / "face.png")[0] == 0
+    printed = terminal.buffer.getvalue()
+    assert printed.startswith(os.fsencode(folder / "face.png") + b": ? ")
 
 
 def test_patterns_and_files_named_twice_are_read_once(run, folder, tmp_path):
