@@ -28,10 +28,23 @@ FLAGS = (
 )
 
 
+LONGEST = ("test_notebooks", "browser", "test_train", "test_campaign", "test_report", "test_onnx")
+
+
 def pytest_itemcollected(item):
     """Run the tests of one module in one process: what they share is made once."""
     if not item.get_closest_marker("xdist_group"):
         item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the groups that take longest, so that none of them is left to the end."""
+
+    def place(item) -> int:
+        (group,) = item.get_closest_marker("xdist_group").args
+        return LONGEST.index(group) if group in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 def free_port() -> int:
