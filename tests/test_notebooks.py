@@ -39,6 +39,7 @@ TINY = {
     "08_grefel": {"changes": SHORT},
 }
 """Parameters that make a run short, by notebook; the others are short by themselves."""
+DATASET = "sample-10-600"
 SHARED = ("preset", "dataset", "data_dir", "seed", "interactive", "runs_dir")
 
 notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -142,12 +143,12 @@ def test_labels_are_refined_by_voters_from_disk_alone(tmp_path):
         "voters": [],
         "hub_voters": [str(tmp_path / name) for name in ("one", "two")],
         "interactive": False,
+        "dataset": DATASET,
     }
     path, home = ROOT / "notebooks" / "02_label_refinement.ipynb", tmp_path / "home"
-    values = {name: json.dumps(value) for name, value in given.items()}
-    text = papermill_run(path, tmp_path / "out.ipynb", environment(home, ROOT), **values)
-    assert "2,400 computed" in text
-    kept = json.loads((home / "data" / "sample" / "refinement.json").read_text())
+    text = papermill_run(path, tmp_path / "out.ipynb", environment(home, ROOT), **given)
+    assert "480 computed" in text
+    kept = json.loads((home / "data" / DATASET / "refinement.json").read_text())
     assert kept["voters"] == given["hub_voters"]
     assert kept["echo"] == {}
     assert kept["changed"]["majority"]["train"]["by_class"]["disgust"] == 0  # they abstain there
@@ -163,15 +164,33 @@ def environment(home: Path, *python_path: Path) -> dict[str, str]:
     return kept | ours | {"PYTHONPATH": paths, "PATH": path}
 
 
-def papermill_run(source: Path, target: Path, env: dict[str, str], **parameters) -> str:
+def papermill_command(source: Path, target: Path, env: dict[str, str], **parameters) -> str:
     """Execute a notebook by the papermill command in `target`'s folder; return what it printed."""
+    values = [f"{name}: {json.dumps(value)}" for name, value in parameters.items()]
     given = [
         *("--no-progress-bar", "--execution-timeout", "300"),
-        *(part for name, value in parameters.items() for part in ("-y", f"{name}: {value}")),
+        *(part for value in values for part in ("-y", value)),
     ]
     command = [sys.executable, "-m", "papermill", str(source), str(target), *given]
     done = subprocess.run(command, cwd=target.parent, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    return printed(target)
+
+
+def papermill_run(source: Path, target: Path, env: dict[str, str], **parameters) -> str:
+    """The same in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - env.keys():
+            patch.delenv(name)
+        for name, value in env.items():
+            patch.setenv(name, value)
+        papermill.execute_notebook(
+            source, target, parameters, cwd=target.parent, progress_bar=False, execution_timeout=300
+        )
+    return printed(target)
+
+
+def printed(target: Path) -> str:
     outputs = [
         output for cell in read(target).cells if "outputs" in cell for output in cell.outputs
     ]
@@ -186,31 +205,30 @@ def executed(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     env = environment(home, ROOT)
     texts = {
         path.stem: papermill_run(
-            path, folder / path.name, env, **{k: json.dumps(v) for k, v in tiny.items()}
+            path, folder / path.name, env, dataset=DATASET, **TINY.get(path.stem, {})
         )
         for path in NOTEBOOKS
-        for tiny in [TINY.get(path.stem, {})]
     }
     return home, texts
 
 
 def test_the_notebooks_write_what_they_say(executed):
     home, _ = executed
-    report = json.loads((home / "data/sample/audit.json").read_text())
+    report = json.loads((home / "data" / DATASET / "audit.json").read_text())
     assert report["mark"] == "sample data"
-    assert report["copies"]["groups"] == 116
+    assert report["copies"]["groups"] == 21
     runs = sorted(path.parent for path in home.glob("runs/*/results.json"))
     found = {path.name.split("_", 1)[1] for path in runs}
-    assert found == {f"{model}_sample_s0" for model in MODULES}
+    assert found == {f"{model}_{DATASET}_s0" for model in MODULES}
     assert len(list(home.glob("runs/pretraining/*/encoder.safetensors"))) == 1
     assert all((run / "inference.json").exists() for run in runs)
-    evaluated = [run for run in runs if (run / "evaluation.json").exists()]
+    (evaluated,) = [run for run in runs if (run / "evaluation.json").exists()]
     accuracy = {
         run: json.loads((run / "results.json").read_text())["valid"]["full"]["accuracy"]
         for run in runs
     }
-    assert evaluated == [max(accuracy, key=accuracy.get)]
-    comparison = home / "runs/comparison_sample_sample"
+    assert accuracy[evaluated] == max(accuracy.values())
+    comparison = home / f"runs/comparison_{DATASET}_sample"
     compared = json.loads((comparison / "comparison.json").read_text())
     tables = ("comparison", "recalls", "systems", "tests", "costs", "copies", "claims")
     assert {path.name for path in comparison.iterdir()} == {
@@ -220,7 +238,7 @@ def test_the_notebooks_write_what_they_say(executed):
     }
     assert len(compared["runs"]) == len(runs) > len(MODULES)
     assert all(row["ms_1"] > 0 and row["macs"] > 0 for row in compared["costs"])
-    tried = json.loads((home / "runs/try_it_sample_sample/faces.json").read_text())
+    tried = json.loads((home / f"runs/try_it_{DATASET}_sample/faces.json").read_text())
     assert tried["mark"] == "sample data"
     (faces,) = tried["pictures"].values()
     assert len(faces) >= 5  # of seven that were drawn
@@ -248,7 +266,7 @@ def test_no_crop_of_a_picture_of_ones_own_is_kept(tmp_path):
     (kept / "maps.png").touch()  # as an older version left it
     source, env = ROOT / "notebooks/11_try_it.ipynb", environment(tmp_path / "home", ROOT)
     pictures = [str(tmp_path / folder / "me.png") for folder in ("one", "two")]
-    given = {"pictures": json.dumps(pictures), "interactive": False}
+    given = {"pictures": pictures, "interactive": False}
     text = papermill_run(source, tmp_path / "out.ipynb", env, **given)
     assert [path.name for path in kept.iterdir()] == ["faces.json"]
     found = json.loads((kept / "faces.json").read_text())["pictures"]
@@ -261,9 +279,9 @@ def test_a_finished_run_is_loaded_and_not_trained_again(executed, tmp_path):
     home, texts = executed
     assert texts["03_cnn"].count("loaded 20") == 1  # one of two was a student in 02
     assert " epoch " in texts["03_cnn"]
-    parameters = {name: json.dumps(value) for name, value in TINY["03_cnn"].items()}
+    given = {"dataset": DATASET} | TINY["03_cnn"]
     source = next(path for path in NOTEBOOKS if path.stem == "03_cnn")
-    text = papermill_run(source, tmp_path / "again.ipynb", environment(home, ROOT), **parameters)
+    text = papermill_command(source, tmp_path / "again.ipynb", environment(home, ROOT), **given)
     assert text.count("loaded 20") == 3  # the two, and one of them without its gates
     assert " epoch " not in text
 
@@ -271,8 +289,10 @@ def test_a_finished_run_is_loaded_and_not_trained_again(executed, tmp_path):
 def test_without_a_run_the_evaluation_says_what_to_do(executed, tmp_path):
     home, _ = executed
     source = next(path for path in NOTEBOOKS if path.stem == "09_evaluation")
-    with pytest.raises(AssertionError, match="train one first"):
-        papermill_run(source, tmp_path / "no.ipynb", environment(home, ROOT), preset="full")
+    with pytest.raises(papermill.PapermillExecutionError, match="train one first"):
+        papermill_run(
+            source, tmp_path / "no.ipynb", environment(home, ROOT), dataset=DATASET, preset="full"
+        )
 
 
 def test_an_evaluation_needs_no_weights(executed, tmp_path):
@@ -282,7 +302,8 @@ def test_an_evaluation_needs_no_weights(executed, tmp_path):
     run = shutil.copytree(found.parent, tmp_path / "runs" / found.parent.name, ignore=ignored)
     source = next(path for path in NOTEBOOKS if path.stem == "09_evaluation")
     env = environment(home, ROOT)
-    text = papermill_run(source, tmp_path / "out.ipynb", env, runs_dir=str(tmp_path / "runs"))
+    given = {"dataset": DATASET, "runs_dir": str(tmp_path / "runs")}
+    text = papermill_run(source, tmp_path / "out.ipynb", env, **given)
     assert text.count("the weights of") == text.count("are left out") == 1
     alone, whole = (json.loads((at / "evaluation.json").read_text()) for at in (run, found.parent))
     assert set(whole) - set(alone) == {"views", "robustness", "computed"}
@@ -311,7 +332,9 @@ def test_the_colab_path_clones_once_and_installs_nothing(colab):
     before = sorted(str(found.locate_file("")) + found.name for found in distributions())
     content = read(ROOT / "notebooks/01_data.ipynb")
     asked = "import fer_lib\n\nprint('imported from', fer_lib.__file__, 'in', os.getcwd())"
-    # The setup cell twice, as when someone runs it again; then where the package comes from.
+    # The setup cell twice, as when someone runs it again, and no further than the faces are loaded;
+    # then where the package comes from.
+    del content.cells[1 + [cell.id for cell in content.cells].index("load") :]
     content.cells.insert(2, nbformat.v4.new_code_cell(content.cells[1].source, id="again"))
     content.cells.append(nbformat.v4.new_code_cell(asked, id="asked"))
     work = colab / "content"
@@ -319,13 +342,13 @@ def test_the_colab_path_clones_once_and_installs_nothing(colab):
     nbformat.write(content, work / "01_data.ipynb")
     env = environment(colab, colab / "stub") | {"FER_REPOSITORY": (colab / "source").as_uri()}
     del env["FER_HOME"]
-    text = papermill_run(work / "01_data.ipynb", work / "out.ipynb", env, interactive=False)
+    text = papermill_run(work / "01_data.ipynb", work / "out.ipynb", env, dataset=DATASET)
 
     clone = work / "fer2013-reference"
     assert (clone / ".git").is_dir()
     assert not (clone / "fer2013-reference").exists()
     assert f"imported from {clone / 'fer_lib/__init__.py'} in {clone}" in text
-    assert (clone / "data/sample/audit.json").exists()
+    assert (clone / "data" / DATASET / "manifest.json").exists()
     assert text.count("nothing to install") == 2
     assert before == sorted(str(found.locate_file("")) + found.name for found in distributions())
 
