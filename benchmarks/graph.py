@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from measure import environment, in_turn, rate, table
 
-from fer_lib.config import SET, TrainConfig, parse_settings
+from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
@@ -30,6 +30,7 @@ from fer_lib.models import MODULES
 from fer_lib.pretrain import PretrainConfig, pretraining
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.recipes import recipe
+from fer_lib.settings import SET, parse_settings
 
 TOLERANCE = 0.02
 """Largest difference of the mean training loss, relative."""

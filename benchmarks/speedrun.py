@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from fer_lib.augment import Augmentation
 from fer_lib.batches import probabilities
-from fer_lib.config import SET, TrainConfig, parse_settings
+from fer_lib.config import TrainConfig
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate.robustness import VIEWS
 from fer_lib.files import InputError
@@ -43,6 +43,7 @@ from fer_lib.graph import RecordedStep
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.models.cnn import grey_48
+from fer_lib.settings import SET, parse_settings
 
 # Percent on PrivateTest -> length and width, for 65 chosen on PublicTest, for 70 by one guess.
 TARGETS = {

@@ -40,7 +40,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fer_lib import learner as learner_module
 from fer_lib.batches import DTYPES
-from fer_lib.config import SET, parse_settings
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
@@ -48,6 +47,7 @@ from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.optim import choose_precision
 from fer_lib.recipes import recipe
+from fer_lib.settings import SET, parse_settings
 
 PARTS = ("input", "forward", "backward", "optimizer", "average", "rest")
 FLOOR = ("GFLOP an image", "MB kept an image", "arithmetic, ms", "memory, ms")

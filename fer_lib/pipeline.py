@@ -19,7 +19,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fer_lib.config import add_arguments, parse_settings
 from fer_lib.data import load_faces
 from fer_lib.files import (
     InputError,
@@ -35,6 +34,7 @@ from fer_lib.recipes import default_preset
 from fer_lib.report.build import build
 from fer_lib.report.collect import collect
 from fer_lib.runs import runs_folder
+from fer_lib.settings import add_arguments, parse_settings
 from fer_lib.stages import Stage, choose_stages
 
 CELL_TIMEOUT = {"sample": 3600, "quick": 6 * 3600, "full": 48 * 3600}

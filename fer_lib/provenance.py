@@ -140,7 +140,8 @@ def _without_folders(word: str) -> str:
 def training_command(config: TrainConfig, dataset: str) -> str:
     """The command that trains a run of this config, for a shell; DIR is the folder of the data.
 
-    Of where a file of weights lies only the last folder is told; FOLDER is that of an own pretraining.
+    Of where a file of weights lies only the last folder is told, and for the folder of a
+    pretraining of our own stands FOLDER.
 
     Args:
         config: as `recipe` gives it, or `fine_tuning`.

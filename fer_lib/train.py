@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from fer_lib.config import APART, RECIPE_NAMES, TrainConfig, add_arguments, parse_settings
+from fer_lib.config import RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.files import InputError, locked, require_writable
 from fer_lib.learner import Learner
@@ -24,6 +24,7 @@ from fer_lib.optim import processes
 from fer_lib.provenance import code_digest
 from fer_lib.recipes import RECIPES, default_preset, merged_options, own_start, recipe
 from fer_lib.runs import Run, find_run, runs_folder, start_run
+from fer_lib.settings import APART, add_arguments, parse_settings
 from fer_lib.training import Training, state_path
 
 

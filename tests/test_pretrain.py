@@ -16,7 +16,6 @@ import torch
 from filelock import FileLock
 
 from fer_lib.augment import Augmentation, Prepare
-from fer_lib.config import parse_settings
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError, read_json
 from fer_lib.kept import keep_results, restore
@@ -35,6 +34,7 @@ from fer_lib.pretrain.autoencoder import build_autoencoder, mask_noise
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.recipes import recipe
 from fer_lib.runs import list_runs
+from fer_lib.settings import parse_settings
 from fer_lib.train import main as train_command
 from fer_lib.train import train
 

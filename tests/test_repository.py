@@ -35,6 +35,7 @@ ORDER = (
     "models",
     "losses",
     "config",
+    "settings",
     "recipes",
     "networks",
     "checkpoints",

@@ -24,7 +24,6 @@ from fer_lib import train as train_module
 from fer_lib import training
 from fer_lib.augment import Augmentation
 from fer_lib.checkpoints import load_weights
-from fer_lib.config import parse_setting
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError, locked, read_json, write_json
@@ -35,6 +34,7 @@ from fer_lib.optim import parameter_groups, processes, schedules
 from fer_lib.provenance import processor
 from fer_lib.recipes import recipe
 from fer_lib.runs import find_run, list_runs, runs_folder, start_run
+from fer_lib.settings import parse_setting
 from fer_lib.train import main, train
 from fer_lib.training import Training
 

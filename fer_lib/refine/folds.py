@@ -10,7 +10,7 @@ import torch
 
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities, training_rows
-from fer_lib.config import TrainConfig, own_changes, several
+from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.splits import group_keys, grouped_split
 from fer_lib.evaluate import aligned, load_predictions
@@ -20,6 +20,7 @@ from fer_lib.optim import processes
 from fer_lib.recipes import changed_settings, recipe
 from fer_lib.refine.ballots import Ballots
 from fer_lib.runs import Run, find_run, runs_folder
+from fer_lib.settings import own_changes, several
 from fer_lib.train import train
 
 

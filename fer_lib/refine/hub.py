@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fer_lib.batches import autocast
-from fer_lib.config import several
 from fer_lib.data.faceset import DAMAGE, FaceSet
 from fer_lib.files import InputError, home, replacing, sha256
 from fer_lib.refine.ballots import Ballots, translate, vocabulary
+from fer_lib.settings import several
 
 HUB_VOTERS = (
     "trpakov/vit-face-expression",
