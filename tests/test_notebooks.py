@@ -17,6 +17,7 @@ import pytest
 
 from fer_lib import plots
 from fer_lib.compare import figures
+from fer_lib.data.sample import make_sample, write_layout
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
 from fer_lib.stages import STAGES, TRAININGS
@@ -32,7 +33,7 @@ TINY = {
         "published": True,
     },
     "03_cnn": {"changes": SHORT | {"options": {"width": 4}}},
-    "04_vit_scratch": {"changes": SHORT},
+    "04_vit_scratch": {"changes": SHORT, "recipe_name": "published"},
     "05_vit_tiny": {"changes": SHORT},
     "06_vit_mae": {"changes": SHORT, "pretrain_changes": SHORT},
     "07_vit_moe": {"changes": SHORT},
@@ -129,7 +130,23 @@ def test_the_file_is_clean(path):
     assert not [name for name in ids if re.fullmatch(r"[0-9a-f]{8}", name)]
 
 
-def test_labels_are_refined_by_voters_from_disk_alone(tmp_path):
+@pytest.fixture
+def folders(tmp_path) -> Path:
+    """Pictures in the class folders of Kaggle: without votes, and no truth is known."""
+    write_layout(make_sample(300), "emotion-detection", tmp_path / "kaggle")
+    return tmp_path / "kaggle"
+
+
+def test_class_folders_without_votes_are_looked_at(folders, tmp_path):
+    path, home = ROOT / "notebooks" / "01_data.ipynb", tmp_path / "home"
+    given = {"dataset": "fer2013", "data_dir": str(folders), "interactive": False}
+    text = papermill_run(path, tmp_path / "out.ipynb", environment(home, ROOT), **given)
+    audit = json.loads((home / "data" / "fer2013" / "audit.json").read_text())
+    assert audit["votes"] is None
+    assert "test = PublicTest + PrivateTest" in text
+
+
+def test_labels_are_refined_by_voters_from_disk_alone(folders, tmp_path):
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
     size = {"image_size": 16, "patch_size": 8, "hidden_size": 8, "intermediate_size": 8}
@@ -143,12 +160,14 @@ def test_labels_are_refined_by_voters_from_disk_alone(tmp_path):
         "voters": [],
         "hub_voters": [str(tmp_path / name) for name in ("one", "two")],
         "interactive": False,
-        "dataset": DATASET,
+        "dataset": "fer2013",
+        "data_dir": str(folders),
     }
     path, home = ROOT / "notebooks" / "02_label_refinement.ipynb", tmp_path / "home"
     text = papermill_run(path, tmp_path / "out.ipynb", environment(home, ROOT), **given)
-    assert "480 computed" in text
-    kept = json.loads((home / "data" / DATASET / "refinement.json").read_text())
+    assert re.search(r"\b\d+ computed", text)
+    kept = json.loads((home / "data" / "fer2013" / "refinement.json").read_text())
+    assert kept["against_truth"] == kept["against_annotators"] == {}
     assert kept["voters"] == given["hub_voters"]
     assert kept["echo"] == {}
     assert kept["changed"]["majority"]["train"]["by_class"]["disgust"] == 0  # they abstain there
