@@ -68,8 +68,7 @@ mirror: $(DEMO)
 	@"$(BIN)/python" -m streamlit run demo/emoji_mirror.py
 
 # One thread for each of the two processes: more of them only wait for one another. Whole modules go
-# to a process, both that use a browser to the same one, in the order in which they are collected:
-# longer ones are not left to the end.
+# to a process, both that use a browser to the same one, and the longest first (tests/conftest.py).
 test: $(DEMO)
 	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
