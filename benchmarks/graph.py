@@ -19,11 +19,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from measure import environment, in_turn, rate, table
+from measure import drawn, environment, in_turn, rate, table
 
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
-from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
@@ -108,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
             "faces (sample data)\n",
             flush=True,
         )
-        faces = make_sample(max(100, *(config.limit * 4 // 3 for config in configs.values())))
+        faces = drawn(max(config.limit for config in configs.values()))
         for model, config in configs.items():
             *rates, recorded, launched = compare(model, config, faces, args.steps, args.rounds)
             title = f"{model}, batches of {config.batch_size}"

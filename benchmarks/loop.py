@@ -35,13 +35,12 @@ from statistics import median
 
 import torch
 from augmentation import AFFINE, compare_augmentation
-from measure import Apart, cores, environment, in_turn, table
+from measure import Apart, cores, drawn, environment, in_turn, table
 from torch import Tensor
 from usual import STYLES, Usual
 
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
-from fer_lib.data.sample import make_sample
 from fer_lib.graph import RecordedStep
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
@@ -95,7 +94,7 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
         clip_grad=1.0,
         augmentation=AFFINE,
     )
-    faces = make_sample(max(100, images * 4 // 3))  # four in five are for training
+    faces = drawn(images)
     with ExitStack() as running:
         ours = running.enter_context(Apart(Ours, config, faces))
         precision = choose_precision(config).replace("no", "float32")

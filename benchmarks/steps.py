@@ -29,19 +29,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, wraps
+from functools import wraps
 from typing import Any
 
 import torch
-from measure import environment, matrix_rate, memory_rate, shortest
+from measure import drawn, environment, matrix_rate, memory_rate, shortest
 from torch import Tensor
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from fer_lib import learner as learner_module
 from fer_lib.batches import DTYPES
-from fer_lib.data.faceset import FaceSet
-from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
@@ -142,12 +140,6 @@ def bytes_of_weights(learner: Learner) -> int:
     # The weight twice, its gradient twice; then weight, two moments and the average in and out.
     times = 2 + 2 + 6 + (2 if learner.ema else 0)
     return times * sum(p.nbytes for p in learner.core.parameters())
-
-
-@cache
-def drawn(images: int) -> FaceSet:
-    """Drawn faces, at least so many of them for training: four in five are."""
-    return make_sample(max(100, images * 4 // 3))
 
 
 def measure(model: str, changes: dict[str, Any], steps: int) -> tuple[Learner, dict[str, Any]]:

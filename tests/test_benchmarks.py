@@ -3,6 +3,9 @@
 import os
 import platform
 import re
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +16,8 @@ from fer_lib.augment import Augmentation, Prepare
 from fer_lib.config import TrainConfig
 from fer_lib.data.sample import make_sample
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture
@@ -142,6 +146,43 @@ def test_parts_run_in_turn_and_the_first_round_does_not_count(measure, monkeypat
     rates = measure.in_turn({"a": part("a", 1), "b": part("b", 2)}, 2)
     assert calls == ["a", "b"] * 3
     assert rates == {"a": [10.0, 10.0], "b": [5.0, 5.0]}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes as Linux has")
+def test_a_side_ends_with_a_killed_parent():
+    """Else it would go on using the device that the next script measures."""
+    code = "import measure, time; one = measure.Apart(time.sleep, 60); one.ready.result()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (BENCHMARKS, ROOT)))}
+    parent = subprocess.Popen([sys.executable, "-c", code], env=environment, text=True)
+    children = partial(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text)
+    sides = until(lambda: [pid for pid in children().split() if "spawn_main" in command(pid)])
+    parent.kill()
+    parent.wait()
+    until(lambda: not any(map(command, sides)))
+
+
+def command(pid: str) -> str:
+    """Of a process; "" where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def until(true):
+    """What a function returns once that is true; fails after a minute."""
+    end = time.monotonic() + 60
+    while not (value := true()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return value
+
+
+def test_of_many_drawn_faces_each_stands_there_repeatedly(measure, monkeypatch):
+    monkeypatch.setattr(measure, "DIFFERENT", 100)
+    faces = measure.drawn.__wrapped__(500)
+    assert (faces.split == "train").sum() == 500
+    assert len(set(faces.ids)) == 100
 
 
 def test_a_ratio_is_taken_within_each_round(measure):
