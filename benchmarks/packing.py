@@ -99,8 +99,8 @@ def contents(run: RunFolder) -> dict[str, bytes]:
     inside = "pretraining/" if run.folder.parent.name == "pretraining" else ""
     where, found = f"runs/{inside}{run.name}", {}
     for path in sorted(run.folder.iterdir()):
-        small = path.name == "encoder.safetensors" if inside else path.stat().st_size <= WEIGHTS
-        wanted = small or path.suffix != ".safetensors"
+        weights = path.name == "encoder.safetensors" if inside else path.stat().st_size <= WEIGHTS
+        wanted = weights if path.suffix == ".safetensors" else True
         if path.is_file() and path.name[0] != "." and wanted:
             found[f"{where}/{path.name}"] = path.read_bytes()
     if f"{where}/predictions.npz" in found:

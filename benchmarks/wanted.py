@@ -19,7 +19,7 @@ CNN = {"batch_size": 256, "lr": 4e-3, "warmup_epochs": 5, "flip_tta": True}
 LONG_CNN = CNN | {"epochs": 80, "mixup": 0.2, "label_smoothing": 0.1, "augmentation": STRONG}
 MUON = {"epochs": 60, "optimizer": "muon", "lr": 0.008, "momentum": 0.95, "weight_decay": 0.02}
 DINOV2 = {"batch_size": 128, "lr": 3e-4, "options": {"backbone_options": {"drop_path_rate": 0.2}}}
-SCRATCH = {"batch_size": 256, "lr": 1.5e-3, "mixup": 0.4, "flip_tta": True, "augmentation": STRONG}
+SCRATCH = {"batch_size": 256, "mixup": 0.4, "flip_tta": True, "augmentation": STRONG}
 LONG_VIT = SCRATCH | {"epochs": 120, "lr": 7e-4, "mixup": 0.2, "options": {"drop_path": 0.2}}
 
 MAE = Pretraining(
@@ -43,7 +43,6 @@ MAE_OF_6 = Pretraining(
 )
 MILD = {"mixup": 0.0, "flip_tta": True, "augmentation": CNN_OURS["augmentation"]}
 SMALL = MILD | {"epochs": 20, "batch_size": 128, "warmup_epochs": 2}
-SHORT = SMALL | {"epochs": 30}
 MILD_VIT = MILD | {"epochs": 120, "batch_size": 256, "lr": 7e-4, "mixup": 0.1}
 SMALL_SCRATCH = SMALL | {"lr": 5e-4, "layer_decay": 1.0}
 SMALL_VIT = SMALL_MAE.config().classifier_options
@@ -82,7 +81,7 @@ VIT_MAE = Entry(
     needs=MAE,
 )
 VIT_MAE_OF_6 = VIT_MAE.variant(
-    "patches of 6", "a third of the tokens, so a longer pretraining", {}, needs=MAE_OF_6
+    "patches of 6", "less than half of the tokens, so a longer pretraining", {}, needs=MAE_OF_6
 )
 VOTERS = Refinement(
     "voters",
@@ -246,7 +245,9 @@ LATER = (
     LONG_VIT_MAE,
     MAE_OF_6,
     VIT_MAE_OF_6,
-    VIT_MAE_OF_6.variant("no mixup", "what is best after patches of 8", SHORT | {"lr": 1e-3}),
+    VIT_MAE_OF_6.variant(
+        "milder", "as was best after patches of 8, but longer", SMALL | {"lr": 1e-3, "epochs": 30}
+    ),
     Entry(
         "vit_tiny, patches of 8",
         "as that from scratch, but for its head of three layers and four times the epochs",

@@ -55,8 +55,8 @@ SCRATCH_PUBLISHED = {
     ),
 }  # fmt: skip
 # Fitting the faces comes first: a wider start and the milder augmentation of the CNNs, with which
-# vit_cnn learned far sooner. Against learning 28,709 faces by heart later: stochastic depth and
-# mixup instead of dropout, ten times the weight decay, and a moving average.
+# vit_cnn learned sooner (benchmarks/README.md). Against learning 28,709 faces by heart later:
+# stochastic depth and mixup instead of dropout, ten times the weight decay, and a moving average.
 SCRATCH_OURS = SCRATCH_PUBLISHED | {
     "batch_size": 128,
     "weight_decay": 0.1,
@@ -167,7 +167,8 @@ SMALL = {
     "mixup": 0.0,
     "augmentation": LIGHT,
 }
-# The same networks, small enough for two cores and with random weights, so with a larger rate.
+# The same networks, small enough for two cores and with random weights, so with a larger rate, as
+# the two from scratch have it there.
 SMALL_BACKBONE = SMALL | {
     "pretrained": False,
     "lr": 1e-3,

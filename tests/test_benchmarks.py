@@ -148,25 +148,30 @@ def test_parts_run_in_turn_and_the_first_round_does_not_count(measure, monkeypat
     assert rates == {"a": [10.0, 10.0], "b": [5.0, 5.0]}
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes as Linux has")
-def test_a_side_ends_with_a_killed_parent():
+def test_a_side_ends_with_a_killed_parent(tmp_path):
     """Else it would go on using the device that the next script measures."""
-    code = "import measure, time; one = measure.Apart(time.sleep, 60); one.ready.result()"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (BENCHMARKS, ROOT)))}
-    parent = subprocess.Popen([sys.executable, "-c", code], env=environment, text=True)
-    children = partial(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text)
-    sides = until(lambda: [pid for pid in children().split() if "spawn_main" in command(pid)])
-    parent.kill()
-    parent.wait()
-    until(lambda: not any(map(command, sides)))
-
-
-def command(pid: str) -> str:
-    """Of a process; "" where it has ended."""
+    (tmp_path / "side.py").write_text(SIDE)
+    code = (
+        f"import measure, side; measure.Apart(side.work, {str(tmp_path / 'now')!r}).ready.result()"
+    )
+    paths = os.pathsep.join(map(str, (BENCHMARKS, ROOT, tmp_path)))
+    parent = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths})
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
+        until((tmp_path / "now").exists)  # it works
+    finally:
+        parent.kill()
+        parent.wait()
+    until(lambda: time.time() - (tmp_path / "now").stat().st_mtime > 2)
+
+
+SIDE = """
+import pathlib, time
+
+def work(path):
+    for _ in range(600):
+        pathlib.Path(path).touch()
+        time.sleep(0.1)
+"""
 
 
 def until(true):

@@ -6,6 +6,7 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -339,6 +340,16 @@ def packed(entries, packing, tmp_path):
     entry.do(place)
     run = entry.run(place)
     return run, packing.Archives(tmp_path / "out").add(packing.contents(run))
+
+
+def test_of_a_pretraining_the_encoder_travels(packing, tmp_path):
+    run = SimpleNamespace(folder=tmp_path / "pretraining" / "one", name="one")
+    run.folder.mkdir(parents=True)
+    names = ("autoencoder.safetensors", "encoder.safetensors", "metrics.csv", ".hidden")
+    for name in names:
+        (run.folder / name).write_text(name)
+    found = packing.contents(run)
+    assert found.keys() == {f"runs/pretraining/one/{name}" for name in names[1:3]}
 
 
 def test_predictions_that_do_not_give_the_results_are_refused(packed, packing, entries, tmp_path):

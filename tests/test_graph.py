@@ -16,6 +16,7 @@ from fer_lib.graph import recordable
 from fer_lib.learner import Learner
 from fer_lib.models import create_model
 from fer_lib.pretrain import pretraining
+from fer_lib.pretrain.autoencoder import attention
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.runs import find_run, start_run
 
@@ -114,7 +115,7 @@ def test_a_step_copies_nothing_to_the_device_and_waits_for_nothing(faces, pretra
     faces = replace(faces, images=np.repeat(faces.images, 3, axis=1))
     if pretrains:
         learner = MaskedLearner(pretraining("sample"), faces)
-        learner.model.set_attn_implementation("sdpa")  # as on a GPU
+        learner.model.set_attn_implementation(attention("cuda"))
     else:
         learner = Learner(config(flip_tta=True), faces)
     batch = next(learner.batches.epoch(0))

@@ -13,8 +13,22 @@ from torch import Tensor, nn
 from fer_lib.pretrain.config import PretrainConfig, require_mask_ratio
 
 
-def build_autoencoder(config: PretrainConfig) -> nn.Module:
-    """A `transformers.ViTMAEForPreTraining` with random weights; nothing is downloaded."""
+def attention(device: str) -> str:
+    """How attention is computed on a type of device, as transformers names it.
+
+    On a CPU plainly, since with the fused kernel a training step in bf16 takes twice as long. On a
+    GPU by the fused one: while a step is recorded, transformers 5.17 makes a mask that it leaves
+    out otherwise, and for plain attention copies a number to the device, which a recording forbids.
+    """
+    return "sdpa" if device == "cuda" else "eager"
+
+
+def build_autoencoder(config: PretrainConfig, device: str = "cpu") -> nn.Module:
+    """A `transformers.ViTMAEForPreTraining` with random weights; nothing is downloaded.
+
+    Args:
+        device: type of that on which it is to compute; it is built on the CPU.
+    """
     from transformers import ViTMAEConfig, ViTMAEForPreTraining  # loads in seconds
 
     autoencoder = ViTMAEForPreTraining(
@@ -33,8 +47,7 @@ def build_autoencoder(config: PretrainConfig) -> nn.Module:
             layer_norm_eps=1e-6,  # that of timm's ViTs, which take the encoder's weights over
             mask_ratio=config.mask_ratio,
             norm_pix_loss=config.norm_pix_loss,
-            # With the fused kernel a training step in bf16 on a CPU takes twice as long.
-            attn_implementation="eager",
+            attn_implementation=attention(device),
         )
     )
     initialise(autoencoder)

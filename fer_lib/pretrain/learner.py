@@ -51,11 +51,7 @@ class MaskedLearner:
         self.noise = mask_noise(len(rows["valid"]), config.patches, seed=0).to(self.device)
         self.prepare = Prepare(config.pretrained_cfg, self.device)
         torch.manual_seed(config.seed)
-        self.model = build_autoencoder(config).to(self.device)
-        if self.device.type == "cuda":
-            # The fused kernel: the other way, transformers 5.17 copies a mask there at every step,
-            # which cannot be recorded.
-            self.model.set_attn_implementation("sdpa")
+        self.model = build_autoencoder(config, self.device.type).to(self.device)
         self.optimizer = torch.optim.AdamW(
             param_groups_weight_decay(self.model, config.weight_decay),
             lr=config.lr,
