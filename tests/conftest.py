@@ -1,5 +1,6 @@
 """A home for every test, so that nothing lands in the checkout; what tests in a browser need."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,10 @@ from fer_lib.evaluate import Predictions, evaluate, save_predictions
 from fer_lib.files import InputError, write_json
 from fer_lib.recipes import recipe
 from fer_lib.runs import Run
+
+# On the CPU, as in CI, also where there is a GPU. Those that need one are asked for it:
+# CUDA_VISIBLE_DEVICES=0 python -m pytest tests/test_graph.py tests/test_train.py
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
