@@ -9,12 +9,11 @@ from functools import partial
 from importlib.util import find_spec
 
 import torch
-from measure import in_turn, rate, table
+from measure import drawn, in_turn, rate, table
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from fer_lib.augment import Augmentation, Prepare
-from fer_lib.data.sample import make_sample
 
 AFFINE = Augmentation(flip=0.5, affine=0.8, rotate=12, translate=0.08, scale=(0.9, 1.15))
 PHOTOMETRIC = replace(AFFINE, photometric=0.5, brightness=0.2, contrast=0.2, noise=0.2)
@@ -70,7 +69,7 @@ def single_pipeline(draw: Augmentation) -> Callable[[Tensor], Tensor]:
 def compare_augmentation(images: int, rounds: int) -> str:
     """Measure our augmentation against kornia's and torchvision's; a table for each."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    faces = torch.from_numpy(make_sample(max(100, images)).images[:images]).to(device)
+    faces = torch.from_numpy(drawn(images).images[:images]).to(device)
     prepare, generator = Prepare(GREY_48, device), torch.Generator(device).manual_seed(0)
     others = {"torchvision v2": single_pipeline}
     if find_spec("kornia"):

@@ -13,6 +13,7 @@ from fer_lib.config import TrainConfig
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.data.refined import load_refined, refined_path, save_refined
 from fer_lib.files import InputError
+from fer_lib.graph import WARM_UP
 from fer_lib.learner import Learner
 from fer_lib.pretrain import PretrainConfig, pretrain, pretraining
 from fer_lib.pretrain.folder import Pretraining as PretrainingRun
@@ -150,9 +151,15 @@ class Entry:
 def one_step(config: TrainConfig, faces: FaceSet) -> None:
     """Train one batch, validate, and predict as a run does at its end."""
     learner = Learner(replace(config, limit=config.batch_size), few(faces, config.batch_size))
-    learner.train_epoch(0)
+    train_one(learner)
     learner.validate()
     learner.held_out.predict("test", learner.kept, "no")
+
+
+def train_one(learner: Learner | MaskedLearner) -> None:
+    """Train a batch; so often that the step is recorded and replayed, where it is to be."""
+    for epoch in range(WARM_UP + 1 if learner.recorded else 1):
+        learner.train_epoch(epoch)
 
 
 class Pretraining(Entry):
@@ -174,7 +181,7 @@ class Pretraining(Entry):
         config = self.config(place)
         config = replace(config, limit=config.batch_size)
         learner = MaskedLearner(config, few(place.faces(self.dataset), config.batch_size))
-        learner.train_epoch(0)
+        train_one(learner)
         learner.validate()
 
 

@@ -71,20 +71,31 @@ def counted(name: str, options: str) -> tuple[int, int, int, bool]:
     return counter.get_total_flops(), len(parameters), size, static_shapes(model)
 
 
+def network(config: TrainConfig | PretrainConfig) -> tuple[int, int, int, bool]:
+    """`counted` of the network of a config."""
+    pretrains = isinstance(config, PretrainConfig)
+    name, options = ("mae", config.to_dict()) if pretrains else (config.model, config.options)
+    return counted(name, json.dumps(options))
+
+
 def assumed(config: TrainConfig | PretrainConfig) -> float:
     """Seconds of an epoch on the images of FER2013 and of its validation."""
     pretrains = isinstance(config, PretrainConfig)
-    name, options = ("mae", config.to_dict()) if pretrains else (config.model, config.options)
-    flops, tensors, size, static = counted(name, json.dumps(options))
+    flops, tensors, _, static = network(config)
     recorded = static and (config.training if pretrains else config).recordable
     arithmetic = lambda n: 3 * flops * n / RATE  # noqa: E731
     starting = STEP + LAUNCH * tensors
     step = max(arithmetic(config.batch_size), STEP if recorded else starting)
-    averaged = not pretrains and bool(config.ema_decay)
-    views = 1 if pretrains else (1 + averaged) * (1 + config.flip_tta)
+    views = 1 if pretrains else (1 + bool(config.ema_decay)) * (1 + config.flip_tta)
     training = IMAGES["train"] // config.batch_size * step
     validation = views * math.ceil(IMAGES["valid"] / 512) * max(arithmetic(512), starting) / 3
-    return training + validation + (3 + averaged) * size / SAVE  # weights, moments, average
+    return training + validation
+
+
+def saving(config: TrainConfig | PretrainConfig) -> float:
+    """Seconds to save the state after an epoch, which its measured time leaves out."""
+    copies = 3 + bool(getattr(config, "ema_decay", 0))  # weights, two moments, their average
+    return copies * network(config)[2] / SAVE
 
 
 def measured(rows: pd.DataFrame | None) -> float | None:
@@ -99,8 +110,8 @@ def left(entry: Entry, place: Place | None = None, factor: float = 1.0) -> float
         factor: of measured to assumed times, of other entries.
     """
     if isinstance(entry, Refinement):
-        each = [config.epochs * assumed(config) for config in entry.configs(place)]
+        each = [one.epochs * (assumed(one) + saving(one)) for one in entry.configs(place)]
         return START + entry.folds * sum(START / 3 + factor * seconds for seconds in each)
     config, rows = entry.config(place), place and entry.progress(place)
     epochs = config.epochs - (0 if rows is None else len(rows))
-    return START + epochs * (measured(rows) or factor * assumed(config))
+    return START + epochs * (saving(config) + (measured(rows) or factor * assumed(config)))

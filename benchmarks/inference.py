@@ -26,7 +26,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-from measure import cores, environment, in_turn, rate, table
+from measure import cores, drawn, environment, in_turn, rate, table
 from torch import Tensor, nn
 
 from fer_lib.augment import Prepare
@@ -147,8 +147,7 @@ def timed(side: InTorch | InOnnx, images: Tensor, size: int) -> float:
 
 def compare(model: str, images: int, sizes: list[int], rounds: int, device: torch.device) -> str:
     """Measure all ways with one model: a heading and two tables."""
-    drawn = make_sample(max(100, images))
-    faces = torch.from_numpy(drawn.images)
+    faces = torch.from_numpy(drawn(images).images)
     fitted = Fitted(model, faces[:CHECKED])
     onnx = InOnnx(fitted, device)
     precisions = dict.fromkeys(("no", choose_precision(TrainConfig(model=model))))
@@ -171,7 +170,7 @@ def compare(model: str, images: int, sizes: list[int], rounds: int, device: torc
         first = {}  # a GPU against a CPU
     heading = (
         f"{model} on {device.type}: images/s of prediction by batch size, {images:,} drawn faces "
-        f"({drawn.mark}), {rounds} rounds, {cores()} threads, precision of training "
+        f"(sample data), {rounds} rounds, {cores()} threads, precision of training "
         f"{list(ways)[-1].split()[1]}, ONNX on {onnx.device.type} by {onnx.provider}"
     )
     tables = table(first, "torch", "ONNX"), table(second, "in batches", "one at a time")

@@ -102,9 +102,12 @@ class RecordedStep:
             with torch.cuda.graph(self.graph):
                 self.result = step(self.images, self.targets)
         except RuntimeError as error:
+            self.graph, first = None, error
+            while first.__context__:  # the last one only says that an earlier one ended it
+                first = first.__context__
             raise RuntimeError(
                 "a training step could not be recorded as a CUDA graph "
-                f"({first_line(error)}): train with cuda_graph=false"
+                f"({first_line(first)}): train with cuda_graph=false, in a new process"
             ) from error
         finally:
             for group, plain in zip(groups, before, strict=True):

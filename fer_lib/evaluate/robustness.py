@@ -58,7 +58,7 @@ def compare_views(
         this one has right), `p` (McNemar, exact), `p_holm` (corrected for the number of views).
     """
     right, found = {}, {}
-    probabilities(model, images[:512], prepare)  # the first call also allocates and compiles
+    probabilities(model, images[:512], prepare).cpu()  # the first call allocates and compiles
     for name, view in VIEWS.items():
         start = time.perf_counter()
         views = view(images)

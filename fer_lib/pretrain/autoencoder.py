@@ -17,10 +17,17 @@ def attention(device: str) -> str:
     """How attention is computed on a type of device, as transformers names it.
 
     On a CPU plainly, since with the fused kernel a training step in bf16 takes twice as long. On a
-    GPU by the fused one: while a step is recorded, transformers 5.17 makes a mask that it leaves
-    out otherwise, and for plain attention copies a number to the device, which a recording forbids.
+    GPU by the fused one, under a name of our own: for those that it knows, transformers 5.17 makes
+    a mask while a step is recorded, and else none, so another kernel would be recorded than ran
+    before, and plain attention copies a number to the device, which a recording forbids.
     """
-    return "sdpa" if device == "cuda" else "eager"
+    if device != "cuda":
+        return "eager"
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register("sdpa_without_mask", sdpa_attention_forward)
+    return "sdpa_without_mask"
 
 
 def build_autoencoder(config: PretrainConfig, device: str = "cpu") -> nn.Module:
