@@ -100,7 +100,7 @@ def contents(run: RunFolder) -> dict[str, bytes]:
     where, found = f"runs/{inside}{run.name}", {}
     for path in sorted(run.folder.iterdir()):
         weights = path.name == "encoder.safetensors" if inside else path.stat().st_size <= WEIGHTS
-        wanted = weights if path.suffix == ".safetensors" else True
+        wanted = weights or path.suffix != ".safetensors"
         if path.is_file() and path.name[0] != "." and wanted:
             found[f"{where}/{path.name}"] = path.read_bytes()
     if f"{where}/predictions.npz" in found:
