@@ -7,7 +7,8 @@
     python benchmarks/campaign.py aims
 
 The list stands in `wanted.py`. `run` begins with a dry run: one small run from its start to its
-archive, then a step of training and one of prediction of every entry. Then it takes the first entry
+archive, then a step of training (of those that are recorded as CUDA graphs, so many that one is)
+and one of prediction of every entry. Then it takes the first entry
 that fits the time left, again and again, by an estimate (`estimate.py`) that measured epochs
 correct; one that turns out too long makes place for one that fits. A finished run is found, also
 one that was kept in `report/results/`, and an unfinished one resumes. Entries run in a process of

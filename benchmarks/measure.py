@@ -21,7 +21,7 @@ from fer_lib.data.sample import make_sample
 from fer_lib.provenance import git_commit, processor
 
 DIFFERENT = 2000
-"""Faces that are drawn at most: two seconds' work or ten, where a GPU's epoch has 16,384."""
+"""Faces that are drawn at most, in some seconds; an epoch on a GPU has 16,384."""
 
 
 def cores() -> int:
@@ -31,7 +31,7 @@ def cores() -> int:
 
 @cache
 def drawn(images: int) -> FaceSet:
-    """Drawn faces, at least so many of them for training; of many, each stands there repeatedly."""
+    """Drawn faces (sample data), at least so many for training: `DIFFERENT` at most, repeated."""
     faces = make_sample(min(max(100, images * 4 // 3), DIFFERENT))  # four in five are for training
     train = faces.where("train")
     again = np.resize(train, max(0, images - len(train)))

@@ -1,7 +1,7 @@
 """Which entry runs when: the most valuable that fits the time left, one after the other.
 
 Four at once, tried on an H100, only shared it: each took four times as long. Under NVIDIA's MPS,
-which `README.md` tells of, several campaigns of one entry each gained something.
+with a campaign for each, vit_cnn took one and a half times as long beside three (`README.md`).
 """
 
 import json

@@ -19,7 +19,7 @@ CNN = {"batch_size": 256, "lr": 4e-3, "warmup_epochs": 5, "flip_tta": True}
 LONG_CNN = CNN | {"epochs": 80, "mixup": 0.2, "label_smoothing": 0.1, "augmentation": STRONG}
 MUON = {"epochs": 60, "optimizer": "muon", "lr": 0.008, "momentum": 0.95, "weight_decay": 0.02}
 DINOV2 = {"batch_size": 128, "lr": 3e-4, "options": {"backbone_options": {"drop_path_rate": 0.2}}}
-SCRATCH = {"batch_size": 256, "mixup": 0.4, "flip_tta": True, "augmentation": STRONG}
+SCRATCH = {"batch_size": 256, "flip_tta": True, "augmentation": STRONG}
 LONG_VIT = SCRATCH | {"epochs": 120, "lr": 7e-4, "mixup": 0.2, "options": {"drop_path": 0.2}}
 
 MAE = Pretraining(
@@ -153,7 +153,8 @@ FIRST = (
         "vit_tiny",
         "random lower layers have nothing that a small rate would protect: one rate for all",
         model="vit_tiny",
-        settings=SCRATCH | {"epochs": 50, "warmup_epochs": 5, "lr": 1e-3, "layer_decay": 1.0},
+        settings=SCRATCH
+        | {"epochs": 50, "warmup_epochs": 5, "lr": 1e-3, "mixup": 0.4, "layer_decay": 1.0},
     ),
     VIT_SMALL.variant(
         "224 pixels",

@@ -344,6 +344,13 @@ def packed(entries, packing, tmp_path):
     return run, packing.Archives(tmp_path / "out").add(packing.contents(run))
 
 
+def test_a_dry_run_replays_the_step_of_what_is_recorded(entries):
+    for recorded, epochs in ((None, 1), (object(), 4)):
+        done = []
+        entries.train_one(SimpleNamespace(recorded=recorded, train_epoch=done.append))
+        assert done == list(range(epochs))
+
+
 def test_of_a_pretraining_the_encoder_travels(packing, tmp_path):
     run = SimpleNamespace(folder=tmp_path / "pretraining" / "one", name="one")
     run.folder.mkdir(parents=True)

@@ -140,6 +140,30 @@ def test_what_cannot_be_recorded_is_noticed():
         assert seen.names & UNRECORDABLE == {name}
 
 
+def test_a_failed_recording_tells_what_failed_first(monkeypatch):
+    class Recording:
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *error):  # as torch's does, once a capture is broken
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def step(images, targets):
+        raise RuntimeError("a number was copied to the device")
+
+    nothing = SimpleNamespace(register_generator_state=lambda generator: None)
+    monkeypatch.setattr(torch.cuda, "Stream", object)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: nothing)
+    monkeypatch.setattr(torch.cuda, "graph", lambda _: Recording())
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=0.5)
+    recorded = graph.RecordedStep(optimizer, torch.Generator())
+    with pytest.raises(RuntimeError, match=r"\(a number was copied to the device\): train with"):
+        recorded.record(step, torch.zeros(1), torch.zeros(1))
+    assert recorded.graph is None
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["capturable"]) == (0.5, False)
+
+
 def test_a_run_is_the_same_however_its_steps_are_launched(faces, tmp_path):
     run = start_run(config(), faces, tmp_path)
     assert find_run(config(cuda_graph=False), faces, tmp_path).folder == run.folder

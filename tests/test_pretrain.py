@@ -388,6 +388,25 @@ def test_reconstruction_keeps_what_is_visible_and_predicts_the_rest(norm_pix_los
     torch.testing.assert_close(error, output.loss)
 
 
+def test_on_a_gpu_the_fused_kernel_computes_the_same(monkeypatch):
+    """Without a mask, also while a step is recorded, when transformers 5.17 makes one."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    plain, fused = (build_autoencoder(tiny(), device) for device in ("cpu", "cuda"))
+    fused.load_state_dict(plain.state_dict())
+    masks, kernel = [], torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*inputs, attn_mask=None, **others):
+        masks.append(attn_mask)
+        return kernel(*inputs, attn_mask=attn_mask, **others)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    x, noise = torch.randn(2, 1, 48, 48), mask_noise(2, 36, seed=0)
+    expected = plain(x, noise=noise).loss
+    assert not masks
+    torch.testing.assert_close(fused(x, noise=noise).loss, expected)
+    assert masks == [None] * (tiny().depth + tiny().decoder_depth)
+
+
 def test_reconstruction_follows_seed_and_ratio_and_leaves_the_model_as_it_was():
     model, x = build_autoencoder(tiny()), torch.randn(2, 1, 48, 48)
     one, two = (reconstruct(model, x, seed=seed) for seed in (1, 2))
