@@ -31,7 +31,7 @@ STEP, LAUNCH = 1.5e-3, 150e-6
 """Seconds of a step to start kernels: of input and loop, and for each tensor of parameters."""
 
 SAVE = 500e6
-"""Bytes a second of the state that is saved after an epoch."""
+"""Bytes a second of the state that is saved after an epoch, beside the next one."""
 
 START = 15.0
 """Seconds of an entry beside its epochs: building, first kernels, scores, figures, packing."""
@@ -93,7 +93,7 @@ def assumed(config: TrainConfig | PretrainConfig) -> float:
 
 
 def saving(config: TrainConfig | PretrainConfig) -> float:
-    """Seconds to save the state after an epoch, which its measured time leaves out."""
+    """Seconds to save the state after an epoch; the next one may be over before."""
     copies = 3 + bool(getattr(config, "ema_decay", 0))  # weights, two moments, their average
     return copies * network(config)[2] / SAVE
 
@@ -110,8 +110,8 @@ def left(entry: Entry, place: Place | None = None, factor: float = 1.0) -> float
         factor: of measured to assumed times, of other entries.
     """
     if isinstance(entry, Refinement):
-        each = [one.epochs * (assumed(one) + saving(one)) for one in entry.configs(place)]
+        each = [one.epochs * max(saving(one), assumed(one)) for one in entry.configs(place)]
         return START + entry.folds * sum(START / 3 + factor * seconds for seconds in each)
     config, rows = entry.config(place), place and entry.progress(place)
     epochs = config.epochs - (0 if rows is None else len(rows))
-    return START + epochs * (saving(config) + (measured(rows) or factor * assumed(config)))
+    return START + epochs * max(saving(config), measured(rows) or factor * assumed(config))

@@ -9,7 +9,14 @@ from torch import nn
 
 from fer_lib import plots
 from fer_lib.batches import training_rows
-from fer_lib.checkpoints import load_state, load_weights, save_state, save_weights
+from fer_lib.checkpoints import (
+    Behind,
+    load_state,
+    load_weights,
+    save_state,
+    save_weights,
+    snapshot,
+)
 from fer_lib.data import FaceSet
 from fer_lib.data.refined import refined_by
 from fer_lib.evaluate import Predictions, evaluate, save_predictions
@@ -23,6 +30,11 @@ from fer_lib.runs import Run, record_resume, write_metrics
 def state_path(run: Run) -> Path:
     """The file from which a run resumes."""
     return run.folder / "checkpoint" / "state.pt"
+
+
+def best_epoch(rows: list[dict[str, Any]]) -> int:
+    """Epoch with the best validation accuracy, from 0, the first of equals."""
+    return max(range(len(rows)), key=lambda epoch: rows[epoch]["valid_accuracy"])
 
 
 class Training:
@@ -52,7 +64,7 @@ class Training:
             if told := refined_by(faces, self.config.labels):
                 self.say(told)
         if self.main:
-            self.settle()
+            self.settle(len(self.rows))
         if mute := len(faces.where("train")) - len(
             training_rows(faces, None, 0, self.config.labels)
         ):
@@ -64,24 +76,23 @@ class Training:
 
     def fit(self) -> Run:
         """Train the epochs that are left, then score the best weights and finish the run."""
-        while len(self.rows) < self.config.epochs and not self.patience_is_over():
-            self.rows.append(self.one_epoch(len(self.rows)))
-            self.keep()
+        with Behind() as behind:
+            while len(self.rows) < self.config.epochs and not self.patience_is_over():
+                self.rows.append(self.one_epoch(len(self.rows)))
+                if self.main:
+                    behind(self.keep, snapshot(self.learner.state_dict()), list(self.rows))
+                self.tell()
         self.learner.accelerator.wait_for_everyone()
         self.finish()
         self.learner.accelerator.wait_for_everyone()
         return self.run
-
-    def best_epoch(self) -> int:
-        """Epoch with the best validation accuracy, from 0, the first of equals."""
-        return max(range(len(self.rows)), key=lambda epoch: self.rows[epoch]["valid_accuracy"])
 
     def patience_is_over(self) -> bool:
         patience = self.config.patience
         return bool(
             self.rows
             and patience is not None
-            and len(self.rows) - 1 - self.best_epoch() >= patience
+            and len(self.rows) - 1 - best_epoch(self.rows) >= patience
         )
 
     def one_epoch(self, epoch: int) -> dict[str, Any]:
@@ -111,37 +122,42 @@ class Training:
             "seconds": round(time.perf_counter() - start, 3),
         }
 
-    def settle(self) -> None:
+    def settle(self, epochs: int) -> None:
         """Make the weights of the last recorded epoch the best, and delete those of a later one.
 
         Where a process was killed between the two, or before the epoch was recorded.
         """
         for path in self.run.folder.glob("epoch-*.safetensors"):
-            if path.stem == f"epoch-{len(self.rows)}":
+            if path.stem == f"epoch-{epochs}":
                 path.replace(self.run.folder / "best.safetensors")
             else:
                 path.unlink()
 
-    def keep(self) -> None:
+    def keep(self, state: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         """Save weights, if they are the best, metrics and resumable state, each all or nothing.
 
         The best weights replace the former ones only when the state knows of their epoch: killed
         before that, the next process repeats it, which on a GPU may not be the best again.
+
+        Args:
+            state: of the learner, which is already in the next epoch; `rows`: of the epochs so far.
         """
-        row, best = self.rows[-1], self.best_epoch() == len(self.rows) - 1
-        if self.main:
-            folder, faces = self.run.folder, self.faces
-            if best:
-                save_weights(
-                    folder / f"epoch-{len(self.rows)}.safetensors",
-                    self.learner.kept,
-                    self.config,
-                    faces.classes,
-                    faces.images.shape[1:],
-                )
-            write_metrics(folder / "metrics.csv", self.rows)
-            save_state(self.state_path, self.learner.state_dict() | {"rows": self.rows})
-            self.settle()
+        folder, faces = self.run.folder, self.faces
+        if best_epoch(rows) == len(rows) - 1:
+            save_weights(
+                folder / f"epoch-{len(rows)}.safetensors",
+                state.get("ema", state["model"]),
+                self.config,
+                faces.classes,
+                faces.images.shape[1:],
+            )
+        write_metrics(folder / "metrics.csv", rows)
+        save_state(self.state_path, state | {"rows": rows})
+        self.settle(len(rows))
+
+    def tell(self) -> None:
+        """Print the last epoch."""
+        row, best = self.rows[-1], best_epoch(self.rows) == len(self.rows) - 1
         line = (
             f"{self.config.model} epoch {row['epoch']}/{self.config.epochs}: "
             f"loss {row['train_loss']:.3f}, validation {row['valid_accuracy']:.2%}"

@@ -128,7 +128,7 @@ def test_an_onnx_file_is_not_exported_again(tmp_path):
 def weights_file(tmp_path):
     config = recipe("baseline_cnn", "ours", "sample", options={"width": 8})
     model = create_model(config.model, **config.options)
-    save_weights(tmp_path / "best.safetensors", model, config, EMOTIONS)
+    save_weights(tmp_path / "best.safetensors", model.state_dict(), config, EMOTIONS)
     return tmp_path / "best.safetensors"
 
 

@@ -204,7 +204,7 @@ def weights(tmp_path_factory, fitted):
     config = recipe("baseline_cnn", "ours", "sample", flip_tta=True)
     model = fitted(create_model(config.model, **config.options))
     path = tmp_path_factory.mktemp("weights") / "best.safetensors"
-    save_weights(path, model, config, EMOTIONS)
+    save_weights(path, model.state_dict(), config, EMOTIONS)
     return path, model
 
 
@@ -261,7 +261,7 @@ def test_a_temperature_does_what_calibration_says(weights, faces):
 def test_images_of_another_shape_are_remembered(tmp_path, square):
     config = recipe("baseline_cnn", "ours", "sample")
     model = create_model(config.model, num_classes=8, **config.options)
-    save_weights(tmp_path / "a.safetensors", model, config, EMOTIONS_8, (3, 100, 100))
+    save_weights(tmp_path / "a.safetensors", model.state_dict(), config, EMOTIONS_8, (3, 100, 100))
     predictor = Predictor.from_file(tmp_path / "a.safetensors", detector=Fixed((10, 20, 40, 40)))
     (face,) = predictor(square)
     assert face.crop.shape == (3, 100, 100)

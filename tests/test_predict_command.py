@@ -34,7 +34,7 @@ def weights(tmp_path_factory, fitted):
     config = recipe("baseline_cnn", "ours", "sample")
     path = tmp_path_factory.mktemp("weights") / "best.safetensors"
     model = fitted(create_model(config.model, **config.options))
-    save_weights(path, model, config, EMOTIONS)
+    save_weights(path, model.state_dict(), config, EMOTIONS)
     return path
 
 

@@ -161,7 +161,7 @@ def test_the_command_line_answers_for_files_as_evaluation_does_for_the_table(
     config = recipe("baseline_cnn", "ours", "sample", flip_tta=True)
     model = fitted(create_model(config.model, **config.options))
     weights, pictures, out = (tmp_path / name for name in ("a.safetensors", "pictures", "a.csv"))
-    save_weights(weights, model, config, faces.classes)
+    save_weights(weights, model.state_dict(), config, faces.classes)
     pictures.mkdir()
     rows = faces.where("test")[:IMAGES]
     for row in rows:

@@ -222,7 +222,7 @@ def test_a_run_with_or_without_contempt_gives_all_that_it_has(before, after, tmp
     config = recipe("grefel", "ours", "sample", options=tiny)
     first = create_model("grefel", num_classes=before, **tiny)
     classes = EMOTIONS_8[:before]
-    save_weights(tmp_path / "best.safetensors", first, config, classes)
+    save_weights(tmp_path / "best.safetensors", first.state_dict(), config, classes)
     second = create_model("grefel", num_classes=after, pretrained=tmp_path / "best.safetensors",
                           **tiny)  # fmt: skip
     old, new = first.state_dict(), second.state_dict()
@@ -236,7 +236,7 @@ def test_a_run_with_or_without_contempt_gives_all_that_it_has(before, after, tmp
 def test_a_run_of_another_size_is_refused_and_not_taken_in_part(tmp_path):
     config = recipe("grefel", "ours", "sample", options=tiny)
     first = create_model("grefel", **tiny)
-    save_weights(tmp_path / "best.safetensors", first, config, EMOTIONS_8[:7])
+    save_weights(tmp_path / "best.safetensors", first.state_dict(), config, EMOTIONS_8[:7])
     with pytest.raises(InputError, match="another model"):
         create_model("grefel", pretrained=tmp_path / "best.safetensors", **tiny, anchors=3)
 

@@ -7,6 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -23,7 +24,7 @@ from fer_lib import learner as learner_module
 from fer_lib import train as train_module
 from fer_lib import training
 from fer_lib.augment import Augmentation
-from fer_lib.checkpoints import load_weights
+from fer_lib.checkpoints import load_state, load_weights
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError, locked, read_json, write_json
@@ -36,7 +37,7 @@ from fer_lib.recipes import recipe
 from fer_lib.runs import find_run, list_runs, runs_folder, start_run
 from fer_lib.settings import parse_setting
 from fer_lib.train import main, train
-from fer_lib.training import Training
+from fer_lib.training import Training, state_path
 
 
 @pytest.fixture(scope="module")
@@ -523,6 +524,35 @@ def test_a_kill_between_the_files_of_an_epoch_loses_nothing(faces, tmp_path, mon
         resumed = train(small(), faces, runs=runs)
         assert rows(resumed) == rows(whole), (number, step)
         assert resumed.results["test"] == whole.results["test"]
+
+
+def test_an_epoch_is_written_while_the_next_is_trained(faces, tmp_path, monkeypatch):
+    """And of what the next one changes, nothing gets into its files."""
+    whole = train(small(ema_decay=0.9), faces, runs=tmp_path / "whole")
+    save, train_epoch, trained = training.save_state, Learner.train_epoch, threading.Event()
+
+    def train_and_tell(self, epoch):
+        row = train_epoch(self, epoch)
+        if epoch == 1:
+            trained.set()
+        return row
+
+    def save_afterwards(path, state):
+        if path.exists():
+            raise KeyboardInterrupt
+        assert trained.wait(60)
+        save(path, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "train_epoch", train_and_tell)
+        patch.setattr(training, "save_state", save_afterwards)
+        with pytest.raises(KeyboardInterrupt):
+            train(small(ema_decay=0.9), faces, runs=tmp_path / "killed")
+    (unfinished,) = list_runs(tmp_path / "killed", finished=False)
+    assert len(load_state(state_path(unfinished), torch.device("cpu"))["rows"]) == 1
+    resumed = train(small(ema_decay=0.9), faces, runs=tmp_path / "killed")
+    assert rows(resumed) == rows(whole)
+    assert resumed.results["test"] == whole.results["test"]
 
 
 def stop_at_second(step):

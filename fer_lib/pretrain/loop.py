@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fer_lib.checkpoints import load_state, save_state
+from fer_lib.checkpoints import Behind, load_state, save_state, snapshot
 from fer_lib.data import FaceSet
 from fer_lib.files import InputError, locked
 from fer_lib.optim import processes
@@ -71,15 +71,20 @@ def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining
         rows = state.pop("rows")
         learner.load_state_dict(state, str(state_path))
         print(f"{run.folder.name} resumes after epoch {len(rows)}", flush=True)
-    while len(rows) < learner.config.epochs:
-        try:
-            rows.append(learner.one_epoch(len(rows)))
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{run.folder}: {error}") from None
+
+    def keep(state: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         # In this order: killed in between, the next process repeats the epoch.
         write_metrics(run.folder / "metrics.csv", rows)
-        save_state(state_path, learner.state_dict() | {"rows": rows})
-        print(line(rows[-1], learner.config.epochs, faces.mark), flush=True)
+        save_state(state_path, state | {"rows": rows})
+
+    with Behind() as behind:
+        while len(rows) < learner.config.epochs:
+            try:
+                rows.append(learner.one_epoch(len(rows)))
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{run.folder}: {error}") from None
+            behind(keep, snapshot(learner.state_dict()), list(rows))
+            print(line(rows[-1], learner.config.epochs, faces.mark), flush=True)
     write_autoencoder(run, learner.model)
     write_results(run, faces, rows)
     return run
