@@ -106,6 +106,9 @@ def test_the_ensemble_is_tested_once_against_the_best_single_run(voters, noise):
     answers = read_answers(voters, noise)
     found = ensemble(answers)
     assert found["single"] == answers.names[0]
+    right = dict(zip(answers.names, answers.correct.mean(axis=1), strict=True))
+    assert right[found["highest"]["single"]] == max(right.values())
+    assert found["highest"]["difference"] == pytest.approx(1 - max(right.values()))
     assert found["results"]["full"]["accuracy"] == 1
     assert found["results"]["clean"]["n"] == 399
     assert (found["difference"], found["only_a"], found["only_b"]) == (0.25, 100, 0)
@@ -113,7 +116,7 @@ def test_the_ensemble_is_tested_once_against_the_best_single_run(voters, noise):
     assert found["finding"]
     said = ensemble_sentence(found)
     assert "(100.0%) is the soft vote of" in said
-    assert "25.0 points better than the best single run baseline_cnn ours s0" in said
+    assert "25.0 points better than baseline_cnn ours s0, the single run that is best" in said
 
 
 def test_a_subset_of_one_is_called_so(make_run, noise):

@@ -136,14 +136,19 @@ def agreement(answers: Answers) -> tuple[pd.DataFrame, pd.DataFrame]:
     return tuple(pd.DataFrame(part, answers.names, answers.names) for part in (kappa, equal))
 
 
-def sentences(tests: pd.DataFrame) -> list[str]:
-    """What each paired test allows one to say; of more than `MANY`, those of the best run."""
+def sentences(tests: pd.DataFrame, best: str | None = None) -> list[str]:
+    """What each paired test allows one to say; of more than `MANY`, those of one run.
+
+    Args:
+        best: the run; None for the one that is above the others on the test images.
+    """
     if tests.empty:
         return ["There is one run or system only, so nothing to compare it with."]
     shown, rest = tests, tests[:0]
     if len(tests) > MANY:
-        won, lost = (tests.groupby(side)["difference"].sum() for side in "ab")
-        best = won.sub(lost, fill_value=0).idxmax()
+        if best is None:
+            won, lost = (tests.groupby(side)["difference"].sum() for side in "ab")
+            best = won.sub(lost, fill_value=0).idxmax()
         about = (tests["a"] == best) | (tests["b"] == best)
         shown, rest = tests[about], tests[~about]
     said = []

@@ -70,12 +70,14 @@ def leaderboard(runs: Sequence[Run] | Mapping[str, Run]) -> pd.DataFrame:
 
 
 def headlines(table: pd.DataFrame) -> list[str]:
-    """Names of one run a system: that of its lowest seed, and of several of a seed the newest.
+    """Names of one run a system: of its seeds the one that is best on validation.
 
-    So it is fixed before any score is known which runs are tested against each other.
+    Of equals that of the lowest seed, and of several runs of a seed the newest. So no test score
+    has a say in which runs are tested against each other.
     """
     newest = table.sort_values("run").drop_duplicates(["system", "seed"], keep="last")
-    return list(newest.sort_values("seed", kind="stable").drop_duplicates("system").index)
+    ranked = newest.sort_values(["valid_accuracy", "seed"], ascending=[False, True], kind="stable")
+    return list(ranked.drop_duplicates("system").index)
 
 
 def _accuracy(part: dict[str, Any] | None) -> dict[str, float]:

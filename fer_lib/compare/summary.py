@@ -12,6 +12,8 @@ Format of `comparison.json`. Scores are shares in 0..1, missing ones null; `name
 * `tests`: a dict a pair, columns of `paired.paired_tests`, of the `headline` runs alone, one a
   system: more seeds would add pairs that no question asks about, and cost power in the correction;
   `sentences`: what the tests allow to say.
+* `lead`: of the two runs that are best on validation `first` and `second`, and what
+  `paired.pair_test` measures of them on the *validation* images; null for a single run.
 * `test_sets`: a dict for each run and set of images, columns of `scores.by_test_set`.
 * `recall`: name -> class -> share found (`scores.recalls`).
 * `agreement`: `names`, `kappa` and `equal`: square lists in that order (`paired.agreement`).
@@ -31,12 +33,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fer_lib import plots
-from fer_lib.compare.answers import read_answers
+from fer_lib.compare.answers import Answers, read_answers
 from fer_lib.compare.claims import claims_table
 from fer_lib.compare.copies import inflation
 from fer_lib.compare.cost import BATCHES, costs
 from fer_lib.compare.names import marks, short_names
-from fer_lib.compare.paired import agreement, letters, pair_up, sentences
+from fer_lib.compare.paired import agreement, letters, pair_test, pair_up, sentences
 from fer_lib.compare.scores import (
     by_test_set,
     label_on_majority,
@@ -98,7 +100,8 @@ def comparison(
         ),
         "systems": records(systems(table, answers)),
         "tests": records(tests.set_index("a")),
-        "sentences": sentences(tests),
+        "sentences": sentences(tests, table.loc[tested, "valid_accuracy"].idxmax()),
+        "lead": lead(table, answers),
         "test_sets": records(by_test_set(ranked).set_index("model")),
         "recall": recalls(ranked),
         "agreement": {
@@ -111,6 +114,19 @@ def comparison(
         "costs": records(costs(runs)),
         "claims": records(claims_table(every or runs, refinement).set_index("system")),
     }
+
+
+def lead(table: pd.DataFrame, answers: Answers) -> dict[str, Any] | None:
+    """By what the run that is best on validation leads the next one there; None for a single run.
+
+    Args:
+        table: of `leaderboard`; `answers`: of the same runs.
+    """
+    if len(table) == 1:
+        return None
+    first, second = table["valid_accuracy"].sort_values(ascending=False, kind="stable").index[:2]
+    right = answers.valid[answers.rows([first, second])].argmax(2) == answers.labels("valid")
+    return {"first": first, "second": second, **pair_test(*right)}
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -85,11 +85,11 @@ def sources(claims: list[dict[str, Any]]) -> str:
 
 
 NOTES = {
-    "comparison": "Of each system the run of the lowest seed is tested: no finding sets apart "
+    "comparison": "Of each system the seed that is best on validation is tested: no finding sets apart "
     "those that share a letter (McNemar's exact test on each pair, with Holm's correction, at 5 %, "
     "and a difference of no less than half an accuracy's interval). "
     "*One view* is the accuracy without the mirror image, where the headline has both.",
-    "tests": "One run a system, that of its lowest seed; seeds of one system are not tested "
+    "tests": "One run a system, of its seeds the best on validation; they are not tested "
     "against each other.",
     "systems": "The interval is that of the mean over other test images; sd is that over seeds.",
     "costs": "MACs are multiplications with additions for one image of the model's own size, half "
@@ -112,8 +112,8 @@ def ensemble_sentence(found: dict[str, Any]) -> str:
     verdict = "a finding" if found["finding"] else "no finding"
     return (
         f"Best on validation ({percent(found['valid_accuracy'])}) is the soft vote of {members}: "
-        f"{score} on test, {abs(100 * found['difference']):.1f} points {sides} than the best "
-        f"single run {found['single']} (p = {found['p']:.2g}: {verdict})."
+        f"{score} on test, {abs(100 * found['difference']):.1f} points {sides} than "
+        f"{found['single']}, the single run that is best there (p = {found['p']:.2g}: {verdict})."
     )
 
 

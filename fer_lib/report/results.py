@@ -34,7 +34,7 @@ NEEDED = {
     ),
     COMPARISON: (
         *("mark", "fingerprint", "runs", "systems", "tests", "sentences", "test_sets", "recall"),
-        *("agreement", "ensemble", "inflation", "costs", "claims", "printed_claims"),
+        *("lead", "agreement", "ensemble", "inflation", "costs", "claims", "printed_claims"),
     ),
     AUDIT: ("fingerprint", "manifest.counts", "copies.test", "near_copies", "clean_test"),
     REFINEMENT: (
