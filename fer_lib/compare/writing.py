@@ -85,9 +85,9 @@ def sources(claims: list[dict[str, Any]]) -> str:
 
 
 NOTES = {
-    "comparison": "Of each system the seed that is best on validation is tested: no finding sets apart "
-    "those that share a letter (McNemar's exact test on each pair, with Holm's correction, at 5 %, "
-    "and a difference of no less than half an accuracy's interval). "
+    "comparison": "Of each system the seed that is best on validation is tested: no finding sets "
+    "apart those that share a letter (McNemar's exact test on each pair, with Holm's correction, "
+    "at 5 %, and a difference of no less than half an accuracy's interval). "
     "*One view* is the accuracy without the mirror image, where the headline has both.",
     "tests": "One run a system, of its seeds the best on validation; they are not tested "
     "against each other.",

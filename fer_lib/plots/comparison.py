@@ -24,17 +24,20 @@ AROUND = [
 def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
     """Accuracy against a cost on a logarithmic axis, each point with its name beside it.
 
-    Filled markers are our recipe, open ones another.
+    Filled markers are our recipe, open ones another. Points of one cost stand a little apart.
 
     Args:
         table: by name, columns `model`, `recipe`, `cost`, `accuracy`, `low`, `high`.
     """
-    figure, axis = new_figure(6.4, 4.2, mark=mark)
+    figure, axis = new_figure(6.4, 4.6, mark=mark)
+    table = table.sort_values("accuracy", ascending=False, kind="stable")
+    same = table.groupby("cost")["cost"]
+    table["cost"] *= 1.08 ** (same.cumcount() - (same.transform("size") - 1) / 2)
     for row in table.itertuples():
         colour, marker, _ = model_style(row.model)
         axis.errorbar(
             row.cost, row.accuracy, yerr=[[row.accuracy - row.low], [row.high - row.accuracy]],
-            fmt=marker, color=colour, markersize=8, capsize=2, elinewidth=1,
+            fmt=marker, color=colour, markersize=6, capsize=2, elinewidth=1,
             markerfacecolor=colour if row.recipe == "ours" else "white",
         )  # fmt: skip
     axis.set(xscale="log", xlabel=xlabel, ylabel="test accuracy")
@@ -107,14 +110,15 @@ def _area(box: Bbox | None) -> float:
 def alike(table: pd.DataFrame, *, mark: str, title: str) -> Figure:
     """A square table of each against each (0..1) as a heat map; the diagonal is left out.
 
-    Rows have names with numbers, and columns the numbers alone.
+    Rows have names with numbers, and columns the numbers alone. A cell says .53 for 0.53.
     """
-    size = 1 + 0.42 * len(table)
-    figure, axis = new_figure(size + 0.085 * max(map(len, table.index)), size, mark=mark)
+    short = table.map("{:.2f}".format).map(lambda text: text.removeprefix("0"))
+    size = 0.8 + 0.34 * len(table)
+    figure, axis = new_figure(size + 0.075 * max(map(len, table.index)), size, mark=mark)
     names = [f"{name}  {number}" for number, name in enumerate(table.index, 1)]
     sns.heatmap(
-        table, mask=np.eye(len(table), dtype=bool), annot=True, fmt=".2f", cmap="Blues",
-        vmin=0, vmax=1, cbar=False, ax=axis, annot_kws={"fontsize": 8},
+        table, mask=np.eye(len(table), dtype=bool), annot=short, fmt="", cmap="Blues",
+        vmin=0, vmax=1, cbar=False, ax=axis, annot_kws={"fontsize": 9},
         xticklabels=range(1, len(table) + 1), yticklabels=names,
     )  # fmt: skip
     axis.grid(visible=False)
@@ -129,7 +133,7 @@ def copies(table: pd.DataFrame, *, mark: str) -> Figure:
     Args:
         table: by name, columns `copied_accuracy`, `distinct_accuracy`, `inflation`, `low`, `high`.
     """
-    width = 6.5 + 0.08 * max(map(len, table.index))
+    width = 5 + 0.075 * max(map(len, table.index))
     figure, (left, right) = new_figure(
         width, 1.3 + 0.34 * len(table), mark=mark, ncols=2, sharey=True
     )
@@ -181,13 +185,13 @@ def subsets(steps: Sequence[dict[str, Any]], *, mark: str) -> Figure:
 
 
 def claims(table: pd.DataFrame, *, mark: str) -> Figure:
-    """Published accuracies beside ours of the same kind of images, and ours on the test images.
+    """Published accuracies beside those reached here on images of the same kind.
 
     Args:
-        table: columns `system`, `on`, `accuracy`, `published_alike`, `ours_test`, and where there
-            is any, `ours_other_test` and `published_other_test` of another network, small and grey;
-            a row without `accuracy`
-            is left out, one without the others says "not run yet".
+        table: columns `system`, `on`, `accuracy`, `published_alike`, `ours_alike`, and where there
+            is any, `ours_other_alike` and `published_other_alike` of another network, small and
+            grey; a row without `accuracy` is left out, one without the others says so, and why:
+            `ours_test` and `ours_other_test` tell whether there was a run.
     """
     table = table[table["accuracy"].notna()].reset_index(drop=True)
     figure, axis = new_figure(7.4, 1.2 + 0.42 * len(table), mark=mark)
@@ -198,19 +202,22 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
             row.published_alike, row.Index, style.marker, color=style.colour,
             markerfacecolor="white", markersize=8,
         )  # fmt: skip
-        axis.plot(row.ours_test, row.Index, style.marker, color=style.colour, markersize=8)
-        others = [getattr(row, f"{name}_other_test", np.nan) for name in ("ours", "published")]
+        axis.plot(row.ours_alike, row.Index, style.marker, color=style.colour, markersize=8)
+        others = [getattr(row, f"{name}_other_alike", np.nan) for name in ("ours", "published")]
         axis.plot(others, [row.Index] * len(others), "x", color="0.5", markersize=5)
-        if pd.isna([row.published_alike, row.ours_test, *others]).all():
+        if pd.isna([row.published_alike, row.ours_alike, *others]).all():
+            ran = pd.notna(
+                [getattr(row, name, np.nan) for name in ("ours_test", "ours_other_test")]
+            )
             axis.annotate(
-                "not run yet", (row.accuracy, row.Index), xytext=(8, 0), va="center",
+                "no such images here" if ran.any() else "not run yet", (row.accuracy, row.Index), xytext=(8, 0), va="center",
                 textcoords="offset points", fontsize=8, color="0.4",
             )  # fmt: skip
     for label, marker, face, size in (
         ("published", "|", "black", 9),
-        ("published recipe, images alike", "o", "white", 9),
-        ("ours, test images", "o", "0.3", 9),
-        ("another network, test images", "x", "0.5", 5),
+        ("published recipe, run here", "o", "white", 9),
+        ("our recipe", "o", "0.3", 9),
+        ("on another network", "x", "0.5", 5),
     ):
         colour = {"|": "black", "x": "0.5"}.get(marker, "0.3")
         axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=size, label=label)

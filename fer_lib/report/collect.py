@@ -19,6 +19,7 @@ from fer_lib.in_depth import from_predictions
 from fer_lib.kept import KEPT, keep_results, train_config
 from fer_lib.models import MODULES, create_model
 from fer_lib.networks import label, same_network, taken_out
+from fer_lib.pretrain import pretraining
 from fer_lib.provenance import public_path, training_command
 from fer_lib.recipes import RECIPES, changed_settings, recipe
 from fer_lib.report.build import source
@@ -122,6 +123,7 @@ def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, 
             for name, config in configs.items()
         },
         "settings": {name: " ".join(changed_settings(config)) for name, config in configs.items()},
+        "pretraining": pretraining(about["preset"]).to_dict(),
         "commands": {
             name: training_command(config, runs[name]["config"]["data"]["dataset"])
             for name, config in configs.items()

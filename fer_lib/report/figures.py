@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from fer_lib import compare, plots
 from fer_lib.files import read_json, sha256, write_json
@@ -99,7 +99,10 @@ def curves(results: Results) -> Figure:
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     right.set(ylabel="validation loss", xlabel="epoch")
     for axis in (left, right):
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xscale("log")  # trainings of 20 epochs stand beside others of 120
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(lambda epoch, _: f"{epoch:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
     right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

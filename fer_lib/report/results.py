@@ -3,12 +3,13 @@
 `index.json` says which files there must be, and of which data:
 
     {"dataset": ..., "preset": ..., "mark": ..., "fingerprint": ..., "files": [...],
-     "headlines": [...], "best": ..., "networks": {...}, "settings": {...}, "commands": {...}}
+     "headlines": [...], "best": ..., "networks": {...}, "settings": {...},
+     "pretraining": {...}, "commands": {...}}
 
 `headlines` has the file of the run that stands for each model, in the order of the models, `best`
 that of the run that is best among them, `networks` what each run's network is called and whether it
-is its recipe's own, `settings` what the run changed in its recipe, and `commands` what trains it
-again.
+is its recipe's own, `settings` what the run changed in its recipe, `pretraining` the preset's
+settings of a pretraining on faces, and `commands` what trains a run again.
 """
 
 from datetime import datetime
@@ -30,7 +31,7 @@ COMPARISON, AUDIT, REFINEMENT, MODELS = (
 NEEDED = {
     INDEX: (
         *("dataset", "preset", "mark", "fingerprint", "files"),
-        *("headlines", "best", "networks", "settings", "commands"),
+        *("headlines", "best", "networks", "settings", "pretraining", "commands"),
     ),
     COMPARISON: (
         *("mark", "fingerprint", "runs", "systems", "tests", "sentences", "test_sets", "recall"),
