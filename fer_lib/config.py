@@ -58,8 +58,7 @@ class TrainConfig:
         flip_tta: a prediction is the mean of those of the image and of its mirror image.
         augmentation: draws for each training image.
         precision: "bf16", "fp16", "no" (float32), or "auto": bf16 where the device computes in it.
-        compile: run the model through torch.compile (no faster on the CPUs tried), True for its
-            default mode, or by name "reduce-overhead" or "max-autotune", both with CUDA graphs.
+        compile: run the model through torch.compile (no faster on the CPUs tried).
         cuda_graph: on one NVIDIA GPU, record a training step once and replay it: the same up to
             rounding, sooner where kernels are small. That takes adamw in bf16 or float32, layers
             that stay frozen or free, and shapes known beforehand (not vit_moe's); without one of
@@ -101,7 +100,7 @@ class TrainConfig:
     flip_tta: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
     precision: str = "auto"
-    compile: bool | str = False
+    compile: bool = False
     cuda_graph: bool = True
 
     def __post_init__(self):
@@ -111,7 +110,6 @@ class TrainConfig:
             "schedule": ("cosine", "plateau", "constant"),
             "plateau_metric": ("valid_accuracy", "valid_loss"),
             "precision": ("auto", "bf16", "fp16", "no"),
-            "compile": (False, True, "reduce-overhead", "max-autotune"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -152,11 +150,6 @@ class TrainConfig:
             raise InputError(
                 f"accumulate={self.accumulate} must divide batch_size={self.batch_size}"
             )
-        if self.accumulate > 1 and isinstance(self.compile, str):
-            raise InputError(
-                f"compile={self.compile} records one graph for a whole step: use compile=true with "
-                f"accumulate={self.accumulate}"
-            )
         if self.warmup_epochs >= self.epochs:
             raise InputError(f"{self.warmup_epochs} warm-up epochs leave none of {self.epochs}")
         if self.class_weights and self.logit_adjustment:
@@ -172,12 +165,7 @@ class TrainConfig:
     @property
     def recordable(self) -> bool:
         """Whether these settings let a training step be recorded as a CUDA graph."""
-        return (
-            self.cuda_graph
-            and self.optimizer == "adamw"
-            and not self.unfreeze_every
-            and not isinstance(self.compile, str)  # which records graphs itself
-        )
+        return self.cuda_graph and self.optimizer == "adamw" and not self.unfreeze_every
 
     def frozen_at(self, epoch: int) -> int:
         """Number of layers that are frozen in an epoch, counted from 0."""

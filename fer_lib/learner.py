@@ -117,8 +117,7 @@ class Learner:
         self.schedule, self.plateau = schedules(config, raw, len(self.batches))
         model = core
         if config.compile:
-            mode = None if config.compile is True else config.compile
-            model = torch.compile(core, mode=mode)
+            model = torch.compile(core)
         self.model, self.optimizer = self.accelerator.prepare(model, raw)
         self.recorded: RecordedStep | None = None
         if recordable(config, core, self.precision):

@@ -78,6 +78,8 @@ def git_commit() -> str | None:
     if told := os.environ.get("FER_COMMIT"):
         return told
     root = Path(__file__).resolve().parent.parent
+    if not (root / "pyproject.toml").exists():  # installed, maybe within another project's checkout
+        return None
     git = lambda *arguments: subprocess.run(  # noqa: E731
         ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -89,7 +91,8 @@ def git_commit() -> str | None:
 
 def short(commit: str | None) -> str:
     """Eight digits of a commit, with its "+" where files differed from it; "" for none."""
-    return (commit or "")[:8] + "+" * (commit or "").endswith("+")
+    commit = commit or ""
+    return commit.rstrip("+")[:8] + "+" * commit.endswith("+")
 
 
 def processor() -> str:

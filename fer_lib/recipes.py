@@ -206,7 +206,8 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
     """Return the recipe of a model, shortened by a preset and changed by `overrides`.
 
     Of `options`, those of a backbone among them, and of an augmentation that is given as a dict,
-    what is not named stays as it is; but another `backbone` has none of the sizes of a preset.
+    what is not named stays as it is; but another `backbone` has no size of a preset, its input's
+    neither.
 
     Raises:
         InputError: there is no such model, recipe, preset or setting, or settings contradict.
@@ -221,8 +222,8 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
     values = dict(RECIPES[model, name])
     plain, small, own = (one.pop("options", {}) for one in (values, shorter, overrides))
     known = plain | small
-    if {"backbone", "backbone_options"} <= own.keys() and "backbone_options" in small:
-        known.pop("backbone_options")
+    if "backbone" in own and "backbone_options" in small:
+        known = {key: known[key] for key in known if key not in ("backbone_options", "img_size")}
     options = merged_options(known, own)
     values |= shorter | overrides
     if isinstance(draws := overrides.get("augmentation"), dict):

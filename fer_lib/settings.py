@@ -74,6 +74,6 @@ def parse_setting(text: str) -> tuple[str, Any]:
     for read in (json.loads, ast.literal_eval):  # true and True, null and None
         try:
             return name, read(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError):  # the last where a key is a list
             pass
     return name, value

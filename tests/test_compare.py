@@ -148,7 +148,7 @@ def test_a_seed_that_was_run_twice_is_no_other_seed(three_runs, make_run, noise)
 
 
 def test_one_run_a_system_is_tested_that_is_best_on_validation(three_runs, make_run, noise):
-    first, other, second = three_runs
+    _, other, second = three_runs
     again = make_run(slice(0, 200), time="9", seed=0)  # of equals the lowest seed, the newest run
     table = leaderboard([*three_runs, again])
     assert table["run"][table["headline"]].tolist() == [other.name, again.name]

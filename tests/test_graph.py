@@ -82,7 +82,6 @@ def config(**changes) -> TrainConfig:
         ({"precision": "fp16"}, False),
         ({"frozen_layers": 1, "unfreeze_every": 1}, False),
         ({"frozen_layers": 1}, True),
-        ({"compile": "reduce-overhead"}, False),
         ({"compile": True}, True),
     ],
 )

@@ -224,6 +224,8 @@ def test_a_file_predicts_as_evaluation_does_mirror_images_and_all(weights, faces
     found = [list(face.probabilities.values()) for (face,) in whole]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert predictor.probabilities(faces[:0]).shape == (0, 7)
+    with pytest.raises(InputError, match="uint8 from 0 to 255, not float32"):
+        predictor.probabilities(faces.astype(np.float32) / 255)
 
 
 def test_without_calibration_it_says_so(weights):

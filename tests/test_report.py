@@ -87,6 +87,7 @@ def refine(faces) -> dict:
         **{"kappa": 0.5, "voters": ballots.voters, "folds": 3, "students": students, "tests": []},
         "configs": [recipe("baseline_cnn", "ours", "sample").to_dict()] * 3,
         "voted": worth.voters_table(ballots, labels, votes, classes).to_dict("index"),
+        "rules": {r: o.settings for r, o in made.items()},
         "changed": {r: worth.changes(labels, split, o, classes) for r, o in made.items()},
         "against_truth": {r: worth.against_truth(labels, o, truth) for r, o in made.items()},
         "against_annotators": {
@@ -208,7 +209,7 @@ def test_a_network_without_its_gates_does_not_stand_for_its_model(report):
     other = path.with_name("20990101-000000_attention_cnn_sample_s0.json")
     write_json(other, bare)
     shutil.copy(path.with_suffix(".npz"), other.with_suffix(".npz"))
-    about = {"dataset": bare["config"]["data"]["dataset"]}
+    about = {"dataset": bare["config"]["data"]["dataset"], "preset": "sample"}
     index = indexed(report / "results", about, "")
     assert path.name in index["headlines"]
     assert "2099" not in index["best"]
@@ -331,7 +332,7 @@ def test_what_some_runs_have_is_shown(report):
     assert "with its mirror image 60 2 50.0 % (40.0 to 60.0)" in text
     assert "robustness" in read_json(report / "figures" / MANIFEST)
     assert text.count("vit_patch on dinov2") >= 5  # summary, classes, trainings, calibration, ...
-    row = r"vit_patch on dinov2 ours optimizer=sgd file a/start\.pt 0 2 of \d+ \(2\)"
+    row = r"vit_patch on dinov2 ours optimizer=sgd file a/ ?start\.pt 0 2 of \d+ \(2\)"
     assert re.search(row, text)
     assert re.search(r"predictions are kept vit_patch on dinov2, ours, seed 0, from file", text)
     legend = FIGURES["curves"](Results(report / "results")).axes[1].get_legend()
@@ -382,7 +383,7 @@ def test_a_run_without_predictions_does_not_stand_for_its_model(report):
     better = read_json(path)
     better["results"]["valid"]["full"]["accuracy"] = 1.0
     write_json(path.with_name("20990101-000000_attention_cnn_sample_s0.json"), better)
-    index = indexed(report / "results", {"dataset": DATASET}, "")
+    index = indexed(report / "results", {"dataset": DATASET, "preset": "sample"}, "")
     assert (index["best"], path.name in index["headlines"]) == (path.name, True)
 
 
@@ -391,7 +392,7 @@ def test_of_equal_runs_the_evaluated_one_stands_for_its_model(report):
     del content["evaluation"]
     content["results"]["valid"]["full"]["accuracy"] = 1.0
     write_json(report / "results" / "20990101-000000_vit_patch_x_s0.json", content)
-    about = {"dataset": DATASET}
+    about = {"dataset": DATASET, "preset": "sample"}
     index = indexed(report / "results", about, "")
     assert index["headlines"] == read_json(report / "results" / "index.json")["headlines"]
 

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from fer_lib.checkpoints import save_weights
 from fer_lib.data.sample import make_sample
@@ -104,6 +105,32 @@ def test_an_encoder_of_transformers_is_the_same_network_in_timms_names(tmp_path)
     model = create_model("vit_mae", pretrained=tmp_path / "model.safetensors", **tiny).eval()
     with torch.no_grad():
         torch.testing.assert_close(model.backbone.forward_features(x), expected, atol=1e-5, rtol=0)
+
+
+def test_dinov2_of_transformers_is_that_of_timm(tmp_path):
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14,
+        layer_norm_eps=1e-6,
+    )  # fmt: skip
+    theirs = Dinov2Model(config).eval()
+    for name, values in theirs.named_parameters():
+        if "layer_scale" in name:
+            nn.init.uniform_(values)
+    theirs.save_pretrained(tmp_path)
+    options = {
+        "backbone": "vit_small_patch14_dinov2",
+        "img_size": 28,
+        "in_chans": 3,
+        "backbone_options": {"embed_dim": 24, "depth": 2, "num_heads": 2},
+    }
+    ours = create_model("vit_tiny", pretrained=tmp_path / "model.safetensors", **options).eval()
+    x = torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        expected = theirs(x).last_hidden_state
+        torch.testing.assert_close(ours.backbone.forward_features(x), expected, atol=1e-5, rtol=0)
 
 
 def test_all_patches_are_seen_and_a_prediction_is_the_same_twice():

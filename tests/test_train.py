@@ -278,24 +278,24 @@ def test_no_step_waits_for_the_gpu(faces):
 
 
 @pytest.mark.parametrize(
-    ("model", "way", "precision"),
-    [(model, "max-autotune", "no") for model in sorted(MODULES)] + [("vit_cnn", True, "bf16")],
+    ("model", "precision"),
+    [("attention_cnn", "no"), ("vit_moe", "no"), ("grefel", "no"), ("vit_cnn", "bf16")],
 )
-def test_a_compiled_model_learns_the_same(faces, model, way, precision, monkeypatch):
+def test_a_compiled_model_learns_the_same(faces, model, precision, monkeypatch):
     """Traced and differentiated as a whole, but not compiled to machine code, which takes long."""
     real, traced = torch.compile, []
 
-    def compile_quickly(core, mode):
-        traced.append(mode)
+    def compile_quickly(core):
+        traced.append(core)
         return real(core, backend="aot_eager")
 
     monkeypatch.setattr(torch, "compile", compile_quickly)
     rows = []
-    for compiled in (False, way):
+    for compiled in (False, True):
         torch._dynamo.reset()
         config = recipe(model, "ours", "sample", limit=16, batch_size=8, precision=precision)
         rows.append(Learner(replace(config, compile=compiled), faces).train_epoch(0))
-    assert traced == [None if way is True else way]
+    assert len(traced) == 1
     assert rows[1] == pytest.approx(rows[0], rel=1e-3 if precision == "no" else 0.05)
 
 
@@ -746,8 +746,9 @@ def test_an_infinite_last_step_is_not_kept(faces, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("x=False", False), ("x=false", False), ("x=None", None), ("x=1e-3", 1e-3), ("x=ab", "ab")],
-)
+    [("x=False", False), ("x=false", False), ("x=None", None), ("x=1e-3", 1e-3), ("x=ab", "ab"),
+     ("x={[1]: 2}", "{[1]: 2}")],
+)  # fmt: skip
 def test_values_of_the_command_line(text, value):
     assert parse_setting(text) == ("x", value)
 

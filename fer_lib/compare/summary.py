@@ -203,7 +203,7 @@ MANY = 12
 
 def fewer(compared: dict[str, Any]) -> dict[str, Any]:
     """The comparison, where it is of more than `MANY` runs without those that are no headline."""
-    shown = {row["name"] for row in compared["runs"] if row.get("headline", True)}
+    shown = {row["name"] for row in compared["runs"] if row["headline"]}
     if len(compared["runs"]) <= MANY:
         return compared
     same = compared["agreement"]

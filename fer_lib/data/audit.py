@@ -34,9 +34,8 @@ def audit(faces: FaceSet, threshold: float = NEAR) -> dict[str, Any]:
     at .95 exactly the planted pairs are found, at .92 some 20 others among 3,000 faces.
 
     Keys: `images`, `distinct`, `copies` (byte-identical, see `_copies`), `near_copies` (see
-    `_near`), `copies_by_class` (see `_by_class`), `clean_test` (`images`; `distinct`: each counted
-    once), `clean_test_ids` (the latter), `votes` (see `_agreement`; None where the faces have
-    none).
+    `_near`), `clean_test` (`images`; `distinct`: each counted once), `clean_test_ids` (the latter),
+    `votes` (see `_agreement`; None where the faces have none).
     """
     groups = copy_groups(faces.images)
     near = near_copies(faces.images, threshold)
@@ -46,7 +45,6 @@ def audit(faces: FaceSet, threshold: float = NEAR) -> dict[str, Any]:
         "distinct": len(np.unique(groups)),
         "copies": _copies(faces, groups),
         "near_copies": _near(faces, groups, near) | {"threshold": threshold},
-        "copies_by_class": _by_class(faces, groups, near),
         "clean_test": {"images": len(_clean_rows(faces, groups)), "distinct": len(ids)},
         "clean_test_ids": ids.tolist(),
         "votes": None if faces.votes is None else _agreement(faces),
@@ -140,31 +138,6 @@ def _neighbours(groups: np.ndarray, near: NearCopies, splits: np.ndarray) -> np.
     np.logical_or.at(neighbours, a, splits[b])
     np.logical_or.at(neighbours, b, splits[a])
     return neighbours
-
-
-def _by_class(faces: FaceSet, groups: np.ndarray, near: NearCopies) -> dict[str, dict[str, int]]:
-    """For each class its `images`, and how many of them have a copy, within and across splits.
-
-    `exact_within_split`, `exact_across_splits`: images with a byte-identical one in their own
-    split, or in another (one image may count in both); `near_within_split`, `near_across_splits`:
-    the same for near copies.
-    """
-    own = np.array(SPLITS) == faces.split[:, None]  # (N, 3)
-    number = np.zeros((groups.max(initial=-1) + 1, len(SPLITS)), np.int64)
-    np.add.at(number, groups, own)
-    exact = number[groups] - own > 0
-    close = _neighbours(groups, near, number > 0)[groups]
-    seen = {
-        "images": np.ones(len(faces), bool),
-        "exact_within_split": (exact & own).any(1),
-        "exact_across_splits": (exact & ~own).any(1),
-        "near_within_split": (close & own).any(1),
-        "near_across_splits": (close & ~own).any(1),
-    }
-    return {
-        name: {key: int(mask[faces.labels == k].sum()) for key, mask in seen.items()}
-        for k, name in enumerate(faces.classes)
-    }
 
 
 def plurality(votes: np.ndarray) -> np.ndarray:

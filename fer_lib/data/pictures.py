@@ -13,7 +13,7 @@ from fer_lib.files import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 SIDE = 48
-LARGEST = 256  # pixels of a side, the most that any of the models here takes in
+LARGEST = 256  # pixels of a side, more than any of the models here takes in by its recipe
 HEIC = {b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1"}
 """Of a phone's photos, in bytes 8 to 12 after "ftyp"; Pillow reads none of them by itself."""
 

@@ -155,7 +155,8 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The temperature with the least negative log-likelihood (https://arxiv.org/abs/1706.04599).
 
     That has one minimum, as it is convex in 1/T. Where every answer is right it lies at 0, and
-    where answers are worse than chance at infinity: then the end of `TEMPERATURES` is returned.
+    where answers are worse than chance at infinity: then the end of `TEMPERATURES` is returned, or
+    one from where on the likelihood changes no more.
 
     Args:
         probabilities: (N, K) float, of validation images.

@@ -29,8 +29,9 @@ TIMM_NAMES = (
     (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.(?:intermediate\.dense|mlp\.fc1)\.", ".mlp.fc1."),
     (r"(?<!attention)\.(?:output\.dense|mlp\.fc2)\.", ".mlp.fc2."),
+    (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
 )
-"""Names of transformers' ViTs, of hub files and of both its 5.x layouts, in timm's terms."""
+"""Names of transformers' ViTs and DINOv2, of hub files and of its 5.x layouts, in timm's terms."""
 
 FILES = {
     "cbdbe64524d8eb2e131f0132f49d257864d827ea13dafc9e22ebdad8ec87aa3d": (
@@ -41,7 +42,7 @@ FILES = {
 
 
 def timm_state(state: State) -> State:
-    """Translate the encoder of a ViT of transformers (ViT, ViT-MAE) into timm's names.
+    """Translate the encoder of a ViT of transformers (ViT, ViT-MAE, DINOv2) into timm's names.
 
     A masked autoencoder's decoder and mask token are left out; queries, keys and values become one
     tensor, as timm has them. A state that has timm's names comes back as it is.

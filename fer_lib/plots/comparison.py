@@ -206,11 +206,10 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
         others = [getattr(row, f"{name}_other_alike", np.nan) for name in ("ours", "published")]
         axis.plot(others, [row.Index] * len(others), "x", color="0.5", markersize=5)
         if pd.isna([row.published_alike, row.ours_alike, *others]).all():
-            ran = pd.notna(
-                [getattr(row, name, np.nan) for name in ("ours_test", "ours_other_test")]
-            )
+            tests = [getattr(row, f"ours_{kind}test", np.nan) for kind in ("", "other_")]
+            why = "not run yet" if pd.isna(tests).all() else "no such images here"
             axis.annotate(
-                "no such images here" if ran.any() else "not run yet", (row.accuracy, row.Index), xytext=(8, 0), va="center",
+                why, (row.accuracy, row.Index), xytext=(8, 0), va="center",
                 textcoords="offset points", fontsize=8, color="0.4",
             )  # fmt: skip
     for label, marker, face, size in (

@@ -167,8 +167,15 @@ class Predictor:
         return self.wanted
 
     def probabilities(self, faces: np.ndarray | Tensor) -> np.ndarray:
-        """Probabilities (N, K) float32 of pictures that are faces: (N, C, H, W) uint8."""
+        """Probabilities (N, K) float32 of pictures that are faces: (N, C, H, W) uint8.
+
+        Raises:
+            InputError: they are of another type.
+        """
         faces = torch.as_tensor(faces)
+        if len(faces) and faces.dtype != torch.uint8:
+            kind = str(faces.dtype).removeprefix("torch.")
+            raise InputError(f"faces are uint8 from 0 to 255, not {kind}: scale and convert them")
         if not len(faces):
             return np.empty((0, len(self.classes)), np.float32)
         return self.network(faces).numpy()

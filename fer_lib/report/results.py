@@ -39,7 +39,7 @@ NEEDED = {
     ),
     AUDIT: ("fingerprint", "manifest.counts", "copies.test", "near_copies", "clean_test"),
     REFINEMENT: (
-        *("fingerprint", "kappa", "voters", "configs", "folds", "voted", "changed"),
+        *("fingerprint", "kappa", "voters", "configs", "folds", "voted", "rules", "changed"),
         *("against_truth", "against_annotators", "students", "tests", "agreement_not_accuracy"),
     ),
     MODELS: tuple(MODULES),
