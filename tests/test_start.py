@@ -275,8 +275,8 @@ def test_a_training_resumes_without_what_it_started_from(faces, tmp_path, monkey
                     pretrained=str(start))  # fmt: skip
     keep = Training.keep
 
-    def killed(self):
-        keep(self)
+    def killed(self, *epoch):
+        keep(self, *epoch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Training, "keep", killed)
