@@ -19,9 +19,10 @@ pytestmark = [
 
 
 def shorten(path: Path) -> None:
-    """Let its networks train for one epoch: what a page shows does not depend on the length."""
+    """Let it take few faces and train for one epoch: what a page shows does not depend on these."""
     text = path.read_text(encoding="utf-8")
-    assert '"changes = {}  #' in text
+    assert 'dataset = \\"sample\\"' in text
+    text = text.replace('dataset = \\"sample\\"', 'dataset = \\"sample-10-600\\"')
     path.write_text(text.replace('"changes = {}  #', '"changes = {\\"epochs\\": 1}  #'), "utf-8")
 
 
@@ -30,7 +31,8 @@ def lab(tmp_path):
     """Address of a JupyterLab on a copy of the notebooks, with data and runs of its own."""
     folder = tmp_path
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
-    shorten(folder / "notebooks" / "03_cnn.ipynb")
+    for path in (folder / "notebooks").glob("*.ipynb"):
+        shorten(path)
     port, log = free_port(), folder / "log"
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--allow-root"]
     command += ["--expose-app-in-browser", "--IdentityProvider.token=", f"--notebook-dir={folder}"]
@@ -83,9 +85,9 @@ def widgets(outputs: list[dict]) -> int:
     return sum(kind in output.get("data", {}) for output in outputs)
 
 
-def test_run_all_of_every_notebook(lab, page):
+def test_run_all_of_notebooks_with_and_without_menus(lab, page):
     # One test, in this order: the later notebooks need what the earlier ones write.
-    for name, menus in (("01_data", 1), ("03_cnn", 0), ("09_evaluation", 1), ("10_comparison", 0)):
+    for name, menus in (("01_data", 1), ("03_cnn", 0), ("09_evaluation", 1)):
         outputs = run_all(page, lab, name)
         assert errors(outputs) == [], name
         assert any("image/png" in output.get("data", {}) for output in outputs), name
