@@ -162,16 +162,17 @@ def test_rules_take_eight_classes_and_a_class_that_no_label_has():
 
 
 def test_the_annotators_are_the_oracle():
-    votes = np.zeros((5, len(VOTES)), np.float32)
+    votes = np.zeros((6, len(VOTES)), np.float32)
     half, foreign = {"disgust": 6, "angry": 4}, {"contempt": 9, "fear": 1}
-    for row, counts in enumerate((half, foreign, {"not a face": 10}, {}, {"fear": 1})):
+    tied = {"disgust": 5, "fear": 5}  # of which FERPlus's file has disgust first
+    for row, counts in enumerate((half, foreign, {"not a face": 10}, {}, {"fear": 1}, tied)):
         for name, number in counts.items():
             votes[row, VOTES.index(name)] = number
-    result = rules.annotators(votes, codes("aaaaf"), ABC)
-    assert letters(result.labels) == "daaaf"
-    assert result.reasons.tolist() == ["6 of 10 annotators see disgust", "", "", "", ""]
+    result = rules.annotators(votes, codes("aaaaff"), ABC)
+    assert letters(result.labels) == "daaaff"
+    assert result.reasons.tolist() == ["6 of 10 annotators see disgust", "", "", "", "", ""]
     assert result.soft == pytest.approx(
-        np.array([[0.4, 0.6, 0], [0, 0, 1], [1, 0, 0], [1, 0, 0], [0, 0, 1]])
+        np.array([[0.4, 0.6, 0], [0, 0, 1], [1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0.5, 0.5]])
     )
 
 

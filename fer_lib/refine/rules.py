@@ -120,14 +120,17 @@ def confident_learning(ballots: Ballots, labels: np.ndarray, classes: Sequence[s
 def annotators(votes: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Refined:
     """The oracle: what most of FERPlus's ten annotators see.
 
-    The label is kept where most see none of the classes, or nobody an emotion. The soft label is
-    the share of each class among the votes for the classes; without any, the label.
+    The label is kept where most see none of the classes, where nobody sees an emotion, and where as
+    many see it as any other. The soft label is the share of each class among the votes for the
+    classes; without any, the label.
 
     Args:
         votes: (N, 10) counts over `labels.VOTES`.
     """
     names = np.array(VOTES)[plurality(votes)]
-    known = np.isin(names, classes) & (votes.sum(1) > 0)
+    own = np.array([VOTES.index(name) for name in classes])[labels]
+    seen = votes[np.arange(len(votes)), own] == votes.max(1)
+    known = np.isin(names, classes) & (votes.sum(1) > 0) & ~seen
     order = {name: k for k, name in enumerate(classes)}
     new = np.array([order.get(name, -1) for name in names])
     new = np.where(known, new, labels)
@@ -137,7 +140,7 @@ def annotators(votes: np.ndarray, labels: np.ndarray, classes: Sequence[str]) ->
     said = [
         f"{m} of {n} annotators see {classes[k]}" for m, n, k in zip(most, cast, new, strict=True)
     ]
-    return _refined("annotators", labels, new, soft, said, {})
+    return _refined("annotators", labels, new, soft, said, {"tied": "kept"})
 
 
 def apply_rules(
