@@ -96,14 +96,19 @@ def short(commit: str | None) -> str:
 
 
 def processor() -> str:
-    """Name of the GPU where there is one, else of the CPU."""
+    """Name of the GPU where there is one, else of the CPU, with its vectors, as "AVX2".
+
+    Clouds give one name to processors of unlike speed.
+    """
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     try:
         text = Path("/proc/cpuinfo").read_text()
-        return re.search(r"model name\s*: (.+)", text)[1]
+        name = re.search(r"model name\s*: (.+)", text)[1]
     except (OSError, TypeError):
-        return platform.processor() or platform.machine()
+        name = platform.processor() or platform.machine()
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return name if vectors == "DEFAULT" else f"{name} ({vectors})"
 
 
 def public_path(path: str) -> str:
