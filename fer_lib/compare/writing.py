@@ -113,7 +113,8 @@ def ensemble_sentence(found: dict[str, Any]) -> str:
     return (
         f"Best on validation ({percent(found['valid_accuracy'])}) is the soft vote of {members}: "
         f"{score} on test, {abs(100 * found['difference']):.1f} points {sides} than "
-        f"{found['single']}, the single run that is best there (p = {found['p']:.2g}: {verdict})."
+        f"{found['single']}, of single runs the best on validation (p = {found['p']:.2g}: "
+        f"{verdict})."
     )
 
 
