@@ -583,4 +583,9 @@ def test_figures_are_drawn_from_the_file_alone(three_runs, noise):
         f"{name}  {number}" for number, name in enumerate(compared["agreement"]["names"], 1)
     ]
     kappa = [text.get_text() for text in shown.texts]
-    assert f"{compared['agreement']['kappa'][0][1]:.2f}" in kappa
+    assert f"{compared['agreement']['kappa'][0][1]:.2f}"[1:] in kappa  # .77
+    right = {row["name"]: row["valid_accuracy"] for row in compared["runs"]}
+    lead = compared["lead"]
+    first, second = sorted(right, key=right.get, reverse=True)[:2]
+    assert (lead["first"], lead["second"]) == (first, second)
+    assert lead["difference"] == pytest.approx(right[first] - right[second])
