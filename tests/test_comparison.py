@@ -542,6 +542,17 @@ def test_without_any_weights_the_comparison_is_the_same(tmp_path):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
+def test_points_of_one_cost_stand_apart():
+    table = pd.DataFrame(
+        {"model": "vit_cnn", "recipe": "ours", "cost": [1e6, 1e6, 2e6], "accuracy": [0.5, 0.6, 0.7],
+         "low": 0.4, "high": 0.8},
+        index=["a", "b", "c"],
+    )  # fmt: skip
+    (axis,) = plots.cost(table, mark="", xlabel="MACs").axes
+    costs = sorted(bars[0].get_xdata().item() for bars in axis.containers)
+    assert costs == pytest.approx([1e6 / 1.08**0.5, 1e6 * 1.08**0.5, 2e6])
+
+
 def test_labels_of_points_cover_nothing():
     """Sixteen points, eight of them close together, and no label on another or on a point."""
     models = list(MODULES)
