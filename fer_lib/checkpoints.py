@@ -1,4 +1,4 @@
-"""Weights and training states on disk: written whole, behind the training; checked when read."""
+"""Weights and training states on disk: written whole, in the background; checked when read."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from fer_lib.models import create_model
 from fer_lib.models.weights import State, load_into, read_weights, write_weights
 
 
-class Behind:
+class Background:
     """Makes calls in a thread, one at a time and in order, while the caller goes on.
 
     Writing the state of a ViT-S takes a quarter of the time in which a GPU trains its epoch. A call
@@ -25,7 +25,7 @@ class Behind:
     which waits for the last one however the block is left.
     """
 
-    def __enter__(self) -> "Behind":
+    def __enter__(self) -> "Background":
         self.thread = ThreadPoolExecutor(1)
         self.last: Future[None] | None = None
         return self

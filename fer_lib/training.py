@@ -10,7 +10,7 @@ from torch import nn
 from fer_lib import plots
 from fer_lib.batches import training_rows
 from fer_lib.checkpoints import (
-    Behind,
+    Background,
     load_state,
     load_weights,
     save_state,
@@ -76,11 +76,11 @@ class Training:
 
     def fit(self) -> Run:
         """Train the epochs that are left, then score the best weights and finish the run."""
-        with Behind() as behind:
+        with Background() as background:
             while len(self.rows) < self.config.epochs and not self.patience_is_over():
                 self.rows.append(self.one_epoch(len(self.rows)))
                 if self.main:
-                    behind(self.keep, snapshot(self.learner.state_dict()), list(self.rows))
+                    background(self.keep, snapshot(self.learner.state_dict()), list(self.rows))
                 self.tell()
         self.learner.accelerator.wait_for_everyone()
         self.finish()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fer_lib.checkpoints import Behind, load_state, save_state, snapshot
+from fer_lib.checkpoints import Background, load_state, save_state, snapshot
 from fer_lib.data import FaceSet
 from fer_lib.files import InputError, locked
 from fer_lib.optim import processes
@@ -77,13 +77,13 @@ def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining
         write_metrics(run.folder / "metrics.csv", rows)
         save_state(state_path, state | {"rows": rows})
 
-    with Behind() as behind:
+    with Background() as background:
         while len(rows) < learner.config.epochs:
             try:
                 rows.append(learner.one_epoch(len(rows)))
             except FloatingPointError as error:
                 raise FloatingPointError(f"{run.folder}: {error}") from None
-            behind(keep, snapshot(learner.state_dict()), list(rows))
+            background(keep, snapshot(learner.state_dict()), list(rows))
             print(line(rows[-1], learner.config.epochs, faces.mark), flush=True)
     write_autoencoder(run, learner.model)
     write_results(run, faces, rows)
