@@ -119,11 +119,24 @@ def test_votes_of_other_rows_are_left_out_with_a_remark(sample, tmp_path):
     faces = load_faces("fer2013", tmp_path, **MUTE)
     assert faces.votes is None
     assert any("matched by row" in remark for remark in faces.manifest["remarks"])
-    with pytest.raises(InputError, match="needs the votes"):
+    with pytest.raises(
+        InputError, match=r"needs the votes, but .* 160 rows are not those of the 159"
+    ):
         load_faces("ferplus", tmp_path, **MUTE)
     (tmp_path / "fer2013.csv").write_text("".join(line.rpartition(",")[0] + "\n" for line in lines))
     faces = load_faces("fer2013", tmp_path, **MUTE)
     assert any("no column Usage" in remark for remark in faces.manifest["remarks"])
+
+
+def test_votes_of_rows_in_another_order_are_left_out(sample, tmp_path):
+    write_layout(sample, "csv", tmp_path)
+    header, *lines = (tmp_path / "fer2013.csv").read_text().splitlines(keepends=True)
+    usages = ["Training", "PublicTest", "PrivateTest"]
+    lines.sort(key=lambda line: (usages.index(line.rpartition(",")[2].strip()), line))
+    (tmp_path / "fer2013.csv").write_text("".join([header, *lines]))
+    assert load_faces("fer2013", tmp_path, **MUTE).votes is None
+    with pytest.raises(InputError, match=r"needs the votes, but .* \d\d% of the labels agree"):
+        load_faces("ferplus", tmp_path, **MUTE)
 
 
 def test_tar_archives_of_any_compression(sample, tmp_path):
