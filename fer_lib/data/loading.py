@@ -23,7 +23,7 @@ KINDS = {
 SAMPLE = re.compile(r"sample(?:-(\d+)(?:-(\d+))?)?")
 """Names of drawn faces: "sample" is "sample-10-3000", 3,000 faces with 10 % wrong labels."""
 
-READERS = "3"
+READERS = "4"
 """Version of the readers: what another one has cached is read again."""
 
 
@@ -68,6 +68,7 @@ def load_faces(
         "origin": origin,
     }
     faces.manifest["remarks"] += counts.differences(faces)
+    faces.manifest["mark"] = faces.mark or counts.mark(faces)
     _save(faces, folder)
     _tell(faces, f"read from {layout.path}", say)
     return faces
