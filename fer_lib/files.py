@@ -86,6 +86,14 @@ def exists(path: Path) -> bool:
         ) from None
 
 
+def require_utf8(path: str | Path) -> None:
+    """Raise InputError where a name has bytes that are no UTF-8, as of an older system."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the name of {str(path)!a} is not UTF-8: rename it") from None
+
+
 def require_writable(folder: Path) -> None:
     """Raise InputError where a folder, which need not be there, cannot be made or written to."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))

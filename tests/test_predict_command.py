@@ -234,6 +234,24 @@ def test_every_frame_that_cannot_be_read_is_said(monkeypatch, tmp_path, suffix, 
     assert problems[1:] == ([short] if head == b"moov" else [])
 
 
+def test_a_video_whose_name_is_not_utf_8_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(cv2, "VideoCapture", Video)  # the real one ends the process
+    path = tmp_path / os.fsdecode(b"m\xe4dchen.mp4")
+    path.write_bytes(b"moov")
+    (shot,) = progress([Source(path, path)], 1)
+    assert shot.problem.endswith("m\\udce4dchen.mp4' is not UTF-8: rename it")
+
+
+def test_a_video_named_by_its_time_is_read_in_its_own_folder(tmp_path, monkeypatch):
+    path = Path("2024-01-01T10:30:00.mp4")
+    video = cv2.VideoWriter(str(tmp_path / path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
+    for _ in range(3):
+        video.write(np.zeros((64, 64, 3), np.uint8))
+    video.release()
+    monkeypatch.chdir(tmp_path)
+    assert [shot.frame for shot in shots(Source(path, path), 1)] == [0, 1, 2]
+
+
 def test_a_name_that_begins_with_a_tilde_is_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("./~a.png").write_bytes(b"")

@@ -13,7 +13,7 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.data.ferplus import USAGE
 from fer_lib.data.pictures import SUFFIXES, read_pictures
 from fer_lib.data.splits import draw_split
-from fer_lib.files import InputError
+from fer_lib.files import InputError, require_utf8
 from fer_lib.labels import EMOTIONS, EMOTIONS_8, canonical
 
 PARTS = {
@@ -194,10 +194,7 @@ def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], int]:
             stem, suffix = os.path.splitext(file)
             if suffix.lower() in SUFFIXES and file[0] != ".":
                 path = os.path.join(place, file)
-                try:
-                    path.encode()
-                except UnicodeEncodeError:
-                    raise InputError(f"the name of {path!a} is not UTF-8: rename it") from None
+                require_utf8(path)
                 found.append(Picture(path, part, folder.name, f"{relative}/{stem}"))
             else:
                 stray += 1

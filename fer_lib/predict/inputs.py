@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from fer_lib.data.folders import walk
 from fer_lib.data.pictures import SUFFIXES, named, read_picture, upright
-from fer_lib.files import InputError, exists
+from fer_lib.files import InputError, exists, require_utf8
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
@@ -144,7 +144,11 @@ def shots(source: Source, every: int) -> Iterator[Shot]:
 
 def frames(source: Source, every: int) -> Iterator[Shot]:
     """Frames 0, `every`, 2 `every` …, upright, as RGB; a problem where some cannot be read."""
-    video = open_video(source)
+    try:
+        video = open_video(source)
+    except InputError as error:
+        yield Shot(source, problem=str(error))
+        return
     expected = video.get(cv2.CAP_PROP_FRAME_COUNT)
     number = 0
     try:
@@ -182,16 +186,24 @@ def frame_shot(source: Source, video: cv2.VideoCapture, number: int) -> Shot:
 
 
 def open_video(source: Source) -> cv2.VideoCapture:
-    """By FFmpeg, whose times are those of the frames, or else by whatever OpenCV has."""
-    video = cv2.VideoCapture(str(source.path), cv2.CAP_FFMPEG)
-    return video if video.isOpened() else cv2.VideoCapture(str(source.path))
+    """By FFmpeg, whose times are those of the frames, or else by whatever OpenCV has.
+
+    Raises:
+        InputError: the name is not UTF-8, which ends OpenCV and the process with it.
+    """
+    path = str(source.path.absolute())  # FFmpeg takes 12:30.mp4 for an address
+    require_utf8(path)
+    video = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    return video if video.isOpened() else cv2.VideoCapture(path)
 
 
 def progress(sources: Sequence[Source], every: int) -> Iterator[Shot]:
     """The shots of all sources behind a bar of files, or of frames where there is one video."""
     if len(sources) == 1 and sources[0].is_video:
-        expected = open_video(sources[0]).get(cv2.CAP_PROP_FRAME_COUNT)
-        total = math.ceil(expected / every) if expected > 0 else None
+        total = None
+        with suppress(InputError):  # which its shots tell
+            expected = open_video(sources[0]).get(cv2.CAP_PROP_FRAME_COUNT)
+            total = math.ceil(expected / every) if expected > 0 else None
         yield from tqdm(shots(sources[0], every), total=total, unit="frame", disable=None)
         return
     for source in tqdm(sources, unit="file", disable=None if len(sources) > 1 else True):
