@@ -170,12 +170,17 @@ def test_an_unknown_class_folder(folder, refused):
     assert "contempt" in message
 
 
-def test_an_empty_class_folder(folder, refused):
-    for path in (folder / "train" / "disgust").iterdir():
-        path.rename(path.with_suffix(".txt"))
+def test_a_class_folder_without_a_picture(folder, refused):
+    disgust = folder / "train" / "disgust"
+    for number, path in enumerate(sorted(disgust.iterdir())):
+        path.rename(disgust / f"{number}.gif")
     message = refused("fer2013", folder)
-    assert str(folder / "train" / "disgust") in message
-    assert "empty" in message
+    assert message.startswith(f"{disgust} holds no picture of a known kind (.bmp, .jfif, ")
+    assert f"other files: {number + 1}, such as 0.gif" in message
+    assert "delete" not in message
+    for path in disgust.iterdir():
+        path.unlink()
+    assert refused("fer2013", folder).startswith(f"{disgust} is empty")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])

@@ -152,7 +152,7 @@ def test_tar_archives_of_any_compression(sample, tmp_path):
 # Kaggle's folders and one's own
 
 
-@pytest.mark.parametrize("suffix", [".png", ".JPG", ".jpeg"])
+@pytest.mark.parametrize("suffix", [".png", ".JPG", ".jfif"])
 def test_kaggle_folders_have_the_official_splits_by_file_name(sample, tmp_path, suffix):
     write_layout(sample, "folders", tmp_path)
     for path in list(tmp_path.rglob("*.png")):

@@ -167,10 +167,16 @@ def _scan(root: Path, parts: dict[str, Path]) -> tuple[list[Picture], int]:
                     f"{', '.join(EMOTIONS_8)}, or move it elsewhere"
                 )
             found, others = _pictures(root, path, part)
+            if others and not found:
+                raise InputError(
+                    f"{path} holds no picture of a known kind ({', '.join(sorted(SUFFIXES))}), but "
+                    f"other files: {len(others):,}, such as {min(others)}; convert them, or move "
+                    "the folder elsewhere"
+                )
             if not found:
                 raise InputError(f"{path} is empty: put pictures into it, or delete it")
             pictures += found
-            stray += others
+            stray += len(others)
     if not pictures:
         raise InputError(f"{root} has no class folders such as {', '.join(EMOTIONS)}")
     pictures.sort(key=lambda picture: picture.id)
@@ -185,9 +191,9 @@ def _plain_files(folder: Path) -> set[str]:
         return {one.name for one in entries if one.is_file() and not OWN.fullmatch(one.name)}
 
 
-def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], int]:
-    """Pictures in a class folder and the folders below it, and the number of other files."""
-    found, stray = [], 0
+def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], list[str]]:
+    """Pictures in a class folder and the folders below it, and the names of other files."""
+    found, others = [], []
     for place, files in walk(folder):
         relative = Path(place).relative_to(root).as_posix()
         for file in files:
@@ -197,8 +203,8 @@ def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], int]:
                 require_utf8(path)
                 found.append(Picture(path, part, folder.name, f"{relative}/{stem}"))
             else:
-                stray += 1
-    return found, stray
+                others.append(file)
+    return found, others
 
 
 def _ignored(root: Path, parts: dict[str, Path]) -> list[str]:
