@@ -57,8 +57,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     # The suffix stays last: numpy and matplotlib choose the format by it. Two processes that write
-    # the same file (both ranks read a dataset for the first time) must not share the name.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    # the same file (both ranks read a dataset for the first time) must not share the name. A name
+    # has 255 bytes at most, of which 40 characters take 160 or less.
+    temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
