@@ -298,6 +298,8 @@ def test_a_picture_that_ferplus_names_but_that_is_not_there_is_counted(sample, t
 
 def test_rafdb_holds_out_the_same_tenth_in_every_run(sample, tmp_path):
     write_layout(sample, "rafdb", tmp_path)
+    path = tmp_path / "basic/EmoLabel/list_patition_label.txt"
+    path.write_text(path.read_text(), encoding="utf-8-sig")  # as an editor on Windows may
     faces = load_faces("rafdb", tmp_path, **MUTE)
     (home() / "data" / "rafdb" / "faces.npz").unlink()
     again = load_faces("rafdb", tmp_path, **MUTE)

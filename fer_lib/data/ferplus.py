@@ -94,11 +94,13 @@ def read_votes(path: Path) -> VoteTable:
     """Read `fer2013new.csv`; its columns may stand in any order.
 
     Raises:
-        InputError: the file is empty or damaged; the sentence names the row.
+        InputError: the file cannot be read, is empty or damaged; the sentence names the row.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): ask its owner") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file ({error}): download it again") from None
     header = [name.strip() for name in rows[0]] if rows else []
