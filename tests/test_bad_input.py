@@ -196,8 +196,12 @@ def test_a_truncated_picture(folder, suffix, refused):
         assert message.startswith(f"{path} cannot be read as a picture")
 
 
-def test_a_folder_that_may_not_be_read(tmp_path, refused, monkeypatch):
-    (tmp_path / "private").mkdir()
+@pytest.mark.parametrize("place", [".", "train/happy"])
+def test_a_folder_that_may_not_be_read(place, folder, refused, monkeypatch):
+    private = folder / place / "private"
+    private.mkdir()
+    for part in ("train", "test") if place == "." else ():
+        shutil.rmtree(folder / part)
     scandir = os.scandir
 
     def guarded(path):
@@ -206,8 +210,27 @@ def test_a_folder_that_may_not_be_read(tmp_path, refused, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    message = refused("mine", tmp_path)
-    assert message.startswith(f"{tmp_path / 'private'} cannot be read (Permission denied)")
+    message = refused("mine", folder)
+    assert message.startswith(f"{private} cannot be read (Permission denied)")
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [("csv", "fer2013new.csv"), ("rafdb", "basic/EmoLabel/list_patition_label.txt")],
+)
+def test_labels_that_may_not_be_read(sample, layout, name, tmp_path, refused, monkeypatch):
+    write_layout(sample, layout, tmp_path)
+    real = open
+
+    def guarded(path, *arguments, **options):
+        if str(path) == str(tmp_path / name):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", guarded)
+    monkeypatch.setattr("io.open", guarded)  # that of Path
+    message = refused("fer2013" if layout == "csv" else layout, tmp_path)
+    assert message == f"{tmp_path / name} cannot be read (Permission denied): ask its owner"
 
 
 def test_a_link_to_what_is_not_there(folder, refused):
@@ -258,7 +281,7 @@ def test_what_lies_behind_a_link_to_a_folder_belongs_to_the_data(folder, tmp_pat
 def test_hidden_folders_are_not_read(folder, fer_home):
     before = len(load_faces("mine", folder, say=lambda line: None))
     path = max((folder / "train" / "happy").iterdir())
-    for name in (".ipynb_checkpoints", "__MACOSX"):
+    for name in (".ipynb_checkpoints", "__MACOSX", "lost+found"):
         (path.parent / name).mkdir()
         shutil.copy(path, path.parent / name / "copy.png")
     assert len(load_faces("mine", folder, say=lambda line: None)) == before

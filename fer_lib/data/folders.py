@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -48,18 +48,36 @@ class Picture(NamedTuple):
 
 
 def shown(folder: str) -> bool:
-    """Whether a folder of this name is neither hidden nor one of macOS's leftovers."""
-    return folder[0] != "." and folder != "__MACOSX"
+    """Whether a folder of this name is neither hidden nor made by macOS or a Linux file system."""
+    return folder[0] != "." and folder not in ("__MACOSX", "lost+found")
 
 
-def walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+def closed(error: OSError) -> InputError:
+    """What to say of a folder that cannot be read."""
+    reason = error.strerror or error
+    return InputError(f"{error.filename} cannot be read ({reason}): ask its owner, or move it away")
+
+
+def _refuse(error: OSError) -> None:
+    raise closed(error)
+
+
+def walk(
+    folder: str | Path, onerror: Callable[[OSError], object] = _refuse
+) -> Iterator[tuple[str, list[str]]]:
     """Every folder from this one down, without those that are not `shown`, and its files' names.
 
     Links to folders are followed, but not to one that the way has come through.
+
+    Args:
+        onerror: is given the error of each folder that cannot be read, which is then passed over.
+
+    Raises:
+        InputError: without `onerror`, where a folder cannot be read.
     """
     root = Path(folder).resolve()
     ways = {os.fspath(folder): {root, *root.parents}}
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
         way = ways.pop(place)
         below = {name: Path(place, name).resolve() for name in folders if shown(name)}
         folders[:] = [name for name, real in below.items() if real not in way]
@@ -128,8 +146,8 @@ def read(name: str, root: Path) -> FaceSet:
         root: holds train/, test/ and the like, or the class folders themselves.
 
     Raises:
-        InputError: a class folder is unknown or empty, two pictures share one id, or a picture is
-            damaged; the sentence names it.
+        InputError: a class folder is unknown or has no picture, two pictures share one id, or a
+            folder or a picture cannot be read; the sentence names it.
     """
     parts = parts_of(root) or {}
     pictures, stray = _scan(root, parts)
