@@ -127,12 +127,12 @@ def escaping_tar(path, name, data):
     "name", ["../evil.csv", "/etc/evil", "a/../../evil", "C:\\evil", "..\\evil"]
 )
 @pytest.mark.parametrize(("suffix", "write"), [("zip", escaping_zip), ("tar.gz", escaping_tar)])
-def test_an_archive_with_a_path_that_escapes_is_refused(name, suffix, write, tmp_path, refused):
-    path = tmp_path / f"fer2013.{suffix}"
+def test_nothing_is_extracted_from_an_archive(name, suffix, write, tmp_path):
+    path = tmp_path / "below" / f"fer2013.{suffix}"
+    path.parent.mkdir()
     write(path, name, f"{HEADER}\n{GOOD}\n".encode())
-    message = refused("fer2013", tmp_path)
-    assert str(path) in message
-    assert "outside" in message
+    assert len(load_faces("fer2013", path, say=lambda line: None)) == 1
+    assert sorted(tmp_path.rglob("*")) == [path.parent, path]
 
 
 @pytest.mark.parametrize("layout", ["zip", "tar.gz"])
