@@ -37,6 +37,7 @@ ROWS = {
     f"0,{PIXELS[:-1]}256,Training": "pixel 2304 is '256', not",
     f"0,1000{PIXELS[1:]},Training": "pixel 1 is '1000', not",
     f"0,1.0{PIXELS[1:]},Training": "pixel 1 is '1.0', not",
+    f"0,{'7' * 5000},Training": f"pixel 1 is '{'7' * 20}', not",
     "0,,Training": "0 pixels instead of 2,304",
     f"9,{PIXELS},Training": "label is '9', not one of 0, 1, 2, 3, 4, 5, 6",
     f"-1,{PIXELS},Training": "label is '-1', not one of",
