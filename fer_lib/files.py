@@ -24,6 +24,10 @@ def expanded(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
+        if str(path).partition("/")[0] == "~":  # a container's user, who is in no list
+            raise InputError(
+                f"{path} cannot be found, as this user has no home folder: set FER_HOME or HOME"
+            ) from None
         raise InputError(f"{path} begins with the name of no user: write the folder out") from None
 
 
@@ -40,10 +44,14 @@ def home() -> Path:
 
 
 def cache() -> Path:
-    """Folder of files that were fetched once: in `FER_HOME` where it is set, else the user's."""
+    """Folder of files that were fetched once: in `FER_HOME` where it is set, else the user's.
+
+    Raises:
+        InputError: the user has no home folder, and neither variable is set.
+    """
     if "FER_HOME" in os.environ:
         return home() / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fer_lib"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fer_lib"
 
 
 @contextmanager

@@ -156,6 +156,10 @@ def test_without_a_network_the_remedies_are_named(monkeypatch, fer_home):
         assert part in message
     assert "Name or service not known" in message
     assert "\n" not in message
+    monkeypatch.delenv("KAGGLEHUB_CACHE")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # of a user without a home folder
+    with pytest.raises(InputError, match="--data-dir"):
+        load_faces("fer2013", **MUTE)
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     with pytest.raises(InputError, match="--data-dir"):
         load_faces("fer2013", **MUTE)
