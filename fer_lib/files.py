@@ -24,6 +24,10 @@ def expanded(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
+        if str(path).partition("/")[0] == "~":  # a container's user, who is in no list
+            raise InputError(
+                f"{path} cannot be found, as this user has no home folder: set FER_HOME or HOME"
+            ) from None
         raise InputError(f"{path} begins with the name of no user: write the folder out") from None
 
 
@@ -40,10 +44,14 @@ def home() -> Path:
 
 
 def cache() -> Path:
-    """Folder of files that were fetched once: in `FER_HOME` where it is set, else the user's."""
+    """Folder of files that were fetched once: in `FER_HOME` where it is set, else the user's.
+
+    Raises:
+        InputError: the user has no home folder, and neither variable is set.
+    """
     if "FER_HOME" in os.environ:
         return home() / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fer_lib"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fer_lib"
 
 
 @contextmanager
@@ -57,8 +65,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     # The suffix stays last: numpy and matplotlib choose the format by it. Two processes that write
-    # the same file (both ranks read a dataset for the first time) must not share the name.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    # the same file (both ranks read a dataset for the first time) must not share the name. A name
+    # has 255 bytes at most, of which 40 characters take 160 or less.
+    temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -84,6 +93,14 @@ def exists(path: Path) -> bool:
         raise InputError(
             f"{path} cannot be read (Permission denied): ask its owner, or give another one"
         ) from None
+
+
+def require_utf8(path: str | Path) -> None:
+    """Raise InputError where a name has bytes that are no UTF-8, as of an older system."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the name of {str(path)!a} is not UTF-8: rename it") from None
 
 
 def require_writable(folder: Path) -> None:
@@ -149,12 +166,14 @@ def read_json(path: str | Path) -> Any:
     """Read JSON.
 
     Raises:
-        InputError: the file is missing or is not JSON.
+        InputError: the file is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): ask its owner") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} is not valid JSON ({error}): delete it and make it again"

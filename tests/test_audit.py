@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from fer_lib.data import tables
-from fer_lib.data.audit import audit, clean_test_ids, plurality
+from fer_lib.data.audit import audit, clean_test_ids
 from fer_lib.data.copies import near_copies
 from fer_lib.data.faceset import FaceSet
+from fer_lib.data.ferplus import plurality
 from fer_lib.data.sample import make_sample
 from fer_lib.labels import VOTES
 

@@ -37,6 +37,7 @@ ROWS = {
     f"0,{PIXELS[:-1]}256,Training": "pixel 2304 is '256', not",
     f"0,1000{PIXELS[1:]},Training": "pixel 1 is '1000', not",
     f"0,1.0{PIXELS[1:]},Training": "pixel 1 is '1.0', not",
+    f"0,{'7' * 5000},Training": f"pixel 1 is '{'7' * 20}', not",
     "0,,Training": "0 pixels instead of 2,304",
     f"9,{PIXELS},Training": "label is '9', not one of 0, 1, 2, 3, 4, 5, 6",
     f"-1,{PIXELS},Training": "label is '-1', not one of",
@@ -127,12 +128,12 @@ def escaping_tar(path, name, data):
     "name", ["../evil.csv", "/etc/evil", "a/../../evil", "C:\\evil", "..\\evil"]
 )
 @pytest.mark.parametrize(("suffix", "write"), [("zip", escaping_zip), ("tar.gz", escaping_tar)])
-def test_an_archive_with_a_path_that_escapes_is_refused(name, suffix, write, tmp_path, refused):
-    path = tmp_path / f"fer2013.{suffix}"
+def test_nothing_is_extracted_from_an_archive(name, suffix, write, tmp_path):
+    path = tmp_path / "below" / f"fer2013.{suffix}"
+    path.parent.mkdir()
     write(path, name, f"{HEADER}\n{GOOD}\n".encode())
-    message = refused("fer2013", tmp_path)
-    assert str(path) in message
-    assert "outside" in message
+    assert len(load_faces("fer2013", path, say=lambda line: None)) == 1
+    assert sorted(tmp_path.rglob("*")) == [path.parent, path]
 
 
 @pytest.mark.parametrize("layout", ["zip", "tar.gz"])
@@ -170,12 +171,17 @@ def test_an_unknown_class_folder(folder, refused):
     assert "contempt" in message
 
 
-def test_an_empty_class_folder(folder, refused):
-    for path in (folder / "train" / "disgust").iterdir():
-        path.rename(path.with_suffix(".txt"))
+def test_a_class_folder_without_a_picture(folder, refused):
+    disgust = folder / "train" / "disgust"
+    for number, path in enumerate(sorted(disgust.iterdir())):
+        path.rename(disgust / f"{number}.gif")
     message = refused("fer2013", folder)
-    assert str(folder / "train" / "disgust") in message
-    assert "empty" in message
+    assert message.startswith(f"{disgust} holds no picture of a known kind (.bmp, .jfif, ")
+    assert f"other files: {number + 1}, such as 0.gif" in message
+    assert "delete" not in message
+    for path in disgust.iterdir():
+        path.unlink()
+    assert refused("fer2013", folder).startswith(f"{disgust} is empty")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -191,8 +197,12 @@ def test_a_truncated_picture(folder, suffix, refused):
         assert message.startswith(f"{path} cannot be read as a picture")
 
 
-def test_a_folder_that_may_not_be_read(tmp_path, refused, monkeypatch):
-    (tmp_path / "private").mkdir()
+@pytest.mark.parametrize("place", [".", "train/happy"])
+def test_a_folder_that_may_not_be_read(place, folder, refused, monkeypatch):
+    private = folder / place / "private"
+    private.mkdir()
+    for part in ("train", "test") if place == "." else ():
+        shutil.rmtree(folder / part)
     scandir = os.scandir
 
     def guarded(path):
@@ -201,8 +211,27 @@ def test_a_folder_that_may_not_be_read(tmp_path, refused, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    message = refused("mine", tmp_path)
-    assert message.startswith(f"{tmp_path / 'private'} cannot be read (Permission denied)")
+    message = refused("mine", folder)
+    assert message.startswith(f"{private} cannot be read (Permission denied)")
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [("csv", "fer2013new.csv"), ("rafdb", "basic/EmoLabel/list_patition_label.txt")],
+)
+def test_labels_that_may_not_be_read(sample, layout, name, tmp_path, refused, monkeypatch):
+    write_layout(sample, layout, tmp_path)
+    real = open
+
+    def guarded(path, *arguments, **options):
+        if str(path) == str(tmp_path / name):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", guarded)
+    monkeypatch.setattr("io.open", guarded)  # that of Path
+    message = refused("fer2013" if layout == "csv" else layout, tmp_path)
+    assert message == f"{tmp_path / name} cannot be read (Permission denied): ask its owner"
 
 
 def test_a_link_to_what_is_not_there(folder, refused):
@@ -253,7 +282,7 @@ def test_what_lies_behind_a_link_to_a_folder_belongs_to_the_data(folder, tmp_pat
 def test_hidden_folders_are_not_read(folder, fer_home):
     before = len(load_faces("mine", folder, say=lambda line: None))
     path = max((folder / "train" / "happy").iterdir())
-    for name in (".ipynb_checkpoints", "__MACOSX"):
+    for name in (".ipynb_checkpoints", "__MACOSX", "lost+found"):
         (path.parent / name).mkdir()
         shutil.copy(path, path.parent / name / "copy.png")
     assert len(load_faces("mine", folder, say=lambda line: None)) == before

@@ -1,7 +1,9 @@
 """A dataset is read once, again when its source changes, and never from a damaged cache."""
 
 import contextlib
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from fer_lib.data import acquire, load_faces, loading
 from fer_lib.data.faceset import fingerprint
 from fer_lib.data.sample import make_sample, write_layout
-from fer_lib.files import InputError
+from fer_lib.files import InputError, read_json
 
 MUTE = {"say": lambda line: None}
 
@@ -199,6 +201,39 @@ def test_a_process_that_dies_between_the_two_files_leaves_no_cache(folder, fer_h
     heard = []
     load_faces("fer2013", folder, say=heard.append)
     assert "read from" in heard[0]
+
+
+def test_a_cache_that_cannot_be_written_again_still_knows_where_it_was_read_from(
+    written, fer_home, monkeypatch
+):
+    first = load_faces("fer2013", written, **MUTE)
+    (written / "fer2013.csv").touch()  # changed
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", fail)
+        with pytest.raises(InputError, match="No space left on device"):
+            load_faces("fer2013", written, **MUTE)
+    assert "fingerprint" not in read_json(fer_home / "data" / "fer2013" / "manifest.json")
+    heard = []
+    assert load_faces("fer2013", say=heard.append).fingerprint == first.fingerprint
+    assert f"read from {written}" in heard[0]
+
+
+def test_a_cache_in_a_folder_that_may_not_be_written_is_named(written, fer_home, monkeypatch):
+    load_faces("fer2013", written, **MUTE)
+    (written / "fer2013.csv").touch()  # changed
+    cache = fer_home / "data" / "fer2013"
+
+    def fail(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(InputError, match=f"{cache}.* could not be written .Permission denied"):
+        load_faces("fer2013", written, **MUTE)
 
 
 def test_a_full_disk_leaves_nothing(folder, fer_home, monkeypatch):

@@ -408,8 +408,9 @@ def test_the_refinement_of_a_claim_is_of_the_data_that_are_here(tmp_path, monkey
         write_json(folder / f"{name}.json", content)
     assert known_refinement("full") == found
     assert known_refinement("quick") is None
-    write_json(folder / "manifest.json", {"fingerprint": "b"})
-    assert known_refinement("full") is None
+    for other in ({"fingerprint": "b"}, {"data_dir": None}):  # the latter while it is read again
+        write_json(folder / "manifest.json", other)
+        assert known_refinement("full") is None
 
 
 def test_the_published_recipe_is_kept_to_on_the_labels_of_the_claim(make_run):

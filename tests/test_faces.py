@@ -185,6 +185,15 @@ def test_without_yunet_the_cascade_is_used_and_both_are_said(server):
         make_detector("yunet")
 
 
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch):
+    for name in ("FER_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    said = []
+    assert isinstance(make_detector(say=said.append), Cascade)
+    assert said[0].endswith("this user has no home folder: set FER_HOME or HOME")
+
+
 def test_no_more_is_read_than_the_file_has(monkeypatch):
     asked = []
 

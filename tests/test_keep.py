@@ -114,6 +114,15 @@ def test_the_card_says_on_how_many_images_a_short_run_was_trained(run, faces, tm
     assert f"{faces.name}: 64 training images" in text
 
 
+def test_the_card_says_of_drawn_faces_alone_that_they_are_no_people(kept, run, faces):
+    for mark, said in (("sample data", True), ("fer2013 with a drawn split", False)):
+        some = replace(faces, manifest=faces.manifest | {"mark": mark})
+        predictions = load_predictions(run.folder / "predictions.npz")
+        use = run.results["use"]
+        text = model_card.model_card(run, some, predictions, use, kept, "a")
+        assert ("the numbers say nothing about people" in text) == said
+
+
 def test_the_card_says_when_nothing_is_sure(run, faces, kept):
     predictions = load_predictions(run.folder / "predictions.npz")
     use = {"temperature": 1.0, "threshold": None, "target": 0.8}

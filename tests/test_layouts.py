@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_lib.data import acquire, load_faces
+from fer_lib.data import acquire, counts, load_faces
 from fer_lib.data.layouts import recognise
 from fer_lib.data.sample import make_sample, write_layout
 from fer_lib.files import InputError
@@ -83,8 +83,24 @@ def test_a_copy_with_other_counts_says_so(sample, tmp_path):
     faces = load_faces("fer2013", tmp_path, say=heard.append)
     assert "train 128 images instead of 28,709" in faces.manifest["remarks"][0]
     assert faces.manifest["remarks"][0] in heard[1]
+    assert faces.mark == "other counts than the known fer2013"
+    assert faces.mark in heard[0]
     faces = load_faces("ferplus", tmp_path, **MUTE)
     assert "instead of 25,060" in faces.manifest["remarks"][0]
+    assert faces.mark == "other counts than the known ferplus"
+
+
+def test_the_known_counts_have_no_mark_but_a_drawn_split_has(sample, tmp_path, monkeypatch):
+    known = {split: tuple(table.values()) for split, table in sample.counts().items()}
+    monkeypatch.setattr(counts, "FER2013", known)
+    write_layout(sample, "csv", tmp_path)
+    assert load_faces("fer2013", tmp_path, **MUTE).mark == ""
+    lines = (tmp_path / "fer2013.csv").read_text().splitlines()
+    (tmp_path / "all.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines))
+    faces = load_faces("fer2013", tmp_path / "all.csv", **MUTE)
+    assert not [text for text in faces.manifest["remarks"] if "known counts" in text]
+    assert faces.mark == "fer2013 with a drawn split"
+    assert load_faces("mine", tmp_path / "all.csv", **MUTE).mark == ""
 
 
 def test_the_benchmark_reads_the_same_pixels_in_every_way(monkeypatch, capsys):
@@ -140,6 +156,10 @@ def test_without_a_network_the_remedies_are_named(monkeypatch, fer_home):
         assert part in message
     assert "Name or service not known" in message
     assert "\n" not in message
+    monkeypatch.delenv("KAGGLEHUB_CACHE")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # of a user without a home folder
+    with pytest.raises(InputError, match="--data-dir"):
+        load_faces("fer2013", **MUTE)
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     with pytest.raises(InputError, match="--data-dir"):
         load_faces("fer2013", **MUTE)

@@ -234,6 +234,24 @@ def test_every_frame_that_cannot_be_read_is_said(monkeypatch, tmp_path, suffix, 
     assert problems[1:] == ([short] if head == b"moov" else [])
 
 
+def test_a_video_whose_name_is_not_utf_8_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(cv2, "VideoCapture", Video)  # the real one ends the process
+    path = tmp_path / os.fsdecode(b"m\xe4dchen.mp4")
+    path.write_bytes(b"moov")
+    (shot,) = progress([Source(path, path)], 1)
+    assert shot.problem.endswith("m\\udce4dchen.mp4' is not UTF-8: rename it")
+
+
+def test_a_video_named_by_its_time_is_read_in_its_own_folder(tmp_path, monkeypatch):
+    path = Path("2024-01-01T10:30:00.mp4")
+    video = cv2.VideoWriter(str(tmp_path / path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
+    for _ in range(3):
+        video.write(np.zeros((64, 64, 3), np.uint8))
+    video.release()
+    monkeypatch.chdir(tmp_path)
+    assert [shot.frame for shot in shots(Source(path, path), 1)] == [0, 1, 2]
+
+
 def test_a_name_that_begins_with_a_tilde_is_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("./~a.png").write_bytes(b"")
@@ -276,6 +294,44 @@ def test_annotated_copies_keep_names_and_show_the_box(run, folder, tmp_path):
     assert abs(changed[:, 0].max() - bottom) <= 3
     assert abs(changed[:, 1].min() - int(row["x"])) <= 3
     np.testing.assert_array_equal(Image.open(copies / "empty.png"), np.full((200, 300, 3), 255))
+
+
+def test_a_copy_that_cannot_be_written_is_said_and_the_rest_goes_on(run, folder, tmp_path):
+    copies, face = tmp_path / "copies", folder / "face.png"
+    long = shutil.copy(face, folder / f"{'é' * 120}.png")  # of 244 bytes, where 255 may be
+    longer = shutil.copy(face, folder / ("b" * 254))  # to which .png is added
+    arguments = (longer, long, face, "--annotate", copies, "--out", tmp_path / "a.csv")
+    status, _, said = run(*arguments)
+    assert status == 1
+    assert sorted(path.name for path in copies.iterdir()) == [face.name, long.name]
+    assert "3 pictures read, 3 faces; 1 could not be read or copied:\n" in said
+    assert "b.png could not be written (File name too long)" in said
+    assert len(table(tmp_path / "a.csv")) == 3
+
+
+def test_a_folder_that_may_not_be_read_is_named_and_the_rest_goes_on(
+    run, folder, tmp_path, monkeypatch
+):
+    (folder / "face").mkdir()  # whose annotated copy would be called as that of face.png
+    scandir, is_file = os.scandir, Path.is_file
+
+    def guarded(path):
+        if str(path) == str(folder / "face"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    def unsure(path):
+        if path.parent.name == "below":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    monkeypatch.setattr(Path, "is_file", unsure)
+    arguments = (folder, "--annotate", tmp_path / "copies", "--out", tmp_path / "a.csv")
+    status, _, said = run(*arguments)
+    assert status == 1
+    assert f"{folder / 'face'} cannot be read (Permission denied)" in said
+    assert len(table(tmp_path / "a.csv")) == 3
 
 
 def test_a_copy_of_a_file_without_a_pictures_suffix_is_a_png(run, folder, tmp_path):

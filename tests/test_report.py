@@ -489,6 +489,11 @@ def test_collecting_says_what_is_missing_or_stale(home, tmp_path, monkeypatch):
         collect(tmp_path / "report", dataset=DATASET, preset="sample")
     with pytest.raises(InputError, match="have no place in"):
         collect(source(), dataset=DATASET, preset="sample")
+    write_json(audited.with_name("manifest.json"), {"data_dir": None})  # while it is read again
+    with pytest.raises(
+        InputError, match=r"manifest\.json is not there or not complete: run notebook"
+    ):
+        collect(tmp_path / "report", dataset=DATASET, preset="sample")
     assert not (tmp_path / "report").exists()
 
 

@@ -665,6 +665,14 @@ def test_what_is_half_restored_is_no_run(faces, tmp_path):
     assert list_runs(tmp_path) == []
 
 
+def test_a_run_that_cannot_be_read_is_left_out(make_run, tmp_path, capsys):
+    run = make_run()
+    closed = tmp_path / "0" / "config.json"
+    closed.mkdir(parents=True)  # which not even root can read as a file
+    assert [one.name for one in list_runs(tmp_path)] == [run.name]
+    assert f"left out: {closed} cannot be read (Is a directory)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("how", ["trained", "begun"])
 def test_other_code_is_said(faces, tmp_path, monkeypatch, capsys, how):
     run = train(small(epochs=1), faces, runs=tmp_path)

@@ -256,7 +256,7 @@ def known_refinement(preset: str) -> dict[str, Any] | None:
     if not (path.exists() and manifest.exists()):
         return None
     found = read_json(path)
-    same = found["fingerprint"] == read_json(manifest)["fingerprint"]
+    same = found["fingerprint"] == read_json(manifest).get("fingerprint")
     return found if same and found.get("student", {}).get("preset") == preset else None
 
 

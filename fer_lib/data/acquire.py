@@ -58,7 +58,7 @@ def _files(folder: Path) -> set[str]:
 
 def _kagglehub_cache(handle: str) -> Path | None:
     """The newest complete version that kagglehub has downloaded before; asks no network."""
-    default = Path.home() / ".cache" / "kagglehub"
+    default = os.path.expanduser("~/.cache/kagglehub")  # as it is where there is no home folder
     dataset = Path(os.environ.get("KAGGLEHUB_CACHE", default)) / "datasets" / handle
     complete = [path for path in dataset.glob("versions/*") if path.name.isdigit()]
     complete = [path for path in complete if (dataset / f"{path.name}.complete").exists()]

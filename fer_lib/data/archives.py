@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import BinaryIO
 
 from fer_lib.files import InputError, first_line
@@ -106,10 +106,15 @@ def _no_table(path: Path) -> str:
     )
 
 
+def _file_name(name: str) -> str:
+    """Of a member, in lower case; some programs on Windows write \\ for /."""
+    return PureWindowsPath(name).name.lower()
+
+
 def _is_table(name: str) -> bool:
-    return PurePosixPath(name).name.lower() in TABLES
+    return _file_name(name) in TABLES
 
 
 def _pick(names: list[str]) -> str | None:
     tables = filter(_is_table, names)
-    return min(tables, key=lambda n: TABLES.index(PurePosixPath(n).name.lower()), default=None)
+    return min(tables, key=lambda n: TABLES.index(_file_name(n)), default=None)

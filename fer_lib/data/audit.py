@@ -6,8 +6,8 @@ import numpy as np
 
 from fer_lib.data.copies import NEAR, NearCopies, copy_groups, near_copies
 from fer_lib.data.faceset import SPLITS, FaceSet
-from fer_lib.data.ferplus import majority
-from fer_lib.labels import EMOTIONS_8, FERPLUS_COLUMNS, VOTES, reorder
+from fer_lib.data.ferplus import majority, plurality
+from fer_lib.labels import EMOTIONS_8, VOTES
 
 
 def clean_test_ids(faces: FaceSet) -> np.ndarray:
@@ -138,16 +138,6 @@ def _neighbours(groups: np.ndarray, near: NearCopies, splits: np.ndarray) -> np.
     np.logical_or.at(neighbours, a, splits[b])
     np.logical_or.at(neighbours, b, splits[a])
     return neighbours
-
-
-def plurality(votes: np.ndarray) -> np.ndarray:
-    """Column with the most votes, (M,) int64; of a tie, the one that FERPlus's file has first.
-
-    Args:
-        votes: (M, 10) counts over `labels.VOTES`.
-    """
-    columns = np.argsort(reorder(FERPLUS_COLUMNS, VOTES))
-    return columns[votes[:, columns].argmax(1)]
 
 
 def _agreement(faces: FaceSet) -> dict[str, Any]:

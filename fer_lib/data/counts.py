@@ -38,6 +38,17 @@ def differences(faces: FaceSet) -> list[str]:
     return _compare(faces, parts, known)
 
 
+def mark(faces: FaceSet) -> str:
+    """Caveat for every table and figure of what goes by a public dataset's name but is not it.
+
+    So are other counts and, of FER2013 and FERPlus, a split that was drawn; "" for none.
+    """
+    if differences(faces):
+        return f"other counts than the known {faces.name}"
+    drawn = faces.name in ("fer2013", "ferplus") and not faces.manifest["split"]["official"]
+    return f"{faces.name} with a drawn split" if drawn else ""
+
+
 def _compare(
     faces: FaceSet, parts: list[tuple[str, ...]], known: dict[str, np.ndarray]
 ) -> list[str]:

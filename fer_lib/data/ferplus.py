@@ -20,6 +20,9 @@ from fer_lib.labels import EMOTIONS_8, FERPLUS_COLUMNS, VOTES, reorder
 VOTE_FILE = "fer2013new.csv"
 USAGE = {"Training": "train", "PublicTest": "valid", "PrivateTest": "test"}
 FOLDERS = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
+AGREE = 0.4
+"""Share of labels that are the plurality of the votes, at least: 63 % where the votes are those of
+the same images of FER2013, and about a fifth where they are those of others."""
 
 
 def majority(votes: np.ndarray) -> np.ndarray:
@@ -43,6 +46,16 @@ def _winner(votes: np.ndarray) -> np.ndarray:
     counts = np.where(votes > 1, votes, 0)
     clear = 2 * counts.max(1, initial=0) > counts.sum(1)
     return np.where(clear, counts.argmax(1), -1)
+
+
+def plurality(votes: np.ndarray) -> np.ndarray:
+    """Column with the most votes, (M,) int64; of a tie, the one that FERPlus's file has first.
+
+    Args:
+        votes: (M, 10) counts over `labels.VOTES`.
+    """
+    columns = np.argsort(reorder(FERPLUS_COLUMNS, VOTES))
+    return columns[votes[:, columns].argmax(1)]
 
 
 def soft_targets(votes: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -81,11 +94,13 @@ def read_votes(path: Path) -> VoteTable:
     """Read `fer2013new.csv`; its columns may stand in any order.
 
     Raises:
-        InputError: the file is empty or damaged; the sentence names the row.
+        InputError: the file cannot be read, is empty or damaged; the sentence names the row.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): ask its owner") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file ({error}): download it again") from None
     header = [name.strip() for name in rows[0]] if rows else []
@@ -119,19 +134,31 @@ def read_votes(path: Path) -> VoteTable:
 def attach_votes(faces: FaceSet, usage: np.ndarray | None, path: Path) -> None:
     """Give the faces of `fer2013.csv` the votes of the same rows, or a remark on why not.
 
+    The rows are taken for the same where each has the same Usage in both files and, of the images
+    with votes, a share of at least `AGREE` has the plurality of its votes as label.
+
     Args:
         usage: (N,) str, the Usage of each row of `fer2013.csv`, or None where it has none.
     """
     table = read_votes(path)
-    if usage is not None and np.array_equal(table.usage, usage):
-        faces.votes = table.votes
-        return
-    reason = f"its {len(table.usage):,} rows are not those of the {len(faces):,} images"
     if usage is None:
         reason = "the table has no column Usage to check the rows by"
+    elif not np.array_equal(table.usage, usage):
+        reason = f"its {len(table.usage):,} rows are not those of the {len(faces):,} images"
+    elif (share := _agreement(table.votes, faces.labels)) < AGREE:
+        reason = f"only {share:.0%} of the labels agree with them: the rows are in another order"
+    else:
+        faces.votes = table.votes
+        return
     faces.manifest["remarks"].append(
-        f"the votes of {path.name} are left out: they are matched by row, and {reason}"
+        f"the votes of {path.name} are left out, as they are matched by row, and {reason}"
     )
+
+
+def _agreement(votes: np.ndarray, labels: np.ndarray) -> float:
+    """Share of labels that are the plurality of the votes, where there are any; else 1."""
+    voted = votes.any(1)
+    return float((plurality(votes) == labels)[voted].mean()) if voted.any() else 1.0
 
 
 def read_votes_and_pictures(name: str, votes: Path, folder: Path) -> FaceSet:
@@ -189,9 +216,15 @@ def keep_majority(faces: FaceSet) -> FaceSet:
     """The faces with a majority label, over the eight emotions; the rest is counted by reason.
 
     Raises:
-        InputError: the faces have no votes.
+        InputError: the faces have no votes; the sentence says why where a remark does.
     """
     if faces.votes is None:
+        left_out = [text for text in faces.manifest["remarks"] if VOTE_FILE in text]
+        if left_out:
+            raise InputError(
+                f"{faces.name} needs the votes, but {left_out[0]}; give fer2013.csv as Kaggle's "
+                "competition has it, row by row"
+            )
         raise InputError(
             f"{faces.name} needs the votes: put {VOTE_FILE}, which has a row for each row of "
             "fer2013.csv, beside it"

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.data.ferplus import USAGE
 from fer_lib.data.pictures import SUFFIXES, read_pictures
 from fer_lib.data.splits import draw_split
-from fer_lib.files import InputError
+from fer_lib.files import InputError, require_utf8
 from fer_lib.labels import EMOTIONS, EMOTIONS_8, canonical
 
 PARTS = {
@@ -48,18 +48,36 @@ class Picture(NamedTuple):
 
 
 def shown(folder: str) -> bool:
-    """Whether a folder of this name is neither hidden nor one of macOS's leftovers."""
-    return folder[0] != "." and folder != "__MACOSX"
+    """Whether a folder of this name is neither hidden nor made by macOS or a Linux file system."""
+    return folder[0] != "." and folder not in ("__MACOSX", "lost+found")
 
 
-def walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+def closed(error: OSError) -> InputError:
+    """What to say of a folder that cannot be read."""
+    reason = error.strerror or error
+    return InputError(f"{error.filename} cannot be read ({reason}): ask its owner, or move it away")
+
+
+def _refuse(error: OSError) -> None:
+    raise closed(error)
+
+
+def walk(
+    folder: str | Path, onerror: Callable[[OSError], object] = _refuse
+) -> Iterator[tuple[str, list[str]]]:
     """Every folder from this one down, without those that are not `shown`, and its files' names.
 
     Links to folders are followed, but not to one that the way has come through.
+
+    Args:
+        onerror: is given the error of each folder that cannot be read, which is then passed over.
+
+    Raises:
+        InputError: without `onerror`, where a folder cannot be read.
     """
     root = Path(folder).resolve()
     ways = {os.fspath(folder): {root, *root.parents}}
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
         way = ways.pop(place)
         below = {name: Path(place, name).resolve() for name in folders if shown(name)}
         folders[:] = [name for name, real in below.items() if real not in way]
@@ -128,8 +146,8 @@ def read(name: str, root: Path) -> FaceSet:
         root: holds train/, test/ and the like, or the class folders themselves.
 
     Raises:
-        InputError: a class folder is unknown or empty, two pictures share one id, or a picture is
-            damaged; the sentence names it.
+        InputError: a class folder is unknown or has no picture, two pictures share one id, or a
+            folder or a picture cannot be read; the sentence names it.
     """
     parts = parts_of(root) or {}
     pictures, stray = _scan(root, parts)
@@ -167,10 +185,16 @@ def _scan(root: Path, parts: dict[str, Path]) -> tuple[list[Picture], int]:
                     f"{', '.join(EMOTIONS_8)}, or move it elsewhere"
                 )
             found, others = _pictures(root, path, part)
+            if others and not found:
+                raise InputError(
+                    f"{path} holds no picture of a known kind ({', '.join(sorted(SUFFIXES))}), but "
+                    f"other files: {len(others):,}, such as {min(others)}; convert them, or move "
+                    "the folder elsewhere"
+                )
             if not found:
                 raise InputError(f"{path} is empty: put pictures into it, or delete it")
             pictures += found
-            stray += others
+            stray += len(others)
     if not pictures:
         raise InputError(f"{root} has no class folders such as {', '.join(EMOTIONS)}")
     pictures.sort(key=lambda picture: picture.id)
@@ -185,23 +209,20 @@ def _plain_files(folder: Path) -> set[str]:
         return {one.name for one in entries if one.is_file() and not OWN.fullmatch(one.name)}
 
 
-def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], int]:
-    """Pictures in a class folder and the folders below it, and the number of other files."""
-    found, stray = [], 0
+def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], list[str]]:
+    """Pictures in a class folder and the folders below it, and the names of other files."""
+    found, others = [], []
     for place, files in walk(folder):
         relative = Path(place).relative_to(root).as_posix()
         for file in files:
             stem, suffix = os.path.splitext(file)
             if suffix.lower() in SUFFIXES and file[0] != ".":
                 path = os.path.join(place, file)
-                try:
-                    path.encode()
-                except UnicodeEncodeError:
-                    raise InputError(f"the name of {path!a} is not UTF-8: rename it") from None
+                require_utf8(path)
                 found.append(Picture(path, part, folder.name, f"{relative}/{stem}"))
             else:
-                stray += 1
-    return found, stray
+                others.append(file)
+    return found, others
 
 
 def _ignored(root: Path, parts: dict[str, Path]) -> list[str]:

@@ -11,7 +11,7 @@ from fer_lib.data import counts, ferplus, folders, rafdb, tables
 from fer_lib.data.acquire import find_source, put_there
 from fer_lib.data.faceset import SPLITS, FaceSet, load, save
 from fer_lib.data.layouts import Layout, recognise
-from fer_lib.files import InputError, home, read_json
+from fer_lib.files import InputError, home, read_json, write_json
 
 KINDS = {
     "fer2013": ("table", "class folders"),
@@ -23,7 +23,7 @@ KINDS = {
 SAMPLE = re.compile(r"sample(?:-(\d+)(?:-(\d+))?)?")
 """Names of drawn faces: "sample" is "sample-10-3000", 3,000 faces with 10 % wrong labels."""
 
-READERS = "3"
+READERS = "4"
 """Version of the readers: what another one has cached is read again."""
 
 
@@ -68,15 +68,17 @@ def load_faces(
         "origin": origin,
     }
     faces.manifest["remarks"] += counts.differences(faces)
+    faces.manifest["mark"] = faces.mark or counts.mark(faces)
     _save(faces, folder)
     _tell(faces, f"read from {layout.path}", say)
     return faces
 
 
 def _manifest(folder: Path) -> dict | None:
-    """The manifest of a complete cache."""
+    """The manifest of a complete cache, which has a fingerprint."""
     there = (folder / "faces.npz").exists() and (folder / "manifest.json").exists()
-    return read_json(folder / "manifest.json") if there else None
+    manifest = read_json(folder / "manifest.json") if there else {}
+    return manifest if "fingerprint" in manifest else None
 
 
 def _given_before(folder: Path) -> str | None:
@@ -105,9 +107,11 @@ def _source(
 
 
 def _save(faces: FaceSet, folder: Path) -> None:
-    # Without its manifest a cache does not count: should the process die between the two files,
-    # the next one reads the source again.
-    (folder / "manifest.json").unlink(missing_ok=True)
+    # Without a fingerprint a cache does not count: should the process die between the two files,
+    # the next one reads the source again, from where this one did.
+    if (folder / "manifest.json").exists():
+        kept = {key: faces.manifest.get(key) for key in ("source", "data_dir")}
+        write_json(folder / "manifest.json", kept)
     save(faces, folder)
 
 

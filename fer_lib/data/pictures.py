@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fer_lib.files import InputError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 SIDE = 48
 LARGEST = 256  # pixels of a side, more than any of the models here takes in by its recipe
 HEIC = {b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1"}

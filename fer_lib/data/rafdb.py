@@ -31,7 +31,7 @@ def read(name: str, basic: Path) -> FaceSet:
 
     Raises:
         InputError: a line of the label file is not `train_00001.jpg 5`, the pictures are not
-            there, or one is damaged.
+            there, or a file is damaged or cannot be read.
     """
     stems, labels = _read_labels(basic / LABELS)
     folder = basic / PICTURES
@@ -65,11 +65,13 @@ def read(name: str, basic: Path) -> FaceSet:
 def _read_labels(path: Path) -> tuple[list[str], np.ndarray]:
     """Names without suffix, and labels (N,) int64 in the order of `labels.EMOTIONS`."""
     codes = {str(code): EMOTIONS.index(canonical(name)) for code, name in enumerate(RAFDB_CODES, 1)}
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): ask its owner") from None
     stems, labels = [], []
     rows: dict[str, int] = {}
-    for number, line in enumerate(
-        path.read_text(encoding="utf-8", errors="replace").split("\n"), 1
-    ):
+    for number, line in enumerate(text.split("\n"), 1):
         fields = line.split()
         if not fields:
             continue

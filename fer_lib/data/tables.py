@@ -17,6 +17,7 @@ from fer_lib.labels import EMOTIONS
 SIDE = 48
 PIXELS = SIDE * SIDE
 CHUNK = 32  # rows decoded at once: their intermediate arrays, a few MB, stay in the cache
+DIGITS = 9  # of a number, zeros before it included; int() refuses thousands of them
 LABELS = {str(label).encode(): label for label in range(len(EMOTIONS))}
 USAGES = {usage.encode(): usage for usage in USAGE}
 
@@ -191,7 +192,7 @@ def _slowly(rows: list[Row], name: str) -> np.ndarray:
     for image, row in zip(images, rows, strict=True):
         numbers = row.pixels.split()
         for i, text in enumerate(numbers, 1):
-            if not text.isdigit() or int(text) > 255:
+            if len(text) > DIGITS or not text.isdigit() or int(text) > 255:
                 raise InputError(
                     f"{name}, row {row.number}: pixel {i} is {_shown(text)}, not a whole number "
                     "from 0 to 255"

@@ -4,7 +4,8 @@
     python -m fer_lib.predict crops/ --whole --model runs/FOLDER --out predictions.json
     python -m fer_lib.predict --model runs/FOLDER --export model.onnx
 
-Ends with status 1 where something could not be read; the rest is written all the same.
+Ends with status 1 where something could not be read, or a copy not be written; the rest is written
+all the same.
 """
 
 import argparse
@@ -82,7 +83,7 @@ def say(text: str) -> None:
 
 
 class Work:
-    """What was seen and what could not be read, so far."""
+    """What was seen, and what could not be read or copied, so far."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.predictor = args, args.predictor
@@ -114,7 +115,14 @@ class Work:
                 tqdm.write(line(seen))
         for seen in new:
             if self.args.annotate:
-                annotate(self.args.annotate, seen)
+                self.annotate(seen)
+
+    def annotate(self, seen: Seen) -> None:
+        """Write the annotated copy of a picture, or note why it cannot be written."""
+        try:
+            annotate(self.args.annotate, seen)
+        except InputError as error:
+            self.problems.append(replace(seen.shot, picture=None, problem=str(error)))
 
     def write(self) -> int:
         """Write the table; where that fails, print the faces, so that they are not lost, and 2."""
@@ -134,7 +142,8 @@ class Work:
         empty = [title(seen.shot) for seen in self.seen if not seen.faces]
         head = f"{len(self.seen):,} pictures read, {faces:,} faces"
         if self.problems:
-            head += f"; {len(self.problems)} could not be read:"
+            head += f"; {len(self.problems)} could not be read"
+            head += " or copied:" if self.args.annotate else ":"
         wrong = [f"  {shot.problem}" for shot in self.problems]
         shown = [f"  no face was found in {name}" for name in empty[:SHOWN]]
         more = [f"  nor in {len(empty) - SHOWN} others"] if len(empty) > SHOWN else []
@@ -142,7 +151,7 @@ class Work:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; status 0, 1 where something could not be read, 2 for an error of the user's."""
+    """Command line; status 0, 1 for a problem of some input, 2 for an error of the user's."""
     print_anything()
     args = parse(arguments)
     work = Work(args)

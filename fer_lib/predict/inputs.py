@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from fer_lib.data.folders import walk
+from fer_lib.data.folders import closed, walk
 from fer_lib.data.pictures import SUFFIXES, named, read_picture, upright
-from fer_lib.files import InputError, exists
+from fer_lib.files import InputError, exists, require_utf8
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
@@ -59,10 +59,14 @@ def open_picture(picture: Picture) -> Image.Image:
 
 @dataclass(frozen=True)
 class Source:
-    """A file to read, and its name relative to the folder that was given (else its own)."""
+    """A file to read, and its name relative to the folder that was given (else its own).
+
+    `problem` says why a folder cannot be read, which then stands here in place of its files.
+    """
 
     path: Path
     inside: Path
+    problem: str = ""
 
     @property
     def is_video(self) -> bool:
@@ -87,8 +91,8 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
     """Files to read, each once, and how many in the folders are neither pictures nor videos.
 
     A file that is named itself is read whatever its suffix; of a folder, all pictures and videos
-    in it and below that are not hidden; of a pattern (`faces/*.png`, `**` for folders below) what
-    matches.
+    in it and below that are not hidden, and a source with a `problem` for each folder that cannot
+    be read; of a pattern (`faces/*.png`, `**` for folders below) what matches.
 
     Raises:
         InputError: a path does not exist, a pattern matches nothing, or there is nothing to read.
@@ -97,11 +101,15 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
     others = 0
     for path in (match for given in paths for match in matches(given)):
         if path.is_dir():
-            files = (Path(place, name) for place, names in walk(path) for name in names)
-            inside = sorted(one for one in files if one.name[0] != "." and one.is_file())
+            errors: list[OSError] = []
+            walked = walk(path, errors.append)
+            files = (Path(place, name) for place, names in walked for name in names)
+            inside = sorted(one for one in files if one.name[0] != "." and may_be_file(one))
             known = [one for one in inside if one.suffix.lower() in NAMED]
             others += len(inside) - len(known)
             sources = [Source(one, one.relative_to(path)) for one in known]
+            shut = [(Path(error.filename), str(closed(error))) for error in errors]
+            sources += [Source(one, one.relative_to(path), why) for one, why in shut]
         else:
             sources = [Source(path, Path(path.name))]
         for source in sources:
@@ -110,6 +118,14 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
         endings = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES | VIDEOS))
         raise InputError(f"{', '.join(paths)} holds no picture and no video ({endings})")
     return list(found.values()), others
+
+
+def may_be_file(path: Path) -> bool:
+    """Whether a path is a file, or in a folder that does not say so: reading it tells why."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True
 
 
 def matches(given: str) -> list[Path]:
@@ -133,6 +149,9 @@ def matches(given: str) -> list[Path]:
 
 def shots(source: Source, every: int) -> Iterator[Shot]:
     """The picture of a file, or every n-th frame of a video."""
+    if source.problem:
+        yield Shot(source, problem=source.problem)
+        return
     if source.is_video:
         yield from frames(source, every)
         return
@@ -144,7 +163,11 @@ def shots(source: Source, every: int) -> Iterator[Shot]:
 
 def frames(source: Source, every: int) -> Iterator[Shot]:
     """Frames 0, `every`, 2 `every` …, upright, as RGB; a problem where some cannot be read."""
-    video = open_video(source)
+    try:
+        video = open_video(source)
+    except InputError as error:
+        yield Shot(source, problem=str(error))
+        return
     expected = video.get(cv2.CAP_PROP_FRAME_COUNT)
     number = 0
     try:
@@ -182,16 +205,24 @@ def frame_shot(source: Source, video: cv2.VideoCapture, number: int) -> Shot:
 
 
 def open_video(source: Source) -> cv2.VideoCapture:
-    """By FFmpeg, whose times are those of the frames, or else by whatever OpenCV has."""
-    video = cv2.VideoCapture(str(source.path), cv2.CAP_FFMPEG)
-    return video if video.isOpened() else cv2.VideoCapture(str(source.path))
+    """By FFmpeg, whose times are those of the frames, or else by whatever OpenCV has.
+
+    Raises:
+        InputError: the name is not UTF-8, which ends OpenCV and the process with it.
+    """
+    path = str(source.path.absolute())  # FFmpeg takes 12:30.mp4 for an address
+    require_utf8(path)
+    video = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    return video if video.isOpened() else cv2.VideoCapture(path)
 
 
 def progress(sources: Sequence[Source], every: int) -> Iterator[Shot]:
     """The shots of all sources behind a bar of files, or of frames where there is one video."""
     if len(sources) == 1 and sources[0].is_video:
-        expected = open_video(sources[0]).get(cv2.CAP_PROP_FRAME_COUNT)
-        total = math.ceil(expected / every) if expected > 0 else None
+        total = None
+        with suppress(InputError):  # which its shots tell
+            expected = open_video(sources[0]).get(cv2.CAP_PROP_FRAME_COUNT)
+            total = math.ceil(expected / every) if expected > 0 else None
         yield from tqdm(shots(sources[0], every), total=total, unit="frame", disable=None)
         return
     for source in tqdm(sources, unit="file", disable=None if len(sources) > 1 else True):

@@ -75,7 +75,7 @@ def model_card(
     results = run.results
     state, _ = read_weights(path)
     kinds = {str(t.dtype).split(".")[1] for t in state.values() if t.is_floating_point()}
-    doubt = ": the numbers say nothing about people" if faces.mark else ""
+    doubt = ": the numbers say nothing about people" if "sample data" in faces.mark else ""
     mark = f"**{results['mark']}{doubt}.** " if results["mark"] else ""
     return TEMPLATE.format(
         name=name,

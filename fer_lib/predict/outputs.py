@@ -130,6 +130,8 @@ def check_copies(folder: Path, sources: Sequence[Source]) -> None:
     """Raise InputError where a copy would replace an input or another copy."""
     taken = {source.path.resolve(): "is an input itself" for source in sources}
     for source in sources:
+        if source.problem:
+            continue
         first = Shot(source, frame=0 if source.is_video else None)
         copy = copy_path(folder, first).resolve()
         if copy in taken:

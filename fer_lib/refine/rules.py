@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fer_lib.data.audit import plurality
-from fer_lib.data.ferplus import soft_targets
+from fer_lib.data.ferplus import plurality, soft_targets
 from fer_lib.data.refined import Refined
 from fer_lib.files import InputError
 from fer_lib.labels import VOTES

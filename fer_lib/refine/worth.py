@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fer_lib.data.audit import plurality
 from fer_lib.data.faceset import FaceSet
+from fer_lib.data.ferplus import plurality
 from fer_lib.data.refined import Refined
 from fer_lib.evaluate import aligned, load_predictions
 from fer_lib.labels import EMOTIONS_8, VOTES

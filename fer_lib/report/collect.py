@@ -60,9 +60,9 @@ def collect(
     """
     results = Path(folder) / "results"
     path = home() / "data" / dataset / "manifest.json"
-    if not path.exists():
-        raise InputError(f"{path} does not exist: run notebook 01_data first")
-    manifest = read_json(path)
+    manifest = read_json(path) if path.exists() else {}
+    if "fingerprint" not in manifest:  # as while the cache is written
+        raise InputError(f"{path} is not there or not complete: run notebook 01_data first")
     if manifest.get("mark") and Path(folder).resolve() == source():
         raise InputError(
             f"numbers from {manifest['mark']} have no place in {folder}: give --folder"
