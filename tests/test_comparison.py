@@ -218,7 +218,8 @@ def test_macs_need_no_weights_and_no_luck(make_run, model):
 
 
 def test_times_are_those_of_the_runs_file_and_measured_on_demand(make_run):
-    known, unknown = make_run(options={"width": 4}), make_run(time="2", options={"width": 4})
+    known, unknown = make_run(options={"width": 4}), make_run(time="2", options={"width": 8})
+    alike = make_run(time="3", options={"width": 4, "dropout": [0.5, 0.5]})
     times = {"ms an image, batch of 1": 2.0, "ms an image, batch of 64": 0.5}
     write_json(
         known.folder / "inference.json", {"device": "cpu", "threads": 2, "milliseconds": times}
@@ -227,6 +228,7 @@ def test_times_are_those_of_the_runs_file_and_measured_on_demand(make_run):
     assert table["ms_1"].tolist()[0] == 2
     assert table["ms_1"].isna().tolist() == [False, True]
     assert table["device"].isna().tolist() == [False, True]
+    assert costs([known, alike])["ms_64"].tolist() == [0.5, 0.5]  # of the same network
     main(["--time", str(unknown.folder)])
     again = costs([known, unknown]).iloc[1]
     assert again["ms_1"] > 0
@@ -269,6 +271,7 @@ def test_times_of_two_machines_share_no_figure(make_run, noise):
     assert sorted(text.get_text() for text in axis.texts if text.get_text()) == [
         "baseline_cnn epochs=2",
         "baseline_cnn epochs=4",
+        "baseline_cnn epochs=5",  # of the same network as the newest that was timed
     ]
 
 

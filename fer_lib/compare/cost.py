@@ -25,6 +25,7 @@ from fer_lib.runs import Run
 
 MILLISECONDS = "ms an image, batch of {}"
 BATCHES = (1, 64)
+CALLS = 5  # of a batch, at least
 
 
 def untrained(run: Run) -> nn.Module:
@@ -64,24 +65,32 @@ def costs(runs: Sequence[Run]) -> pd.DataFrame:
     Columns: `model`, `parameters`, `macs` (see `macs`, for one image, without its mirror image),
     `passes` (2 where a prediction asks the mirror image too), `input` (as in "1x48x48"), of the
     run's `inference.json` the milliseconds an image `ms_1` and `ms_64` (in batches of 1 and 64),
-    `device`, `processor` and `threads`; NaN or None where no time was measured.
+    `device`, `processor` and `threads`; NaN or None where no time was measured. A run without one
+    has that of another run of the same network, the newest.
     """
-    rows = []
+    networks, times = [], {}
     for run in runs:
         config, classes = run.train_config, run.config["data"]["classes"]
         options = json.dumps(config.options, sort_keys=True)
-        multiplied, size = _built(config.model, len(classes), options)
-        path = run.folder / "inference.json"
-        measured = read_json(path) if path.exists() else {"milliseconds": {}}
-        times = {f"ms_{n}": measured["milliseconds"].get(MILLISECONDS.format(n)) for n in BATCHES}
+        built = _built(config.model, len(classes), options)
+        networks.append((config.model, run.results["parameters"], *built))
+    for network, run in sorted(zip(networks, runs, strict=True), key=lambda pair: pair[1].name):
+        if (path := run.folder / "inference.json").exists():
+            times[network] = times[run.name] = read_json(path)
+    rows = []
+    for network, run in zip(networks, runs, strict=True):
+        model, parameters, multiplied, size = network
+        measured = times.get(run.name) or times.get(network) or {"milliseconds": {}}
         rows.append(
             {
-                "model": config.model,
-                "parameters": run.results["parameters"],
+                "model": model,
+                "parameters": parameters,
                 "macs": multiplied,
-                "passes": 1 + config.flip_tta,
+                "passes": 1 + run.train_config.flip_tta,
                 "input": "x".join(map(str, size)),
-                **times,
+                **{
+                    f"ms_{n}": measured["milliseconds"].get(MILLISECONDS.format(n)) for n in BATCHES
+                },
                 **{key: measured.get(key) for key in ("device", "processor", "threads")},
             }
         )
@@ -100,11 +109,12 @@ def timed(runs: Mapping[str, Run]) -> pd.DataFrame:
     return table
 
 
-def measure(run: Run, *, rounds: int = 5) -> dict[str, Any]:
+def measure(run: Run) -> dict[str, Any]:
     """Time a prediction on the device that is there, and write it as the run's `inference.json`.
 
     From bytes in memory to probabilities in memory, in float32, without the mirror image; the
-    fastest of several rounds counts. Fetching the answer makes the clock wait for a GPU.
+    fastest call of a second counts, or of `CALLS`. Fetching the answer makes the clock wait for a
+    GPU.
 
     Returns:
         `device` ("cpu" or "cuda"), `processor` (its name), `threads`, and `milliseconds` by
@@ -118,8 +128,9 @@ def measure(run: Run, *, rounds: int = 5) -> dict[str, Any]:
     for size in BATCHES:
         images = torch.zeros(size, 1, 48, 48, dtype=torch.uint8, device=device)  # as of FER2013
         call = lambda images=images: probabilities(network, images, prepare).cpu()  # noqa: E731
-        seconds = min(repeat(call, number=1, repeat=rounds + 1)[1:])  # the first one warms up
-        times[MILLISECONDS.format(size)] = 1000 * seconds / size
+        warm = min(repeat(call, number=1, repeat=2))
+        calls = max(CALLS, int(1 / warm))
+        times[MILLISECONDS.format(size)] = 1000 * min(repeat(call, number=1, repeat=calls)) / size
     measured = {
         "device": device.type,
         "processor": processor(),
