@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -179,6 +180,15 @@ def three_runs(make_run) -> list[Run]:
         make_run(slice(60, 120), model="attention_cnn", time="2"),
         make_run(slice(0, 101), seed=1, time="3"),
     ]
+
+
+@pytest.fixture
+def undrawn_runs():
+    """Trainings without their figures, which take most of the time of a short one."""
+    drawn = dict.fromkeys(("learning_curves", "confusion_matrix", "save"), lambda *_, **__: None)
+    with pytest.MonkeyPatch.context() as patch:  # of its own: some tests undo theirs
+        patch.setattr("fer_lib.training.plots", SimpleNamespace(**drawn))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -525,6 +525,7 @@ def test_without_runs_one_is_told_what_to_do(noise):
         comparison([], noise)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_any_weights_the_comparison_is_the_same(tmp_path):
     """Two networks are trained, compared, stripped of all weights, and compared again."""
     faces = make_sample(300)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 
 from fer_lib import pipeline, stages
@@ -14,6 +15,7 @@ from fer_lib.stages import Stage, choose_stages
 
 DATASET = "sample-10-100"
 WRITE_HTML = pipeline.write_html
+PAPERMILL = papermill.execute_notebook
 
 
 def notebook(path: Path, code: str, parameters: str = 'dataset = ""\nruns_dir = ""\nword = "a"'):
@@ -24,10 +26,26 @@ def notebook(path: Path, code: str, parameters: str = 'dataset = ""\nruns_dir = 
     path.write_text(nbformat.writes(nb))
 
 
+def at_once(source, target, values, **_):
+    """Execute a notebook in this process: no kernel is started."""
+    first, *rest = (cell.source for cell in nbformat.read(source, 4).cells)
+    names = {}
+    exec(first, names)
+    names |= values
+    for code in rest:
+        exec(code, names)
+
+
+@pytest.fixture
+def papermill_itself(monkeypatch, two_stages):
+    monkeypatch.setattr(papermill, "execute_notebook", PAPERMILL)
+
+
 @pytest.fixture
 def two_stages(tmp_path, monkeypatch):
     """A pipeline of two small notebooks: the second reads what the first writes; no HTML."""
     monkeypatch.setattr(pipeline, "write_html", lambda path: None)
+    monkeypatch.setattr(papermill, "execute_notebook", at_once)
     books = tmp_path / "notebooks"
     books.mkdir()
     log = 'open(f"{runs_dir}/log", "a").write("NAME\\n")\n---\n'
@@ -57,6 +75,7 @@ def two_stages(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.usefixtures("papermill_itself")
 def test_only_what_changed_is_run_again(two_stages, monkeypatch):
     monkeypatch.setattr(pipeline, "write_html", WRITE_HTML)
     assert two_stages() == ["one", "two"]
@@ -102,6 +121,7 @@ def test_changed_code_of_the_package_runs_its_stages(two_stages, monkeypatch, tm
     assert two_stages() == ["one", "two"]
 
 
+@pytest.mark.usefixtures("papermill_itself")
 def test_after_a_failure_the_same_command_goes_on_there(two_stages):
     book = two_stages.books / "02_two.ipynb"
     good = book.read_text()
@@ -118,6 +138,7 @@ def test_a_stage_that_does_not_write_its_output_is_an_error(two_stages):
         two_stages()
 
 
+@pytest.mark.usefixtures("papermill_itself")
 def test_a_cell_that_hangs_is_stopped(two_stages, monkeypatch):
     monkeypatch.setitem(pipeline.CELL_TIMEOUT, "sample", 2)
     notebook(two_stages.books / "01_one.ipynb", "import time; time.sleep(60)")
@@ -195,6 +216,7 @@ def test_data_that_cannot_be_had_is_said_before_any_stage(two_stages):
     assert not (two_stages.runs / "log").exists()
 
 
+@pytest.mark.usefixtures("papermill_itself")
 def test_the_command_line(two_stages, capsys):
     pipeline.main(["--dataset", DATASET, "--runs", str(two_stages.runs), "--set", "word=c"])
     printed = capsys.readouterr().out

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from math import inf
 from pathlib import Path
 
@@ -53,10 +54,15 @@ def run(weights, capsys):
     return run
 
 
+@cache
+def drawn_face() -> np.ndarray:
+    return draw(np.array([0]), 1, size=200, rough=0)[0, 0, :, :, None]
+
+
 def canvas(x: int = 200) -> np.ndarray:
     """(320, 480, 3) uint8 with a drawn face that the cascade finds, at x."""
     picture = np.full((320, 480, 3), 128, np.uint8)
-    picture[60:260, x : x + 200] = draw(np.array([0]), 1, size=200, rough=0)[0, 0, :, :, None]
+    picture[60:260, x : x + 200] = drawn_face()
     return picture
 
 

@@ -26,6 +26,8 @@ from fer_lib.train import main, train
 
 PACKAGE = Path(learner.__file__).parent
 
+pytestmark = pytest.mark.usefixtures("undrawn_runs")
+
 
 @pytest.fixture
 def faces() -> FaceSet:

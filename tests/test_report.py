@@ -104,6 +104,7 @@ def home(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FER_HOME", str(root))
+        patch.setattr("fer_lib.compare.writing.figures", lambda compared: {})  # not read here
         faces = load_faces(DATASET, say=lambda line: None)
         kept = {"dataset": DATASET, "mark": faces.mark, "fingerprint": faces.fingerprint}
         folder = root / "data" / DATASET

@@ -28,6 +28,8 @@ TINY = {"patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}
 BACKBONES = ["vit_tiny", "vit_mae", "vit_moe", "grefel"]
 tiny = {"backbone_options": TINY, "img_size": 48, "in_chans": 1}
 
+pytestmark = pytest.mark.usefixtures("undrawn_runs")
+
 
 @pytest.fixture(scope="module")
 def faces():

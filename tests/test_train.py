@@ -21,8 +21,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fer_lib import learner as learner_module
+from fer_lib import plots, training
 from fer_lib import train as train_module
-from fer_lib import training
 from fer_lib.augment import Augmentation
 from fer_lib.checkpoints import load_state, load_weights
 from fer_lib.data.sample import make_sample
@@ -38,6 +38,8 @@ from fer_lib.runs import find_run, list_runs, runs_folder, start_run
 from fer_lib.settings import parse_setting
 from fer_lib.train import main, train
 from fer_lib.training import Training, state_path
+
+pytestmark = pytest.mark.usefixtures("undrawn_runs")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,8 @@ def rows(run):
         ]
 
 
-def test_a_run_leaves_a_complete_folder(faces, tmp_path):
+def test_a_run_leaves_a_complete_folder(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "plots", plots)
     run = train(small(), faces, runs=tmp_path)
     names = {path.name for path in run.folder.iterdir()}
     assert names >= {
