@@ -271,9 +271,14 @@ def changed_settings(config: TrainConfig) -> list[str]:
     epochs are. Values are JSON; `default` stands for an option that the recipe sets and the run
     does not.
     """
-    shortened = recipe(config.model, config.recipe, config.preset, epochs=config.epochs)
+    # Another backbone is a change, and that it has no size of a preset is none besides.
+    network = {key: value for key, value in config.options.items() if key == "backbone"}
+    shortened = recipe(
+        config.model, config.recipe, config.preset, epochs=config.epochs, options=network
+    )
     plain = recipe(config.model, config.recipe, config.preset)
     before = _flat(shortened) | {"epochs": plain.epochs}
+    before.pop("backbone", None)
     before |= {key: getattr(config, key) for key in ("seed", "cuda_graph")}
     after = _flat(config)
     changed = [key for key in {**after, **before} if after.get(key) != before.get(key)]
