@@ -151,7 +151,7 @@ def test_the_annotators_as_a_rule_agree_with_the_audit(faces):
     oracle = rules.annotators(votes, labels, faces.classes)
     found = worth.against_annotators(labels, oracle, votes, faces.classes)
     assert found["agree_before"] == pytest.approx(0.626, abs=0.005)  # as on all images
-    assert found["agree_after"] > 0.97  # the rest is contempt, unknown, or no face
+    assert found["agree_after"] > 0.96  # the rest is tied, contempt, unknown, or no face
     assert found["away"] == 0
 
 
