@@ -25,7 +25,7 @@ from fer_lib.runs import Run
 
 MILLISECONDS = "ms an image, batch of {}"
 BATCHES = (1, 64)
-CALLS = 5  # of a batch, at least
+CALLS = 5  # of a batch
 
 
 def untrained(run: Run) -> nn.Module:
@@ -113,8 +113,7 @@ def measure(run: Run) -> dict[str, Any]:
     """Time a prediction on the device that is there, and write it as the run's `inference.json`.
 
     From bytes in memory to probabilities in memory, in float32, without the mirror image; the
-    fastest call of a second counts, or of `CALLS`. Fetching the answer makes the clock wait for a
-    GPU.
+    fastest of `CALLS` counts. Fetching the answer makes the clock wait for a GPU.
 
     Returns:
         `device` ("cpu" or "cuda"), `processor` (its name), `threads`, and `milliseconds` by
@@ -128,9 +127,8 @@ def measure(run: Run) -> dict[str, Any]:
     for size in BATCHES:
         images = torch.zeros(size, 1, 48, 48, dtype=torch.uint8, device=device)  # as of FER2013
         call = lambda images=images: probabilities(network, images, prepare).cpu()  # noqa: E731
-        warm = min(repeat(call, number=1, repeat=2))
-        calls = max(CALLS, int(1 / warm))
-        times[MILLISECONDS.format(size)] = 1000 * min(repeat(call, number=1, repeat=calls)) / size
+        seconds = min(repeat(call, number=1, repeat=1 + CALLS)[1:])  # the first one warms up
+        times[MILLISECONDS.format(size)] = 1000 * seconds / size
     measured = {
         "device": device.type,
         "processor": processor(),
