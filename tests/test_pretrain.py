@@ -31,6 +31,7 @@ from fer_lib.pretrain import (
 )
 from fer_lib.pretrain.__main__ import main
 from fer_lib.pretrain.autoencoder import build_autoencoder, mask_noise
+from fer_lib.pretrain.folder import origin
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.recipes import recipe
 from fer_lib.runs import list_runs
@@ -315,6 +316,14 @@ def test_a_kept_run_says_how_its_start_was_pretrained(faces, tmp_path):
     (restored,) = restore(tmp_path / "kept", tmp_path / "again")
     keep_results(restored, tmp_path / "twice")
     assert read_json(tmp_path / "twice" / f"{run.name}.json")["config"]["pretraining"] == told
+
+
+def test_where_an_encoder_comes_from_is_known_also_by_a_path_with_a_tilde(finished, monkeypatch):
+    monkeypatch.setenv("HOME", str(finished.folder.parent))
+    told = origin(f"~/{finished.name}/encoder.safetensors")
+    assert told == origin(finished.encoder_path)
+    assert told["epochs"] == 2
+    assert origin("~/elsewhere/encoder.safetensors") is None
 
 
 def test_only_training_makes_steps_and_norms_have_no_decay(faces):

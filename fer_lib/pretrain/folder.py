@@ -10,7 +10,7 @@ from torch import nn
 
 from fer_lib.data import FaceSet
 from fer_lib.data.faceset import SPLITS
-from fer_lib.files import InputError, write_json
+from fer_lib.files import InputError, expanded, write_json
 from fer_lib.models.weights import load_into, read_weights, timm_state, write_weights
 from fer_lib.pretrain.autoencoder import build_autoencoder
 from fer_lib.pretrain.config import PretrainConfig, pretraining_command
@@ -70,7 +70,7 @@ def origin(encoder: str | Path) -> dict[str, Any] | None:
     None where the file does not lie in the folder of a finished pretraining.
     """
     try:
-        run = Pretraining(Path(encoder).parent)
+        run = Pretraining(expanded(encoder).parent)
         results = run.results
     except InputError:
         return None
