@@ -170,7 +170,7 @@ def unpack_all(archives: list[Path], place: Place) -> None:
 def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = whole.add_subparsers(dest="command", required=True)
-    add = lambda name, text: commands.add_parser(name, help=text, description=text)  # noqa: E731
+    add = lambda name, text: commands.add_parser(name, help=text, description=text)
     add("list", "print the list of wanted runs, as Markdown")
     add("aims", "print what each system was to reach, and has reached, as Markdown")
     table = add("table", "print all finished runs, best on validation first, as Markdown")

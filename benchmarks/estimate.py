@@ -83,7 +83,7 @@ def assumed(config: TrainConfig | PretrainConfig) -> float:
     pretrains = isinstance(config, PretrainConfig)
     flops, tensors, _, static = network(config)
     recorded = static and (config.training if pretrains else config).recordable
-    arithmetic = lambda n: 3 * flops * n / RATE  # noqa: E731
+    arithmetic = lambda n: 3 * flops * n / RATE
     starting = STEP + LAUNCH * tensors
     step = max(arithmetic(config.batch_size), STEP if recorded else starting)
     views = 1 if pretrains else (1 + bool(config.ema_decay)) * (1 + config.flip_tta)

@@ -38,7 +38,7 @@ class UsualSpatialAttention(SpatialAttention):
 
 def pairs() -> dict[str, tuple[nn.Module, nn.Module, tuple[int, ...]]]:
     """Title -> our layers, the usual ones, and the shape of their input."""
-    relu = lambda *layers: nn.Sequential(nn.BatchNorm2d(256), nn.ReLU(inplace=True), *layers)  # noqa: E731
+    relu = lambda *layers: nn.Sequential(nn.BatchNorm2d(256), nn.ReLU(inplace=True), *layers)
     squeeze = {"rd_ratio": 1 / 16, "rd_divisor": 1}
     return {
         "ReLU, mean over positions": (

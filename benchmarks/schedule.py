@@ -156,7 +156,7 @@ class Campaign:
         gone = self.failed.keys() | self.results.keys()
         every = [entry for entry in self.entries() if entry.name not in gone]
         needed = {entry.needs.name for entry in every if entry.needs}
-        trains = lambda entry: not isinstance(entry, Pretraining | Refinement)  # noqa: E731
+        trains = lambda entry: not isinstance(entry, Pretraining | Refinement)
         return [entry for entry in every if self.only or entry.name in needed or trains(entry)]
 
     def ready(self) -> list[Entry]:

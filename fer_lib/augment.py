@@ -188,7 +188,7 @@ class Prepare:
     def __init__(self, pretrained_cfg: dict, device: torch.device | str = "cpu"):
         self.channels, *size = pretrained_cfg["input_size"]
         self.size, self.device = tuple(size), torch.device(device)
-        column = lambda key: torch.tensor(pretrained_cfg[key], device=device).view(-1, 1, 1)  # noqa: E731
+        column = lambda key: torch.tensor(pretrained_cfg[key], device=device).view(-1, 1, 1)
         self.mean, self.std = column("mean"), column("std")
         self.luma = torch.tensor([0.299, 0.587, 0.114], device=device).view(-1, 1, 1)
 

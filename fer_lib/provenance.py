@@ -80,7 +80,7 @@ def git_commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
     if not (root / "pyproject.toml").exists():  # installed, maybe within another project's checkout
         return None
-    git = lambda *arguments: subprocess.run(  # noqa: E731
+    git = lambda *arguments: subprocess.run(
         ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
     ).stdout.strip()
     try:

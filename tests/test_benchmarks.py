@@ -92,7 +92,7 @@ def kept() -> bool:
     """Whether this process keeps most of 64 MiB that it has freed (Linux)."""
     if platform.libc_ver()[0] != "glibc":
         return False
-    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1])  # noqa: E731, pages
+    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1])  # pages
     tensor = torch.ones(2**24)
     full = resident()
     del tensor

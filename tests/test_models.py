@@ -78,7 +78,7 @@ def test_a_wide_start_is_xaviers():
         create_model("vit_patch", embed_dim=128, num_heads=4, weight_init=way)
         for way in ("", "jax")
     )
-    deviation = lambda model: model.blocks[0].mlp.fc1.weight.std().item()  # noqa: E731
+    deviation = lambda model: model.blocks[0].mlp.fc1.weight.std().item()
     assert deviation(narrow) == pytest.approx(0.02, rel=0.05)
     assert deviation(wide) == pytest.approx((2 / (128 + 512)) ** 0.5, rel=0.05)
     for model in (narrow, wide):

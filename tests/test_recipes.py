@@ -93,9 +93,9 @@ def test_an_augmentation_that_names_nothing_is_no_way_to_have_none():
 
 
 def test_of_the_options_of_a_backbone_what_is_not_named_stays_as_the_recipe_has_it():
-    inner = lambda preset, **options: recipe(  # noqa: E731
-        "vit_mae", preset=preset, options=options
-    ).options["backbone_options"]
+    inner = lambda preset, **options: recipe("vit_mae", preset=preset, options=options).options[
+        "backbone_options"
+    ]
     assert inner("full", backbone_options={"depth": 6}) == {"drop_path_rate": 0.1, "depth": 6}
     small = {"patch_size": 8, "embed_dim": 96, "depth": 2, "num_heads": 3}
     assert inner("sample", backbone_options={"depth": 2}) == small

@@ -27,7 +27,7 @@ class BackboneModel(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
         cfg = backbone.pretrained_cfg
-        grey = lambda values: (sum(values) / len(values),)  # noqa: E731
+        grey = lambda values: (sum(values) / len(values),)
         self.pretrained_cfg = {
             "input_size": input_size,
             "mean": cfg["mean"] if input_size[0] == 3 else grey(cfg["mean"]),
