@@ -4,7 +4,6 @@ Four at once, tried on an H100, only shared it: each took four times as long. Un
 with a campaign for each, vit_cnn took one and a half times as long beside three (`README.md`).
 """
 
-import json
 import math
 import time
 from collections.abc import Iterable
@@ -63,7 +62,7 @@ def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | N
 
 def without_start(config: TrainConfig) -> dict[str, Any]:
     """Its settings, of the start only whether it is a file."""
-    values = json.loads(config.to_json())
+    values = config.to_dict()
     del values["cuda_graph"]  # how steps are launched, and not what they do
     return values | {"pretrained": "FILE"} if isinstance(config.pretrained, str) else values
 

@@ -173,15 +173,12 @@ class TrainConfig:
         return max(0, self.frozen_layers - thawed)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def to_json(self) -> str:
-        """The same text for the same settings, whether they were lists or tuples."""
-        return json.dumps(self.to_dict(), sort_keys=True)
+        """As JSON has it: the same for the same settings, whether they were lists or tuples."""
+        return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Inverse of `to_dict`, also after a trip through JSON; missing fields keep the default.
+        """Inverse of `to_dict`; missing fields keep the default.
 
         Raises:
             InputError: see `check_types`, or settings contradict.

@@ -1,6 +1,5 @@
 """Which network a training has: its recipe's own, or another, and what that is called."""
 
-import json
 import re
 from typing import Any
 
@@ -18,15 +17,15 @@ SMALL_PATCH = {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
 
 def network(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a model that are of the network itself, those of its backbone among them."""
-    plain = json.loads(json.dumps(options))  # lists and tuples are the same
-    inner = plain.pop("backbone_options", None) or {}
+    plain = {key: value for key, value in options.items() if key != "backbone_options"}
+    inner = options.get("backbone_options") or {}
     return {key: value for key, value in (plain | inner).items() if key not in LEARNING}
 
 
 def changed(train: dict[str, Any]) -> dict[str, Any]:
     """What a training has changed in the network of its recipe; None for what only that has."""
-    mine = network(train["options"])
-    plain = network(recipe(train["model"], train["recipe"], train["preset"]).options)
+    before = recipe(train["model"], train["recipe"], train["preset"]).to_dict()
+    mine, plain = (network(one["options"]) for one in (train, before))
     return {key: mine.get(key) for key in mine | plain if mine.get(key) != plain.get(key)}
 
 

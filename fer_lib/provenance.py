@@ -155,7 +155,7 @@ def training_command(config: TrainConfig, dataset: str) -> str:
         config: as `recipe` gives it, or `fine_tuning`.
     """
     plain = recipe(config.model, config.recipe, config.preset, epochs=config.epochs)
-    before, after = (json.loads(one.to_json()) for one in (plain, config))
+    before, after = (one.to_dict() for one in (plain, config))
     before["epochs"] = recipe(config.model, config.recipe, config.preset).epochs
     apart = ("model", "recipe", "preset", "seed", "labels", "cuda_graph")
     changed = {k: v for k, v in after.items() if k not in apart and v != before[k]}
@@ -177,5 +177,6 @@ def training_command(config: TrainConfig, dataset: str) -> str:
         words += ["--from-run", f"runs/{Path(changed.pop('pretrained')).parent.name}"]
     words += ["--recipe", config.recipe, "--seed", str(config.seed), "--labels", config.labels]
     words += ["--set"] * bool(changed)
-    words += [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in changed.items()]
+    text = lambda value: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    words += [f"{name}={text(value)}" for name, value in sorted(changed.items())]
     return shlex.join(["python", "-m", "fer_lib.train", config.model, *words])

@@ -287,7 +287,7 @@ def changed_settings(config: TrainConfig) -> list[str]:
 
 def _flat(config: TrainConfig) -> dict[str, Any]:
     """All settings by name, those of the model and of the augmentation among them."""
-    values = json.loads(json.dumps(config.to_dict()))  # lists and tuples become the same
+    values = config.to_dict()
     options, draws = values.pop("options"), values.pop("augmentation")
     if isinstance(values["pretrained"], str):  # files of runs have the same names: say which run
         start = Path(values["pretrained"])

@@ -1,7 +1,6 @@
 """The run folder: what a training writes, and how the next stage finds and reads it."""
 
 import csv
-import json
 import re
 import time
 from collections.abc import Iterable
@@ -130,24 +129,20 @@ def list_runs(
 def find_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = None) -> Run | None:
     """The newest run of exactly this config on exactly these data; a finished one if there is.
 
-    How its steps were launched (`cuda_graph`) makes no difference.
-    Where the weights file that it started from is still there, or the file of refined labels that
-    it learned from, the weights and the labels must be the same too.
+    How its steps were launched (`cuda_graph`) makes no difference beyond rounding. Where the
+    weights file that it started from is still there, or the file of refined labels that it learned
+    from, the weights and the labels must be the same too.
     """
     start, refined = pretrained_sha256(config), refined_sha256(faces, config.labels)
 
     def is_same(run: Run) -> bool:
         known = run.config["environment"].get("pretrained_sha256")
-        settings = replace(
-            run.train_config, cuda_graph=config.cuda_graph
-        )  # the same up to rounding
+        settings = replace(run.train_config, cuda_graph=config.cuda_graph)
         if start and known:  # wherever the file lies
             settings = replace(settings, pretrained=config.pretrained)
         same_labels = refined in (None, run.config["data"].get("refined_sha256"))
         same_start = start in (None, known)
-        # As values and not as text: 0 and 0.0, or a list and a tuple, are one setting.
-        same_settings = json.loads(settings.to_json()) == json.loads(config.to_json())
-        return same_labels and same_start and same_settings
+        return same_labels and same_start and settings.to_dict() == config.to_dict()
 
     same = list(filter(is_same, list_runs(folder, fingerprint=faces.fingerprint, finished=False)))
     return max(same, key=lambda run: (run.finished, run.name), default=None)

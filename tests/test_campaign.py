@@ -112,7 +112,8 @@ def test_every_system_is_in_the_list_and_no_two_entries_are_one_run(campaign):
         e.name: e.dataset + (e.needs.name if e.start == "faces" else "")
         for e in campaign.wanted.every()
     }
-    texts = [besides[name] + config.to_json() for name, config in configs.items()]
+    text = {e: json.dumps(config.to_dict(), sort_keys=True) for e, config in configs.items()}
+    texts = [besides[name] + text[name] for name in configs]
     assert len(set(texts)) == len(configs)
     assert configs["vit_small"].options["backbone"] == "vit_small_patch14_dinov2"
     moe, refined = configs["vit_moe"], configs["vit_moe, refined"]

@@ -20,7 +20,9 @@ from fer_lib.settings import add_arguments, own_changes, parse_settings, several
 def test_every_model_has_both_recipes_in_every_preset(model, name, preset):
     config = recipe(model, name, preset)
     assert (config.model, config.recipe, config.preset) == (model, name, preset)
-    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    values = config.to_dict()
+    assert TrainConfig.from_dict(values) == config
+    assert json.loads(json.dumps(values)) == values
     assert not (preset == "sample" and config.pretrained)  # the sample needs no network
     if preset == "quick":
         full = recipe(model, name)

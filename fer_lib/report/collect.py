@@ -1,10 +1,8 @@
 """What runs, the audit and the refinement of labels have left, gathered as a report's results."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -270,9 +268,7 @@ def describe_models() -> dict[str, Any]:
         with torch.device("meta"):
             model = create_model(name)
         recipes = {
-            kind: json.loads(json.dumps(asdict(recipe(name, kind))))
-            for model_name, kind in RECIPES
-            if model_name == name
+            kind: recipe(name, kind).to_dict() for model_name, kind in RECIPES if model_name == name
         }
         described[name] = {
             "parameters": sum(p.numel() for p in model.parameters()),
