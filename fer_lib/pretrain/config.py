@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fer_lib.augment import Augmentation
-from fer_lib.config import TrainConfig, read_augmentation, require_types
+from fer_lib.config import Settings, TrainConfig
 from fer_lib.files import InputError
 
 BACKBONE = "vit_tiny_patch16_224"
@@ -21,7 +21,7 @@ The paper's is 1.5e-4, for a wider network and batches of 4096, of which FER2013
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Settings):
     """Everything about a pretraining but the data; equal configs on equal data are the same one.
 
     Attributes:
@@ -70,6 +70,8 @@ class PretrainConfig:
     precision: str = "auto"
     cuda_graph: bool = field(default=True, compare=False)
 
+    kind = "pretraining"
+
     def __post_init__(self):
         _ = self.training  # refuses wrong values of what every training has
         for name in ("patch_size", "depth", "decoder_depth"):
@@ -111,23 +113,6 @@ class PretrainConfig:
     def pretrained_cfg(self) -> dict[str, Any]:
         """What `fer_lib.augment.Prepare` has to know of the input."""
         return {"input_size": (1, self.img_size, self.img_size), "mean": (0.5,), "std": (0.5,)}
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "PretrainConfig":
-        """Inverse of `to_dict`, also after a trip through JSON; missing fields keep the default.
-
-        Raises:
-            InputError: a field is unknown or not of its type.
-        """
-        if unknown := set(values) - {f.name for f in fields(cls)}:
-            raise InputError(f"unknown pretraining setting: {', '.join(sorted(unknown))}")
-        require_types(cls, values)
-        if "augmentation" in values:
-            values = values | {"augmentation": read_augmentation(values["augmentation"])}
-        return cls(**values)
 
 
 def require_mask_ratio(ratio: float, patches: int) -> None:
