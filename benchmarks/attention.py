@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from fer_lib.batches import autocast
 from fer_lib.config import TrainConfig
+from fer_lib.device import choose_precision, keep_memory
 from fer_lib.models import create_model
-from fer_lib.optim import choose_precision, keep_memory
 
 
 def steps(model: nn.Module, x: Tensor, precision: str, fused: bool, number: int) -> int:

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from fer_lib.batches import autocast
 from fer_lib.config import TrainConfig
+from fer_lib.device import choose_precision, keep_memory
 from fer_lib.models.moe import SparseExperts
-from fer_lib.optim import choose_precision, keep_memory
 
 STEPS = {"cpu": 2, "cuda": 200}  # a round of seconds, not of minutes
 

@@ -39,9 +39,9 @@ from fer_lib.config import TrainConfig
 from fer_lib.data.counts import FER2013
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
+from fer_lib.device import choose_precision
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
-from fer_lib.optim import choose_precision
 from fer_lib.plots.style import new_figure, save
 from fer_lib.provenance import processor
 

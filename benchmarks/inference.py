@@ -33,9 +33,9 @@ from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.config import TrainConfig
 from fer_lib.data.sample import make_sample
+from fer_lib.device import choose_precision, keep_memory, plain_attention
 from fer_lib.labels import EMOTIONS
 from fer_lib.models import MODULES, create_model
-from fer_lib.optim import choose_precision, keep_memory, plain_attention
 from fer_lib.predict.description import Description
 from fer_lib.predict.onnx import Graph, export, providers
 

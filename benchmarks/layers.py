@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fer_lib.batches import DTYPES, autocast
 from fer_lib.config import TrainConfig
+from fer_lib.device import choose_precision, keep_memory
 from fer_lib.models.cnn import (
     ChannelAttention,
     MeanPool2d,
@@ -25,7 +26,6 @@ from fer_lib.models.cnn import (
     conv,
     conv_and_pool,
 )
-from fer_lib.optim import choose_precision, keep_memory
 
 
 class UsualSpatialAttention(SpatialAttention):

@@ -41,10 +41,10 @@ from usual import STYLES, Usual
 
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
+from fer_lib.device import choose_precision
 from fer_lib.graph import RecordedStep
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
-from fer_lib.optim import choose_precision
 
 IMAGES = {"cpu": 1024, "cuda": 16384}  # an epoch of seconds, not of minutes
 

@@ -40,10 +40,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fer_lib import learner as learner_module
 from fer_lib.batches import DTYPES
+from fer_lib.device import choose_precision
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
-from fer_lib.optim import choose_precision
 from fer_lib.recipes import recipe
 from fer_lib.settings import SET, parse_settings
 

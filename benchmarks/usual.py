@@ -21,9 +21,9 @@ from torchvision.transforms import InterpolationMode
 from fer_lib.batches import autocast, training_rows
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
+from fer_lib.device import choose_precision, processes
 from fer_lib.models import create_model
 from fer_lib.models.cnn import ChannelAttention, MeanPool2d, SpatialAttention
-from fer_lib.optim import choose_precision, processes
 
 STYLES = ("usual", "our network", "reference")
 

@@ -12,8 +12,8 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from fer_lib.config import TrainConfig
+from fer_lib.device import processes
 from fer_lib.files import first_line
-from fer_lib.optim import processes
 
 WARM_UP = 3
 """Steps that run as they are before one is recorded: libraries choose and allocate in them."""

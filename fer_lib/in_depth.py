@@ -36,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fer_lib.augment import Prepare
 from fer_lib.batches import placed, probabilities
 from fer_lib.data import FaceSet, load_faces
+from fer_lib.device import keep_memory, processes
 from fer_lib.evaluate import aligned, evaluate, load_predictions
 from fer_lib.evaluate.abstention import abstention, confidence_of, coverage
 from fer_lib.evaluate.answers import answers, by_agreement
@@ -43,7 +44,6 @@ from fer_lib.evaluate.calibration import accuracy, calibration
 from fer_lib.evaluate.corruptions import CORRUPTIONS, undamaged
 from fer_lib.evaluate.robustness import compare_views, damage_passes, damaged, view_passes
 from fer_lib.files import InputError, read_json, sha256, write_json
-from fer_lib.optim import keep_memory, processes
 from fer_lib.provenance import code_digest, processor
 from fer_lib.runs import Run
 

@@ -13,22 +13,14 @@ from fer_lib.augment import Prepare, mix
 from fer_lib.batches import Batches, placed, targets, training_rows
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
+from fer_lib.device import choose_precision, keep_memory, plain_attention, processes
 from fer_lib.files import InputError
 from fer_lib.graph import RecordedStep, recordable
 from fer_lib.held_out import HeldOut
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
 from fer_lib.models import create_model
 from fer_lib.models.weights import load_into
-from fer_lib.optim import (
-    choose_precision,
-    create_optimizer,
-    freeze,
-    keep_memory,
-    layers,
-    plain_attention,
-    processes,
-    schedules,
-)
+from fer_lib.optim import create_optimizer, freeze, layers, schedules
 
 
 class Learner:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from fer_lib.config import TrainConfig
+from fer_lib.device import choose_precision, processes
 from fer_lib.files import sha256
-from fer_lib.optim import choose_precision, processes
 from fer_lib.recipes import own_start, recipe
 
 
@@ -55,6 +55,7 @@ def code_digest(
         "config",
         "data/ferplus",
         "data/refined",
+        "device",
         "graph",
         "held_out",
         "learner",

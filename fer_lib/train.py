@@ -17,10 +17,10 @@ from accelerate.utils import broadcast_object_list
 
 from fer_lib.config import RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
+from fer_lib.device import processes
 from fer_lib.files import InputError, locked, require_writable
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
-from fer_lib.optim import processes
 from fer_lib.provenance import code_digest
 from fer_lib.recipes import RECIPES, default_preset, merged_options, own_start, recipe
 from fer_lib.runs import Run, find_run, runs_folder, start_run

@@ -39,6 +39,7 @@ ORDER = (
     "recipes",
     "networks",
     "checkpoints",
+    "device",
     "optim",
     "evaluate",
     "plots",
@@ -201,6 +202,8 @@ def test_every_imported_package_is_required():
         ("fer_lib", {"torch", "timm", "transformers", "numpy"}),
         ("fer_lib.data", {"timm", "transformers", "sklearn"}),
         ("fer_lib.colab", {"torch", "numpy"}),
+        ("fer_lib.runs", {"timm", "transformers"}),
+        ("fer_lib.predict", {"timm", "transformers"}),
     ],
 )
 def test_import_stays_light(module, absent):

@@ -26,12 +26,13 @@ from fer_lib import train as train_module
 from fer_lib.augment import Augmentation
 from fer_lib.checkpoints import load_state, load_weights
 from fer_lib.data.sample import make_sample
+from fer_lib.device import processes
 from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError, locked, read_json, write_json
 from fer_lib.kept import keep_results, results_table
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
-from fer_lib.optim import parameter_groups, processes, schedules
+from fer_lib.optim import parameter_groups, schedules
 from fer_lib.provenance import processor
 from fer_lib.recipes import recipe
 from fer_lib.runs import find_run, list_runs, runs_folder, start_run

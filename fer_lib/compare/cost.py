@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.compare.names import short_names
+from fer_lib.device import keep_memory, processes
 from fer_lib.files import read_json, write_json
 from fer_lib.models import create_model
-from fer_lib.optim import keep_memory
 from fer_lib.provenance import processor
 from fer_lib.runs import Run
 
@@ -119,7 +119,7 @@ def measure(run: Run) -> dict[str, Any]:
         `device` ("cpu" or "cuda"), `processor` (its name), `threads`, and `milliseconds` by
         `MILLISECONDS` of 1 and of 64.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = processes().device
     keep_memory()
     network = untrained(run).to(device, memory_format=torch.channels_last)
     prepare = Prepare(network.pretrained_cfg, device)

@@ -15,9 +15,9 @@ from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.checkpoints import load_weights
 from fer_lib.data.pictures import fit
+from fer_lib.device import keep_memory
 from fer_lib.files import InputError, exists
 from fer_lib.labels import EMOJI
-from fer_lib.optim import keep_memory
 from fer_lib.predict.description import Description, describe, tempered
 from fer_lib.predict.faces import Box, Detector, Found, crop, make_detector, pixels
 from fer_lib.predict.inputs import Picture, open_picture

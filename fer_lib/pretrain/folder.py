@@ -17,7 +17,7 @@ from fer_lib.pretrain.config import PretrainConfig, pretraining_command
 from fer_lib.provenance import code_digest, describe_environment
 from fer_lib.runs import RunFolder, new_folder
 
-CODE = ("augment", "batches", "graph", "optim", "pretrain/*", "models/weights")
+CODE = ("augment", "batches", "device", "graph", "optim", "pretrain/*", "models/weights")
 """Modules that the numbers of a pretraining depend on."""
 
 

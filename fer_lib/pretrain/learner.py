@@ -12,10 +12,11 @@ from torch import Tensor
 from fer_lib.augment import Prepare
 from fer_lib.batches import Batches, autocast, placed, training_rows
 from fer_lib.data import FaceSet
+from fer_lib.device import choose_precision, keep_memory, processes
 from fer_lib.files import InputError
 from fer_lib.graph import RecordedStep, recordable
 from fer_lib.models.weights import load_into
-from fer_lib.optim import choose_precision, keep_memory, processes, schedules
+from fer_lib.optim import schedules
 from fer_lib.pretrain.autoencoder import build_autoencoder, mask_noise
 from fer_lib.pretrain.config import PretrainConfig
 

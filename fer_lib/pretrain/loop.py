@@ -5,8 +5,8 @@ from typing import Any
 
 from fer_lib.checkpoints import Background, load_state, save_state, snapshot
 from fer_lib.data import FaceSet
+from fer_lib.device import processes
 from fer_lib.files import InputError, locked
-from fer_lib.optim import processes
 from fer_lib.pretrain.config import PretrainConfig
 from fer_lib.pretrain.folder import (
     CODE,

@@ -13,10 +13,10 @@ from fer_lib.batches import probabilities, training_rows
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.splits import group_keys, grouped_split
+from fer_lib.device import processes
 from fer_lib.evaluate import aligned, load_predictions
 from fer_lib.files import InputError
 from fer_lib.models.weights import read_metadata
-from fer_lib.optim import processes
 from fer_lib.recipes import changed_settings, recipe
 from fer_lib.refine.ballots import Ballots
 from fer_lib.runs import Run, find_run, runs_folder

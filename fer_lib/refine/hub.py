@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fer_lib.batches import autocast
 from fer_lib.data.faceset import DAMAGE, FaceSet
+from fer_lib.device import processes
 from fer_lib.files import InputError, home, replacing, sha256
 from fer_lib.refine.ballots import Ballots, translate, vocabulary
 from fer_lib.settings import several
@@ -215,7 +216,7 @@ def ask(
     if known.classes != voter.classes:
         known.classes = voter.classes
         known.probabilities = np.full((len(faces), len(voter.classes)), np.nan, np.float32)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = processes().device
     voter.model.to(device)
     unasked = known.unasked(rows)
     for start in range(0, len(unasked), batch_size):
