@@ -56,6 +56,9 @@ FEWEST = 200
 
 FROM_WEIGHTS = ("views", "robustness", "computed")
 
+CODE = ("augment", "batches", "evaluate/corruptions", "evaluate/robustness")
+"""Modules that those depend on."""
+
 
 def evaluate_in_depth(
     run: Run,
@@ -178,7 +181,7 @@ class Subject:
     def origin(self) -> dict[str, Any]:
         """What makes earlier results worth keeping."""
         weights = sha256(self.run.folder / "best.safetensors")
-        code = code_digest(("augment", "batches", "evaluate/corruptions", "evaluate/robustness"))
+        code = code_digest(CODE)
         return {"weights_sha256": weights, "code": code, "seed": SEED}
 
     def environment(self, images: int, total: int) -> dict[str, Any]:

@@ -20,6 +20,12 @@ from fer_lib.device import choose_precision, processes
 from fer_lib.files import sha256
 from fer_lib.recipes import own_start, recipe
 
+CODE = (
+    *("augment", "batches", "config", "data/ferplus", "data/refined", "device", "graph"),
+    *("held_out", "learner", "losses", "optim", "train", "training", "models/*"),
+)
+"""Modules that the numbers of a training depend on."""
+
 
 def describe_environment(config: TrainConfig) -> dict[str, Any]:
     """Versions, device, commit and command: what it takes to repeat a run."""
@@ -48,25 +54,8 @@ def pretrained_sha256(config: TrainConfig) -> str | None:
     return sha256(path)
 
 
-def code_digest(
-    names: tuple[str, ...] = (
-        "augment",
-        "batches",
-        "config",
-        "data/ferplus",
-        "data/refined",
-        "device",
-        "graph",
-        "held_out",
-        "learner",
-        "losses",
-        "optim",
-        "train",
-        "training",
-        "models/*",
-    ),
-) -> str:
-    """SHA-256 of the modules that a training's numbers depend on."""
+def code_digest(names: tuple[str, ...] = CODE) -> str:
+    """SHA-256 of some modules, else of those that a training's numbers depend on."""
     files = [path for name in names for path in sorted(Path(__file__).parent.glob(f"{name}.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
