@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
@@ -49,6 +49,11 @@ class RunFolder:
         """What `results.json` holds; InputError where the run is unfinished."""
         return read_json(self.folder / "results.json")
 
+    @property
+    def state_path(self) -> Path:
+        """The file from which it resumes."""
+        return self.folder / "checkpoint" / "state.pt"
+
     def require_finished(self) -> None:
         """InputError where it is unfinished."""
         if not self.finished:
@@ -68,6 +73,9 @@ class RunFolder:
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
         return f"{type(self).__name__}({self.name}, {state})"
+
+
+Kind = TypeVar("Kind", bound=RunFolder)
 
 
 class Run(RunFolder):
@@ -103,6 +111,22 @@ def runs_folder(folder: str | Path | None = None) -> Path:
     return expanded(folder) if folder else home() / "runs"
 
 
+def read_runs(root: Path, kind: type[Kind]) -> list[Kind]:
+    """The runs of a kind in a folder, oldest first; what is none of this version is named."""
+    found = []
+    for path in sorted(root.glob("[!.]*/config.json")):  # none that is half made
+        try:
+            found.append(kind(path.parent))
+        except InputError as error:
+            print(f"left out: {error}")
+    return found
+
+
+def newest(runs: Iterable[Kind]) -> Kind | None:
+    """The newest of some runs; a finished one if there is."""
+    return max(runs, key=lambda run: (run.finished, run.name), default=None)
+
+
 def list_runs(
     folder: str | Path | None = None,
     *,
@@ -111,15 +135,9 @@ def list_runs(
     finished: bool = True,
 ) -> list[Run]:
     """Runs in a folder, oldest first, filtered by data, preset and whether they are finished."""
-    found = []
-    for path in sorted(runs_folder(folder).glob("[!.]*/config.json")):  # none that is half made
-        try:
-            found.append(Run(path.parent))
-        except InputError as error:
-            print(f"left out: {error}")
     return [
         run
-        for run in found
+        for run in read_runs(runs_folder(folder), Run)
         if fingerprint in (None, run.fingerprint)
         and preset in (None, run.train_config.preset)
         and (run.finished or not finished)
@@ -144,23 +162,20 @@ def find_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = No
         same_start = start in (None, known)
         return same_labels and same_start and settings.to_dict() == config.to_dict()
 
-    same = list(filter(is_same, list_runs(folder, fingerprint=faces.fingerprint, finished=False)))
-    return max(same, key=lambda run: (run.finished, run.name), default=None)
+    every = list_runs(folder, fingerprint=faces.fingerprint, finished=False)
+    return newest(filter(is_same, every))
 
 
 def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = None) -> Run:
     """Make a new run folder with its `config.json`."""
-    dataset = re.sub(r"[^\w.-]+", "-", faces.name)
-    path = new_folder(runs_folder(folder), f"{config.model}_{dataset}_s{config.seed}")
-    manifest = {key: faces.manifest.get(key) for key in ("layout", "source", "mark", "dropped")}
-    data = {
-        "dataset": faces.name,
-        "classes": list(faces.classes),
-        "fingerprint": faces.fingerprint,
-        "refined_sha256": refined_sha256(faces, config.labels),
-        "counts": faces.counts(),
-        **manifest,
-    }
+    path = new_folder(runs_folder(folder), config.model, faces, config.seed)
+    data = described(
+        faces,
+        classes=list(faces.classes),
+        fingerprint=faces.fingerprint,
+        refined_sha256=refined_sha256(faces, config.labels),
+        counts=faces.counts(),
+    )
     write_json(
         path / "config.json",
         {"train": config.to_dict(), "data": data, "environment": describe_environment(config)},
@@ -182,10 +197,17 @@ def record_resume(run: Run, config: TrainConfig, epoch: int) -> None:
         write_json(run.folder / "config.json", run.config | {"resumed": stages[1:]})
 
 
-def new_folder(root: Path, name: str) -> Path:
-    """Make `root/<timestamp>_<name>`; waits for the next second where that one is taken."""
+def described(faces: FaceSet, **more: Any) -> dict[str, Any]:
+    """What `config.json` says of the data, and `more`."""
+    manifest = {key: faces.manifest.get(key) for key in ("layout", "source", "mark", "dropped")}
+    return {"dataset": faces.name, **more, **manifest}
+
+
+def new_folder(root: Path, model: str, faces: FaceSet, seed: int) -> Path:
+    """Make `root/<timestamp>_<model>_<dataset>_s<seed>`; waits a second where that is taken."""
+    dataset = re.sub(r"[^\w.-]+", "-", faces.name)
     while True:
-        path = root / f"{datetime.now():%Y%m%d-%H%M%S}_{name}"
+        path = root / f"{datetime.now():%Y%m%d-%H%M%S}_{model}_{dataset}_s{seed}"
         try:
             path.mkdir(parents=True)
             return path
@@ -195,9 +217,8 @@ def new_folder(root: Path, name: str) -> Path:
             raise InputError(f"{path} could not be made ({error.strerror})") from error
 
 
-def write_metrics(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write `metrics.csv`, one row an epoch."""
-    rows = list(rows)
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

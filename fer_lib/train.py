@@ -25,7 +25,7 @@ from fer_lib.provenance import code_digest
 from fer_lib.recipes import RECIPES, default_preset, merged_options, own_start, recipe
 from fer_lib.runs import Run, find_run, runs_folder, start_run
 from fer_lib.settings import APART, add_arguments, parse_settings
-from fer_lib.training import Training, state_path
+from fer_lib.training import Training
 
 
 def train(
@@ -65,7 +65,7 @@ def train(
             processes().print(f"loaded {run.name}, a finished run of these settings and data{note}")
         return run
     require_writable(runs_folder(runs))  # before a model is fetched
-    resumes = run is not None and state_path(run).exists()
+    resumes = run is not None and run.state_path.exists()
     learner = Learner(config, faces, progress=progress, resumes=resumes)  # refuses what misfits
     if not processes().is_main_process:
         return Training(find(config, faces, runs), learner, faces, quiet).fit()

@@ -2,7 +2,6 @@
 
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -27,11 +26,6 @@ from fer_lib.provenance import processor
 from fer_lib.runs import Run, record_resume, write_metrics
 
 
-def state_path(run: Run) -> Path:
-    """The file from which a run resumes."""
-    return run.folder / "checkpoint" / "state.pt"
-
-
 def best_epoch(rows: list[dict[str, Any]]) -> int:
     """Epoch with the best validation accuracy, from 0, the first of equals."""
     return max(range(len(rows)), key=lambda epoch: rows[epoch]["valid_accuracy"])
@@ -44,14 +38,13 @@ class Training:
         self.run, self.learner, self.faces, self.quiet = run, learner, faces, quiet
         self.config, self.main = learner.config, learner.accelerator.is_main_process
         self.rows: list[dict[str, Any]] = []
-        self.state_path = state_path(run)
         if self.main:
             for leftover in run.folder.rglob(".*.partial.*"):  # of a process killed while writing
                 leftover.unlink()
-        if self.state_path.exists():
-            state = load_state(self.state_path, self.learner.device)
+        if run.state_path.exists():
+            state = load_state(run.state_path, self.learner.device)
             self.rows = state.pop("rows")
-            self.learner.load_state_dict(state, str(self.state_path))
+            self.learner.load_state_dict(state, str(run.state_path))
             self.say(f"{run.name} resumes after epoch {len(self.rows)}")
             begun = run.config["environment"]["precision"]
             if begun != learner.precision:
@@ -152,7 +145,7 @@ class Training:
                 faces.images.shape[1:],
             )
         write_metrics(folder / "metrics.csv", rows)
-        save_state(self.state_path, state | {"rows": rows})
+        save_state(self.run.state_path, state | {"rows": rows})
         self.settle(len(rows))
 
     def tell(self) -> None:

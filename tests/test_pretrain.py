@@ -264,7 +264,7 @@ def test_two_at_once_are_refused(faces, tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_autoencoder_is_refused(faces, tmp_path):
     run = pretrain(tiny(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()
-    path = run.folder / "checkpoint" / "state.pt"
+    path = run.state_path
     state = torch.load(path, weights_only=True)
     state["optimizer"]["param_groups"].pop()
     torch.save(state, path)

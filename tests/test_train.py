@@ -38,7 +38,7 @@ from fer_lib.recipes import recipe
 from fer_lib.runs import find_run, list_runs, runs_folder, start_run
 from fer_lib.settings import parse_setting
 from fer_lib.train import main, train
-from fer_lib.training import Training, state_path
+from fer_lib.training import Training
 
 pytestmark = pytest.mark.usefixtures("undrawn_runs")
 
@@ -370,7 +370,7 @@ def test_early_stopping_counts_from_the_best_epoch(faces, tmp_path):
 
 def test_moving_average_is_what_is_kept(faces, tmp_path):
     run = train(small(epochs=1, ema_decay=0.9), faces, runs=tmp_path)
-    state = torch.load(run.folder / "checkpoint" / "state.pt", weights_only=True)
+    state = torch.load(run.state_path, weights_only=True)
     best = run.load_model().state_dict()
     assert all(torch.equal(best[name], state["ema"][name]) for name in best)
     assert not all(torch.equal(best[name], state["model"][name]) for name in best)
@@ -459,11 +459,11 @@ def test_a_checkpoint_of_another_model_is_refused(faces, tmp_path):
     run = train(small(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()
     other = Learner(small(options={"width": 8}), faces).state_dict() | {"rows": []}
-    torch.save(other, run.folder / "checkpoint" / "state.pt")
+    torch.save(other, run.state_path)
     with pytest.raises(InputError, match=r"state\.pt is a checkpoint of another model"):
         train(small(epochs=1), faces, runs=tmp_path)
     for content in (b"not a checkpoint", b"", b"hello", b"\x80"):
-        (run.folder / "checkpoint" / "state.pt").write_bytes(content)
+        run.state_path.write_bytes(content)
         with pytest.raises(InputError, match=r"state\.pt is damaged"):
             train(small(epochs=1), faces, runs=tmp_path)
 
@@ -553,7 +553,7 @@ def test_an_epoch_is_written_while_the_next_is_trained(faces, tmp_path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             train(small(ema_decay=0.9), faces, runs=tmp_path / "killed")
     (unfinished,) = list_runs(tmp_path / "killed", finished=False)
-    assert len(load_state(state_path(unfinished), torch.device("cpu"))["rows"]) == 1
+    assert len(load_state(unfinished.state_path, torch.device("cpu"))["rows"]) == 1
     resumed = train(small(ema_decay=0.9), faces, runs=tmp_path / "killed")
     assert rows(resumed) == rows(whole)
     assert resumed.results["test"] == whole.results["test"]

@@ -1,7 +1,6 @@
 """The folder of a pretraining: what is written, and how the next stage finds and reads it."""
 
 import json
-import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from fer_lib.models.weights import load_into, read_weights, timm_state, write_we
 from fer_lib.pretrain.autoencoder import build_autoencoder
 from fer_lib.pretrain.config import PretrainConfig, pretraining_command
 from fer_lib.provenance import code_digest, describe_environment
-from fer_lib.runs import RunFolder, new_folder
+from fer_lib.runs import RunFolder, described, new_folder, newest, read_runs
 
 CODE = ("augment", "batches", "device", "graph", "optim", "pretrain/*", "models/weights")
 """Modules that the numbers of a pretraining depend on."""
@@ -52,16 +51,11 @@ class Pretraining(RunFolder):
 
 def find_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pretraining | None:
     """The newest of exactly this config on exactly these data; a finished one if there is."""
-    same = []
-    for path in sorted(root.glob("[!.]*/config.json")):
-        try:
-            one = Pretraining(path.parent)
-        except InputError as error:
-            print(f"left out: {error}")
-            continue
-        if one.fingerprint == faces.fingerprint and one.pretrain_config == config:
-            same.append(one)
-    return max(same, key=lambda one: (one.finished, one.folder.name), default=None)
+    return newest(
+        one
+        for one in read_runs(root, Pretraining)
+        if one.fingerprint == faces.fingerprint and one.pretrain_config == config
+    )
 
 
 def origin(encoder: str | Path) -> dict[str, Any] | None:
@@ -93,14 +87,9 @@ def pretraining_of(config: dict[str, Any]) -> dict[str, Any] | None:
 
 def start_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pretraining:
     """Make a new folder with its `config.json`."""
-    dataset = re.sub(r"[^\w.-]+", "-", faces.name)
-    folder = new_folder(root, f"mae_{dataset}_s{config.seed}")
-    data = {
-        "dataset": faces.name,
-        "fingerprint": faces.fingerprint,
-        "images": {split: len(faces.where(split)) for split in SPLITS},
-        **{key: faces.manifest.get(key) for key in ("layout", "source", "mark", "dropped")},
-    }
+    folder = new_folder(root, "mae", faces, config.seed)
+    images = {split: len(faces.where(split)) for split in SPLITS}
+    data = described(faces, fingerprint=faces.fingerprint, images=images)
     environment = describe_environment(config.training)
     environment |= {"transformers": version("transformers"), "code": code_digest(CODE)}
     write_json(

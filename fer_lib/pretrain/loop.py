@@ -64,18 +64,17 @@ def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining
     """Train the epochs that are left, then write the weights and the results."""
     for leftover in run.folder.rglob(".*.partial.*"):  # of a process killed while writing
         leftover.unlink()
-    state_path = run.folder / "checkpoint" / "state.pt"
     rows: list[dict[str, Any]] = []
-    if state_path.exists():
-        state = load_state(state_path, learner.device)
+    if run.state_path.exists():
+        state = load_state(run.state_path, learner.device)
         rows = state.pop("rows")
-        learner.load_state_dict(state, str(state_path))
+        learner.load_state_dict(state, str(run.state_path))
         print(f"{run.folder.name} resumes after epoch {len(rows)}", flush=True)
 
     def keep(state: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         # In this order: killed in between, the next process repeats the epoch.
         write_metrics(run.folder / "metrics.csv", rows)
-        save_state(state_path, state | {"rows": rows})
+        save_state(run.state_path, state | {"rows": rows})
 
     with Background() as background:
         while len(rows) < learner.config.epochs:
