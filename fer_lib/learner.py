@@ -14,6 +14,7 @@ from fer_lib.batches import Batches, placed, targets, training_rows
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.device import choose_precision, keep_memory, plain_attention, processes
+from fer_lib.epochs import require_finite, with_bar
 from fer_lib.files import InputError
 from fer_lib.graph import RecordedStep, recordable
 from fer_lib.held_out import HeldOut
@@ -131,7 +132,7 @@ class Learner:
         losses = torch.zeros(steps, device=self.device)
         sums: dict[str, Tensor] = {}
         advance = partial(self.recorded, self.one_batch) if self.recorded else self.one_batch
-        for step, (images, soft) in enumerate(self.bar(epoch)):
+        for step, (images, soft) in enumerate(with_bar(self, epoch, config.model)):
             done = advance(images, soft)
             losses[step] = done["loss"]
             for name, value in done.items():
@@ -140,7 +141,7 @@ class Learner:
             if self.ema:
                 self.ema.update(self.core, self.schedule.last_epoch)
         losses = self.accelerator.reduce(losses, "mean").cpu()
-        self.check_finite(losses, epoch)
+        require_finite(losses, epoch)
         del sums["loss"]
         right = self.accelerator.reduce(sums.pop("right"), "sum").item()
         seen = steps * self.batches.batch_size
@@ -194,16 +195,6 @@ class Learner:
             self.optimizer.zero_grad()
         return logits.detach(), loss.detach()
 
-    def check_finite(self, losses: Tensor, epoch: int) -> None:
-        bad = (~losses.isfinite()).nonzero()
-        if len(bad):
-            step = int(bad[0])
-            raise FloatingPointError(
-                f"the loss became {losses[step].item()} at step {step + 1} of "
-                f"epoch {epoch + 1}. Lower lr "
-                f"({self.config.lr}), set clip_grad, or train with precision=no"
-            )
-
     @property
     def kept(self) -> nn.Module:
         """The weights that are validated and saved: the moving average where there is one."""
@@ -220,16 +211,6 @@ class Learner:
             itself = self.held_out.validate(self.core, self.precision)
             row["valid_accuracy_unaveraged"] = itself["valid_accuracy"]
         return row
-
-    def bar(self, epoch: int) -> Any:
-        """The batches of an epoch, with a progress bar where one is wanted."""
-        batches = self.batches.epoch(epoch)
-        if not (self.progress and self.accelerator.is_main_process):
-            return batches
-        from tqdm.auto import tqdm
-
-        title = f"{self.config.model} {epoch + 1}/{self.config.epochs}"
-        return tqdm(batches, total=len(self.batches), desc=title, leave=False)
 
     def parts(self) -> dict[str, Any]:
         """What has a state of its own, by name. Draws have none: they follow from the epoch."""

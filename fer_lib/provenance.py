@@ -21,8 +21,8 @@ from fer_lib.files import sha256
 from fer_lib.recipes import own_start, recipe
 
 CODE = (
-    *("augment", "batches", "config", "data/ferplus", "data/refined", "device", "graph"),
-    *("held_out", "learner", "losses", "optim", "train", "training", "models/*"),
+    *("augment", "batches", "config", "data/ferplus", "data/refined", "device", "epochs"),
+    *("graph", "held_out", "learner", "losses", "optim", "train", "training", "models/*"),
 )
 """Modules that the numbers of a training depend on."""
 

@@ -1,29 +1,21 @@
 """The epochs of one run, and its files: what is kept after each, and what a kill leaves behind."""
 
-import math
-import time
 from typing import Any
 
 from torch import nn
 
 from fer_lib import plots
 from fer_lib.batches import training_rows
-from fer_lib.checkpoints import (
-    Background,
-    load_state,
-    load_weights,
-    save_state,
-    save_weights,
-    snapshot,
-)
+from fer_lib.checkpoints import Background, load_weights, save_weights, snapshot
 from fer_lib.data import FaceSet
 from fer_lib.data.refined import refined_by
+from fer_lib.epochs import in_common, keep, one_epoch, resume
 from fer_lib.evaluate import Predictions, evaluate, save_predictions
 from fer_lib.evaluate.abstention import operating_point
 from fer_lib.files import write_json
 from fer_lib.learner import Learner
 from fer_lib.provenance import processor
-from fer_lib.runs import Run, record_resume, write_metrics
+from fer_lib.runs import Run, record_resume
 
 
 def best_epoch(rows: list[dict[str, Any]]) -> int:
@@ -37,14 +29,8 @@ class Training:
     def __init__(self, run: Run, learner: Learner, faces: FaceSet, quiet: bool):
         self.run, self.learner, self.faces, self.quiet = run, learner, faces, quiet
         self.config, self.main = learner.config, learner.accelerator.is_main_process
-        self.rows: list[dict[str, Any]] = []
-        if self.main:
-            for leftover in run.folder.rglob(".*.partial.*"):  # of a process killed while writing
-                leftover.unlink()
-        if run.state_path.exists():
-            state = load_state(run.state_path, self.learner.device)
-            self.rows = state.pop("rows")
-            self.learner.load_state_dict(state, str(run.state_path))
+        self.rows = resume(run, learner)
+        if self.rows:
             self.say(f"{run.name} resumes after epoch {len(self.rows)}")
             begun = run.config["environment"]["precision"]
             if begun != learner.precision:
@@ -90,30 +76,10 @@ class Training:
 
     def one_epoch(self, epoch: int) -> dict[str, Any]:
         """Train an epoch and validate; return its row of `metrics.csv`."""
-        start = time.perf_counter()
-        lr = max(group["lr"] for group in self.learner.optimizer.param_groups)
-        try:
-            trained = self.learner.train_epoch(epoch)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{self.run.folder}: {error}") from None
-        seconds = time.perf_counter() - start
-        valid = self.learner.validate()
-        if not math.isfinite(valid["valid_loss"]):  # after a last step that none followed
-            raise FloatingPointError(
-                f"{self.run.folder}: the validation loss became {valid['valid_loss']} in epoch "
-                f"{epoch + 1}. Lower lr ({self.config.lr}), set clip_grad, or train with "
-                "precision=no"
-            )
+        row = one_epoch(self.run, self.learner, epoch)
         if self.learner.plateau and epoch + 1 > self.config.warmup_epochs:
-            self.learner.plateau.step(valid[self.config.plateau_metric])
-        return {
-            "epoch": epoch + 1,
-            **trained,
-            **valid,
-            "lr": lr,
-            "train_seconds": round(seconds, 3),
-            "seconds": round(time.perf_counter() - start, 3),
-        }
+            self.learner.plateau.step(row[self.config.plateau_metric])
+        return row
 
     def settle(self, epochs: int) -> None:
         """Make the weights of the last recorded epoch the best, and delete those of a later one.
@@ -144,8 +110,7 @@ class Training:
                 faces.classes,
                 faces.images.shape[1:],
             )
-        write_metrics(folder / "metrics.csv", rows)
-        save_state(self.run.state_path, state | {"rows": rows})
+        keep(self.run, state, rows)
         self.settle(len(rows))
 
     def tell(self) -> None:
@@ -193,28 +158,16 @@ def write_results(
             accuracies stand beside.
     """
     best = max(rows, key=lambda row: row["valid_accuracy"])
-    seconds = sum(row["train_seconds"] for row in rows)
     config, test = run.train_config, evaluate(faces, predictions, "test")
-    marks = [faces.mark] if faces.mark else []
-    if config.limit is not None and config.limit < len(faces.where("train")):
-        marks.append(f"trained on {config.limit:,} images")
-    mark = "; ".join(marks)
+    common = in_common(config, faces, rows)
     results = {
         "model": config.model,
         "recipe": config.recipe,
-        "preset": config.preset,
-        "seed": config.seed,
         "labels": config.labels,
-        "dataset": faces.name,
-        "fingerprint": faces.fingerprint,
-        "mark": mark,
+        **common,
         "classes": list(faces.classes),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "epochs": len(rows),
         "best_epoch": best["epoch"],
-        "train_images": rows[0]["train_images"],
-        "train_seconds": round(seconds, 2),
-        "images_per_second": round(sum(row["train_images"] for row in rows) / seconds, 1),
         "use": operating_point(faces, predictions),
         "valid": evaluate(faces, predictions, "valid"),
         "test": test,
@@ -222,7 +175,8 @@ def write_results(
     if one_view:
         parts = {split: evaluate(faces, one_view, split)["full"] for split in ("valid", "test")}
         results["one_view"] = {split: part["accuracy"] for split, part in parts.items()}
-    plots.learning_curves(rows, run.folder, mark=mark)
-    figure = plots.confusion_matrix(test["full"]["confusion"], faces.classes, mark=mark)
+    plots.learning_curves(rows, run.folder, mark=common["mark"])
+    confusion = test["full"]["confusion"]
+    figure = plots.confusion_matrix(confusion, faces.classes, mark=common["mark"])
     plots.save(figure, run.folder / "confusion_matrix.png")
     write_json(run.folder / "results.json", results)

@@ -45,6 +45,7 @@ ORDER = (
     "plots",
     "provenance",
     "runs",
+    "epochs",
     "graph",
     "held_out",
     "learner",

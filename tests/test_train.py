@@ -20,8 +20,8 @@ from timm.models import register_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fer_lib import epochs, plots, training
 from fer_lib import learner as learner_module
-from fer_lib import plots, training
 from fer_lib import train as train_module
 from fer_lib.augment import Augmentation
 from fer_lib.checkpoints import load_state, load_weights
@@ -519,21 +519,22 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(arguments, message,
 
 def test_a_kill_between_the_files_of_an_epoch_loses_nothing(faces, tmp_path, monkeypatch):
     whole = train(small(), faces, runs=tmp_path / "whole")
-    for number, step in enumerate(("save_weights", "write_metrics", "save_state")):
+    steps = {"save_weights": training, "write_metrics": epochs, "save_state": epochs}
+    for step, module in steps.items():
         runs = tmp_path / step
         with monkeypatch.context() as patch:
-            patch.setattr(f"fer_lib.training.{step}", stop_at_second(step))
+            patch.setattr(module, step, stop_at_second(getattr(module, step)))
             with pytest.raises(KeyboardInterrupt):
                 train(small(), faces, runs=runs)
         resumed = train(small(), faces, runs=runs)
-        assert rows(resumed) == rows(whole), (number, step)
+        assert rows(resumed) == rows(whole), step
         assert resumed.results["test"] == whole.results["test"]
 
 
 def test_an_epoch_is_written_while_the_next_is_trained(faces, tmp_path, monkeypatch):
     """And of what the next one changes, nothing gets into its files."""
     whole = train(small(ema_decay=0.9), faces, runs=tmp_path / "whole")
-    save, train_epoch, trained = training.save_state, Learner.train_epoch, threading.Event()
+    save, train_epoch, trained = epochs.save_state, Learner.train_epoch, threading.Event()
 
     def train_and_tell(self, epoch):
         row = train_epoch(self, epoch)
@@ -549,7 +550,7 @@ def test_an_epoch_is_written_while_the_next_is_trained(faces, tmp_path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "train_epoch", train_and_tell)
-        patch.setattr(training, "save_state", save_afterwards)
+        patch.setattr(epochs, "save_state", save_afterwards)
         with pytest.raises(KeyboardInterrupt):
             train(small(ema_decay=0.9), faces, runs=tmp_path / "killed")
     (unfinished,) = list_runs(tmp_path / "killed", finished=False)
@@ -559,12 +560,12 @@ def test_an_epoch_is_written_while_the_next_is_trained(faces, tmp_path, monkeypa
     assert resumed.results["test"] == whole.results["test"]
 
 
-def stop_at_second(step):
-    """The function of that name in fer_lib.training, which is interrupted at its second call."""
-    original, calls = getattr(training, step), []
+def stop_at_second(original):
+    """The same function, which is interrupted at its second call."""
+    calls = []
 
     def interrupted(*arguments, **options):
-        calls.append(step)
+        calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return original(*arguments, **options)
@@ -711,7 +712,7 @@ def test_killed_at_its_best_epoch_a_run_has_the_weights_of_the_epoch_that_it_kno
     monkeypatch.setattr(
         Learner, "validate", lambda self: validate(self) | {"valid_accuracy": accuracies.pop(0)}
     )
-    original, states = training.save_state, []
+    original, states = epochs.save_state, []
 
     def killed_at_the_second(path, state):
         states.append(deepcopy(state["model"]))
@@ -721,10 +722,10 @@ def test_killed_at_its_best_epoch_a_run_has_the_weights_of_the_epoch_that_it_kno
         if len(states) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "save_state", killed_at_the_second)
+    monkeypatch.setattr(epochs, "save_state", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         train(small(), faces, runs=tmp_path)
-    monkeypatch.setattr(training, "save_state", original)
+    monkeypatch.setattr(epochs, "save_state", original)
     accuracies[:] = [0.4]
     run = train(small(), faces, runs=tmp_path)
     best = 1 if recorded else 0

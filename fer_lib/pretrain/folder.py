@@ -9,6 +9,7 @@ from torch import nn
 
 from fer_lib.data import FaceSet
 from fer_lib.data.faceset import SPLITS
+from fer_lib.epochs import in_common
 from fer_lib.files import InputError, expanded, write_json
 from fer_lib.models.weights import load_into, read_weights, timm_state, write_weights
 from fer_lib.pretrain.autoencoder import build_autoencoder
@@ -16,7 +17,7 @@ from fer_lib.pretrain.config import PretrainConfig, pretraining_command
 from fer_lib.provenance import code_digest, describe_environment
 from fer_lib.runs import RunFolder, described, new_folder, newest, read_runs
 
-CODE = ("augment", "batches", "device", "graph", "optim", "pretrain/*", "models/weights")
+CODE = ("augment", "batches", "device", "epochs", "graph", "optim", "models/weights", "pretrain/*")
 """Modules that the numbers of a pretraining depend on."""
 
 
@@ -115,22 +116,10 @@ def write_autoencoder(run: Pretraining, autoencoder: nn.Module) -> None:
 
 def write_results(run: Pretraining, faces: FaceSet, rows: list[dict[str, Any]]) -> None:
     """Write `results.json`, last of all: it makes the pretraining finished."""
-    config, seconds = run.pretrain_config, sum(row["train_seconds"] for row in rows)
-    marks = [faces.mark] if faces.mark else []
-    if config.limit is not None and config.limit < len(faces.where("train")):
-        marks.append(f"pretrained on {config.limit:,} images")
     encoder, _ = read_weights(run.encoder_path)
     results = {
-        "preset": config.preset,
-        "seed": config.seed,
-        "dataset": faces.name,
-        "fingerprint": faces.fingerprint,
-        "mark": "; ".join(marks),
+        **in_common(run.pretrain_config, faces, rows, "pretrained"),
         "encoder_parameters": sum(tensor.numel() for tensor in encoder.values()),
-        "epochs": len(rows),
-        "train_images": rows[0]["train_images"],
-        "train_seconds": round(seconds, 2),
-        "images_per_second": round(sum(row["train_images"] for row in rows) / seconds, 1),
         "train_loss": {"first": rows[0]["train_loss"], "last": rows[-1]["train_loss"]},
         "valid_loss": {"first": rows[0]["valid_loss"], "last": rows[-1]["valid_loss"]},
     }

@@ -1,7 +1,5 @@
 """What learns in a pretraining: autoencoder, optimizer, schedule and images on the device."""
 
-import math
-import time
 from functools import partial
 from typing import Any
 
@@ -13,6 +11,7 @@ from fer_lib.augment import Prepare
 from fer_lib.batches import Batches, autocast, placed, training_rows
 from fer_lib.data import FaceSet
 from fer_lib.device import choose_precision, keep_memory, processes
+from fer_lib.epochs import require_finite, with_bar
 from fer_lib.files import InputError
 from fer_lib.graph import RecordedStep, recordable
 from fer_lib.models.weights import load_into
@@ -71,45 +70,23 @@ class MaskedLearner:
         with autocast(self.device, self.precision):
             return self.model(x, noise=noise).loss
 
-    def one_epoch(self, epoch: int) -> dict[str, Any]:
-        """Train one epoch, counted from 0, and validate; its row of `metrics.csv`.
+    def train_epoch(self, epoch: int) -> dict[str, Any]:
+        """Train one epoch, counted from 0; its part of a row of `metrics.csv`.
 
         Raises:
-            FloatingPointError: the training or the validation loss was infinite or NaN.
+            FloatingPointError: the loss was infinite or NaN at a step.
         """
-        start, lr = time.perf_counter(), self.schedule.get_last_lr()[0]
-        trained = self.train_epoch(epoch)
-        seconds = time.perf_counter() - start
-        valid = self.validate()
-        self.require_finite(valid["valid_loss"], epoch)  # after a last step that none followed
-        return {
-            "epoch": epoch + 1,
-            **trained,
-            **valid,
-            "lr": lr,
-            "train_seconds": round(seconds, 3),
-            "seconds": round(time.perf_counter() - start, 3),
-        }
-
-    def train_epoch(self, epoch: int) -> dict[str, Any]:
         config = self.config
         self.generator.manual_seed(config.seed * 1_000_003 + epoch)
         losses = torch.zeros(len(self.batches), device=self.device)
         self.model.train()
         advance = partial(self.recorded, self.one_batch) if self.recorded else self.one_batch
-        for step, (images, nothing) in enumerate(self.bar(epoch)):
+        for step, (images, nothing) in enumerate(with_bar(self, epoch, "pretraining")):
             losses[step] = advance(images, nothing)["loss"]
             self.schedule.step()
-        loss = losses.mean().item()
-        self.require_finite(loss, epoch)
-        return {"train_loss": loss, "train_images": len(losses) * self.batches.batch_size}
-
-    def require_finite(self, loss: float, epoch: int) -> None:
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became infinite or NaN in epoch {epoch + 1}: lower lr "
-                f"({self.config.lr}) or pretrain with precision=no"
-            )
+        require_finite(losses, epoch)
+        seen = len(losses) * self.batches.batch_size
+        return {"train_loss": losses.mean().item(), "train_images": seen}
 
     def one_batch(self, images: Tensor, _: Tensor) -> dict[str, Tensor]:
         """Augment a batch, hide patches and learn from it: its "loss"."""
@@ -130,14 +107,6 @@ class MaskedLearner:
         for some, noise in zip(images.split(batch_size), self.noise.split(batch_size), strict=True):
             total += self.loss(self.prepare(some), noise) * len(some)
         return {"valid_loss": total.item() / len(images), "valid_images": len(images)}
-
-    def bar(self, epoch: int) -> Any:
-        """The batches of an epoch, with a progress bar where one is wanted."""
-        from tqdm.auto import tqdm
-
-        title = f"pretraining {epoch + 1}/{self.config.epochs}"
-        batches, number = self.batches.epoch(epoch), len(self.batches)
-        return tqdm(batches, total=number, desc=title, leave=False, disable=not self.progress)
 
     def state_dict(self) -> dict[str, Any]:
         names = ("model", "optimizer", "schedule", "scaler")

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from fer_lib.checkpoints import Background, load_state, save_state, snapshot
+from fer_lib.checkpoints import Background, snapshot
 from fer_lib.data import FaceSet
 from fer_lib.device import processes
+from fer_lib.epochs import keep, one_epoch, resume
 from fer_lib.files import InputError, locked
 from fer_lib.pretrain.config import PretrainConfig
 from fer_lib.pretrain.folder import (
@@ -18,7 +19,7 @@ from fer_lib.pretrain.folder import (
 )
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.provenance import code_digest
-from fer_lib.runs import runs_folder, write_metrics
+from fer_lib.runs import runs_folder
 
 
 def pretrain(
@@ -49,9 +50,9 @@ def pretrain(
     run = find_pretraining(config, faces, root)
     if run and run.config["environment"].get("code") != code_digest(CODE):
         how = "made" if run.finished else "begun"
-        print(f"{run.folder.name} was {how} by other code; delete it to pretrain again")
+        print(f"{run.name} was {how} by other code; delete it to pretrain again")
     if run and run.finished:
-        print(f"loaded {run.folder.name}, a finished pretraining of these settings and data")
+        print(f"loaded {run.name}, a finished pretraining of these settings and data")
         return run
     learner = MaskedLearner(config, faces, progress=progress)  # refuses what does not fit
     with locked(root / ".lock", "starting a pretraining"):
@@ -62,27 +63,13 @@ def pretrain(
 
 def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining:
     """Train the epochs that are left, then write the weights and the results."""
-    for leftover in run.folder.rglob(".*.partial.*"):  # of a process killed while writing
-        leftover.unlink()
-    rows: list[dict[str, Any]] = []
-    if run.state_path.exists():
-        state = load_state(run.state_path, learner.device)
-        rows = state.pop("rows")
-        learner.load_state_dict(state, str(run.state_path))
-        print(f"{run.folder.name} resumes after epoch {len(rows)}", flush=True)
-
-    def keep(state: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        # In this order: killed in between, the next process repeats the epoch.
-        write_metrics(run.folder / "metrics.csv", rows)
-        save_state(run.state_path, state | {"rows": rows})
-
+    rows = resume(run, learner)
+    if rows:
+        print(f"{run.name} resumes after epoch {len(rows)}", flush=True)
     with Background() as background:
         while len(rows) < learner.config.epochs:
-            try:
-                rows.append(learner.one_epoch(len(rows)))
-            except FloatingPointError as error:
-                raise FloatingPointError(f"{run.folder}: {error}") from None
-            background(keep, snapshot(learner.state_dict()), list(rows))
+            rows.append(one_epoch(run, learner, len(rows)))
+            background(keep, run, snapshot(learner.state_dict()), list(rows))
             print(line(rows[-1], learner.config.epochs, faces.mark), flush=True)
     write_autoencoder(run, learner.model)
     write_results(run, faces, rows)
