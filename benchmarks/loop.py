@@ -5,8 +5,8 @@
     python benchmarks/loop.py --augmentation
 
 Ours is `fer_lib.learner.Learner.train_epoch`, what `python -m fer_lib.train` runs: all faces on the
-device as uint8, `Batches`, `Prepare` (flip and affine of a whole batch), `SoftCrossEntropy`, bf16
-where `choose_precision` finds it, channels_last, fused AdamW, on a GPU a recorded step; no moving
+device as uint8, `Batches`, `Prepare` (flip and affine of a whole batch), bf16 where
+`choose_precision` finds it, channels_last, fused AdamW, on a GPU a recorded step; no moving
 average.
 
 The usual one is in `usual.py`: single PIL images, torchvision transforms, a DataLoader with a

@@ -10,7 +10,7 @@ from fer_lib.augment import Prepare
 from fer_lib.batches import Batches, placed, probabilities, targets, training_rows
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
-from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
+from fer_lib.losses import inverse_frequency, log_prior
 
 
 def numbered(n=103, **options):
@@ -78,33 +78,10 @@ def test_faces_without_emotion_votes_never_reach_a_loss():
         targets(faces, rows, "votes")
 
 
-def test_loss_on_hard_targets_is_cross_entropy():
-    logits, labels = torch.randn(32, 7), torch.randint(0, 7, (32,))
-    hard = F.one_hot(labels, 7).float()
-    torch.testing.assert_close(SoftCrossEntropy()(logits, hard), F.cross_entropy(logits, labels))
-    torch.testing.assert_close(
-        SoftCrossEntropy(smoothing=0.1)(logits, hard),
-        F.cross_entropy(logits, labels, label_smoothing=0.1),
-    )
-
-
-def test_loss_on_soft_targets_is_the_closed_form_with_weights_and_adjustment():
-    logits, soft = torch.randn(16, 7), torch.softmax(torch.randn(16, 7), 1)
-    weight, prior = torch.rand(7), torch.softmax(torch.randn(7), 0).log()
-    expected = -(weight * soft * (logits + 0.5 * prior).log_softmax(1)).sum(1).mean()
-    loss = SoftCrossEntropy(weight=weight, adjustment=0.5 * prior)(logits, soft)
-    torch.testing.assert_close(loss, expected)
-
-
 def test_class_statistics():
     soft = F.one_hot(torch.tensor([0, 0, 0, 1]), 3).float()
     assert inverse_frequency(soft).tolist() == pytest.approx([4 / 9, 4 / 3, 0])
     assert log_prior(soft).exp().tolist() == pytest.approx([0.75, 0.25, 0], abs=1e-6)
-
-
-def test_loss_is_computed_in_float32():
-    logits = torch.full((1, 7), 300.0, dtype=torch.bfloat16)
-    assert SoftCrossEntropy()(logits, torch.eye(7)[:1]).dtype == torch.float32
 
 
 def test_training_on_votes_leaves_out_faces_without_one():

@@ -31,6 +31,7 @@ from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError, locked, read_json, write_json
 from fer_lib.kept import keep_results, results_table
 from fer_lib.learner import Learner
+from fer_lib.losses import inverse_frequency, log_prior
 from fer_lib.models import MODULES, create_model
 from fer_lib.optim import parameter_groups, schedules
 from fer_lib.provenance import processor
@@ -383,17 +384,34 @@ def test_the_decay_of_the_moving_average_rises_to_its_value(faces):
     assert decays == pytest.approx([1 - step ** (-2 / 3) for step in (1, 2, 10)] + [0.9])
 
 
+@pytest.mark.parametrize(
+    "changes", [{"class_weights": True}, {"logit_adjustment": 0.5}, {"label_smoothing": 0.1}]
+)
+def test_the_loss_on_soft_targets_is_the_closed_form(faces, changes):
+    learner = Learner(small(**changes), faces)
+    known = learner.batches.targets
+    weights = inverse_frequency(known) if learner.config.class_weights else torch.ones(7)
+    added = learner.config.logit_adjustment * log_prior(known)
+    soft = torch.softmax(torch.randn(16, 7), 1)
+    logits, loss = learner.step(torch.randn(16, 1, 48, 48), soft, {})
+    smooth = learner.config.label_smoothing
+    target = (1 - smooth) * soft + smooth / 7
+    expected = -(weights * target * (logits + added).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
+    assert loss.dtype == torch.float32
+
+
 def test_an_infinite_loss_stops_with_a_report_and_keeps_the_last_good_epoch(
     faces, tmp_path, monkeypatch
 ):
-    forward = learner_module.SoftCrossEntropy.forward
+    forward = nn.CrossEntropyLoss.forward
     calls = {"n": 0}
 
     def broken(self, logits, answer):
         calls["n"] += 1
         return forward(self, logits, answer) * (float("nan") if calls["n"] == 10 else 1)
 
-    monkeypatch.setattr(learner_module.SoftCrossEntropy, "forward", broken)
+    monkeypatch.setattr(nn.CrossEntropyLoss, "forward", broken)
     with pytest.raises(FloatingPointError, match="nan at step 3 of epoch 2"):
         train(small(epochs=3), faces, runs=tmp_path)
     (run,) = list_runs(tmp_path, finished=False)
