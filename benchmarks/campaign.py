@@ -27,7 +27,7 @@ import aims
 import estimate
 import pandas as pd
 import wanted
-from entries import BACKBONE, Entry, Place, Pretraining, Refinement, faces_of
+from entries import BACKBONE, Autoencoder, Entry, Place, Refinement, faces_of
 from measure import environment
 from packing import pack_data, unpack, unpack_data
 from schedule import RESULTS, Campaign, kept_results
@@ -78,7 +78,7 @@ def _row(entry: Entry) -> dict[str, str]:
         return row | {"settings": f"{entry.folds} folds; epochs: {who}"} | minutes
     config = entry.config()
     row |= {"epochs": str(config.epochs)} | minutes
-    if isinstance(entry, Pretraining):
+    if isinstance(entry, Autoencoder):
         plain, given = PretrainConfig().to_dict(), config.to_dict()
         settings = " ".join(f"{key}={value}" for key, value in given.items() if value != plain[key])
         return row | {"settings": settings, "learns from": f"{entry.dataset}, no labels"}

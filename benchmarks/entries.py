@@ -15,8 +15,7 @@ from fer_lib.data.refined import load_refined, refined_path, save_refined
 from fer_lib.files import InputError
 from fer_lib.graph import WARM_UP
 from fer_lib.learner import Learner
-from fer_lib.pretrain import PretrainConfig, pretrain, pretraining
-from fer_lib.pretrain.folder import Pretraining as PretrainingRun
+from fer_lib.pretrain import PretrainConfig, Pretraining, pretrain, pretraining
 from fer_lib.pretrain.folder import find_pretraining
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.recipes import merged_options, recipe
@@ -162,7 +161,7 @@ def train_one(learner: Learner | MaskedLearner) -> None:
         learner.train_epoch(epoch)
 
 
-class Pretraining(Entry):
+class Autoencoder(Entry):
     """A masked autoencoder on the training images without labels."""
 
     def config(self, place: Place | None = None) -> PretrainConfig:
@@ -170,7 +169,7 @@ class Pretraining(Entry):
         shared = {key: value for key, value in changes.items() if key in known}
         return pretraining("full", **{"seed": self.seed} | self.settings | shared)
 
-    def run(self, place: Place) -> PretrainingRun | None:
+    def run(self, place: Place) -> Pretraining | None:
         root = runs_folder(place.runs) / "pretraining"
         return find_pretraining(self.config(place), place.faces(self.dataset), root)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import estimate
 import wanted
-from entries import Entry, Place, Pretraining, Refinement, rehearse
+from entries import Autoencoder, Entry, Place, Refinement, rehearse
 from packing import Archives, contents
 from worker import Worker
 
@@ -123,7 +123,7 @@ class Campaign:
         if entry.name in self.looked_up:
             return
         self.looked_up.add(entry.name)
-        trains = not isinstance(entry, Pretraining | Refinement)
+        trains = not isinstance(entry, Autoencoder | Refinement)
         try:
             if entry.finished(self.place):
                 self.pack(entry)
@@ -155,7 +155,7 @@ class Campaign:
         gone = self.failed.keys() | self.results.keys()
         every = [entry for entry in self.entries() if entry.name not in gone]
         needed = {entry.needs.name for entry in every if entry.needs}
-        trains = lambda entry: not isinstance(entry, Pretraining | Refinement)
+        trains = lambda entry: not isinstance(entry, Autoencoder | Refinement)
         return [entry for entry in every if self.only or entry.name in needed or trains(entry)]
 
     def ready(self) -> list[Entry]:

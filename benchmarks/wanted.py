@@ -6,7 +6,7 @@ more entry, whose name goes on after a comma.
 
 from dataclasses import replace
 
-from entries import Entry, Pretraining, Refinement
+from entries import Autoencoder, Entry, Refinement
 
 from fer_lib.augment import Augmentation
 from fer_lib.files import InputError
@@ -22,7 +22,7 @@ DINOV2 = {"batch_size": 128, "lr": 3e-4, "options": {"backbone_options": {"drop_
 SCRATCH = {"batch_size": 256, "flip_tta": True, "augmentation": STRONG}
 LONG_VIT = SCRATCH | {"epochs": 120, "lr": 7e-4, "mixup": 0.2, "options": {"drop_path": 0.2}}
 
-MAE = Pretraining(
+MAE = Autoencoder(
     "mae",
     "patches of 4 pixels, as vit_patch; its encoder (14 MB) fits into an archive of results",
     settings={
@@ -30,13 +30,13 @@ MAE = Pretraining(
         **{"patch_size": 4, "depth": 8},
     },
 )
-SMALL_MAE = Pretraining(
+SMALL_MAE = Autoencoder(
     "mae, patches of 8",
     "a network that two cores without a GPU pretrain in less than an hour",
     settings={"epochs": 80, "batch_size": 256, "patch_size": 8, "depth": 6},
 )
 LONG_MAE = SMALL_MAE.variant("longer", "its loss fell to the last epoch", {"epochs": 160})
-MAE_OF_6 = Pretraining(
+MAE_OF_6 = Autoencoder(
     "mae, patches of 6",
     "the preset but longer, since of patches of 8 twice the epochs gave 3 points",
     settings={"epochs": 400},
@@ -283,7 +283,7 @@ NOT_HERE = (
 
 def every() -> list[Entry]:
     """All entries, also those with the further seeds of which only some are run."""
-    trains = [entry for entry in FIRST if not isinstance(entry, Pretraining | Refinement)]
+    trains = [entry for entry in FIRST if not isinstance(entry, Autoencoder | Refinement)]
     return [*FIRST, *(entry.seeded(seed) for seed in SEEDS for entry in trains), *LATER]
 
 

@@ -213,8 +213,8 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
         InputError: there is no such model, recipe, preset or setting, or settings contradict.
     """
     if (model, name) not in RECIPES:
-        known = ", ".join(f"{key[1]} {key[0]}" for key in RECIPES)
-        raise InputError(f"there is no recipe {name!r} of {model!r}; there are {known}")
+        every = ", ".join(f"{key[1]} {key[0]}" for key in RECIPES)
+        raise InputError(f"there is no recipe {name!r} of {model!r}; there are {every}")
     if "recipe" in overrides:
         raise InputError("recipe is no setting of a recipe: it is given by name")
     TrainConfig.check_types(overrides)
@@ -232,8 +232,8 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
                 "augmentation={} changes nothing: name what to change, as in "
                 '{"flip": 0, "affine": 0, "crop": [1, 1], "photometric": 0, "erase": 0}'
             )
-        plain = (RECIPES[model, name] | shorter).get("augmentation", Augmentation())
-        values["augmentation"] = asdict(plain) | draws
+        before = (RECIPES[model, name] | shorter).get("augmentation", Augmentation())
+        values["augmentation"] = asdict(before) | draws
     if "warmup_epochs" not in overrides:
         values["warmup_epochs"] = min(values.get("warmup_epochs", 0), values["epochs"] / 5)
     return TrainConfig.from_dict(

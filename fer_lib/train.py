@@ -1,4 +1,4 @@
-"""The training loop: one for all models, on one process or several.
+"""Train a model, from Python or by a command, in one process or several.
 
     python -m fer_lib.train baseline_cnn --dataset fer2013 --data-dir DIR --preset full
     torchrun --nproc_per_node 2 -m fer_lib.train attention_cnn --set epochs=10

@@ -303,7 +303,7 @@ def test_further_seeds_are_those_of_the_best_systems_on_validation(still, entrie
 
 
 def test_an_entry_waits_for_what_it_needs_which_is_made_for_nothing_else(still, schedule, entries):
-    mae = entries.Pretraining("mae", settings={"epochs": 1})
+    mae = entries.Autoencoder("mae", settings={"epochs": 1})
     wants = entries.Entry("vit_mae", model="vit_mae", start="faces", needs=mae)
     schedule.wanted.FIRST = (mae, wants)
     assert still.ready() == [mae]
