@@ -160,6 +160,7 @@ def write_results(
     best = max(rows, key=lambda row: row["valid_accuracy"])
     config, test = run.train_config, evaluate(faces, predictions, "test")
     common = in_common(config, faces, rows)
+    mark = common["mark"]
     results = {
         "model": config.model,
         "recipe": config.recipe,
@@ -175,8 +176,7 @@ def write_results(
     if one_view:
         parts = {split: evaluate(faces, one_view, split)["full"] for split in ("valid", "test")}
         results["one_view"] = {split: part["accuracy"] for split, part in parts.items()}
-    plots.learning_curves(rows, run.folder, mark=common["mark"])
-    confusion = test["full"]["confusion"]
-    figure = plots.confusion_matrix(confusion, faces.classes, mark=common["mark"])
+    plots.learning_curves(rows, run.folder, mark=mark)
+    figure = plots.confusion_matrix(test["full"]["confusion"], faces.classes, mark=mark)
     plots.save(figure, run.folder / "confusion_matrix.png")
     write_json(run.folder / "results.json", results)

@@ -201,10 +201,10 @@ def test_every_imported_package_is_required():
     ("module", "absent"),
     [
         ("fer_lib", {"torch", "timm", "transformers", "numpy"}),
-        ("fer_lib.data", {"timm", "transformers", "sklearn"}),
-        ("fer_lib.colab", {"torch", "numpy"}),
         ("fer_lib.runs", {"timm", "transformers"}),
         ("fer_lib.predict", {"timm", "transformers"}),
+        ("fer_lib.data", {"timm", "transformers", "sklearn"}),
+        ("fer_lib.colab", {"torch", "numpy"}),
     ],
 )
 def test_import_stays_light(module, absent):
