@@ -201,8 +201,8 @@ class AttentionCNN(CNN):
     Args:
         attention: "cbam" (sum of both branches, then one sigmoid; attention before pooling);
             "published": `TwoGateChannelAttention`, and pooling before attention, so that the
-            spatial attention of the last stage sees one position and is a constant; or "none": no
-            gates, to measure what they add.
+            spatial attention of the last stage sees one position and scales all features alike; or
+            "none": no gates, to measure what they add.
     """
 
     def __init__(self, *, attention: str = "cbam", **options: Any):
