@@ -211,6 +211,7 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
             axis.annotate(
                 why, (row.accuracy, row.Index), xytext=(8, 0), va="center",
                 textcoords="offset points", fontsize=8, color="0.4",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )  # fmt: skip
     for label, marker, face, size in (
         ("published", "|", "black", 9),
@@ -223,7 +224,7 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
     names = [f"{row.system}: {row.on}" for row in table.itertuples()]
     axis.set(xlabel="accuracy", yticks=range(len(table)), yticklabels=names)
     axis.set_ylim(len(table) - 0.5, -0.5)
-    axis.margins(x=0.16)
+    axis.margins(x=0.25)  # room for what stands beside the last
     axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure
