@@ -22,7 +22,8 @@ class Background:
 
     Writing the state of a ViT-S takes a quarter of the time in which a GPU trains its epoch. A call
     waits for the one before, and raises what that raised; so does the end of the `with` block,
-    which waits for the last one however the block is left.
+    which waits for the last one however the block is left; where it is left by an error, a failure
+    of that last one is a note to it.
     """
 
     def __enter__(self) -> "Background":
@@ -35,10 +36,12 @@ class Background:
             self.last.result()
         self.last = self.thread.submit(function, *arguments)
 
-    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self.thread.shutdown()
-        if self.last and kind is None:
+        if self.last and error is None:
             self.last.result()
+        elif self.last and (failed := self.last.exception()):
+            error.add_note(f"besides, what was to be written before it was not: {failed}")
 
 
 def snapshot(state: dict[str, Any]) -> dict[str, Any]:

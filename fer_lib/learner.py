@@ -18,7 +18,7 @@ from fer_lib.epochs import require_finite, with_bar
 from fer_lib.files import InputError
 from fer_lib.graph import RecordedStep, recordable
 from fer_lib.held_out import HeldOut
-from fer_lib.losses import inverse_frequency, log_prior
+from fer_lib.losses import SoftCrossEntropy
 from fer_lib.models import create_model
 from fer_lib.models.weights import load_into
 from fer_lib.optim import create_optimizer, freeze, layers, schedules
@@ -79,13 +79,12 @@ class Learner:
                 f"a batch of {self.batches.batch_size} images does not divide into accumulate="
                 f"{config.accumulate} parts on {self.accelerator.num_processes} processes"
             )
-        # Of targets that are probabilities it takes the mean over images, not over weights.
-        self.criterion = nn.CrossEntropyLoss(
-            weight=inverse_frequency(soft) if config.class_weights else None,
-            label_smoothing=config.label_smoothing,
+        self.criterion = SoftCrossEntropy(
+            soft,
+            smoothing=config.label_smoothing,
+            weighted=config.class_weights,
+            tau=config.logit_adjustment,
         )
-        tau = config.logit_adjustment  # https://arxiv.org/abs/2007.07314
-        self.adjustment = tau * log_prior(soft) if tau else None
 
     def set_up_model(self, classes: int, resumes: bool) -> None:
         config = self.config
@@ -159,6 +158,8 @@ class Learner:
     def one_batch(self, images: Tensor, soft: Tensor) -> dict[str, Tensor]:
         """Augment a batch and learn from it, in `accumulate` parts.
 
+        An image is mixed with another of its part, so parts of few images mix less than the batch.
+
         Returns:
             "loss": mean over the batch; "right": right answers, int64; and the sums over the parts
             of whatever else the model has to say.
@@ -180,8 +181,7 @@ class Learner:
         """Forward, backward and update; nothing of the loop's own waits for the device."""
         with self.accelerator.accumulate(self.model):
             logits = self.model(x.contiguous(memory_format=torch.channels_last))
-            adjusted = logits if self.adjustment is None else logits + self.adjustment
-            loss = self.criterion(adjusted, answer)
+            loss = self.criterion(logits, answer)
             logged = {}
             if hasattr(self.core, "auxiliary_losses"):
                 logged |= self.core.auxiliary_losses(answer)

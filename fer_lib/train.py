@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
             faces = load_faces(args.dataset, args.data_dir, say=processes().print)
         run = train(config, faces, runs=args.runs)
     except (InputError, FloatingPointError) as error:
-        parser.error(str(error))
+        parser.error("; ".join([str(error), *getattr(error, "__notes__", ())]))
     if processes().is_main_process:
         accuracy = run.results["test"]["full"]["accuracy"]
         print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())

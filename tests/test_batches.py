@@ -10,7 +10,7 @@ from fer_lib.augment import Prepare
 from fer_lib.batches import Batches, placed, probabilities, targets, training_rows
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
-from fer_lib.losses import inverse_frequency, log_prior
+from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
 
 
 def numbered(n=103, **options):
@@ -81,7 +81,45 @@ def test_faces_without_emotion_votes_never_reach_a_loss():
 def test_class_statistics():
     soft = F.one_hot(torch.tensor([0, 0, 0, 1]), 3).float()
     assert inverse_frequency(soft).tolist() == pytest.approx([4 / 9, 4 / 3, 0])
-    assert log_prior(soft).exp().tolist() == pytest.approx([0.75, 0.25, 0], abs=1e-6)
+    assert log_prior(soft).exp().tolist() == pytest.approx([0.75, 0.25, 1])
+
+
+@pytest.mark.parametrize("correction", [{"weighted": True}, {"tau": 1.0}, {"tau": 0.5}])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_what_a_loss_asks_for_is_the_target_with_its_smoothing_even(correction, smoothing):
+    counts = torch.tensor([3995, 436, 4097, 7215, 4830, 3171, 0])  # the last has no image
+    known = torch.eye(7).repeat_interleave(counts, 0)
+    criterion = SoftCrossEntropy(known, smoothing=smoothing, **correction)
+    logits = torch.zeros(6, 7, requires_grad=True)  # an image of each class that has some
+    optimizer = torch.optim.LBFGS([logits], max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        # Each class as often as in training, or each image by its weight: the same to one image.
+        loss = 6 * criterion(logits, torch.eye(7)[:6])
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert logits.argmax(1).tolist() == list(range(6))
+    if smoothing and "weighted" in correction:
+        target = 0.9 * torch.eye(7)[:6] + 0.1 / 7
+        torch.testing.assert_close(logits.softmax(1), target, atol=1e-3, rtol=0)
+    if smoothing and correction == {"tau": 1.0}:  # what is spread is even once the prior is off
+        assert (logits[0, 1:6].max() - logits[0, 1:6].min()).item() == pytest.approx(0, abs=0.02)
+        assert logits[:, 6].max() < logits[:, :6].min()
+
+
+def test_alone_each_part_of_the_loss_is_that_of_torch():
+    known = torch.eye(7).repeat_interleave(torch.arange(1, 8), 0)
+    logits, soft = torch.randn(9, 7), torch.rand(9, 7).softmax(1)
+    weight = inverse_frequency(known)
+    for given, expected in (
+        ({"smoothing": 0.1}, F.cross_entropy(logits, soft, label_smoothing=0.1)),
+        ({"weighted": True}, F.cross_entropy(logits, soft, weight)),
+        ({"tau": 1.0}, F.cross_entropy(logits + log_prior(known), soft)),
+    ):
+        assert torch.equal(SoftCrossEntropy(known, **given)(logits, soft), expected)
 
 
 def test_training_on_votes_leaves_out_faces_without_one():

@@ -24,14 +24,14 @@ from fer_lib import epochs, plots, training
 from fer_lib import learner as learner_module
 from fer_lib import train as train_module
 from fer_lib.augment import Augmentation
-from fer_lib.checkpoints import load_state, load_weights
+from fer_lib.checkpoints import Background, load_state, load_weights
 from fer_lib.data.sample import make_sample
 from fer_lib.device import processes
 from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError, locked, read_json, write_json
 from fer_lib.kept import keep_results, results_table
 from fer_lib.learner import Learner
-from fer_lib.losses import inverse_frequency, log_prior
+from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
 from fer_lib.models import MODULES, create_model
 from fer_lib.optim import parameter_groups, schedules
 from fer_lib.provenance import processor
@@ -385,7 +385,12 @@ def test_the_decay_of_the_moving_average_rises_to_its_value(faces):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"class_weights": True}, {"logit_adjustment": 0.5}, {"label_smoothing": 0.1}]
+    "changes",
+    [
+        {"class_weights": True, "label_smoothing": 0.0},
+        {"logit_adjustment": 0.5, "label_smoothing": 0.0},
+        {"label_smoothing": 0.1},
+    ],
 )
 def test_the_loss_on_soft_targets_is_the_closed_form(faces, changes):
     learner = Learner(small(**changes), faces)
@@ -404,20 +409,36 @@ def test_the_loss_on_soft_targets_is_the_closed_form(faces, changes):
 def test_an_infinite_loss_stops_with_a_report_and_keeps_the_last_good_epoch(
     faces, tmp_path, monkeypatch
 ):
-    forward = nn.CrossEntropyLoss.forward
+    forward = SoftCrossEntropy.forward
     calls = {"n": 0}
 
     def broken(self, logits, answer):
         calls["n"] += 1
         return forward(self, logits, answer) * (float("nan") if calls["n"] == 10 else 1)
 
-    monkeypatch.setattr(nn.CrossEntropyLoss, "forward", broken)
+    monkeypatch.setattr(SoftCrossEntropy, "forward", broken)
     with pytest.raises(FloatingPointError, match="nan at step 3 of epoch 2"):
         train(small(epochs=3), faces, runs=tmp_path)
     (run,) = list_runs(tmp_path, finished=False)
     assert len(rows(run)) == 1
     monkeypatch.undo()
     assert len(rows(train(small(epochs=3), faces, runs=tmp_path))) == 3
+
+
+def test_what_could_not_be_written_is_told_beside_the_error_that_came_after():
+    def fail():
+        raise InputError("no space left")
+
+    def fail_twice():
+        with Background() as background:
+            background(fail)
+            raise FloatingPointError("nan")
+
+    with pytest.raises(FloatingPointError) as caught:
+        fail_twice()
+    assert "no space left" in caught.value.__notes__[0]
+    with pytest.raises(InputError, match="no space left"), Background() as background:
+        background(fail)
 
 
 def test_auxiliary_losses_join_the_loss_and_the_log(faces, tmp_path, monkeypatch):

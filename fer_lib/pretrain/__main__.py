@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
         config = pretraining(args.preset or default_preset(args.dataset), **changes)
         run = pretrain(config, load_faces(args.dataset, args.data_dir), runs=args.runs)
     except (InputError, FloatingPointError) as error:
-        parser.error(str(error))
+        parser.error("; ".join([str(error), *getattr(error, "__notes__", ())]))
     words = ["--dataset", args.dataset, "--preset", config.preset]
     words += ["--data-dir", args.data_dir] * bool(args.data_dir)
     words += ["--set", f"pretrained={run.encoder_path}", f"options={json.dumps(run.options)}"]

@@ -66,7 +66,7 @@ class MaskedLearner:
             self.recorded = RecordedStep(self.optimizer, self.generator)
 
     def loss(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Mean squared error of the masked patches: 1 for the mean of each, with norm_pix_loss."""
+        """Mean squared error of the masked patches; with norm_pix_loss nearly 1 for their means."""
         with autocast(self.device, self.precision):
             return self.model(x, noise=noise).loss
 
