@@ -257,6 +257,22 @@ def test_the_command_line_prints_scores_and_what_the_tests_say(
     assert "is unfinished: train it to its end first" in capsys.readouterr().err
 
 
+def test_of_many_runs_the_command_line_compares_the_best_on_validation(
+    make_run, noise, monkeypatch, capsys
+):
+    monkeypatch.setattr("fer_lib.compare.__main__.load_faces", lambda *_: noise)
+    runs = [
+        make_run(slice(0, 50 - number), valid=0.7 - 0.01 * number, time=str(number), seed=number)
+        for number in range(7)
+    ]
+    main([str(run.folder) for run in runs])
+    text = capsys.readouterr().out
+    said = [line for line in text.splitlines() if "finding." in line]
+    assert len(said) == 6
+    assert all("baseline_cnn ours s0" in line for line in said)  # the worst on the test images
+    assert "Among the others, 0 of 15 differences are findings" in text
+
+
 def test_times_of_two_machines_share_no_figure(make_run, noise):
     runs = [make_run(time=t, seed=int(t), epochs=int(t) + 1) for t in "1234"]  # the last: no time
     for run, processor in zip(runs[:3], ("slow", "fast", "slow"), strict=True):

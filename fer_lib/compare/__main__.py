@@ -42,8 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
             run.require_finished()
         faces = load_faces(runs[0].results["dataset"], options.data_dir)
         tests = paired_tests(runs, faces)  # refuses runs of other data
-        print(markdown(leaderboard(runs)[list(SHOWN)]))
-        print(*sentences(tests), marks(runs, faces), sep="\n")
+        table = leaderboard(runs)
+        print(markdown(table[list(SHOWN)]))
+        print(*sentences(tests, table["valid_accuracy"].idxmax()), marks(runs, faces), sep="\n")
     except InputError as error:
         parser.error(str(error))
 
