@@ -27,6 +27,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 ORDER = (
     "files",
+    "markdown",
     "colab",
     "labels",
     "data",
@@ -201,6 +202,7 @@ def test_every_imported_package_is_required():
         ("fer_lib", {"torch", "timm", "transformers", "numpy"}),
         ("fer_lib.data", {"timm", "transformers", "sklearn"}),
         ("fer_lib.colab", {"torch", "numpy"}),
+        ("fer_lib.predict", {"matplotlib", "pandas", "scipy"}),
     ],
 )
 def test_import_stays_light(module, absent):

@@ -17,7 +17,7 @@ from fer_lib.compare.paired import paired_tests, sentences
 from fer_lib.compare.scores import leaderboard
 from fer_lib.data import load_faces
 from fer_lib.files import InputError
-from fer_lib.kept import markdown
+from fer_lib.markdown import markdown
 from fer_lib.runs import Run
 
 SHOWN = ("valid_accuracy", "accuracy", "low", "high", "one_view", "clean_accuracy", "macro_f1")
