@@ -37,7 +37,7 @@ from fer_lib.compare.answers import Answers, read_answers
 from fer_lib.compare.claims import claims_table
 from fer_lib.compare.copies import inflation
 from fer_lib.compare.cost import BATCHES, costs
-from fer_lib.compare.names import marks, short_names
+from fer_lib.compare.names import marks, named
 from fer_lib.compare.paired import agreement, letters, pair_test, pair_up, sentences
 from fer_lib.compare.scores import (
     by_test_set,
@@ -72,11 +72,11 @@ def comparison(
         InputError: there are no runs, one was trained on other data, or its predictions are
             missing or of other images.
     """
-    table = leaderboard(runs)
-    by_name = dict(zip(short_names(runs), runs, strict=True))
-    ranked = {name: by_name[name] for name in table.index}
+    called = named(runs)
+    table = leaderboard(called)
+    ranked = {name: called[name] for name in table.index}
     runs = list(ranked.values())
-    answers = read_answers(runs, faces)
+    answers = read_answers(ranked, faces)
     tested = list(table.index[table["headline"]])
     tests = pair_up(answers.of(tested))
     kappa, equal = agreement(answers)
@@ -111,7 +111,7 @@ def comparison(
         },
         "ensemble": ensemble(answers) if len(runs) > 1 else None,
         "inflation": records(inflation(answers)),
-        "costs": records(costs(runs)),
+        "costs": records(costs(ranked)),
         "claims": records(claims_table(every or runs, refinement).set_index("system")),
     }
 
