@@ -11,23 +11,20 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from fer_lib.compare import (
-    agreement,
     best_on_validation,
     by_test_set,
     leaderboard,
-    letters,
     marks,
     paired_tests,
     read_answers,
     records,
     sentences,
     short_names,
-    system_names,
-    systems,
 )
 from fer_lib.compare.answers import Answers
-from fer_lib.compare.names import settings
-from fer_lib.compare.paired import pair_up
+from fer_lib.compare.names import settings, system_names
+from fer_lib.compare.paired import agreement, letters, pair_up
+from fer_lib.compare.scores import systems
 from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.data.ferplus import majority
 from fer_lib.data.sample import make_sample

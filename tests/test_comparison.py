@@ -13,26 +13,20 @@ from matplotlib.transforms import Bbox
 
 from fer_lib import plots
 from fer_lib.compare import (
-    CLAIMS,
-    best_subset,
-    claims_table,
     comparison,
-    costs,
-    ensemble,
     ensemble_sentence,
     figures,
-    inflation,
     known_refinement,
     read_answers,
-    soft_vote,
     timed,
     write_comparison,
 )
 from fer_lib.compare.__main__ import main
-from fer_lib.compare.claims import NOT_RUN
-from fer_lib.compare.copies import expected
-from fer_lib.compare.cost import macs
+from fer_lib.compare.claims import CLAIMS, NOT_RUN, claims_table
+from fer_lib.compare.copies import expected, inflation
+from fer_lib.compare.cost import costs, macs
 from fer_lib.compare.tables import tables
+from fer_lib.compare.voting import best_subset, ensemble, soft_vote
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import mcnemar
 from fer_lib.files import InputError, read_json, write_json

@@ -11,6 +11,7 @@ from fer_lib.evaluate import abstention, calibration
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.models import MODULES
+from fer_lib.plots.style import MODEL_STYLES, OTHER
 
 
 @pytest.fixture
@@ -223,19 +224,19 @@ def test_answers_stand_above_their_faces(rng, votes):
 
 
 def test_every_model_has_a_style_of_its_own_in_the_order_of_the_models():
-    assert list(plots.MODEL_STYLES) == list(MODULES)
-    styles = [*plots.MODEL_STYLES.values(), plots.OTHER]
+    assert list(MODEL_STYLES) == list(MODULES)
+    styles = [*MODEL_STYLES.values(), OTHER]
     for part in ("colour", "marker"):
         assert len({getattr(style, part) for style in styles}) == len(styles)
-    assert len({str(style.dash) for style in plots.MODEL_STYLES.values()}) == len(MODULES)
-    assert plots.model_style("vit_cnn published s1") is plots.MODEL_STYLES["vit_cnn"]
-    assert plots.model_style("ensemble of 3") is plots.OTHER
+    assert len({str(style.dash) for style in MODEL_STYLES.values()}) == len(MODULES)
+    assert plots.model_style("vit_cnn published s1") is MODEL_STYLES["vit_cnn"]
+    assert plots.model_style("ensemble of 3") is OTHER
 
 
 def test_colours_of_emotions_and_of_models_can_be_told_apart():
     for colours in (
         plots.EMOTION_COLOURS.values(),
-        [style.colour for style in plots.MODEL_STYLES.values()],
+        [style.colour for style in MODEL_STYLES.values()],
     ):
         points = np.array([mpl.colors.to_rgb(colour) for colour in colours])
         apart = np.linalg.norm(points[:, None] - points, axis=-1) + np.eye(len(points))
