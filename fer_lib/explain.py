@@ -57,7 +57,7 @@ def record_attention(model: nn.Module, x: Tensor, keep: Callable[[Tensor], Tenso
             # The fused kernel never has the weights in memory.
             undo.callback(setattr, attention, "fused_attn", attention.fused_attn)
             attention.fused_attn = False
-            hook = lambda _, __, weights: kept.append(keep(weights.float()))  # noqa: E731
+            hook = lambda _, __, weights: kept.append(keep(weights.float()))
             undo.enter_context(attention.attn_drop.register_forward_hook(hook))
         vit.forward_features(x)
     return kept

@@ -133,7 +133,7 @@ def results_table(folder: Path) -> pd.DataFrame:
             "python -m fer_lib.kept runs/RUN"
         )
     every = [read_json(path) for path in files]
-    score = lambda results: (results["dataset"], -results["test"]["full"]["accuracy"])  # noqa: E731
+    score = lambda results: (results["dataset"], -results["test"]["full"]["accuracy"])
     every.sort(key=lambda kept: score(kept["results"]))
     return pd.DataFrame(map(_row, every))
 

@@ -381,7 +381,7 @@ def test_figures_of_many_runs_show_one_a_system(make_run, noise):
     runs = [make_run(time=str(10 + n), seed=n % 7, epochs=5 + n // 7) for n in range(14)]
     compared = comparison(runs[:12], noise)
     drawn = figures(compared)
-    rows = lambda made, name: len(made[name].axes[0].get_yticklabels())  # noqa: E731
+    rows = lambda made, name: len(made[name].axes[0].get_yticklabels())
     names = ("accuracies", "recalls", "agreement", "copies")
     assert [rows(drawn, name) for name in names] == [12] * 4
     drawn = figures(comparison(runs, noise))

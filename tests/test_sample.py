@@ -128,7 +128,7 @@ def test_wrong_labels_are_as_many_as_asked_for_and_often_the_neighbour(faces):
 
 
 def test_most_faces_of_each_class_carry_its_label_even_among_many_wrong_ones(monkeypatch):
-    blank = lambda truth, *_, **__: np.zeros((len(truth), 1, 48, 48), np.uint8)  # noqa: E731
+    blank = lambda truth, *_, **__: np.zeros((len(truth), 1, 48, 48), np.uint8)
     monkeypatch.setattr(sample, "draw", blank)  # the labels alone are looked at
     faces = make_sample(3000, wrong=0.2)
     counts = np.zeros((7, 7), int)

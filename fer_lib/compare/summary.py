@@ -174,7 +174,7 @@ def figures(compared: dict[str, Any]) -> dict[str, Figure]:
     headline run of each system.
     """
     mark, compared = compared["mark"], fewer(compared)
-    frame = lambda key: pd.DataFrame(compared[key]).replace({None: np.nan})  # noqa: E731
+    frame = lambda key: pd.DataFrame(compared[key]).replace({None: np.nan})
     same = compared["agreement"]
     kappa = pd.DataFrame(same["kappa"], same["names"], same["names"])
     made = {
@@ -208,7 +208,7 @@ def fewer(compared: dict[str, Any]) -> dict[str, Any]:
         return compared
     same = compared["agreement"]
     rows = [number for number, name in enumerate(same["names"]) if name in shown]
-    square = lambda key: [[same[key][i][j] for j in rows] for i in rows]  # noqa: E731
+    square = lambda key: [[same[key][i][j] for j in rows] for i in rows]
     return compared | {
         "test_sets": [row for row in compared["test_sets"] if row["model"] in shown],
         "recall": {name: row for name, row in compared["recall"].items() if name in shown},

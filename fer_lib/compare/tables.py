@@ -109,7 +109,7 @@ def _beside(row: dict[str, Any], part: str) -> str:
 
 
 def _cost(row: dict[str, Any]) -> dict[str, str]:
-    time = lambda value: "" if value is None else f"{value:.3g}"  # noqa: E731
+    time = lambda value: "" if value is None else f"{value:.3g}"
     return {
         "run": row["name"],
         "input": row["input"],
