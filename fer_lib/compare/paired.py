@@ -15,7 +15,7 @@ from fer_lib.runs import Run
 LEVEL = 0.05
 """Largest corrected p value of a difference that counts as a finding."""
 
-MANY = 15
+MANY_PAIRS = 15
 """Paired tests up to which there is a sentence for each: those of six runs."""
 
 BESIDE = {"clean": "clean", "majority": "ferplus_majority"}
@@ -137,11 +137,11 @@ def agreement(answers: Answers) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def sentences(tests: pd.DataFrame, best: str | None = None) -> list[str]:
-    """What each paired test allows one to say; of more than `MANY`, those of the run `best`."""
+    """What each paired test allows one to say; of over `MANY_PAIRS`, those of the run `best`."""
     if tests.empty:
         return ["There is one run or system only, so nothing to compare it with."]
     shown, rest = tests, tests[:0]
-    if best and len(tests) > MANY:
+    if best and len(tests) > MANY_PAIRS:
         about = (tests["a"] == best) | (tests["b"] == best)
         shown, rest = tests[about], tests[~about]
     said = []

@@ -170,7 +170,7 @@ def figures(compared: dict[str, Any]) -> dict[str, Figure]:
     """Every figure of a comparison by name, from what `comparison` gives or its file holds.
 
     They are `FIGURES`: with several runs `ensemble`; where times were measured `cost_time`, of the
-    device that most runs were measured on. Of more than `MANY` runs the first four show the
+    device that most runs were measured on. Of more than `MANY_RUNS` runs the first four show the
     headline run of each system.
     """
     mark, compared = compared["mark"], fewer(compared)
@@ -197,14 +197,14 @@ def figures(compared: dict[str, Any]) -> dict[str, Figure]:
     return made
 
 
-MANY = 12
+MANY_RUNS = 12
 """Runs up to which figures show each of them: a page has no room for more rows."""
 
 
 def fewer(compared: dict[str, Any]) -> dict[str, Any]:
-    """The comparison, where it is of more than `MANY` runs without those that are no headline."""
+    """The comparison, where it is of over `MANY_RUNS` runs without those that are no headline."""
     shown = {row["name"] for row in compared["runs"] if row["headline"]}
-    if len(compared["runs"]) <= MANY:
+    if len(compared["runs"]) <= MANY_RUNS:
         return compared
     same = compared["agreement"]
     rows = [number for number, name in enumerate(same["names"]) if name in shown]
