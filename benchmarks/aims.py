@@ -8,7 +8,7 @@ import wanted
 from schedule import RESULTS, kept_results
 
 from fer_lib.files import read_json
-from fer_lib.kept import markdown
+from fer_lib.markdown import markdown
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from PIL import Image
 
 from fer_lib.data.faceset import FaceSet, load, save
 from fer_lib.data.folders import read as read_folders
+from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.layouts import recognise
-from fer_lib.data.sample import make_sample, write_layout
+from fer_lib.data.sample import make_sample
 from fer_lib.data.tables import read_table
 
 Ways = dict[str, Callable[[], np.ndarray]]

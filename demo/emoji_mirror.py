@@ -15,12 +15,13 @@ from PIL import Image
 from streamlit_webrtc import VideoProcessorBase, webrtc_streamer
 
 from fer_lib import cards
+from fer_lib.data.drawing import draw
 from fer_lib.data.pictures import read_picture
-from fer_lib.data.sample import draw
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
-from fer_lib.mirror import Mirror, View, model_at_hand, models_at_hand
+from fer_lib.mirror import Mirror, View
 from fer_lib.predict import Predictor
+from fer_lib.predict.at_hand import model_at_hand, models_at_hand
 from fer_lib.predict.faces import Detector, make_detector
 from fer_lib.predict.outputs import draw_faces
 

@@ -18,11 +18,12 @@ from gradio.data_classes import ImageData
 from PIL import Image
 
 from fer_lib import cards, explain, plots
+from fer_lib.data.drawing import draw
 from fer_lib.data.pictures import read_picture
-from fer_lib.data.sample import draw
 from fer_lib.files import InputError, end_as_interrupted
-from fer_lib.mirror import Follower, model_at_hand, models_at_hand
+from fer_lib.mirror import Follower
 from fer_lib.predict import Face, Predictor
+from fer_lib.predict.at_hand import model_at_hand, models_at_hand
 from fer_lib.predict.faces import Detector, make_detector
 from fer_lib.predict.outputs import draw_faces
 

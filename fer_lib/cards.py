@@ -20,7 +20,8 @@ from fer_lib.plots import EMOTION_COLOURS
 
 COLOURS = {name: to_hex(colour) for name, colour in EMOTION_COLOURS.items()}
 
-GAP = 0.6  # seconds without a face from which a band is broken
+SECONDS = 10  # of a band
+GAP = 0.6  # seconds without a face from which it is broken
 
 STYLE = """<style>
 .fer-card { text-align: center; }
@@ -96,35 +97,32 @@ def bars(probabilities: Mapping[str, float]) -> str:
     return f'<div class="fer-bars">{"".join(rows)}</div>'
 
 
-def band(
-    history: Sequence[tuple[float, Mapping[str, float]]], *, seconds: float = 10, gap: float = GAP
-) -> str:
-    """Probabilities over the last seconds, one upon the other up to 1, in the colours of the bars.
+def band(history: Sequence[tuple[float, Mapping[str, float]]], *, gap: float = GAP) -> str:
+    """Probabilities over the last `SECONDS`, one upon the other up to 1, in the bars' colours.
 
     Args:
         history: (seconds before now, at most 0, probabilities by class), oldest first.
-        seconds: width of the picture.
         gap: from so many seconds without a face on, the band is broken.
     """
     history = history[:: 1 + len(history) // 120]  # about one a pixel or two
     ends = [i for i, (a, b) in enumerate(pairwise(history), 1) if b[0] - a[0] > gap]
     pieces = [history[a:b] for a, b in pairwise([0, *ends, len(history)])]
-    areas = "".join(area for piece in pieces if len(piece) > 1 for area in stacked(piece, seconds))
+    areas = "".join(area for piece in pieces if len(piece) > 1 for area in stacked(piece))
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {100 * seconds} 100" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {100 * SECONDS} 100" '
         f'preserveAspectRatio="none">{areas}</svg>'
     )
     # As an image, because Streamlit takes inline SVG out of HTML.
     return (
-        f'<img class="fer-band" alt="the last {seconds:g} seconds" '
+        f'<img class="fer-band" alt="the last {SECONDS} seconds" '
         f'src="data:image/svg+xml,{quote(svg)}">'
-        f'<div class="fer-axis"><span>{seconds:g} s ago</span><span>now</span></div>'
+        f'<div class="fer-axis"><span>{SECONDS} s ago</span><span>now</span></div>'
     )
 
 
-def stacked(piece: Sequence[tuple[float, Mapping[str, float]]], seconds: float) -> list[str]:
+def stacked(piece: Sequence[tuple[float, Mapping[str, float]]]) -> list[str]:
     """Areas of a piece of the history without a gap, one a class."""
-    x = [100 * max(0.0, seconds + moment) for moment, _ in piece]
+    x = [100 * max(0.0, SECONDS + moment) for moment, _ in piece]
     low, areas = [100.0] * len(piece), []
     for name in piece[0][1]:
         high = [y - 100 * values[name] for y, (_, values) in zip(low, piece, strict=True)]

@@ -21,16 +21,14 @@ import pandas as pd
 
 from fer_lib.config import TrainConfig
 from fer_lib.evaluate import load_predictions, save_predictions
-from fer_lib.files import InputError, read_json, replacing, write_json
+from fer_lib.files import InputError, read_json, write_json
+from fer_lib.markdown import around_table, write_table
 from fer_lib.models.weights import FILES
 from fer_lib.networks import label
 from fer_lib.pretrain.folder import pretraining_of
 from fer_lib.provenance import public_command, public_path, short
 from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run, runs_folder, write_metrics
-
-START, END = "<!-- results -->", "<!-- /results -->"
-"""The lines of a README between which its table stands."""
 
 SHORT = (
     *("model", "data", "test accuracy (95 %)", "one view", "clean test", "validation", "recipe"),
@@ -135,7 +133,7 @@ def results_table(folder: Path) -> pd.DataFrame:
             "python -m fer_lib.kept runs/RUN"
         )
     every = [read_json(path) for path in files]
-    score = lambda results: (results["dataset"], -results["test"]["full"]["accuracy"])  # noqa: E731
+    score = lambda results: (results["dataset"], -results["test"]["full"]["accuracy"])
     every.sort(key=lambda kept: score(kept["results"]))
     return pd.DataFrame(map(_row, every))
 
@@ -186,51 +184,6 @@ def _setting(train: dict[str, Any]) -> list[str]:
     now = train_config(train)
     gone = [f"{key}={value}" for key, value in train.items() if key not in now.to_dict() and value]
     return changed_settings(now) + gone
-
-
-def around_table(readme: Path) -> tuple[str, str]:
-    """What stands before and after the two markers of a README.
-
-    Raises:
-        InputError: the README is missing, or has not the two markers, once each and in order.
-    """
-    try:
-        text = readme.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{readme} does not exist: run from the root of the repository") from None
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end) or START in rest or END in before + after:
-        raise InputError(
-            f"{readme} must have the lines {START} and {END}, once each and in this order: put "
-            "them where the table belongs"
-        )
-    return before, after
-
-
-def write_table(readme: Path, table: pd.DataFrame) -> None:
-    """Put a table, whose first column is its index, between the two markers of a README.
-
-    Raises:
-        InputError: see `around_table`.
-    """
-    before, after = around_table(readme)
-    with replacing(readme) as temporary:
-        text = markdown(table.set_index(table.columns[0]))
-        temporary.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table with its index; floats with four digits, an empty cell for none."""
-    cells = [[table.index.name or "", *table.columns], ["---"] * (1 + table.shape[1])]
-    cells += [[index, *row] for index, *row in table.itertuples()]
-    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in cells)
-
-
-def _cell(value: Any) -> str:
-    if pd.isna(value):
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,17 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from PIL import Image
 
-from fer_lib.files import InputError
 from fer_lib.labels import EMOJI
 from fer_lib.predict import Face, Predictor
-from fer_lib.predict.faces import Detector
 from fer_lib.predict.outputs import draw_faces
-from fer_lib.runs import list_runs, runs_folder
 
 SAME = 0.3  # overlap from which on faces of two frames are one person's
 STALE = 2.0  # seconds without a new frame after which a view is old
@@ -234,33 +230,3 @@ def overlap(one: Face, other: Face) -> float:
     height = min(y + h, v + q) - max(y, v)
     shared = max(width, 0) * max(height, 0)
     return shared / (w * h + p * q - shared)
-
-
-def models_at_hand(detector: Detector) -> dict[str, Callable[[], Predictor]]:
-    """What loads each model that a page offers, by a name for people.
-
-    The default, then the finished runs that have their weights, the newest first, then what was
-    exported into the folder of runs (`--export runs/NAME.onnx` of `python -m fer_lib.predict`).
-
-    Args:
-        detector: finds the faces for all of them.
-    """
-    choices: dict[str, Callable[[], Predictor]] = {
-        "the default model": partial(Predictor.default, detector=detector)
-    }
-    for run in reversed(list_runs()):
-        if (run.folder / "best.safetensors").exists():
-            mark = run.config["data"]["mark"]
-            name = f"{run.name}, {mark}" if mark else run.name
-            choices[name] = partial(Predictor.from_run, run, detector=detector)
-    for path in sorted(runs_folder().glob("*.onnx")):
-        choices[path.name] = partial(Predictor.from_file, path, detector=detector)
-    return choices
-
-
-def model_at_hand(name: str, detector: Detector) -> Predictor:
-    """One of `models_at_hand`, loaded; InputError where it is no longer there."""
-    known = models_at_hand(detector)
-    if name not in known:
-        raise InputError(f"the model {name} is no longer there: choose another, or reload the page")
-    return known[name]()

@@ -3,11 +3,14 @@
 import argparse
 import ast
 import json
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from fer_lib.config import PRESETS
+from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.files import InputError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 APART = ("model", "name", "recipe", "preset")
 """What names the recipe that settings change, and is no such setting."""
@@ -77,3 +80,19 @@ def parse_setting(text: str) -> tuple[str, Any]:
         except (ValueError, SyntaxError, TypeError):  # the last where a key is a list
             pass
     return name, value
+
+
+def side_by_side(configs: Mapping[Hashable, TrainConfig]) -> "DataFrame":
+    """The settings in which some trainings differ, as text: a row each, and a column a training.
+
+    Those of the augmentation have rows of their own; what names the recipe is left out.
+
+    Args:
+        configs: by the titles of the columns.
+    """
+    import pandas as pd  # a second of time, which a prediction can do without
+
+    settings = {title: config.to_dict() for title, config in configs.items()}
+    columns = {title: every | every.pop("augmentation") for title, every in settings.items()}
+    table = pd.DataFrame(columns, dtype=object).drop(["model", "recipe", "preset"]).map(str)
+    return table[table.nunique(axis=1) > 1]

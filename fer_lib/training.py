@@ -176,7 +176,9 @@ def write_results(
     if one_view:
         parts = {split: evaluate(faces, one_view, split)["full"] for split in ("valid", "test")}
         results["one_view"] = {split: part["accuracy"] for split, part in parts.items()}
-    plots.learning_curves(rows, run.folder, mark=mark)
+    for name in ("loss", "accuracy"):
+        figure = plots.learning_curve(rows, name, mark=mark)
+        plots.save(figure, run.folder / f"{name}_curve.png")
     figure = plots.confusion_matrix(test["full"]["confusion"], faces.classes, mark=mark)
     plots.save(figure, run.folder / "confusion_matrix.png")
     write_json(run.folder / "results.json", results)

@@ -185,7 +185,7 @@ def three_runs(make_run) -> list[Run]:
 @pytest.fixture
 def undrawn_runs():
     """Trainings without their figures, which take most of the time of a short one."""
-    drawn = dict.fromkeys(("learning_curves", "confusion_matrix", "save"), lambda *_, **__: None)
+    drawn = dict.fromkeys(("learning_curve", "confusion_matrix", "save"), lambda *_, **__: None)
     with pytest.MonkeyPatch.context() as patch:  # of its own: some tests undo theirs
         patch.setattr("fer_lib.training.plots", SimpleNamespace(**drawn))
         yield

@@ -12,7 +12,8 @@ from PIL import Image
 
 from fer_lib.data import load_faces
 from fer_lib.data.folders import walk
-from fer_lib.data.sample import make_sample, write_layout
+from fer_lib.data.layout_writers import write_layout
+from fer_lib.data.sample import make_sample
 
 PIXELS = " ".join(["7"] * 2304)
 HEADER = "emotion,pixels,Usage"

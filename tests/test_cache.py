@@ -10,7 +10,8 @@ import pytest
 
 from fer_lib.data import acquire, load_faces, loading
 from fer_lib.data.faceset import fingerprint
-from fer_lib.data.sample import make_sample, write_layout
+from fer_lib.data.layout_writers import write_layout
+from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError, read_json
 
 MUTE = {"say": lambda line: None}

@@ -46,7 +46,7 @@ def areas(html: str) -> list[list[tuple[float, float]]]:
 def test_a_band_fills_its_height_and_breaks_where_there_was_no_face():
     p = {"happy": 0.25, "sad": 0.75}
     history = [(moment / 10, p) for moment in (*range(-90, -50), *range(-20, 1))]
-    drawn = areas(cards.band(history, seconds=10))
+    drawn = areas(cards.band(history))
     assert len(drawn) == 4  # two classes before the gap, two after it
     first, second = drawn[:2]
     assert {y for _, y in first} == {100, 75}

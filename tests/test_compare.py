@@ -10,23 +10,20 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from fer_lib.compare import (
-    agreement,
     best_on_validation,
     by_test_set,
     leaderboard,
-    letters,
     marks,
     paired_tests,
     read_answers,
     records,
     sentences,
     short_names,
-    system_names,
-    systems,
 )
 from fer_lib.compare.answers import Answers
-from fer_lib.compare.names import settings
-from fer_lib.compare.paired import pair_up
+from fer_lib.compare.names import settings, system_names
+from fer_lib.compare.paired import agreement, letters, pair_up
+from fer_lib.compare.scores import systems
 from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.data.ferplus import majority
 from fer_lib.data.sample import make_sample
@@ -172,18 +169,19 @@ def test_without_the_mirror_image_the_accuracy_stands_beside(three_runs):
     assert np.isnan(leaderboard([Run(run.folder)])["one_view"].item())
 
 
-def test_of_many_tests_only_those_of_the_best_run_are_said():
+def test_of_many_tests_only_those_of_a_given_run_are_said():
     names = [f"m{i}" for i in range(8)]
     rows = [
         {"a": a, "b": b, "difference": 0.1 * (j - i), "only_a": 1, "only_b": 0, "p": 0.01,
          "p_holm": 0.02 if i == 1 else 0.2, "finding": i == 1}
         for i, a in enumerate(names) for j, b in enumerate(names) if i < j
     ]  # fmt: skip
-    said = sentences(pd.DataFrame(rows))
+    said = sentences(pd.DataFrame(rows), "m2")
     assert len(said) == 8
-    assert all(line.startswith("m0 and m") for line in said[:7])
-    assert said[-1] == "Among the others, 6 of 21 differences are findings; the table has them."
-    assert len(sentences(pd.DataFrame(rows[:3]))) == 3
+    assert all("m2" in line for line in said[:7])
+    assert said[-1] == "Among the others, 5 of 21 differences are findings; the table has them."
+    assert len(sentences(pd.DataFrame(rows[:3]), "m2")) == 3
+    assert len(sentences(pd.DataFrame(rows))) == len(rows)
 
 
 @pytest.mark.parametrize("model", ["baseline_cnn", "attention_cnn"])

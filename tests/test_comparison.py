@@ -13,26 +13,20 @@ from matplotlib.transforms import Bbox
 
 from fer_lib import plots
 from fer_lib.compare import (
-    CLAIMS,
-    best_subset,
-    claims_table,
     comparison,
-    costs,
-    ensemble,
     ensemble_sentence,
     figures,
-    inflation,
     known_refinement,
     read_answers,
-    soft_vote,
     timed,
     write_comparison,
 )
 from fer_lib.compare.__main__ import main
-from fer_lib.compare.claims import NOT_RUN
-from fer_lib.compare.copies import expected
-from fer_lib.compare.cost import macs
+from fer_lib.compare.claims import CLAIMS, NOT_RUN, claims_table
+from fer_lib.compare.copies import expected, inflation
+from fer_lib.compare.cost import costs, macs
 from fer_lib.compare.tables import tables
+from fer_lib.compare.voting import best_subset, ensemble, soft_vote
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import mcnemar
 from fer_lib.files import InputError, read_json, write_json
@@ -257,6 +251,22 @@ def test_the_command_line_prints_scores_and_what_the_tests_say(
     assert "is unfinished: train it to its end first" in capsys.readouterr().err
 
 
+def test_of_many_runs_the_command_line_compares_the_best_on_validation(
+    make_run, noise, monkeypatch, capsys
+):
+    monkeypatch.setattr("fer_lib.compare.__main__.load_faces", lambda *_: noise)
+    runs = [
+        make_run(slice(0, 50 - number), valid=0.7 - 0.01 * number, time=str(number), seed=number)
+        for number in range(7)
+    ]
+    main([str(run.folder) for run in runs])
+    text = capsys.readouterr().out
+    said = [line for line in text.splitlines() if "finding." in line]
+    assert len(said) == 6
+    assert all("baseline_cnn ours s0" in line for line in said)  # the worst on the test images
+    assert "Among the others, 0 of 15 differences are findings" in text
+
+
 def test_times_of_two_machines_share_no_figure(make_run, noise):
     runs = [make_run(time=t, seed=int(t), epochs=int(t) + 1) for t in "1234"]  # the last: no time
     for run, processor in zip(runs[:3], ("slow", "fast", "slow"), strict=True):
@@ -371,7 +381,7 @@ def test_figures_of_many_runs_show_one_a_system(make_run, noise):
     runs = [make_run(time=str(10 + n), seed=n % 7, epochs=5 + n // 7) for n in range(14)]
     compared = comparison(runs[:12], noise)
     drawn = figures(compared)
-    rows = lambda made, name: len(made[name].axes[0].get_yticklabels())  # noqa: E731
+    rows = lambda made, name: len(made[name].axes[0].get_yticklabels())
     names = ("accuracies", "recalls", "agreement", "copies")
     assert [rows(drawn, name) for name in names] == [12] * 4
     drawn = figures(comparison(runs, noise))

@@ -18,7 +18,8 @@ from PIL import Image
 
 from fer_lib import cards
 from fer_lib.data import load_faces
-from fer_lib.data.sample import draw, make_sample
+from fer_lib.data.drawing import draw
+from fer_lib.data.sample import make_sample
 from fer_lib.labels import EMOJI, EMOTIONS
 from fer_lib.predict import Predictor
 from fer_lib.predict.faces import make_detector

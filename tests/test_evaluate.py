@@ -13,15 +13,14 @@ from fer_lib.data.audit import clean_test_ids
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import (
     Predictions,
-    bootstrap,
     evaluate,
     halved,
     holm,
     load_predictions,
     mcnemar,
-    metrics,
     save_predictions,
 )
+from fer_lib.evaluate.scores import bootstrap, metrics
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS, EMOTIONS_8, VOTES
 

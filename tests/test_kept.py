@@ -14,16 +14,8 @@ from fer_lib.config import PRESETS
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, evaluate, load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, write_json
-from fer_lib.kept import (
-    END,
-    KEPT,
-    START,
-    keep_results,
-    main,
-    results_table,
-    train_config,
-    write_table,
-)
+from fer_lib.kept import KEPT, keep_results, main, results_table, train_config
+from fer_lib.markdown import END, START, write_table
 from fer_lib.provenance import public_command, training_command
 from fer_lib.recipes import RECIPES, recipe
 from fer_lib.runs import Run

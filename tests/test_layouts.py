@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from fer_lib.data import acquire, counts, load_faces
+from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.layouts import recognise
-from fer_lib.data.sample import make_sample, write_layout
+from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS_8
 

@@ -1,14 +1,11 @@
 """The smoothing of probabilities in time, the face that is followed, and frames in and out."""
 
-import json
 import math
-import shutil
 
 import numpy as np
 import pytest
 
-from fer_lib.files import InputError, write_json
-from fer_lib.mirror import Follower, Mirror, Smoother, follow, model_at_hand, models_at_hand
+from fer_lib.mirror import Follower, Mirror, Smoother, follow
 from fer_lib.predict import Face
 from fer_lib.predict.faces import Box
 
@@ -201,31 +198,3 @@ def test_slow_frames_have_a_rate_and_are_not_stale_before_the_next():
     assert not mirror.stale
     now[0] += 2
     assert mirror.stale
-
-
-def test_models_at_hand_are_runs_with_weights_and_exported_files(make_run, fer_home):
-    for time, weights in (("20260101-000001", True), ("20260101-000002", False)):
-        folder = make_run(time=time).folder
-        config = json.loads((folder / "config.json").read_text())
-        config["data"] |= {"dataset": "noise", "mark": "sample data"}
-        write_json(folder / "config.json", config)
-        if weights:
-            (folder / "best.safetensors").touch()
-        shutil.move(folder, fer_home / "runs" / folder.name)
-    other = shutil.copytree(
-        fer_home / "runs/20260101-000001_baseline_cnn_noise_s0",
-        fer_home / "runs/20260101-000001_baseline_cnn_noise_s1",
-    )
-    (fer_home / "runs/small.onnx").touch()
-    assert list(models_at_hand(detector=None)) == [
-        "the default model",
-        f"{other.name}, sample data",
-        "20260101-000001_baseline_cnn_noise_s0, sample data",
-        "small.onnx",
-    ]
-
-
-def test_without_runs_the_default_model_is_at_hand():
-    assert list(models_at_hand(detector=None)) == ["the default model"]
-    with pytest.raises(InputError, match=r"the model small.onnx is no longer there: choose"):
-        model_at_hand("small.onnx", None)

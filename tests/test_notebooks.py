@@ -17,7 +17,8 @@ import pytest
 
 from fer_lib import plots
 from fer_lib.compare import figures
-from fer_lib.data.sample import make_sample, write_layout
+from fer_lib.data.layout_writers import write_layout
+from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
 from fer_lib.stages import STAGES, TRAININGS
@@ -274,7 +275,7 @@ def test_every_printed_number_of_the_sample_says_so(executed):
 def test_no_crop_of_a_picture_of_ones_own_is_kept(tmp_path):
     from PIL import Image
 
-    from fer_lib.data.sample import draw
+    from fer_lib.data.drawing import draw
 
     for folder in ("one", "two"):  # of one name
         (tmp_path / folder).mkdir()

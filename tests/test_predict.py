@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fer_lib.files import InputError, write_json
 from fer_lib.labels import EMOJI, EMOTIONS, EMOTIONS_8
 from fer_lib.models import create_model
 from fer_lib.predict import Predictor
+from fer_lib.predict.at_hand import model_at_hand, models_at_hand
 from fer_lib.predict.description import Description, describe, tempered
 from fer_lib.predict.faces import Box, Found
 from fer_lib.recipes import recipe
@@ -290,3 +292,31 @@ def test_the_default_weights_know_faces(capsys):
     happy = draw(np.full(20, 3), 0, rough=0.3)
     answers = predictor([face[0] for face in happy], faces="whole")
     assert sum(face.expression == "happy" for (face,) in answers) > 10
+
+
+def test_models_at_hand_are_runs_with_weights_and_exported_files(make_run, fer_home):
+    for time, weights in (("20260101-000001", True), ("20260101-000002", False)):
+        folder = make_run(time=time).folder
+        config = json.loads((folder / "config.json").read_text())
+        config["data"] |= {"dataset": "noise", "mark": "sample data"}
+        write_json(folder / "config.json", config)
+        if weights:
+            (folder / "best.safetensors").touch()
+        shutil.move(folder, fer_home / "runs" / folder.name)
+    other = shutil.copytree(
+        fer_home / "runs/20260101-000001_baseline_cnn_noise_s0",
+        fer_home / "runs/20260101-000001_baseline_cnn_noise_s1",
+    )
+    (fer_home / "runs/small.onnx").touch()
+    assert list(models_at_hand(detector=None)) == [
+        "the default model",
+        f"{other.name}, sample data",
+        "20260101-000001_baseline_cnn_noise_s0, sample data",
+        "small.onnx",
+    ]
+
+
+def test_without_runs_the_default_model_is_at_hand():
+    assert list(models_at_hand(detector=None)) == ["the default model"]
+    with pytest.raises(InputError, match=r"the model small.onnx is no longer there: choose"):
+        model_at_hand("small.onnx", None)

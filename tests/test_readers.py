@@ -11,7 +11,8 @@ from PIL import Image
 
 from fer_lib.data import load_faces
 from fer_lib.data.ferplus import keep_majority, majority, soft_targets
-from fer_lib.data.sample import make_sample, write_layout
+from fer_lib.data.layout_writers import write_layout
+from fer_lib.data.sample import make_sample
 from fer_lib.data.tables import decode
 from fer_lib.files import InputError, home
 from fer_lib.labels import EMOTIONS, EMOTIONS_8, VOTES

@@ -18,8 +18,8 @@ from fer_lib.data import load_faces
 from fer_lib.data.copies import copy_groups
 from fer_lib.data.counts import FER2013, TOTALS
 from fer_lib.data.ferplus import read_votes
-from fer_lib.data.layout_writers import LONG_NAMES
-from fer_lib.data.sample import write_layout
+from fer_lib.data.layout_writers import write_layout
+from fer_lib.data.layouts import LONG_NAMES
 from fer_lib.data.tables import read_table
 from fer_lib.models import create_model
 from fer_lib.predict import Predictor

@@ -11,7 +11,7 @@ from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
 from fer_lib.recipes import RECIPES, changed_settings, recipe
-from fer_lib.settings import add_arguments, own_changes, parse_settings, several
+from fer_lib.settings import add_arguments, own_changes, parse_settings, several, side_by_side
 
 
 @pytest.mark.parametrize("model", MODULES)
@@ -201,3 +201,14 @@ def test_frozen_layers_thaw_one_by_one_from_the_last():
 
 def test_augmentation_default_draws_nothing():
     assert Augmentation() == TrainConfig("baseline_cnn").augmentation
+
+
+def test_side_by_side_stand_the_settings_in_which_trainings_differ():
+    plain = recipe("vit_cnn", "ours", "sample", seed=3)
+    milder = replace(plain.augmentation, rotate=3)
+    other = replace(plain, lr=0.5, recipe="published", augmentation=milder)
+    table = side_by_side({"one": plain, "other": other})
+    assert sorted(table.index) == ["lr", "rotate"]
+    assert table["other"].to_dict() == {"lr": "0.5", "rotate": "3"}
+    assert side_by_side({"one": plain, "again": plain}).empty
+    assert side_by_side({("a", "b"): plain, ("a", "c"): other}).columns.nlevels == 2

@@ -243,12 +243,12 @@ def test_the_surest_changes_are_looked_at_first():
     voters = ballots("ddd", "ffd", "dad")
     result = rules.majority(voters, codes("aaa"), ABC)
     assert worth.worth_a_look(voters, codes("aaa"), result).tolist() == [2, 0]
-    table = worth.voters_table(voters, codes("adf"), None, ABC)
+    table = worth.voters_table(voters, codes("adf"), None)
     assert table.loc["v2"].to_dict() == {"votes": 3, "abstains": 0, "label": 0}
     assert table["votes"].dtype.kind == "i"  # counts, not shares
     votes = np.zeros((3, len(VOTES)), np.float32)
     votes[[0, 1], [VOTES.index("disgust"), VOTES.index("fear")]] = 10
-    table = worth.voters_table(ballots("d-d"), codes("adf"), votes, ABC)
+    table = worth.voters_table(ballots("d-d"), codes("adf"), votes)
     assert table.loc["v0"].to_dict() == {"votes": 2, "abstains": 1, "label": 0, "annotators": 1}
 
 

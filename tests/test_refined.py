@@ -15,7 +15,8 @@ from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import SPLITS, FaceSet
 from fer_lib.data.refined import Refined, load_refined, refined_path, save_refined
 from fer_lib.data.sample import make_sample
-from fer_lib.evaluate import evaluate, load_predictions, metrics
+from fer_lib.evaluate import evaluate, load_predictions
+from fer_lib.evaluate.scores import metrics
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.learner import Learner

@@ -86,7 +86,7 @@ def refine(faces) -> dict:
         **{"dataset": faces.name, "mark": faces.mark, "fingerprint": faces.fingerprint},
         **{"kappa": 0.5, "voters": ballots.voters, "folds": 3, "students": students, "tests": []},
         "configs": [recipe("baseline_cnn", "ours", "sample").to_dict()] * 3,
-        "voted": worth.voters_table(ballots, labels, votes, classes).to_dict("index"),
+        "voted": worth.voters_table(ballots, labels, votes).to_dict("index"),
         "rules": {r: o.settings for r, o in made.items()},
         "changed": {r: worth.changes(labels, split, o, classes) for r, o in made.items()},
         "against_truth": {r: worth.against_truth(labels, o, truth) for r, o in made.items()},
@@ -195,10 +195,13 @@ def test_a_missing_run_is_an_error_that_names_it(report):
 
 def test_a_missing_part_is_an_error_that_names_file_and_part(report):
     path = report / "results" / "comparison.json"
-    content = read_json(path)
-    del content["inflation"]
-    write_json(path, content)
+    whole = read_json(path)
+    write_json(path, {key: part for key, part in whole.items() if key != "inflation"})
     with pytest.raises(InputError, match=r"comparison\.json lacks 'inflation'"):
+        build(report)
+    del whole["runs"][0]["one_view"]
+    write_json(path, whole)
+    with pytest.raises(InputError, match=r"comparison\.json lacks runs\.one_view: run notebook 10"):
         build(report)
 
 

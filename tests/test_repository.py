@@ -27,6 +27,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 ORDER = (
     "files",
+    "markdown",
     "colab",
     "labels",
     "data",
@@ -205,6 +206,7 @@ def test_every_imported_package_is_required():
         ("fer_lib.predict", {"timm", "transformers"}),
         ("fer_lib.data", {"timm", "transformers", "sklearn"}),
         ("fer_lib.colab", {"torch", "numpy"}),
+        ("fer_lib.predict", {"matplotlib", "pandas", "scipy"}),
     ],
 )
 def test_import_stays_light(module, absent):

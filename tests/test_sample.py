@@ -13,7 +13,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import confusion_matrix
 
 from fer_lib.data import sample
-from fer_lib.data.sample import NEIGHBOUR, draw, make_sample, write_layout
+from fer_lib.data.drawing import draw
+from fer_lib.data.layout_writers import write_layout
+from fer_lib.data.sample import NEIGHBOUR, make_sample
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS, VOTES
 

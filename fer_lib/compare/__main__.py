@@ -17,7 +17,7 @@ from fer_lib.compare.paired import paired_tests, sentences
 from fer_lib.compare.scores import leaderboard
 from fer_lib.data import load_faces
 from fer_lib.files import InputError
-from fer_lib.kept import markdown
+from fer_lib.markdown import markdown
 from fer_lib.runs import Run
 
 SHOWN = ("valid_accuracy", "accuracy", "low", "high", "one_view", "clean_accuracy", "macro_f1")
@@ -42,8 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
             run.require_finished()
         faces = load_faces(runs[0].results["dataset"], options.data_dir)
         tests = paired_tests(runs, faces)  # refuses runs of other data
-        print(markdown(leaderboard(runs)[list(SHOWN)]))
-        print(*sentences(tests), marks(runs, faces), sep="\n")
+        table = leaderboard(runs)
+        print(markdown(table[list(SHOWN)]))
+        print(*sentences(tests, table["valid_accuracy"].idxmax()), marks(runs, faces), sep="\n")
     except InputError as error:
         parser.error(str(error))
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
-from fer_lib.compare.names import short_names
+from fer_lib.compare.names import named
 from fer_lib.device import keep_memory, processes
 from fer_lib.files import read_json, write_json
 from fer_lib.models import create_model
@@ -59,8 +59,8 @@ def _built(model: str, classes: int, options: str) -> tuple[int, tuple[int, ...]
     return macs(network), tuple(network.pretrained_cfg["input_size"])
 
 
-def costs(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run, in order, indexed by `short_names`.
+def costs(runs: Sequence[Run] | Mapping[str, Run]) -> pd.DataFrame:
+    """One row a run, in order, indexed by `short_names` or the names given.
 
     Columns: `model`, `parameters`, `macs` (see `macs`, for one image, without its mirror image),
     `passes` (2 where a prediction asks the mirror image too), `input` (as in "1x48x48"), of the
@@ -68,7 +68,8 @@ def costs(runs: Sequence[Run]) -> pd.DataFrame:
     `device`, `processor` and `threads`; NaN or None where no time was measured. A run without one
     has that of another run of the same network, the newest.
     """
-    networks, times = [], {}
+    networks, times, called = [], {}, named(runs)
+    runs = list(called.values())
     for run in runs:
         config, classes = run.train_config, run.config["data"]["classes"]
         options = json.dumps(config.options, sort_keys=True)
@@ -94,7 +95,7 @@ def costs(runs: Sequence[Run]) -> pd.DataFrame:
                 **{key: measured.get(key) for key in ("device", "processor", "threads")},
             }
         )
-    table = pd.DataFrame(rows, index=pd.Index(short_names(runs), name="name"))
+    table = pd.DataFrame(rows, index=pd.Index(called, name="name"))
     return table.astype({f"ms_{n}": float for n in BATCHES})
 
 
@@ -126,7 +127,7 @@ def measure(run: Run) -> dict[str, Any]:
     times = {}
     for size in BATCHES:
         images = torch.zeros(size, 1, 48, 48, dtype=torch.uint8, device=device)  # as of FER2013
-        call = lambda images=images: probabilities(network, images, prepare).cpu()  # noqa: E731
+        call = lambda images=images: probabilities(network, images, prepare).cpu()
         seconds = min(repeat(call, number=1, repeat=1 + CALLS)[1:])  # the first one warms up
         times[MILLISECONDS.format(size)] = 1000 * seconds / size
     measured = {

@@ -109,5 +109,5 @@ def marks(runs: Sequence[Run], faces: FaceSet) -> str:
     """
     each = [run.results["mark"].split("; ") for run in runs]
     every = dict.fromkeys(part for parts in [[faces.mark], *each] for part in parts if part)
-    shared = lambda part: part == faces.mark or all(part in parts for parts in each)  # noqa: E731
+    shared = lambda part: part == faces.mark or all(part in parts for parts in each)
     return "; ".join(part if shared(part) else f"some {part}" for part in every)

@@ -15,7 +15,7 @@ from fer_lib.runs import Run
 LEVEL = 0.05
 """Largest corrected p value of a difference that counts as a finding."""
 
-MANY = 15
+MANY_PAIRS = 15
 """Paired tests up to which there is a sentence for each: those of six runs."""
 
 BESIDE = {"clean": "clean", "majority": "ferplus_majority"}
@@ -137,18 +137,11 @@ def agreement(answers: Answers) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def sentences(tests: pd.DataFrame, best: str | None = None) -> list[str]:
-    """What each paired test allows one to say; of more than `MANY`, those of one run.
-
-    Args:
-        best: the run; None for the one that is above the others on the test images.
-    """
+    """What each paired test allows one to say; of over `MANY_PAIRS`, those of the run `best`."""
     if tests.empty:
         return ["There is one run or system only, so nothing to compare it with."]
     shown, rest = tests, tests[:0]
-    if len(tests) > MANY:
-        if best is None:
-            won, lost = (tests.groupby(side)["difference"].sum() for side in "ab")
-            best = won.sub(lost, fill_value=0).idxmax()
+    if best and len(tests) > MANY_PAIRS:
         about = (tests["a"] == best) | (tests["b"] == best)
         shown, rest = tests[about], tests[~about]
     said = []

@@ -37,7 +37,7 @@ from fer_lib.compare.answers import Answers, read_answers
 from fer_lib.compare.claims import claims_table
 from fer_lib.compare.copies import inflation
 from fer_lib.compare.cost import BATCHES, costs
-from fer_lib.compare.names import marks, short_names
+from fer_lib.compare.names import marks, named
 from fer_lib.compare.paired import agreement, letters, pair_test, pair_up, sentences
 from fer_lib.compare.scores import (
     by_test_set,
@@ -72,11 +72,11 @@ def comparison(
         InputError: there are no runs, one was trained on other data, or its predictions are
             missing or of other images.
     """
-    table = leaderboard(runs)
-    by_name = dict(zip(short_names(runs), runs, strict=True))
-    ranked = {name: by_name[name] for name in table.index}
+    called = named(runs)
+    table = leaderboard(called)
+    ranked = {name: called[name] for name in table.index}
     runs = list(ranked.values())
-    answers = read_answers(runs, faces)
+    answers = read_answers(ranked, faces)
     tested = list(table.index[table["headline"]])
     tests = pair_up(answers.of(tested))
     kappa, equal = agreement(answers)
@@ -111,7 +111,7 @@ def comparison(
         },
         "ensemble": ensemble(answers) if len(runs) > 1 else None,
         "inflation": records(inflation(answers)),
-        "costs": records(costs(runs)),
+        "costs": records(costs(ranked)),
         "claims": records(claims_table(every or runs, refinement).set_index("system")),
     }
 
@@ -170,11 +170,11 @@ def figures(compared: dict[str, Any]) -> dict[str, Figure]:
     """Every figure of a comparison by name, from what `comparison` gives or its file holds.
 
     They are `FIGURES`: with several runs `ensemble`; where times were measured `cost_time`, of the
-    device that most runs were measured on. Of more than `MANY` runs the first four show the
+    device that most runs were measured on. Of more than `MANY_RUNS` runs the first four show the
     headline run of each system.
     """
     mark, compared = compared["mark"], fewer(compared)
-    frame = lambda key: pd.DataFrame(compared[key]).replace({None: np.nan})  # noqa: E731
+    frame = lambda key: pd.DataFrame(compared[key]).replace({None: np.nan})
     same = compared["agreement"]
     kappa = pd.DataFrame(same["kappa"], same["names"], same["names"])
     made = {
@@ -197,18 +197,18 @@ def figures(compared: dict[str, Any]) -> dict[str, Figure]:
     return made
 
 
-MANY = 12
+MANY_RUNS = 12
 """Runs up to which figures show each of them: a page has no room for more rows."""
 
 
 def fewer(compared: dict[str, Any]) -> dict[str, Any]:
-    """The comparison, where it is of more than `MANY` runs without those that are no headline."""
+    """The comparison, where it is of over `MANY_RUNS` runs without those that are no headline."""
     shown = {row["name"] for row in compared["runs"] if row["headline"]}
-    if len(compared["runs"]) <= MANY:
+    if len(compared["runs"]) <= MANY_RUNS:
         return compared
     same = compared["agreement"]
     rows = [number for number, name in enumerate(same["names"]) if name in shown]
-    square = lambda key: [[same[key][i][j] for j in rows] for i in rows]  # noqa: E731
+    square = lambda key: [[same[key][i][j] for j in rows] for i in rows]
     return compared | {
         "test_sets": [row for row in compared["test_sets"] if row["model"] in shown],
         "recall": {name: row for name, row in compared["recall"].items() if name in shown},

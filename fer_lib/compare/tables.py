@@ -59,7 +59,7 @@ def _run(row: dict[str, Any]) -> dict[str, str]:
         "run": row["name"],
         "group": row["letters"] or "",
         "test accuracy (95 %)": between(row["accuracy"], row["low"], row["high"]),
-        "one view": percent(row.get("one_view")),
+        "one view": percent(row["one_view"]),
         "clean test": percent(row["clean_accuracy"]),
         "majority of votes": percent(row["ferplus_majority"]),
         "label, same images": percent(row["label_on_majority"]),
@@ -109,7 +109,7 @@ def _beside(row: dict[str, Any], part: str) -> str:
 
 
 def _cost(row: dict[str, Any]) -> dict[str, str]:
-    time = lambda value: "" if value is None else f"{value:.3g}"  # noqa: E731
+    time = lambda value: "" if value is None else f"{value:.3g}"
     return {
         "run": row["name"],
         "input": row["input"],
@@ -129,7 +129,7 @@ def _copies(row: dict[str, Any]) -> dict[str, str]:
         "clean": percent(row["clean_accuracy"]),
         "all less clean, points (95 %)": spread(row["inflation"], row["low"], row["high"]),
         f"{row['copied']:,} copied": percent(row["copied_accuracy"]),
-        "expected of the copied": percent(row.get("expected")),
+        "expected of the copied": percent(row["expected"]),
         f"{row['distinct']:,} others": percent(row["distinct_accuracy"]),
     }
 
@@ -170,12 +170,12 @@ def _other(row: dict[str, Any], recipe: str = "ours") -> str:
 
     Beside it on images like those of the claim, where these are others.
     """
-    if not row.get(f"{recipe}_other_runs"):
+    if not row[f"{recipe}_other_runs"]:
         return ""
     score, runs = row[f"{recipe}_other_test"], row[f"{recipe}_other_runs"]
     notes = [f"mean of {runs}"] * (runs > 1) + [row[f"{recipe}_other_setting"]]
     name = "our recipe" if recipe == "ours" else "published recipe"
-    alike = row.get(f"{recipe}_other_alike")
+    alike = row[f"{recipe}_other_alike"]
     when = f" at epoch {row['epoch']:.0f}" if row["epoch"] else ""
     beside = "" if alike in (None, score) else f", images alike{when}: {percent(alike)}"
     return f"{name}, test: {percent(score)}{beside} ({', '.join(notes)})"

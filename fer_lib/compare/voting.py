@@ -23,9 +23,9 @@ def soft_vote(answers: Answers, names: Sequence[str], split: str = "test") -> np
     return getattr(answers, split)[answers.rows(names)].mean(0)
 
 
-def accuracy_of(answers: Answers, names: Sequence[str], split: str = "valid") -> float:
-    """Accuracy of the `soft_vote` of named runs."""
-    return float((soft_vote(answers, names, split).argmax(1) == answers.labels(split)).mean())
+def accuracy_of(answers: Answers, names: Sequence[str]) -> float:
+    """Accuracy of the `soft_vote` of named runs for the validation images."""
+    return float((soft_vote(answers, names, "valid").argmax(1) == answers.labels("valid")).mean())
 
 
 def best_subset(answers: Answers) -> tuple[list[str], list[dict[str, Any]]]:

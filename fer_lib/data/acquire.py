@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fer_lib.data.ferplus import VOTE_FILE
 from fer_lib.data.folders import OWN
-from fer_lib.files import InputError, exists, expanded, home
+from fer_lib.files import InputError, expanded, home
 
 PUBLIC = {"fer2013": "msambare/fer2013"}
 """Datasets on Kaggle that need no login."""
@@ -23,13 +23,10 @@ def find_source(dataset: str, data_dir: str | Path | None = None) -> Path:
     that kagglehub has; a download by kagglehub of the public dataset, without a login.
 
     Raises:
-        InputError: there is none; the sentence says what can be done.
+        InputError: none is given and there is none; the sentence says what can be done.
     """
     if data_dir:
-        path = expanded(data_dir).resolve()
-        if not exists(path):
-            raise InputError(f"{path} does not exist: check --data-dir")
-        return path
+        return expanded(data_dir).resolve()
     if put := put_there(dataset):
         return put
     folder = home() / "data" / dataset

@@ -32,7 +32,7 @@ def open_table(path: Path) -> Iterator[tuple[BinaryIO, str]]:
             or it holds no table.
     """
     kind = _kind(path)
-    try:
+    with _intact(path):
         if kind == "zip":
             yield from _zip_table(path)
         elif kind == "tar":
@@ -40,10 +40,6 @@ def open_table(path: Path) -> Iterator[tuple[BinaryIO, str]]:
         else:
             with open(path, "rb", buffering=BUFFER) as stream:
                 yield stream, str(path)
-    except DAMAGE as error:
-        raise InputError(
-            f"{path} is damaged or cannot be read ({first_line(error)}): download it again"
-        ) from None
 
 
 def table_in(path: Path) -> str | None:
@@ -52,13 +48,21 @@ def table_in(path: Path) -> str | None:
     Raises:
         InputError: as in `open_table`.
     """
-    try:
-        if _kind(path) == "zip":
+    kind = _kind(path)
+    with _intact(path):
+        if kind == "zip":
             with zipfile.ZipFile(path) as archive:
                 return _pick(archive.namelist())
         with tarfile.open(path) as archive:
             # Stops at the table: the 100 MB behind it need not be unpacked to know this.
             return next((m.name for m in archive if _is_table(m.name)), None)
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    """InputError in place of what a damaged file makes its reader raise."""
+    try:
+        yield
     except DAMAGE as error:
         raise InputError(
             f"{path} is damaged or cannot be read ({first_line(error)}): download it again"

@@ -84,9 +84,9 @@ def _copies(faces: FaceSet, groups: np.ndarray) -> dict[str, Any]:
     """Groups of two or more byte-identical images.
 
     `groups`, `images` in them, size of the `largest`; groups `across_splits`, and `within_split`
-    the rest; groups with `different_labels`, and `same_label` the
-    rest; `test`: test images with a copy `in_train` and `in_train_or_valid`, and
-    the same `by_class` beside all `test` images of the class.
+    the rest; groups with `different_labels`, and `same_label` the rest; `test`: test images with a
+    copy `in_train` and `in_train_or_valid`, and the same `by_class` beside all `test` images of the
+    class.
     """
     splits, classes = _membership(faces, groups)
     size = np.bincount(groups)

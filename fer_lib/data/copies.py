@@ -9,6 +9,8 @@ import numpy as np
 NEAR = 0.92
 """Correlation from which two images count as near copies, chosen on FER2013 (see near_copies)."""
 
+CELLS = 12  # a side, of the small pictures among which candidates are looked for
+
 
 def copy_groups(images: np.ndarray) -> np.ndarray:
     """Number the groups of byte-identical images.
@@ -75,10 +77,10 @@ def near_copies(images: np.ndarray, threshold: float = NEAR) -> NearCopies:
     return NearCopies(first[pairs], flags[order][keep], correlation[order][keep])
 
 
-def _means(images: np.ndarray, cells: int = 12) -> np.ndarray:
-    """Means of about `cells` x `cells` squares, over the channels too: (N, h, w) float32."""
+def _means(images: np.ndarray) -> np.ndarray:
+    """Means of about `CELLS` x `CELLS` squares, over the channels too: (N, h, w) float32."""
     n, c, height, width = images.shape
-    side = max(1, min(height, width) // cells)
+    side = max(1, min(height, width) // CELLS)
     h, w = height // side, width // side
     top, left = (height - h * side) // 2, (width - w * side) // 2
     middle = images[:, :, top : top + h * side, left : left + w * side]

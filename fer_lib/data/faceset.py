@@ -103,7 +103,7 @@ class FaceSet:
 
     def subset(self, rows: np.ndarray) -> "FaceSet":
         """The faces of `rows` (indices or a mask), with a fingerprint of their own."""
-        pick = lambda array: None if array is None else array[rows]  # noqa: E731
+        pick = lambda array: None if array is None else array[rows]
         manifest = {k: v for k, v in self.manifest.items() if k not in ("fingerprint", "counts")}
         return FaceSet(
             self.name,

@@ -12,11 +12,12 @@ from PIL import Image
 
 from fer_lib.data import ferplus
 from fer_lib.data.faceset import FaceSet
+from fer_lib.data.layouts import LONG_NAMES
 from fer_lib.files import InputError, replacing
 from fer_lib.labels import FERPLUS_COLUMNS, RAFDB_CODES, VOTES, canonical, reorder
 
-USAGE = {split: usage for usage, split in ferplus.USAGE.items()}
-LONG_NAMES = {"disgust": "disgusted", "fear": "fearful", "surprise": "surprised"}
+USAGE_OF = {split: usage for usage, split in ferplus.USAGE.items()}
+"""The word of fer2013.csv for a split."""
 
 
 def write_layout(faces: FaceSet, layout: str, folder: Path) -> None:
@@ -43,7 +44,7 @@ def _table(faces: FaceSet, header: str, order: tuple[int, ...]) -> str:
     """The CSV text; `order` permutes (emotion, pixels, usage) to the header's columns."""
     lines = [header]
     for label, image, split in zip(faces.labels, faces.images, faces.split, strict=True):
-        fields = (str(label), " ".join(map(str, image.ravel().tolist())), USAGE[split])
+        fields = (str(label), " ".join(map(str, image.ravel().tolist())), USAGE_OF[split])
         lines.append(",".join(fields[i] for i in order))
     return "\n".join(lines) + "\n"
 
@@ -96,7 +97,7 @@ def _picture(path: Path, image: np.ndarray) -> None:
 def _folders(faces: FaceSet, folder: Path) -> None:
     for i, (label, split) in enumerate(zip(faces.labels, faces.split, strict=True)):
         part = "train" if split == "train" else "test"
-        name = f"{USAGE[split]}_{i:07d}.png"
+        name = f"{USAGE_OF[split]}_{i:07d}.png"
         _picture(folder / part / faces.classes[label] / name, faces.images[i, 0])
 
 
@@ -135,7 +136,7 @@ def _vote_table(faces: FaceSet, folder: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("Usage", "Image name", *FERPLUS_COLUMNS))
         for split, name, row in zip(faces.split, _ferplus_names(faces.votes), votes, strict=True):
-            writer.writerow((USAGE[split], name, *row))
+            writer.writerow((USAGE_OF[split], name, *row))
 
 
 def _ferplus(faces: FaceSet, folder: Path) -> None:

@@ -14,10 +14,11 @@ from fer_lib.files import InputError, exists
 from fer_lib.labels import EMOTIONS
 
 DEPTH = 2  # folders below the one that is given, as in archive/fer2013/train
+LONG_NAMES = {"disgust": "disgusted", "fear": "fearful", "surprise": "surprised"}
 KAGGLE = {
     "with short names, as in Kaggle's msambare/fer2013": set(EMOTIONS),
     "with long names, as in Kaggle's ananthu017/emotion-detection-fer": {
-        *("angry", "disgusted", "fearful", "happy", "sad", "surprised", "neutral")
+        LONG_NAMES.get(name, name) for name in EMOTIONS
     },
 }
 LOOKED_FOR = (

@@ -9,11 +9,9 @@ import numpy as np
 from fer_lib.data.counts import FER2013
 from fer_lib.data.drawing import draw, draw_objects
 from fer_lib.data.faceset import SPLITS, FaceSet
-from fer_lib.data.layout_writers import USAGE, write_layout
+from fer_lib.data.layout_writers import USAGE_OF
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS, VOTES, reorder
-
-__all__ = ["NEIGHBOUR", "draw", "make_sample", "write_layout"]
 
 IMBALANCE = np.array(FER2013["train"]) / sum(FER2013["train"])
 """Share of each class, as among FER2013's training images."""
@@ -75,7 +73,7 @@ def make_sample(
     images[objects] = draw_objects(len(objects), seed)
     images = images[source]
     _plant_near(images, near)
-    ids = np.array([f"{USAGE[part]}_{row:07d}" for row, part in enumerate(split)])
+    ids = np.array([f"{USAGE_OF[part]}_{row:07d}" for row, part in enumerate(split)])
     planted = {
         "wrong_labels": int((labels != truth).sum()),
         **_groups(source, labels, split),

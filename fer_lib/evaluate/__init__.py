@@ -11,21 +11,12 @@ from fer_lib.evaluate.predictions import (
     load_predictions,
     save_predictions,
 )
-from fer_lib.evaluate.scores import (
-    DRAWS,
-    bootstrap,
-    evaluate,
-    holm,
-    labels_by_part,
-    mcnemar,
-    metrics,
-)
+from fer_lib.evaluate.scores import DRAWS, evaluate, holm, labels_by_part, mcnemar
 
 __all__ = [
     "DRAWS",
     "Predictions",
     "aligned",
-    "bootstrap",
     "evaluate",
     "halved",
     "holm",
@@ -33,6 +24,5 @@ __all__ = [
     "labels_by_part",
     "load_predictions",
     "mcnemar",
-    "metrics",
     "save_predictions",
 ]

@@ -1,6 +1,5 @@
 """Answering only where a model is sure: accuracy against coverage, and thresholds. No torch."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,16 +23,20 @@ def confidence_of(
     return p.max(1), p.argmax(1) == faces.labels[faces.where(split)]
 
 
-def coverage(confidence: np.ndarray, correct: np.ndarray, steps: int = 20) -> list[dict[str, Any]]:
+STEPS = 20
+"""Shares of the images for which accuracy is given, of equal distance."""
+
+
+def coverage(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
     """Accuracy on the surest images, for every share of images that is answered.
 
     Returns:
-        From all images down to one `steps`-th of them: `coverage` (share answered), `threshold`
+        From all images down to one of `STEPS` parts: `coverage` (share answered), `threshold`
         (least confidence answered), and what `accuracy` gives. Images of one confidence are
         answered together.
     """
     descending = np.sort(confidence)[::-1]
-    ranks = np.ceil(np.arange(steps, 0, -1) / steps * len(confidence)).astype(int)
+    ranks = np.ceil(np.arange(STEPS, 0, -1) / STEPS * len(confidence)).astype(int)
     points = []
     for threshold in descending[ranks - 1]:
         kept = confidence >= threshold
@@ -68,20 +71,18 @@ def threshold_for(confidence: np.ndarray, correct: np.ndarray, target: float) ->
     return float(-negated[good[-1]]) if len(good) else None
 
 
-def abstention(
-    faces: FaceSet, predictions: Predictions, targets: Sequence[float] = TARGETS
-) -> dict[str, Any]:
+def abstention(faces: FaceSet, predictions: Predictions) -> dict[str, Any]:
     """What a model does that may leave images unanswered, on the test images.
 
     Returns:
-        `aurc`, and `targets`: for each target accuracy `target`, `threshold` (chosen on
+        `aurc`, and `targets`: for each of `TARGETS` `target`, `threshold` (chosen on
         validation; None where no threshold reaches the target there), `valid_coverage`, and on the
         test images `coverage` and what `accuracy` gives, where an image is answered.
     """
     confidence, correct = confidence_of(faces, predictions, "test")
     valid = confidence_of(faces, predictions, "valid")
     rows = []
-    for target in targets:
+    for target in TARGETS:
         row: dict[str, Any] = {"target": target, "threshold": threshold_for(*valid, target)}
         if row["threshold"] is not None:
             row["valid_coverage"] = float((valid[0] >= row["threshold"]).mean())

@@ -7,7 +7,7 @@ import pandas as pd
 
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, aligned
-from fer_lib.evaluate.calibration import accuracy, exact
+from fer_lib.evaluate.calibration import accuracy, bin_of, exact
 from fer_lib.files import InputError
 
 ANY = "any"
@@ -19,9 +19,12 @@ ORDERS = {
 }
 """Orders by name: a column, and whether it ascends."""
 
+STEPS = 5
+"""Groups of equal width, by the share of annotators who agree."""
 
-def answers(faces: FaceSet, predictions: Predictions, split: str = "test") -> pd.DataFrame:
-    """The answers of a split, one row an image, in the order of `faces.where(split)`.
+
+def answers(faces: FaceSet, predictions: Predictions) -> pd.DataFrame:
+    """The answers to the test images, one row an image, in the order of `faces.where("test")`.
 
     Columns: `row` (of `faces`), `id`, `label`, `predicted` (class names), `right` (bool),
     `confidence` (largest probability), `margin` (over the second largest), `agreement` (share of
@@ -30,8 +33,8 @@ def answers(faces: FaceSet, predictions: Predictions, split: str = "test") -> pd
     Raises:
         InputError: the predictions are not those of these faces.
     """
-    rows, names = faces.where(split), np.array(faces.classes)
-    p = exact(aligned(faces, predictions, split))
+    rows, names = faces.where("test"), np.array(faces.classes)
+    p = exact(aligned(faces, predictions, "test"))
     second, first = np.sort(p, axis=1)[:, -2:].T
     agreement = np.full(len(rows), np.nan)
     if faces.votes is not None:
@@ -87,18 +90,17 @@ def choose(
     return table[keep].sort_values(column, ascending=ascends, kind="stable")
 
 
-def by_agreement(table: pd.DataFrame, steps: int = 5) -> list[dict[str, Any]]:
+def by_agreement(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Accuracy by the share of annotators who agree with the label; [] without votes.
 
     Returns:
-        For each group of equal width that has images: `from`, `to` (a group contains its upper
-        edge, the first also 0), and `n`, `accuracy`, `low`, `high`, as `calibration.accuracy`.
+        For each of `STEPS` groups that has images: `from`, `to` (a group contains its upper edge,
+        the first also 0), and `n`, `accuracy`, `low`, `high`, as `calibration.accuracy`.
     """
     known = table[table["agreement"].notna()]
-    edges = np.linspace(0, 1, steps + 1)
-    inside = np.searchsorted(edges[1:-1], known["agreement"], side="left")
+    inside = bin_of(known["agreement"].to_numpy(), STEPS)
     return [
-        {"from": number / steps, "to": (number + 1) / steps}
+        {"from": number / STEPS, "to": (number + 1) / STEPS}
         | accuracy(known["right"].to_numpy()[inside == number])
         for number in np.unique(inside).tolist()
     ]

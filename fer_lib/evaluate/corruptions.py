@@ -85,14 +85,13 @@ def resolution(images: Tensor, side: float, _: Generator) -> Tensor:
     return F.interpolate(shrunk, size, mode="bilinear")
 
 
-PIXELS = "pixels"
 CORRUPTIONS = {
-    "blur": Corruption(blur, f"{PIXELS} (standard deviation)", (0.5, 1, 1.5, 2, 3)),
+    "blur": Corruption(blur, "pixels (standard deviation)", (0.5, 1, 1.5, 2, 3)),
     "noise": Corruption(noise, "grey levels (standard deviation)", (10, 20, 30, 45, 60)),
     "brightness": Corruption(brightness, "grey levels", (-50, 50, -100, 100)),
-    "occlusion": Corruption(occlusion, f"{PIXELS} (side)", (8, 12, 16, 20, 24)),
+    "occlusion": Corruption(occlusion, "pixels (side)", (8, 12, 16, 20, 24)),
     "rotation": Corruption(rotation, "degrees", (10, 20, 30, 45, 60)),
-    "resolution": Corruption(resolution, f"{PIXELS} (side)", (32, 24, 16, 12, 8), clean=None),
+    "resolution": Corruption(resolution, "pixels (side)", (32, 24, 16, 12, 8), clean=None),
 }
 
 

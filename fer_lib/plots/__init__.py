@@ -15,8 +15,8 @@ from fer_lib.plots.internals import embedding, routing
 from fer_lib.plots.scores import (
     class_shares,
     confusion_matrix,
-    curve,
     intervals,
+    learning_curve,
     learning_curves,
     per_class,
     recovery,
@@ -24,11 +24,6 @@ from fer_lib.plots.scores import (
 )
 from fer_lib.plots.style import (
     EMOTION_COLOURS,
-    MODEL_STYLES,
-    OTHER,
-    STYLE,
-    ModelStyle,
-    Picture,
     interact,
     model_style,
     new_figure,
@@ -39,11 +34,6 @@ from fer_lib.plots.style import (
 
 __all__ = [
     "EMOTION_COLOURS",
-    "MODEL_STYLES",
-    "OTHER",
-    "STYLE",
-    "ModelStyle",
-    "Picture",
     "alike",
     "answers",
     "by_agreement",
@@ -54,13 +44,13 @@ __all__ = [
     "copies",
     "cost",
     "coverage",
-    "curve",
     "embedding",
     "faces_grid",
     "faces_with_votes",
     "heated",
     "interact",
     "intervals",
+    "learning_curve",
     "learning_curves",
     "model_style",
     "new_figure",

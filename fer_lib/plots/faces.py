@@ -45,13 +45,16 @@ NO_TICKS = {"xticks": [], "yticks": []}
 """For axes that are off, which would take two thirds of the time of a grid to compute them."""
 
 
+SIZE = 1.3  # inches, of a face in a grid
+
+
 def faces_grid(
-    images: np.ndarray, captions: Sequence[str], *, mark: str, columns: int = 7, size: float = 1.3
+    images: np.ndarray, captions: Sequence[str], *, mark: str, columns: int = 7
 ) -> Figure:
     """Faces (N, C, H, W), uint8 or float in 0..1, with a caption above each."""
     rows = -(-len(images) // columns)
     figure, axes = new_figure(
-        columns * size, rows * (size + 0.25), mark=mark, nrows=rows, ncols=columns, squeeze=False,
+        columns * SIZE, rows * (SIZE + 0.25), mark=mark, nrows=rows, ncols=columns, squeeze=False,
         subplot_kw=NO_TICKS,
     )  # fmt: skip
     for axis in axes.ravel():
@@ -102,7 +105,6 @@ def overlays(
     *,
     mark: str,
     columns: int = 7,
-    size: float = 1.3,
 ) -> Figure:
     """Faces, and below each the same face under a heat map of what a model looks at.
 
@@ -116,7 +118,7 @@ def overlays(
     """
     rows = -(-len(images) // columns)
     figure, axes = new_figure(
-        columns * size, rows * (2 * size + 0.3), mark=mark, nrows=2 * rows, ncols=columns,
+        columns * SIZE, rows * (2 * SIZE + 0.3), mark=mark, nrows=2 * rows, ncols=columns,
         squeeze=False, subplot_kw=NO_TICKS,
     )  # fmt: skip
     for axis in axes.ravel():
@@ -131,7 +133,10 @@ def overlays(
     return figure
 
 
-def heated(image: np.ndarray, heat: np.ndarray, *, side: int = 240) -> np.ndarray:
+SIDE = 240  # pixels, of a face on a page
+
+
+def heated(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """One face under a heat map, as `overlays` shows it, without a figure: a page draws it quickly.
 
     Args:
@@ -139,11 +144,11 @@ def heated(image: np.ndarray, heat: np.ndarray, *, side: int = 240) -> np.ndarra
         heat: (h, w) float, with a scale of its own.
 
     Returns:
-        (side, side, 3) uint8.
+        (SIDE, SIDE, 3) uint8.
     """
     span = max(float(np.ptp(heat)), 1e-12)
     heat, face = (
-        Image.fromarray(part).resize((side, side), Image.Resampling.BILINEAR)
+        Image.fromarray(part).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         for part in (np.float32((heat - heat.min()) / span), image.transpose(1, 2, 0).squeeze())
     )
     colours = 255 * mpl.colormaps["inferno"](np.asarray(heat))[..., :3]

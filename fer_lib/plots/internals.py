@@ -50,10 +50,9 @@ def embedding(
     points: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[str],
-    anchors: np.ndarray | None,
+    anchors: np.ndarray,
     *,
     mark: str,
-    title: str = "",
 ) -> Figure:
     """Images as points in the colours of their classes, with the anchors of the classes.
 
@@ -63,23 +62,21 @@ def embedding(
         points: (N, 2) float, embeddings projected to two dimensions.
         labels: (N,) int.
         classes: K names.
-        anchors: (K, A, 2) float, projected likewise, or None.
+        anchors: (K, A, 2) float, projected likewise.
     """
     figure, axis = new_figure(6.4, 5, mark=mark)
     halo = [patheffects.withStroke(linewidth=3, foreground="white")]
     for number, name in enumerate(classes):
         colour, some = EMOTION_COLOURS[name], points[labels == number]
         axis.scatter(*some.T, s=9, color=colour, alpha=0.55, linewidths=0, label=name)
-        if anchors is not None:
-            axis.scatter(*anchors[number].T, s=70, marker="D", color=colour, edgecolors="black")
+        axis.scatter(*anchors[number].T, s=70, marker="D", color=colour, edgecolors="black")
         if len(some):
             axis.annotate(
                 name, np.median(some, axis=0), ha="center", va="center", fontsize=9,
                 path_effects=halo, zorder=4,
             )  # fmt: skip
-    if anchors is not None:
-        axis.scatter([], [], s=70, marker="D", color="white", edgecolors="black", label="anchors")
-    axis.set(title=title, xticks=[], yticks=[])
+    axis.scatter([], [], s=70, marker="D", color="white", edgecolors="black", label="anchors")
+    axis.set(xticks=[], yticks=[])
     legend = axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     for handle in legend.legend_handles:
         handle.set(sizes=[40], alpha=1)

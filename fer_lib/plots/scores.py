@@ -1,7 +1,6 @@
 """Figures of scores: curves of a training, confusion, intervals, a class against another."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -10,26 +9,30 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from fer_lib.plots.style import EMOTION_COLOURS, new_figure, save
+from fer_lib.plots.style import EMOTION_COLOURS, new_figure
+
+Rows = pd.DataFrame | Sequence[dict[str, Any]]
+"""Of `metrics.csv`, one an epoch."""
 
 
-def learning_curves(
-    rows: Sequence[dict[str, Any]], folder: Path | None, *, mark: str, title: str = ""
-) -> Figure:
-    """Loss and accuracy by epoch; with a folder, also as loss_curve.png and accuracy_curve.png."""
-    table = pd.DataFrame(rows)
-    both, axes = new_figure(9, 3.2, mark=mark, ncols=2)
-    both.suptitle(title, fontsize=11)
+def learning_curves(rows: Rows, *, mark: str, title: str = "") -> Figure:
+    """Loss and accuracy by epoch, side by side."""
+    figure, axes = new_figure(9, 3.2, mark=mark, ncols=2)
+    figure.suptitle(title, fontsize=11)
     for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
-        curve(axis, table, name)
-        if folder is not None:
-            figure, alone = new_figure(5, 3.4, mark=mark)
-            curve(alone, table, name)
-            save(figure, Path(folder) / f"{name}_curve.png")
-    return both
+        _curve(axis, rows, name)
+    return figure
 
 
-def curve(axis: Any, table: pd.DataFrame, name: str) -> None:
+def learning_curve(rows: Rows, name: str, *, mark: str) -> Figure:
+    """One of `learning_curves` alone: "loss" or "accuracy"."""
+    figure, axis = new_figure(5, 3.4, mark=mark)
+    _curve(axis, rows, name)
+    return figure
+
+
+def _curve(axis: Any, rows: Rows, name: str) -> None:
+    table = pd.DataFrame(rows)
     for split, style in (("train", "--"), ("valid", "-")):
         label = {"train": "training (augmented)", "valid": "validation"}[split]
         axis.plot(table["epoch"], table[f"{split}_{name}"], style, marker=".", label=label)

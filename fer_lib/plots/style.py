@@ -56,14 +56,12 @@ STYLE = sns.axes_style("whitegrid") | {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "grid.alpha": 0.5,
-    "pdf.fonttype": 42,  # fonts embedded whole, so that text stays text
     "svg.fonttype": "path",  # outlines: no font is needed where the figure is shown
     "svg.hashsalt": "fer_lib",  # ids inside the file that do not change from call to call
 }
 
 METADATA = {
     ".png": {"Software": None},
-    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     ".svg": {"Date": None, "Creator": None},
 }
 """What matplotlib would write about itself and the time, left out; the formats that `save` has."""
@@ -95,7 +93,7 @@ def new_figure(width: float, height: float, *, mark: str, **grid: Any) -> tuple[
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as png, or as svg or pdf (vectors), as the suffix says, all or nothing.
+    """Write a figure as png, or as svg (vectors), as the suffix says, all or nothing.
 
     The same figure gives the same bytes, without a date, with the same version of matplotlib.
 

@@ -1,17 +1,18 @@
 """The model card of kept weights: every number in it is read from the run or from the file."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from fer_lib import __version__
 from fer_lib.data import FaceSet
 from fer_lib.evaluate import Predictions, aligned
 from fer_lib.evaluate.calibration import accuracy, scaled, scores
 from fer_lib.files import sha256
+from fer_lib.markdown import markdown
 from fer_lib.models.weights import read_weights
 from fer_lib.provenance import short, training_command
 from fer_lib.runs import Run
@@ -101,11 +102,6 @@ def paragraph(text: str) -> str:
     return fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(head), ["---"] * len(list(head)), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def purpose(faces: FaceSet) -> str:
     channels, height, width = faces.images.shape[1:]
     return paragraph(
@@ -143,17 +139,22 @@ def scores_table(results: dict[str, Any]) -> str:
         if part:
             low, high = part["interval"]["accuracy"]
             share = f"{part['accuracy']:.2%} ({low:.1%} to {high:.1%})"
-            means = f"{part['macro_f1']:.3f}", f"{part['balanced_accuracy']:.1%}"
-            rows.append([title, f"{part['n']:,}", share, *means])
-    return table(["images", "number", "accuracy", "macro-F1", "balanced accuracy"], rows)
+            rows.append(
+                {
+                    "images": title,
+                    "number": f"{part['n']:,}",
+                    "accuracy": share,
+                    "macro-F1": f"{part['macro_f1']:.3f}",
+                    "balanced accuracy": f"{part['balanced_accuracy']:.1%}",
+                }
+            )
+    return markdown(pd.DataFrame(rows).set_index("images"))
 
 
 def class_table(per_class: dict[str, dict[str, float]]) -> str:
-    rows = [
-        [name, *(f"{one[key]:.2f}" for key in ("precision", "recall", "f1")), str(one["support"])]
-        for name, one in per_class.items()
-    ]
-    return table(["test", "precision", "recall", "F1", "images"], rows)
+    table = pd.DataFrame.from_dict(per_class, orient="index").rename_axis("test")
+    scores = table[["precision", "recall", "f1"]].map("{:.2f}".format)
+    return markdown(scores.rename(columns={"f1": "F1"}).assign(images=table["support"].map(str)))
 
 
 def confidence(faces: FaceSet, predictions: Predictions, use: dict[str, Any]) -> str:

@@ -198,9 +198,7 @@ class Predictor:
         several = isinstance(pictures, Iterable) and not isinstance(pictures, str | Image.Image)
         one = not several or getattr(pictures, "ndim", 4) < 4
         places, crops = [], []
-        for picture in map(
-            open_picture, [pictures] if one else pictures
-        ):  # one at a time in memory
+        for picture in map(open_picture, [pictures] if one else pictures):  # one is in memory
             places.append(self.places(picture, faces))
             crops += [self.crop(picture, found, faces) for found in places[-1]]
         rows = iter(zip(crops, self.probabilities(np.array(crops)), strict=True))

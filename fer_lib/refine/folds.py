@@ -101,15 +101,14 @@ def train_folds(
     folds: int = 5,
     runs: str | Path | None = None,
     progress: bool = False,
-) -> list[Run]:
-    """The models of one voter, one for each of `fold_sets`: trained, resumed or found.
+) -> list[tuple[Run, FaceSet]]:
+    """The models of one voter, each with its one of `fold_sets`: trained, resumed or found.
 
     Folds and weights are drawn by the seed of the config; the runs lie in `<runs>/folds/`.
 
     Raises:
         InputError: the config would train on other labels than the original ones, start from
-            weights that have learned from these, or see
-            `fold_sets`.
+            weights that have learned from these, or see `fold_sets`.
     """
     if config.labels != "original":
         raise InputError(f"voters learn from the original labels, not from {config.labels!r}")
@@ -126,7 +125,7 @@ def train_folds(
             right = run.results["test"]["full"]["accuracy"]
             name = f"{config.model} s{config.seed}, {some.name}"
             print(f"{name}: names {right:.1%} of the labels {faces.mark}".rstrip(), flush=True)
-        done.append(run)
+        done.append((run, some))
     return done
 
 
@@ -153,8 +152,8 @@ def fold_votes(
     """
     names, parts = [], [np.empty((0, len(rows), len(faces.classes)), np.float32)]
     for config in configs:
-        models = train_folds(config, faces, folds=folds, runs=runs, progress=progress)
-        parts.append(_votes(faces, rows, models)[None])
+        trained = train_folds(config, faces, folds=folds, runs=runs, progress=progress)
+        parts.append(_votes(faces, rows, [run for run, _ in trained])[None])
         names.append(f"{config.model} s{config.seed}, {folds} folds")
     if len(set(names)) < len(names):  # they differ in other settings
         names = list(described(configs, folds))
@@ -186,8 +185,7 @@ def echo(
     """
     wrong = np.ones(len(faces), bool) if faces.truth is None else faces.labels != faces.truth
     right: dict[str, list[np.ndarray]] = {"never seen": [], "learned": []}
-    models = train_folds(config, faces, folds=folds, runs=runs)
-    for run, some in zip(models, fold_sets(faces, folds, config.seed), strict=True):
+    for run, some in train_folds(config, faces, folds=folds, runs=runs):
         doubtful, held = np.isin(some.ids, faces.ids[wrong]), some.where("test")
         kept = aligned(some, load_predictions(run.folder / "predictions.npz"), "test").argmax(1)
         right["never seen"].append((kept == some.labels[held])[doubtful[held]])

@@ -10,9 +10,9 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.data.ferplus import plurality
 from fer_lib.data.refined import Refined
 from fer_lib.evaluate import aligned, load_predictions
-from fer_lib.labels import EMOTIONS_8, VOTES
+from fer_lib.labels import EMOTIONS_8
 from fer_lib.refine.ballots import Ballots
-from fer_lib.refine.rules import soft_average
+from fer_lib.refine.rules import mean_vote
 from fer_lib.runs import Run
 
 
@@ -77,7 +77,7 @@ def against_annotators(
     first place. Images without a vote for any emotion are left out.
 
     Args:
-        votes: (N, 10) counts over `labels.VOTES`.
+        votes: (N, 10) counts over `labels.VOTES`, which begins with the classes.
 
     Returns:
         `images`, `agree_before`, `agree_after` (share of labels that are the plurality, as in the
@@ -87,20 +87,19 @@ def against_annotators(
     """
     voted = votes[:, : len(EMOTIONS_8)].sum(1) > 0
     old, new, votes = labels[voted], refined.labels[voted], votes[voted]
-    column = np.array([VOTES.index(name) for name in classes])
     winner, changed = plurality(votes), refined.changed[voted]
     tied = changed & ((votes == votes.max(1, keepdims=True)).sum(1) > 1)
-    towards = changed & ~tied & (column[new] == winner)
-    away = changed & ~tied & (column[old] == winner)
+    towards = changed & ~tied & (new == winner)
+    away = changed & ~tied & (old == winner)
     share = votes / votes.sum(1, keepdims=True)
     seen = {  # mean share of the votes, for the old and for the new label
-        name: float(share[changed, column[k[changed]]].mean()) if changed.any() else None
+        name: float(share[changed, k[changed]].mean()) if changed.any() else None
         for name, k in (("votes_old", old), ("votes_new", new))
     }
     return {
         "images": len(old),
-        "agree_before": float((column[old] == winner).mean()),
-        "agree_after": float((column[new] == winner).mean()),
+        "agree_before": float((old == winner).mean()),
+        "agree_after": float((new == winner).mean()),
         "changed": int(changed.sum()),
         "towards": _share(towards, changed),
         "away": _share(away, changed),
@@ -122,12 +121,13 @@ def recovery_curve(
     ballots: Ballots, labels: np.ndarray, classes: Sequence[str], truth: np.ndarray
 ) -> list[tuple[float, float]]:
     """Recall and precision of the rule `soft`, as in `against_truth`, by rising confidence."""
-    curve = []
+    mean, wrong, curve = mean_vote(ballots, labels, len(classes)), labels != truth, []
+    best, top = mean.argmax(1), mean.max(1)
     for confidence in np.linspace(0.2, 0.98, 40):
-        refined = soft_average(ballots, labels, classes, confidence=confidence)
-        found = against_truth(labels, refined, truth)
-        if found["changed"] and found["wrong"]:
-            curve.append((found["recall"], found["precision"]))
+        changed = (top >= confidence) & (best != labels)
+        mended = changed & (best == truth)
+        if changed.any() and wrong.any():
+            curve.append((_share(mended, wrong), _share(mended, changed)))
     return curve
 
 
@@ -176,13 +176,10 @@ def fleiss_kappa(votes: np.ndarray, classes: int) -> float | None:
     return float((agreement.mean() - chance) / (1 - chance))
 
 
-def voters_table(
-    ballots: Ballots, labels: np.ndarray, votes: np.ndarray | None, classes: Sequence[str]
-) -> pd.DataFrame:
+def voters_table(ballots: Ballots, labels: np.ndarray, votes: np.ndarray | None) -> pd.DataFrame:
     """One row a voter: `votes` it cast, `abstains`, and how often it names the `label` and, where
     there are any, the plurality of the `annotators` (shares of the votes it cast)."""
     rows = {}
-    column = np.array([VOTES.index(name) for name in classes])
     winner = None if votes is None else plurality(votes)
     for name, said in zip(ballots.voters, ballots.votes(), strict=True):
         cast = said >= 0
@@ -190,7 +187,7 @@ def voters_table(
         rows[name]["label"] = _share(said == labels, cast)
         if votes is not None:
             seen = cast & (votes[:, : len(EMOTIONS_8)].sum(1) > 0)
-            rows[name]["annotators"] = _share(column[said] == winner, seen)
+            rows[name]["annotators"] = _share(said == winner, seen)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("voter")
 
 

@@ -27,10 +27,10 @@ from fer_lib.report.results import (
     INDEX,
     MODELS,
     NEEDED,
-    NEEDED_OF_ROWS,
     REFINEMENT,
     Results,
     has,
+    lacking_in_rows,
 )
 from fer_lib.runs import Run, list_runs, runs_folder
 
@@ -193,11 +193,9 @@ def read_comparison(
     if not path.exists():
         raise InputError(f"{path} does not exist: run notebook 10_comparison first")
     content = read_json(path)
-    if lacking := [key for key in NEEDED[COMPARISON] if key not in (*content, "printed_claims")]:
-        raise InputError(f"{path} lacks {lacking[0]!r}: run notebook 10_comparison again")
-    for name, keys in NEEDED_OF_ROWS.items():
-        if lacking := [key for row in content[name] for key in keys if key not in row]:
-            raise InputError(f"{path} lacks {lacking[0]!r}: run notebook 10_comparison again")
+    lacking = [key for key in NEEDED[COMPARISON] if key not in (*content, "printed_claims")]
+    if lacking := lacking or lacking_in_rows(content):
+        raise InputError(f"{path} lacks {lacking[0]}: run notebook 10_comparison again")
     require_same(path, content, manifest, "10_comparison")
     compared = {row["run"] for row in content["runs"]}
     if absent := sorted({run.name for run in runs} - compared):

@@ -82,8 +82,6 @@ def curves(results: Results) -> Figure:
     """Validation accuracy and loss by epoch, a line for the best run of each system."""
     figure, (left, right) = plots.new_figure(9, 3.4, mark=results.mark, ncols=2)
     for run in results.headlines:
-        if "metrics" not in run:  # kept by an earlier version
-            continue
         rows = pd.DataFrame(run["metrics"])
         name = label(run["config"])
         style = plots.model_style(name)

@@ -49,6 +49,8 @@ NEEDED = {
 NEEDED_OF_ROWS = {
     "runs": ("one_view", "label_on_majority"),
     "costs": ("passes",),
+    "inflation": ("expected",),
+    "claims": ("ours_other_alike", "published_other_alike"),
     "tests": (
         *("low", "high", "clean_difference", "clean_p_holm"),
         *("majority_difference", "majority_p_holm"),
@@ -72,6 +74,7 @@ NEEDED_OF_A_RUN = (
     "results.test.full.interval.accuracy",
     "results.test.full.per_class",
     "results.test.full.confusion",
+    "metrics",
 )
 
 
@@ -123,13 +126,11 @@ class Results:
             needed = NEEDED.get(name, NEEDED_OF_A_RUN)
             if "evaluation" in content:
                 needed += tuple(f"evaluation.{key}" for key in NEEDED_OF_AN_EVALUATION)
-            for part, keys in NEEDED_OF_ROWS.items() if name == COMPARISON else ():
-                for row in content.get(part, []):
-                    if lacking := [key for key in keys if key not in row]:
-                        raise InputError(
-                            f"{path} lacks {lacking[0]!r} in {part!r}: run notebook 10_comparison "
-                            "and collect again, with this version"
-                        )
+            if name == COMPARISON and (lacking := lacking_in_rows(content)):
+                raise InputError(
+                    f"{path} lacks {lacking[0]}: run notebook 10_comparison and collect again, "
+                    "with this version"
+                )
             for key in needed:
                 if not has(content, key):
                     raise InputError(f"{path} lacks {key!r}: collect again, with this version")
@@ -169,7 +170,10 @@ class Results:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The run that is best on validation, of those whose predictions are kept."""
+        """Of the `headlines` the run that is best on validation, among those that stand highest.
+
+        See `collect.standing` for what counts before the accuracy; kept predictions count first.
+        """
         return self.read(self.index["best"])
 
     @cached_property
@@ -181,6 +185,17 @@ class Results:
     def digest(self, name: str) -> str:
         """SHA-256 of a file."""
         return sha256(self.folder / name)
+
+
+def lacking_in_rows(comparison: dict[str, Any]) -> list[str]:
+    """What rows of a comparison lack of `NEEDED_OF_ROWS`, as in "runs.one_view"."""
+    return [
+        f"{part}.{key}"
+        for part, keys in NEEDED_OF_ROWS.items()
+        for row in comparison.get(part, [])
+        for key in keys
+        if key not in row
+    ]
 
 
 def has(content: Any, key: str) -> bool:
