@@ -179,7 +179,7 @@ LATER = (
     ),
     ATTENTION.variant(
         "muon",
-        "the optimizer with which `speedrun.py` takes a thinner network to 65.8 % on validation in 18 epochs",
+        "the optimizer with which `speedrun.py` takes a thinner network to 65.8 % on validation",
         MUON,
     ),
     GREFEL.variant("40 epochs", "validation still rose at the last of 20", {"epochs": 40}),

@@ -121,7 +121,7 @@ def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
 
 
 def results_table(folder: Path) -> pd.DataFrame:
-    """A row of text for each kept run, of each dataset the best test accuracy first.
+    """A row of text for each kept run, of each dataset the best on validation first.
 
     Raises:
         InputError: none is kept in `folder`.
@@ -133,7 +133,7 @@ def results_table(folder: Path) -> pd.DataFrame:
             "python -m fer_lib.kept runs/RUN"
         )
     every = [read_json(path) for path in files]
-    score = lambda results: (results["dataset"], -results["test"]["full"]["accuracy"])
+    score = lambda results: (results["dataset"], -results["valid"]["full"]["accuracy"])
     every.sort(key=lambda kept: score(kept["results"]))
     return pd.DataFrame(map(_row, every))
 

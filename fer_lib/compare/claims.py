@@ -87,7 +87,7 @@ CLAIMS = (
     ),
     Claim(
         "attention_cnn", "62.56%", 0.6256, "validation", "validation", TWO_CNNS,
-        f"{OWN_SPLIT}; two gates summed, and a spatial attention over one position, which scales all features alike",
+        f"{OWN_SPLIT}; two gates summed, and spatial attention over one position, so one factor",
         f"{OFFICIAL}; the published recipe keeps the faulty form, ours has that of CBAM",
     ),
     Claim(
