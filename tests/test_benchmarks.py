@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import until
+from forked import CONTEXT
 
 from fer_lib.augment import Augmentation, Prepare
 from fer_lib.config import TrainConfig
@@ -28,6 +30,7 @@ def loop(monkeypatch):
 
     for module in (loop, measure):
         monkeypatch.setattr(module, "cores", lambda: 1)
+    monkeypatch.setattr(measure, "get_context", lambda method: CONTEXT)
     return loop
 
 
@@ -172,15 +175,6 @@ def work(path):
         pathlib.Path(path).touch()
         time.sleep(0.1)
 """
-
-
-def until(true):
-    """What a function returns once that is true; fails after a minute."""
-    end = time.monotonic() + 60
-    while not (value := true()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return value
 
 
 def test_of_many_drawn_faces_each_stands_there_repeatedly(measure, monkeypatch):

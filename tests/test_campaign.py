@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from forked import CONTEXT
 
 from fer_lib import provenance
 from fer_lib.augment import Prepare
@@ -39,7 +40,9 @@ def campaign(monkeypatch):
     import campaign
     import entries
     import schedule
+    import worker
 
+    monkeypatch.setattr(worker, "get_context", lambda method: CONTEXT)
     entries.faces_of.cache_clear()
     for module in (campaign, schedule):
         monkeypatch.setattr(module, "RESULTS", ROOT / "no such folder")
