@@ -9,6 +9,7 @@ usual, too: ReLU before pooling, adaptive pooling, and timm's attention layers o
 
 from collections.abc import Iterator
 from itertools import zip_longest
+from multiprocessing import get_all_start_methods
 
 import torch
 from PIL import Image
@@ -112,6 +113,7 @@ class Usual:
             shuffle=True,
             drop_last=True,
             num_workers=workers,
+            multiprocessing_context=get_all_start_methods()[0],  # a user's, not that of our sides
             persistent_workers=True,
             pin_memory=device.type == "cuda",
         )

@@ -73,6 +73,15 @@ def wait_until_it_answers(server: subprocess.Popen, address: str, log: Path) -> 
     pytest.fail(log.read_text())
 
 
+def until(true):
+    """What a function returns once that is true; fails after a minute."""
+    end = time.monotonic() + 60
+    while not (value := true()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return value
+
+
 @pytest.fixture(autouse=True)
 def fer_home(tmp_path_factory, monkeypatch):
     """Point `data/`, `runs/` and kagglehub's downloads into a temporary folder, not `tmp_path`."""

@@ -3,14 +3,14 @@
 import os
 import platform
 import re
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import until
+from forked import CONTEXT
 
 from fer_lib.augment import Augmentation, Prepare
 from fer_lib.config import TrainConfig
@@ -28,6 +28,7 @@ def loop(monkeypatch):
 
     for module in (loop, measure):
         monkeypatch.setattr(module, "cores", lambda: 1)
+    monkeypatch.setattr(measure, "get_context", lambda method: CONTEXT)
     return loop
 
 
@@ -148,39 +149,28 @@ def test_parts_run_in_turn_and_the_first_round_does_not_count(measure, monkeypat
     assert rates == {"a": [10.0, 10.0], "b": [5.0, 5.0]}
 
 
-def test_a_side_ends_with_a_killed_parent(tmp_path):
-    """Else it would go on using the device that the next script measures."""
-    (tmp_path / "side.py").write_text(SIDE)
-    code = (
-        f"import measure, side; measure.Apart(side.work, {str(tmp_path / 'now')!r}).ready.result()"
-    )
-    paths = os.pathsep.join(map(str, (BENCHMARKS, ROOT, tmp_path)))
-    parent = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths})
-    try:
-        until((tmp_path / "now").exists)  # it works
-    finally:
-        parent.kill()
-        parent.wait()
-    until(lambda: time.time() - (tmp_path / "now").stat().st_mtime > 2)
+def begin_work(path):
+    import measure
 
+    measure.Apart(work, path).ready.result()
 
-SIDE = """
-import pathlib, time
 
 def work(path):
     for _ in range(600):
-        pathlib.Path(path).touch()
+        path.touch()
         time.sleep(0.1)
-"""
 
 
-def until(true):
-    """What a function returns once that is true; fails after a minute."""
-    end = time.monotonic() + 60
-    while not (value := true()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return value
+def test_a_side_ends_with_a_killed_parent(measure, tmp_path):
+    """Else it would go on using the device that the next script measures."""
+    now = tmp_path / "now"
+    parent = CONTEXT.Process(target=begin_work, args=(now,))  # and the side is a new one, as always
+    parent.start()
+    try:
+        until(now.exists)  # it works
+    finally:
+        parent.kill()
+    until(lambda: time.time() - now.stat().st_mtime > 2)
 
 
 def test_of_many_drawn_faces_each_stands_there_repeatedly(measure, monkeypatch):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import CONTEXT
 from PIL import Image
 
 from fer_lib.config import TrainConfig
@@ -18,6 +19,7 @@ def growth(monkeypatch):
 
     for module in (growth, measure):
         monkeypatch.setattr(module, "cores", lambda: 1)
+    monkeypatch.setattr(measure, "get_context", lambda method: CONTEXT)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return growth
 

@@ -4,9 +4,6 @@ import csv
 import json
 import re
 import shlex
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +11,7 @@ import pytest
 import timm
 import torch
 from filelock import FileLock
+from forked import killed_at
 
 from fer_lib import epochs
 from fer_lib.augment import Augmentation, Prepare
@@ -188,23 +186,11 @@ def test_every_epoch_and_seed_has_masks_of_its_own(faces, monkeypatch):
 
 
 def test_a_killed_pretraining_resumes_to_the_same_numbers(faces, tmp_path):
-    changes = TINY | {"epochs": 4}
-    code = f"""
-from fer_lib.data.sample import make_sample
-from fer_lib.pretrain import pretrain, pretraining
-pretrain(pretraining("sample", **{changes}), make_sample(200), runs={str(tmp_path / "killed")!r})
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, bufsize=1
-    )
-    for line in process.stdout:
-        if "epoch 2/4" in line:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.wait()
-    (folder,) = (tmp_path / "killed" / "pretraining").glob("*_mae_sample_s0")
+    runs = tmp_path / "killed"
+    killed_at("epoch 2/4", pretrain, tiny(epochs=4), faces, runs=runs)
+    (folder,) = (runs / "pretraining").glob("*_mae_sample_s0")
     assert not Pretraining(folder).finished
-    killed = pretrain(tiny(epochs=4), faces, runs=tmp_path / "killed")
+    killed = pretrain(tiny(epochs=4), faces, runs=runs)
     assert killed.folder == folder
     whole = pretrain(tiny(epochs=4), faces, runs=tmp_path / "whole")
     assert len(rows(whole)) == 4

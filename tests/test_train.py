@@ -3,19 +3,19 @@
 import csv
 import json
 import os
-import runpy
-import signal
 import subprocess
 import sys
 import threading
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import free_port
+from forked import CONTEXT, killed_at
 from timm.models import register_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -101,13 +101,7 @@ def test_a_finished_run_is_returned_and_another_config_is_another_run(faces, tmp
 def test_a_killed_run_resumes_to_the_same_numbers(faces, tmp_path, capsys):
     settings = ["--set", "epochs=8", "batch_size=64", 'options={"width": 4}', "schedule=plateau"]
     arguments = ["baseline_cnn", "--dataset", "sample-10-300", *settings, "--runs"]
-    command = [sys.executable, "-m", "fer_lib.train", *arguments, tmp_path / "killed"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1)
-    for line in process.stdout:
-        if "epoch 2/8" in line:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.wait()
+    killed_at("epoch 2/8", main, [*arguments, str(tmp_path / "killed")])
     (unfinished,) = list_runs(tmp_path / "killed", finished=False)
     assert not unfinished.finished
     main([*arguments, str(tmp_path / "killed")])
@@ -123,22 +117,36 @@ def test_a_killed_run_resumes_to_the_same_numbers(faces, tmp_path, capsys):
     np.testing.assert_array_equal(a.test_probabilities, b.test_probabilities)
 
 
+def torchrun(arguments):
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "fer_lib.train"]
+    subprocess.run([sys.executable, *launch, *arguments], check=True, capture_output=True)
+
+
+def launched(call, *arguments):
+    """A call in two processes, with what torchrun tells them; the same but for its own time."""
+    both, port = [], str(free_port())
+    for rank in "01":
+        both.append(CONTEXT.Process(target=call, args=arguments, daemon=True))
+        both[-1].environment |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+        both[-1].environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        both[-1].start()
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0]
+
+
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "launch"),
     [
-        ["baseline_cnn", "--set", "epochs=1", 'options={"width": 4}'],
-        ["vit_moe", "--set", "epochs=1", "limit=200", "frozen_layers=1"],
+        (["baseline_cnn", "--set", "epochs=1", 'options={"width": 4}'], torchrun),
+        (["vit_moe", "--set", "epochs=1", "limit=200", "frozen_layers=1"], partial(launched, main)),
     ],
     ids=["cnn", "experts-and-frozen-layers"],
 )
-def test_two_processes_do_the_work_of_one_and_write_one_folder(settings, tmp_path):
+def test_two_processes_do_the_work_of_one_and_write_one_folder(settings, launch, tmp_path):
     settings = [*settings, "--dataset", "sample-10-300", "--runs"]
     main([*settings, str(tmp_path / "one")])
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "fer_lib.train"]
-    subprocess.run(
-        [sys.executable, *launch, *settings, tmp_path / "two"],
-        check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    launch([*settings, str(tmp_path / "two")])
     (one,), (two,) = list_runs(tmp_path / "one"), list_runs(tmp_path / "two")
     assert two.config["environment"]["processes"] == 2
     for key in ("train_images", "valid_images"):
@@ -147,46 +155,25 @@ def test_two_processes_do_the_work_of_one_and_write_one_folder(settings, tmp_pat
     assert abs(float(rows(one)[0]["train_loss"]) - float(rows(two)[0]["train_loss"])) < 0.2
 
 
-LEARN = """
-import sys
-
-import torch
-
-from fer_lib.augment import Augmentation
-from fer_lib.data.sample import make_sample
-from fer_lib.learner import Learner
-from fer_lib.recipes import recipe
-
-plain = {"augmentation": Augmentation(flip=0.0, affine=0.0), "precision": "no", "ema_decay": 0.0}
-sgd = {"optimizer": "sgd", "lr": 0.05, "warmup_epochs": 0, "batch_size": 16, "limit": 64}
-config = recipe("vit_patch", "ours", "sample", options={"drop_path": 0.0}, **plain, **sgd)
-learner = Learner(config, make_sample(100))
-row = learner.train_epoch(0)
-weights = [parameter.detach().flatten() for parameter in learner.core.parameters()]
-result = row["train_loss"], torch.cat(weights)
-if __name__ == "__main__":
-    torch.save(result, sys.argv[1])
-"""  # nothing is drawn but the order of the images, and no image has a part in another's answer
+def learn(folder):
+    """Keep loss and weights after an epoch, in which nothing is drawn but the order of the images,
+    and no image has a part in another's answer."""
+    plain = {"augmentation": Augmentation(flip=0.0, affine=0.0), "precision": "no"}
+    sgd = {"optimizer": "sgd", "lr": 0.05, "warmup_epochs": 0, "batch_size": 16, "limit": 64}
+    options = {"options": {"drop_path": 0.0}, "ema_decay": 0.0}
+    learner = Learner(
+        recipe("vit_patch", "ours", "sample", **options, **plain, **sgd), make_sample(100)
+    )
+    loss = learner.train_epoch(0)["train_loss"]
+    weights = torch.cat([parameter.detach().flatten() for parameter in learner.core.parameters()])
+    torch.save((loss, weights), folder / os.environ.get("RANK", "one"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the processes train on the CPU")
 def test_two_processes_learn_the_same_weights_as_one(tmp_path):
-    script, port = tmp_path / "learn.py", str(free_port())
-    script.write_text(LEARN)
-    both = []
-    for rank in "01":
-        launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        env = os.environ | launch | {"MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, script, tmp_path / rank]
-        both.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    try:
-        loss, weights = runpy.run_path(str(script))["result"]
-        for process in both:
-            error = process.communicate(timeout=120)[1]
-            assert process.returncode == 0, error
-    finally:
-        for process in both:
-            process.kill()
+    learn(tmp_path)
+    launched(learn, tmp_path)
+    loss, weights = torch.load(tmp_path / "one")
     for rank in "01":
         its_loss, its_weights = torch.load(tmp_path / rank)
         assert its_loss == pytest.approx(loss, abs=1e-4)

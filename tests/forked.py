@@ -1,0 +1,77 @@
+"""Processes forked from one that has imported torch and the like: others take 15 s to begin."""
+
+import os
+import signal
+import sys
+import time
+from multiprocessing import parent_process
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from threading import Thread
+
+
+class Forked(ForkServerProcess):
+    """A process with the environment of whoever makes it, as other processes have it."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.environment = dict(os.environ)
+
+    def run(self):
+        os.environ.clear()
+        os.environ.update(self.environment)
+        super().run()
+
+
+class Context(ForkServerContext):
+    """To be used where `multiprocessing.get_context("spawn")` is."""
+
+    Process = Forked
+
+
+CONTEXT = Context()
+# Nothing of fer_lib: what it does as it is imported, each process does for itself.
+HEAVY = ["accelerate", "timm", "torch._dynamo", "transformers", "sklearn.metrics", "seaborn"]
+CONTEXT.set_forkserver_preload([*HEAVY, "ipykernel.kernelapp"])
+
+
+def killed_at(words, call, *arguments, **named):
+    """Make a call in another process, which is killed as it prints these words."""
+    process = CONTEXT.Process(target=until_it_prints, args=(words, call, arguments, named))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def until_it_prints(words, call, arguments, named):
+    sys.stdout.write = lambda text: words in text and os.kill(os.getpid(), signal.SIGKILL)
+    call(*arguments, **named)
+
+
+class Kernel(Forked):
+    """A kernel of a notebook, for `jupyter_client`, which takes it for a `subprocess.Popen`."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, command, env):
+        super().__init__(target=serve, args=(command,), daemon=True)
+        self.environment = {k: v for k, v in env.items() if k != "JPY_PARENT_PID"}  # not its parent
+        self.start()
+        while os.getpgid(self.pid) != self.pid:  # else signals go to our process group
+            time.sleep(0.01)
+
+    def poll(self):
+        return self.exitcode
+
+    wait = ForkServerProcess.join
+
+
+def serve(command):
+    from ipykernel.kernelapp import launch_new_instance
+
+    os.setsid()
+    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    sys.argv = command[2:]
+    sys.path[:0] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    for name in ("tqdm.auto", "tqdm.autonotebook"):  # they choose a bar where they are imported
+        sys.modules.pop(name, None)
+    launch_new_instance()
