@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.transforms import Bbox, offset_copy
+from matplotlib.transforms import offset_copy
 
 from fer_lib.plots.style import OTHER, model_style, new_figure
 
@@ -70,9 +70,9 @@ def label_points(
     figure = axis.figure
     figure.draw_without_rendering()  # so that all that is drawn has its place
     dots = figure.dpi / 72  # pixels in a point
-    place, inside = axis.transData.transform, axis.get_window_extent()
-    taken = [Bbox([xy - 4 * dots, xy + 4 * dots]) for xy in place(points)]
-    taken += [Bbox([start - dots, end + dots]) for start, end in map(place, bars)]
+    place, inside = axis.transData.transform, axis.get_window_extent().get_points()
+    taken = [[xy - 4 * dots, xy + 4 * dots] for xy in place(points)]
+    taken += [[start - dots, end + dots] for start, end in map(place, bars)]
     for point, name in zip(points, names, strict=True):
         text = axis.text(*point, name, fontsize=8, zorder=4)
         text.set_in_layout(False)
@@ -80,8 +80,8 @@ def label_points(
         def covered(offset: tuple[float, float], text: Text = text) -> float:
             """Pixels² of other things below the label, and of the label outside the axes."""
             box = _beside(text, offset)
-            outside = box.width * box.height - _area(Bbox.intersection(box, inside))
-            return outside + sum(_area(Bbox.intersection(box, other)) for other in taken)
+            areas = _overlaps(box, np.array([box, inside, *taken]))
+            return areas[0] - areas[1] + areas[2:].sum()
 
         costs = [round(covered(offset)) for offset in AROUND]
         best = AROUND[int(np.argmin(costs))]  # the first of equals
@@ -94,17 +94,23 @@ def label_points(
             line.set_in_layout(False)
 
 
-def _beside(text: Text, offset: tuple[float, float]) -> Bbox:
-    """Move a label so many points away from its point; the pixels that it then covers."""
+def _beside(text: Text, offset: tuple[float, float]) -> np.ndarray:
+    """Move a label so many points away from its point.
+
+    Returns:
+        (2, 2) the least and the greatest x and y that it then covers, pixels.
+    """
     axis, (x, y) = text.axes, offset
     text.set_transform(offset_copy(axis.transData, axis.figure, x, y, units="points"))
     text.set_horizontalalignment("left" if x > 1 else "right" if x < -1 else "center")
     text.set_verticalalignment("bottom" if y > 1 else "top" if y < -1 else "center")
-    return text.get_window_extent().padded(axis.figure.dpi / 72)
+    return text.get_window_extent().padded(axis.figure.dpi / 72).get_points()
 
 
-def _area(box: Bbox | None) -> float:
-    return box.width * box.height if box else 0.0
+def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Areas (N,) that a box (2, 2) has in common with others (N, 2, 2), of least and greatest."""
+    sides = np.minimum(box[1], others[:, 1]) - np.maximum(box[0], others[:, 0])
+    return sides.clip(0).prod(1)
 
 
 def alike(table: pd.DataFrame, *, mark: str, title: str) -> Figure:
