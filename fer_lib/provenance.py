@@ -17,7 +17,7 @@ import torch
 
 from fer_lib.config import TrainConfig
 from fer_lib.device import choose_precision, processes
-from fer_lib.files import sha256
+from fer_lib.files import expanded, sha256
 from fer_lib.recipes import own_start, recipe
 
 CODE = (
@@ -48,10 +48,10 @@ def describe_environment(config: TrainConfig) -> dict[str, Any]:
 
 def pretrained_sha256(config: TrainConfig) -> str | None:
     """SHA-256 of the weights file that a training starts from; None where there is none."""
-    path = Path(str(config.pretrained)).expanduser()
-    if not isinstance(config.pretrained, str) or not path.is_file():
+    if not isinstance(config.pretrained, str):
         return None
-    return sha256(path)
+    path = expanded(config.pretrained)
+    return sha256(path) if path.is_file() else None
 
 
 def code_digest(names: tuple[str, ...] = CODE) -> str:

@@ -19,6 +19,8 @@ from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
 from fer_lib.models.weights import timm_state
 from fer_lib.optim import freeze, layers, parameter_groups
+from fer_lib.predict import Predictor
+from fer_lib.predict.faces import make_detector
 from fer_lib.recipes import recipe
 from fer_lib.runs import list_runs
 from fer_lib.train import fine_tuning, main, train
@@ -402,3 +404,14 @@ def test_metadata_of_the_weights_rebuilds_the_model(faces, tmp_path):
 
     with safe_open(run.folder / "best.safetensors", "pt") as file:
         assert json.loads(file.metadata()["options"]) == config.options
+
+
+def test_a_folder_of_a_user_who_is_not_there_is_refused(faces):
+    for start in (
+        lambda path: train(recipe("vit_tiny", "ours", "sample", pretrained=path), faces),
+        Predictor.of,
+        Predictor.from_file,
+        make_detector,
+    ):
+        with pytest.raises(InputError, match="begins with the name of no user"):
+            start("~no-such-user/file.safetensors")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fer_lib.files import InputError, replacing
+from fer_lib.files import InputError, expanded, replacing
 from fer_lib.labels import EMOTIONS, EMOTIONS_8
 
 State = dict[str, Tensor]
@@ -84,7 +84,7 @@ def opened(path: str | Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(Path(path).expanduser(), framework="pt") as file:
+        with safe_open(expanded(path), framework="pt") as file:
             yield file
     except (OSError, SafetensorError) as error:
         raise InputError(

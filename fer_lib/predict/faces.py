@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from fer_lib.files import InputError, cache, replacing, sha256
+from fer_lib.files import InputError, cache, expanded, replacing, sha256
 
 YUNET = "face_detection_yunet_2023mar.onnx"
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -172,7 +172,7 @@ def make_detector(choice: str | Path | None = None, say: Callable[[str], None] =
     if choice == "haar":
         detector: Detector = Cascade()
     elif choice not in (None, "yunet"):
-        path = Path(choice).expanduser()
+        path = expanded(choice)
         if not path.is_file():
             raise InputError(f"the detector {path} does not exist: give YuNet's file, or haar")
         detector = YuNet(path)

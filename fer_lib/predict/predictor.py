@@ -16,7 +16,7 @@ from fer_lib.batches import probabilities
 from fer_lib.checkpoints import load_weights
 from fer_lib.data.pictures import fit
 from fer_lib.device import keep_memory
-from fer_lib.files import InputError, exists
+from fer_lib.files import InputError, exists, expanded
 from fer_lib.labels import EMOJI
 from fer_lib.predict.description import Description, describe, tempered
 from fer_lib.predict.faces import Box, Detector, Found, crop, make_detector, pixels
@@ -115,7 +115,7 @@ class Predictor:
         """
         if model is None:
             return cls.default(**options)
-        path = Path(model).expanduser()
+        path = expanded(model)
         if not exists(path):
             raise InputError(
                 f"there is no {model}: give a weights file or the folder of a finished run"
@@ -134,7 +134,7 @@ class Predictor:
         Raises:
             InputError: it is no run folder, or unfinished.
         """
-        run = run if isinstance(run, Run) else Run(Path(run).expanduser())
+        run = run if isinstance(run, Run) else Run(expanded(run))
         run.require_finished()
         return cls.from_file(run.weights, **options)
 
@@ -150,7 +150,7 @@ class Predictor:
         Raises:
             InputError: the file is missing, damaged or not of this project.
         """
-        path = Path(path).expanduser()
+        path = expanded(path)
         if path.suffix == ".onnx":
             from fer_lib.predict.onnx import read_onnx
 
