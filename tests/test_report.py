@@ -545,7 +545,7 @@ TEXT = "\n".join(path.read_text(encoding="utf-8") for path in texts())
 def test_every_reference_is_cited_and_every_citation_is_a_reference():
     references = re.findall(r"^@\w+\{(\w+),", TEXT, re.MULTILINE)
     assert len(references) == len(set(references)) > 20
-    cited = set(re.findall(r"@([a-z]+\d*)\b(?!\{)", TEXT))
+    cited = set(re.findall(r"@([a-z]+\d*[a-z]*)\b(?!\{)", TEXT))
     assert set(references) <= cited
 
 
