@@ -94,7 +94,8 @@ def bootstrap(
     Args:
         confusion: (K, K) counts; rows true, columns predicted.
         n: draws.
-        seed: the same seed gives the same intervals.
+        seed: the same seed gives the same intervals; with another numpy or processor their ends
+            may differ by hundredths of a point.
         level: coverage.
 
     Returns:
