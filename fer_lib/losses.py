@@ -32,8 +32,8 @@ class SoftCrossEntropy(nn.Module):
     multiply also the share that smoothing spreads, and an adjustment of the logits is undone by
     even shares. Either gives most of what is spread to the rarest class, which becomes the answer
     to images of a frequent one. Here an image's weight is that of its own classes, for what is
-    spread too, and an adjusted loss spreads by the prior: what the network is asked for is then the
-    smoothed target, whichever is combined.
+    spread too, and an adjusted loss spreads by the prior, so that what is spread is even again once
+    the correction is off. One of them without smoothing, or smoothing alone, is torch's loss.
 
     Args:
         targets: (N, K) of all training images, of which weights and prior are taken.
