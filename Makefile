@@ -31,6 +31,7 @@ help:
 venv: $(STAMP)
 
 # The stamp comes last, so an interrupted installation is taken up again.
+# --no-compile, as uv: Python compiles what is imported, a small part of what is installed.
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 		echo "Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is not one of them:" \
@@ -40,7 +41,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
 		uv pip install --quiet --python "$(BIN)/python" -e '.[dev]'; \
 	else \
-		"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+		"$(BIN)/python" -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]'; \
 	fi
 	@touch "$@"
 
@@ -50,7 +51,7 @@ $(DEMO): $(STAMP)
 	@if command -v uv >/dev/null 2>&1; then \
 		uv pip install --quiet --python "$(BIN)/python" -e '.[demo]'; \
 	else \
-		"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[demo]'; \
+		"$(BIN)/python" -m pip install --quiet --no-compile --disable-pip-version-check -e '.[demo]'; \
 	fi
 	@touch "$@"
 
