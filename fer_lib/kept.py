@@ -5,8 +5,8 @@
     python -m fer_lib.kept --restore
 
 The first keeps what a finished run has found in `report/results/`; the first two make the tables of
-all that is kept there: in the README, and with every setting in `report/results/README.md`. The
-report takes new ones up by `python -m fer_lib.report --collect`. The last makes run folders, but no
+what is kept there: the best of each kind in the README, and all, with every setting, in
+`report/results/README.md`. The report takes new ones up by `python -m fer_lib.report --collect`. The last makes run folders, but no
 weights, of what is kept, so that everything that comes from predictions can be computed anew.
 """
 
@@ -30,11 +30,14 @@ from fer_lib.provenance import public_command, public_path, short
 from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run, runs_folder, write_metrics
 
+KIND = ["model", "data", "recipe"]
+"""What tells the rows of the project's README apart; the best run of a kind stands for it."""
+
 SHORT = (
     *("model", "data", "test accuracy (95 %)", "one view", "clean test", "validation", "recipe"),
-    *("epochs", "on"),
+    *("runs", "epochs", "on"),
 )
-"""Columns of the table in the project's README; the other has all."""
+"""Columns of the table in the project's README; the other has all but `runs`."""
 
 KEPT = "[0-9]*_*_s[0-9]*.json"
 """Pattern of the names of kept runs, which have other results beside them."""
@@ -138,6 +141,21 @@ def results_table(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(map(_row, every))
 
 
+def best_of_each(table: pd.DataFrame) -> pd.DataFrame:
+    """The row of each kind that is best on validation, and of how many runs it is the best.
+
+    A star at its recipe says that it changed settings.
+
+    Args:
+        table: as `results_table` gives it, best first.
+    """
+    runs = table.groupby(KIND)["model"].transform("size").astype(str)
+    best = table.assign(runs=runs).drop_duplicates(KIND)
+    starred = best["recipe"].str.replace(",", "*,")
+    recipes = best["recipe"].where(best["changed in the recipe"] == "", starred)
+    return best.assign(recipe=recipes)[list(SHORT)]
+
+
 def _row(kept: dict[str, Any]) -> dict[str, str]:
     results, environment = kept["results"], kept["config"]["environment"]
     train = kept["config"]["train"]
@@ -160,7 +178,8 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
         "clean test": f"{clean['accuracy']:.1%}" if clean else "",
         "macro-F1": f"{full['macro_f1']:.3f}",
         "validation": f"{results['valid']['full']['accuracy']:.1%}",
-        "recipe": f"{results['recipe']}{'*' * any(changed)}, {results['preset']}, seed {seed}",
+        "recipe": f"{results['recipe']}, {results['preset']}",
+        "seed": str(seed),
         "epochs": str(results["epochs"]),
         "on": f"{environment['processor']}, torch {environment['torch']}",
         "commit": ", ".join(
@@ -212,9 +231,9 @@ def main(arguments: list[str] | None = None) -> None:
             keep_results(Run(path), folder)
             print(f"{path.name} is kept in {folder}")
         table = results_table(folder)
-        write_table(readme, table[list(SHORT)])
+        write_table(readme, best_of_each(table))
         write_table(folder / readme, table)
-        print(f"the tables of {readme} and {folder / readme} have all of {folder}")
+        print(f"the tables of {readme} and {folder / readme} are of all that {folder} holds")
     except InputError as error:
         parser.error(str(error))
 

@@ -14,7 +14,7 @@ from fer_lib.config import PRESETS
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, evaluate, load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, write_json
-from fer_lib.kept import KEPT, keep_results, main, results_table, train_config
+from fer_lib.kept import KEPT, best_of_each, keep_results, main, results_table, train_config
 from fer_lib.markdown import END, START, write_table
 from fer_lib.provenance import public_command, training_command
 from fer_lib.recipes import RECIPES, recipe
@@ -90,9 +90,9 @@ def test_runs_are_kept_and_the_readme_has_them_best_first(root):
     first, second = text.splitlines()[5:7]
     assert first.startswith("| baseline_cnn | noise | 75.0% (")
     assert r"| noise \1 sample data | 50.0% (" in second
-    assert "| ours, full, seed 0 | 3 | A processor, torch 2 |" in second
+    assert "| ours, full | 1 | 3 | A processor, torch 2 |" in second
     every = (root / "report" / "results" / "README.md").read_text()
-    assert "| ours, full, seed 0 | 3 | A processor, torch 2 | 01234567 |" in every
+    assert "| ours, full | 0 | 3 | A processor, torch 2 | 01234567 |" in every
     main([])
     assert (root / "README.md").read_text() == text
     kept = read_json(root / "report/results" / f"{better.name}.json")
@@ -102,6 +102,23 @@ def test_runs_are_kept_and_the_readme_has_them_best_first(root):
         {"epoch": 1, "valid_loss": 1.5, "lr": 0.1},
         {"epoch": 2, "valid_loss": None, "lr": 0.1},
     ]
+
+
+def test_the_readme_has_of_each_kind_the_run_that_is_best_on_validation(root):
+    for right, valid, lr in ((15, 10, 0.1), (10, 15, 0.2), (12, 12, 0.3)):
+        run = make_run(root, right=right, valid=valid, name=f"{right}_baseline_cnn_noise_s0")
+        train = recipe("baseline_cnn", lr=lr).to_dict()
+        write_json(run.folder / "config.json", run.config | {"train": train})
+        keep_results(Run(run.folder), root / "kept")
+    published = make_run(root, right=20, valid=1, name="1_baseline_cnn_noise_s1")
+    write_json(published.folder / "results.json", published.results | {"recipe": "published"})
+    keep_results(Run(published.folder), root / "kept")
+    table = results_table(root / "kept")
+    best = best_of_each(table)
+    assert len(table) == 4
+    assert list(best["recipe"]) == ["ours*, full", "published, full"]
+    assert list(best["runs"]) == ["3", "1"]
+    assert list(best["validation"]) == ["75.0%", "5.0%"]
 
 
 def test_what_else_was_found_about_a_run_is_kept_and_other_results_are_no_runs(root):
@@ -152,7 +169,7 @@ def test_the_best_of_each_dataset_on_validation_comes_first(root):
         run = make_run(root, right=right, valid=valid, name=f"{number}_baseline_cnn_noise_s0")
         write_json(run.folder / "results.json", run.results | {"dataset": dataset})
         main([str(run.folder)])
-    rows = (root / "README.md").read_text().splitlines()[5:8]
+    rows = (root / "report/results/README.md").read_text().splitlines()[5:8]
     cells = [row.split(" | ") for row in rows]
     assert [(cell[1], cell[2][:5]) for cell in cells] == [
         ("a", "25.0%"),
@@ -169,9 +186,9 @@ def test_a_kept_run_with_settings_of_an_earlier_version_is_still_in_the_table(ro
     for frozen, changed in ((0, ""), (2, "frozen=2")):
         kept["config"]["train"] |= {"frozen": frozen, "unfreeze": None}
         write_json(path, kept)
-        cells = results_table(root / "kept").iloc[0]
-        assert cells["recipe"] == f"ours{'*' * bool(changed)}, full, seed 0"
-        assert cells["changed in the recipe"] == changed
+        table = results_table(root / "kept")
+        assert best_of_each(table)["recipe"].item() == f"ours{'*' * bool(changed)}, full"
+        assert table["changed in the recipe"].item() == changed
 
 
 def test_a_kept_file_names_no_folder_of_the_user(root):
