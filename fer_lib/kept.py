@@ -6,8 +6,9 @@
 
 The first keeps what a finished run has found in `report/results/`; the first two make the tables of
 what is kept there: the best of each kind in the README, and all, with every setting, in
-`report/results/README.md`. The report takes new ones up by `python -m fer_lib.report --collect`. The last makes run folders, but no
-weights, of what is kept, so that everything that comes from predictions can be computed anew.
+`report/results/README.md`. The report takes new ones up by `python -m fer_lib.report --collect`.
+The last makes run folders, but no weights, of what is kept, so that everything that comes from
+predictions can be computed anew.
 """
 
 import argparse
