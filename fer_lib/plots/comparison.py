@@ -60,8 +60,9 @@ def label_points(
 ) -> None:
     """Write the name of each point beside it, where it covers no other label, point or bar.
 
-    Where all places of `AROUND` are taken, the one that covers least. From a place further away
-    than the nearest a thin line leads to the point.
+    Where all places of `AROUND` are taken, the one that covers least. From
+    a place further away than the nearest a thin line leads to the point, which should cross no
+    other point or bar.
 
     Args:
         points: (N, 2) in the units of the axes, whose limits must not change any more.
@@ -73,15 +74,20 @@ def label_points(
     place, inside = axis.transData.transform, axis.get_window_extent().get_points()
     taken = [[xy - 4 * dots, xy + 4 * dots] for xy in place(points)]
     taken += [[start - dots, end + dots] for start, end in map(place, bars)]
-    for point, name in zip(points, names, strict=True):
+    marks = np.array(taken)
+    for number, (point, name) in enumerate(zip(points, names, strict=True)):
         text = axis.text(*point, name, fontsize=8, zorder=4)
         text.set_in_layout(False)
 
-        def covered(offset: tuple[float, float], text: Text = text) -> float:
+        own = np.arange(len(marks)) % len(points) == number
+
+        def covered(offset: tuple[float, float], text: Text = text, own: np.ndarray = own) -> float:
             """Pixels² of other things below the label, and of the label outside the axes."""
             box = _beside(text, offset)
             areas = _overlaps(box, np.array([box, inside, *taken]))
-            return areas[0] - areas[1] + areas[2:].sum()
+            line = place(point) + np.outer(np.linspace(0, 1, 20), offset) * dots
+            crossed = [_overlaps(np.array([xy, xy + 1]), marks[~own]).any() for xy in line]
+            return areas[0] - areas[1] + areas[2:].sum() + areas[0] * any(crossed)
 
         costs = [round(covered(offset)) for offset in AROUND]
         best = AROUND[int(np.argmin(costs))]  # the first of equals
