@@ -35,8 +35,8 @@ KIND = ["model", "data", "recipe"]
 """What tells the rows of the project's README apart; the best run of a kind stands for it."""
 
 SHORT = (
-    *("model", "data", "test accuracy (95 %)", "one view", "clean test", "validation", "recipe"),
-    *("runs", "epochs", "on"),
+    *("model", "data", "test accuracy (95 %)", "one view", "clean test", "macro-F1", "validation"),
+    *("recipe", "runs", "epochs", "on"),
 )
 """Columns of the table in the project's README; the other has all but `runs`."""
 
@@ -167,7 +167,9 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
         changed = [part for part in changed if not part.startswith("pretrained=")]
         changed = [f"from {start}", *changed]
     learned = () if labels == "original" else (f"{labels} labels",)
-    full, clean = (results["test"].get(part) for part in ("full", "clean"))
+    full, clean, people = (
+        results["test"].get(part) for part in ("full", "clean", "ferplus_majority")
+    )
     low, high = full["interval"]["accuracy"]
     alone = None if train["flip_tta"] else full["accuracy"]
     one_view = results.get("one_view", {"test": alone})["test"]
@@ -177,7 +179,9 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
         "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",
         "one view": "" if one_view is None else f"{one_view:.1%}",
         "clean test": f"{clean['accuracy']:.1%}" if clean else "",
+        "majority": f"{people['accuracy']:.1%}" if people else "",
         "macro-F1": f"{full['macro_f1']:.3f}",
+        "balanced": f"{full['balanced_accuracy']:.1%}",
         "validation": f"{results['valid']['full']['accuracy']:.1%}",
         "recipe": f"{results['recipe']}, {results['preset']}",
         "seed": str(seed),
