@@ -51,6 +51,7 @@ def test_the_audit_finds_the_planted_copies(faces):
         "within_split": 2,
         "different_labels": 2,
         "same_label": 2,
+        "random_tenth": {"images": 6, "in_rest": 0},
     }
     assert (test["in_train"], test["in_train_or_valid"]) == (2, 3)
     assert {name: row["in_train"] for name, row in test["by_class"].items() if row["in_train"]} == {
@@ -80,6 +81,15 @@ def test_the_audit_finds_the_planted_copies(faces):
     expected = np.delete(faces.ids[TEST], [0, 1, 2, 4]).tolist()
     assert found["clean_test_ids"] == clean_test_ids(faces).tolist() == expected
     assert found["votes"] is None
+
+
+def test_a_random_tenth_of_the_training_images_has_copies_in_the_rest(faces):
+    faces.images[1:60:2] = faces.images[0:60:2]  # pairs of training images
+    faces.images[[60, 80]] = faces.images[0]  # validation and test do not count
+    tenth = np.random.default_rng(0).permutation(60)[:6].tolist()
+    alone = [row for row in tenth if row ^ 1 not in tenth]
+    assert audit(faces)["copies"]["random_tenth"] == {"images": 6, "in_rest": len(alone)}
+    assert alone
 
 
 def test_near_copies_of_a_dirty_test_image_add_nothing_to_the_leak(faces):

@@ -86,7 +86,7 @@ def _copies(faces: FaceSet, groups: np.ndarray) -> dict[str, Any]:
     `groups`, `images` in them, size of the `largest`; groups `across_splits`, and `within_split`
     the rest; groups with `different_labels`, and `same_label` the rest; `test`: test images with a
     copy `in_train` and `in_train_or_valid`, and the same `by_class` beside all `test` images of the
-    class.
+    class; `random_tenth`: see `_random_tenth`.
     """
     splits, classes = _membership(faces, groups)
     size = np.bincount(groups)
@@ -101,7 +101,18 @@ def _copies(faces: FaceSet, groups: np.ndarray) -> dict[str, Any]:
         "different_labels": int(different.sum()),
         "same_label": int((copied & ~different).sum()),
         "test": _leaks(faces, groups, splits),
+        "random_tenth": _random_tenth(faces, groups),
     }
+
+
+def _random_tenth(faces: FaceSet, groups: np.ndarray) -> dict[str, int]:
+    """What a validation set drawn from the training images at random, copies or not, would leak.
+
+    `images` in a tenth of them, drawn by seed 0, and how many have a copy `in_rest`.
+    """
+    rows = np.random.default_rng(0).permutation(faces.where("train"))
+    tenth, rest = np.split(groups[rows], [len(rows) // 10])
+    return {"images": len(tenth), "in_rest": int(np.isin(tenth, rest).sum())}
 
 
 def _near(faces: FaceSet, groups: np.ndarray, near: NearCopies) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.transforms import offset_copy
 
 from fer_lib.plots.style import OTHER, model_style, new_figure
@@ -60,9 +59,8 @@ def label_points(
 ) -> None:
     """Write the name of each point beside it, where it covers no other label, point or bar.
 
-    Where all places of `AROUND` are taken, the one that covers least. From
-    a place further away than the nearest a thin line leads to the point, which should cross no
-    other point or bar.
+    Where all places of `AROUND` are taken, the one that covers least. From a place further away
+    than the nearest a thin line leads to the point, which should cross no other point or bar.
 
     Args:
         points: (N, 2) in the units of the axes, whose limits must not change any more.
@@ -72,51 +70,40 @@ def label_points(
     figure.draw_without_rendering()  # so that all that is drawn has its place
     dots = figure.dpi / 72  # pixels in a point
     place, inside = axis.transData.transform, axis.get_window_extent().get_points()
-    taken = [[xy - 4 * dots, xy + 4 * dots] for xy in place(points)]
-    taken += [[start - dots, end + dots] for start, end in map(place, bars)]
-    marks = np.array(taken)
+    marks = [[xy - 4 * dots, xy + 4 * dots] for xy in place(points)]
+    marks += [[start - dots, end + dots] for start, end in map(place, bars)]
+    marks, taken, around = np.array(marks), np.array([inside, *marks]), np.array(AROUND)
+    sides = np.where(abs(around) > 1, np.sign(around), 0)  # where the label is seen from its place
     for number, (point, name) in enumerate(zip(points, names, strict=True)):
         text = axis.text(*point, name, fontsize=8, zorder=4)
         text.set_in_layout(False)
-
-        own = np.arange(len(marks)) % len(points) == number
-
-        def covered(offset: tuple[float, float], text: Text = text, own: np.ndarray = own) -> float:
-            """Pixels² of other things below the label, and of the label outside the axes."""
-            box = _beside(text, offset)
-            areas = _overlaps(box, np.array([box, inside, *taken]))
-            line = place(point) + np.outer(np.linspace(0, 1, 20), offset) * dots
-            crossed = [_overlaps(np.array([xy, xy + 1]), marks[~own]).any() for xy in line]
-            return areas[0] - areas[1] + areas[2:].sum() + areas[0] * any(crossed)
-
-        costs = [round(covered(offset)) for offset in AROUND]
-        best = AROUND[int(np.argmin(costs))]  # the first of equals
-        taken.append(_beside(text, best))
-        if np.hypot(*best) > np.hypot(*AROUND[0]) + 1:
+        size = text.get_window_extent().size
+        middles = place(point) + dots * around + sides * size / 2
+        boxes = np.stack([middles - size / 2 - dots, middles + size / 2 + dots], 1)
+        areas = _overlaps(boxes[:, None], taken)
+        lines = place(point) + dots * around[:, None] * np.linspace(0, 1, 20)[:, None]
+        others = marks[np.arange(len(marks)) % len(points) != number]
+        crossed = _overlaps(np.stack([lines, lines + 1], 2)[:, :, None], others).any((1, 2))
+        area = (size + 2 * dots).prod()
+        costs = area - areas[:, 0] + areas[:, 1:].sum(1) + area * crossed
+        best = int(costs.round().argmin())  # the first of equals
+        taken = np.concatenate([taken, boxes[best : best + 1]])
+        (x, y), (left, up) = AROUND[best], sides[best]
+        text.set_transform(offset_copy(axis.transData, figure, x, y, units="points"))
+        text.set_horizontalalignment({1: "left", 0: "center", -1: "right"}[left])
+        text.set_verticalalignment({1: "bottom", 0: "center", -1: "top"}[up])
+        if np.hypot(x, y) > np.hypot(*AROUND[0]) + 1:
             line = axis.annotate(
-                "", point, best, textcoords="offset points", zorder=1,
+                "", point, (x, y), textcoords="offset points", zorder=1,
                 arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0},
             )  # fmt: skip
             line.set_in_layout(False)
 
 
-def _beside(text: Text, offset: tuple[float, float]) -> np.ndarray:
-    """Move a label so many points away from its point.
-
-    Returns:
-        (2, 2) the least and the greatest x and y that it then covers, pixels.
-    """
-    axis, (x, y) = text.axes, offset
-    text.set_transform(offset_copy(axis.transData, axis.figure, x, y, units="points"))
-    text.set_horizontalalignment("left" if x > 1 else "right" if x < -1 else "center")
-    text.set_verticalalignment("bottom" if y > 1 else "top" if y < -1 else "center")
-    return text.get_window_extent().padded(axis.figure.dpi / 72).get_points()
-
-
-def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Areas (N,) that a box (2, 2) has in common with others (N, 2, 2), of least and greatest."""
-    sides = np.minimum(box[1], others[:, 1]) - np.maximum(box[0], others[:, 0])
-    return sides.clip(0).prod(1)
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Areas (...) that boxes have in common with others, both (..., 2, 2) of least and greatest."""
+    least = np.maximum(boxes[..., 0, :], others[..., 0, :])
+    return (np.minimum(boxes[..., 1, :], others[..., 1, :]) - least).clip(0).prod(-1)
 
 
 def alike(table: pd.DataFrame, *, mark: str, title: str) -> Figure:
