@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from forked import CONTEXT
 from PIL import Image
 
 from fer_lib.checkpoints import save_weights
@@ -475,20 +477,26 @@ def test_hidden_files_are_no_pictures(folder):
     assert (len(found), others) == (5, 1)
 
 
+def predict(words, errors):
+    sys.argv = ["predict", *words]
+    with open(errors, "w") as sys.stderr:
+        runpy.run_module("fer_lib.predict", run_name="__main__")
+
+
 def test_ended_by_the_system_it_writes_what_it_has(folder, weights, tmp_path):
     pictures = tmp_path / "many"
     pictures.mkdir()
     for name in range(400):
         shutil.copy(folder / "face.png", pictures / f"{name}.png")
     out, copies = tmp_path / "a.csv", tmp_path / "copies"
-    words = [sys.executable, "-m", "fer_lib.predict", pictures, "--out", out, "--annotate", copies]
-    process = subprocess.Popen(
-        [*words, "--model", weights, "--detector", "haar"], stderr=subprocess.PIPE, text=True
-    )
-    while process.poll() is None and not (copies.is_dir() and any(copies.iterdir())):
+    words = [pictures, "--out", out, "--annotate", copies, "--model", weights, "--detector", "haar"]
+    errors = tmp_path / "errors"
+    process = CONTEXT.Process(target=predict, args=([*map(str, words)], errors))
+    process.start()
+    while process.is_alive() and not (copies.is_dir() and any(copies.iterdir())):
         time.sleep(0.01)
     process.terminate()
-    _, said = process.communicate()
-    assert process.returncode == 130, said
-    assert "stopped" in said
+    process.join()
+    assert process.exitcode == 130, errors.read_text()
+    assert "stopped" in errors.read_text()
     assert 0 < len(table(out)) < 400
