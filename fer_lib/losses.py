@@ -28,6 +28,9 @@ def log_prior(targets: Tensor) -> Tensor:
 class SoftCrossEntropy(nn.Module):
     """Cross-entropy of logits and soft targets, mean over the images.
 
+    So is a weighted one, as torch has it for soft targets; for indices of classes torch divides by
+    the sum of the batch's weights instead, by which batches with a rare class count less.
+
     Label smoothing together with a correction for rare classes is not torch's: its class weights
     multiply also the share that smoothing spreads, and an adjustment of the logits is undone by
     even shares. Either gives most of what is spread to the rarest class, which becomes the answer
