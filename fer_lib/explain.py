@@ -18,6 +18,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from fer_lib.files import InputError
+from fer_lib.models.cnn import SpatialAttention
 from fer_lib.models.grefel import Reliability
 from fer_lib.models.moe import Routing, SparseExperts
 
@@ -171,6 +172,29 @@ def maps(model: nn.Module, x: Tensor) -> tuple[str, Tensor]:
     if find(model, VisionTransformer) is not None:
         return "attention rollout", rollout(model, x)
     return "Grad-CAM", grad_cam(model, x)
+
+
+@torch.no_grad()
+def spatial_gates(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """What each spatial attention multiplies its positions by: (B, h, w) in 0..1, in order.
+
+    CBAM: Convolutional Block Attention Module, https://arxiv.org/abs/1807.06521.
+
+    Raises:
+        InputError: the model has no such attention.
+    """
+    parts = [part for part in model.modules() if isinstance(part, SpatialAttention)]
+    if not parts:
+        raise InputError(
+            f"{type(model).__name__} has no gates of positions: use attention_cnn, with them"
+        )
+    seen: list[Tensor] = []
+    with evaluating(model), ExitStack() as undo:
+        for part in parts:
+            hook = lambda _, __, logits: seen.append(logits.sigmoid()[:, 0].float())
+            undo.enter_context(part.conv.register_forward_hook(hook))
+        model(x)
+    return seen
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.models import create_model
 from fer_lib.models.backbones import BackboneModel
+from fer_lib.models.cnn import SpatialAttention
 from fer_lib.models.grefel import GReFELHead
 from fer_lib.models.moe import MixtureHead
 
@@ -143,6 +144,7 @@ CASES = [
     (explain.grad_cam, cnn),
     (explain.maps, grefel),
     (explain.maps, attention_cnn),
+    (explain.spatial_gates, attention_cnn),
     (explain.routing, mixture),
     (explain.reliability, grefel),
 ]
@@ -182,6 +184,21 @@ def test_maps_picks_by_what_a_model_is_made_of():
     found, heat = explain.maps(model, x)
     assert found == "Grad-CAM"
     assert torch.equal(heat, explain.grad_cam(model, x))
+
+
+@pytest.mark.parametrize(("form", "sides"), [("cbam", [48, 24, 12]), ("published", [24, 12, 1])])
+def test_spatial_gates_are_those_that_the_features_were_multiplied_by(form, sides):
+    model = create_model("attention_cnn", width=16, attention=form).eval()
+    x = images(model)
+    found = explain.spatial_gates(model, x)
+    assert [tuple(gates.shape) for gates in found] == [(3, side, side) for side in sides]
+    features = x
+    with torch.no_grad():
+        for stage, gates in zip(model.stages, found, strict=True):
+            for layer in stage:
+                before, features = features, layer(features)
+                if isinstance(layer, SpatialAttention):
+                    torch.testing.assert_close(before * gates[:, None], features)
 
 
 def test_routing_is_that_of_the_router():
@@ -226,6 +243,7 @@ def test_reliability_leads_to_the_prediction():
         (explain.rollout, cnn, "use grad_cam"),
         (attention_weights, cnn, "use grad_cam"),
         (explain.rollout, without_class_token, "class token"),
+        (explain.spatial_gates, cnn, "use attention_cnn"),
         (explain.routing, grefel, "use vit_moe"),
         (explain.reliability, mixture, "use grefel"),
     ],
