@@ -278,6 +278,10 @@ def test_learning_curves_mark_the_epoch_that_is_kept():
     (axis,) = alone.axes
     assert axis.lines[1].get_ydata().tolist() == valid["valid_loss"]
     assert axis.lines[2].get_xdata() == [2, 2]
+    guessed = plots.learning_curves(table, mark="sample data", guess=0.25)
+    assert [len(axis.lines) for axis in both.axes] == [3, 3]
+    assert [len(axis.lines) for axis in guessed.axes] == [3, 4]
+    assert guessed.axes[1].lines[3].get_ydata() == [0.25, 0.25]
 
 
 def test_a_heated_face_is_bright_where_the_map_is_greatest():

@@ -15,12 +15,18 @@ Rows = pd.DataFrame | Sequence[dict[str, Any]]
 """Of `metrics.csv`, one an epoch."""
 
 
-def learning_curves(rows: Rows, *, mark: str, title: str = "") -> Figure:
-    """Loss and accuracy by epoch, side by side."""
+def learning_curves(
+    rows: Rows, *, mark: str, title: str = "", guess: float | None = None
+) -> Figure:
+    """Loss and accuracy by epoch, side by side.
+
+    Args:
+        guess: accuracy of the most frequent class as the answer to all images, a dotted line.
+    """
     figure, axes = new_figure(9, 3.2, mark=mark, ncols=2)
     figure.suptitle(title, fontsize=11)
     for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
-        _curve(axis, rows, name)
+        _curve(axis, rows, name, guess if name == "accuracy" else None)
     return figure
 
 
@@ -31,7 +37,7 @@ def learning_curve(rows: Rows, name: str, *, mark: str) -> Figure:
     return figure
 
 
-def _curve(axis: Any, rows: Rows, name: str) -> None:
+def _curve(axis: Any, rows: Rows, name: str, guess: float | None = None) -> None:
     table = pd.DataFrame(rows)
     for split, style in (("train", "--"), ("valid", "-")):
         label = {"train": "training (augmented)", "valid": "validation"}[split]
@@ -42,6 +48,9 @@ def _curve(axis: Any, rows: Rows, name: str) -> None:
         "kept", (best["epoch"], 1), xycoords=("data", "axes fraction"), ha="center", va="bottom",
         fontsize=8, color="0.4",
     )  # fmt: skip
+    if guess is not None:
+        line = {"color": "0.4", "linewidth": 1, "linestyle": ":", "zorder": 0}
+        axis.axhline(guess, label="most frequent class", **line)
     axis.set(xlabel="epoch", ylabel=name)
     axis.xaxis.get_major_locator().set_params(integer=True)
     if name == "accuracy":
