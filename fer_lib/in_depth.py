@@ -20,7 +20,10 @@ From here on only where the weights have been there:
 - `views`: by name ("one", "mirror", "ten_crop"), see `robustness.compare_views`;
 - `robustness`: by kind of `corruptions.CORRUPTIONS` a list of `severity`, `unit`, `n`, `accuracy`,
   `low`, `high`; the first is the undamaged image, then from mild to strong;
-- `computed`: how these two were made: `images` (number of test images), `mark` ("" or "1,000 of
+- `gates`, of a model with spatial attention: `maps`, what each multiplies its positions by, the
+  mean over the images, in order; `covered`: by side ("none", "left", "right") `n`, `accuracy`,
+  `low`, `high` in one view with that half of every image made grey;
+- `computed`: how these were made: `images` (number of test images), `mark` ("" or "1,000 of
   3,589 test images"), `weights_sha256`, `code`, `seed`, `device`, `threads`.
 """
 
@@ -43,7 +46,9 @@ from fer_lib.evaluate.answers import answers, by_agreement
 from fer_lib.evaluate.calibration import accuracy, calibration
 from fer_lib.evaluate.corruptions import CORRUPTIONS, undamaged
 from fer_lib.evaluate.robustness import compare_views, damage_passes, damaged, view_passes
+from fer_lib.explain import find, spatial_gates
 from fer_lib.files import InputError, read_json, sha256, write_json
+from fer_lib.models.cnn import SpatialAttention
 from fer_lib.provenance import code_digest, processor
 from fer_lib.runs import Run
 
@@ -54,7 +59,7 @@ CPU_WORK = 2e13
 FEWEST = 200
 """Test images below which a curve would tell too little to be drawn."""
 
-FROM_WEIGHTS = ("views", "robustness", "computed")
+FROM_WEIGHTS = ("views", "robustness", "gates", "computed")
 
 CODE = ("augment", "batches", "evaluate/corruptions", "evaluate/robustness")
 """Modules that those depend on."""
@@ -130,7 +135,8 @@ def from_weights(
     made, now = found.get("computed", {}), subject.origin()
     enough = made.get("images", -1) >= wanted
     same = enough and all(made[key] == now[key] for key in ("weights_sha256", "seed"))
-    if same and found.get("views") and set(CORRUPTIONS) <= set(found.get("robustness", {})):
+    whole = found.get("views") and set(CORRUPTIONS) <= set(found.get("robustness", {}))
+    if same and whole and ("gates" in found or not subject.gated):
         by = "" if made["code"] == now["code"] else ", by other code (delete the file to repeat it)"
         say(f"views and robustness: loaded from evaluation.json, {described(made, total)}{by}")
         return
@@ -144,6 +150,7 @@ def from_weights(
     if not same or made["code"] != now["code"]:
         made = subject.environment(wanted, total) | now
         found |= {"views": {}, "robustness": {}, "computed": made}
+        found.pop("gates", None)
     subject.take(made["images"])
     say(f"views and robustness: computed, {described(made, total)}")
     if not found.get("views"):
@@ -153,14 +160,17 @@ def from_weights(
         if name not in found.setdefault("robustness", {}):
             found["robustness"][name] = subject.robustness(name)
             write_json(path, found)
+    if subject.gated and "gates" not in found:
+        found["gates"] = subject.gates()
+        write_json(path, found)
 
 
 def left_out(found: dict[str, Any], *, same_weights: bool) -> None:
     """Drop views and robustness of other weights, or those that nothing was computed of."""
-    for key in ("views", "robustness"):
+    for key in ("views", "robustness", "gates"):
         if not (same_weights and found.get(key)):
             found.pop(key, None)
-    if not {"views", "robustness"} & set(found):
+    if not {"views", "robustness", "gates"} & set(found):
         found.pop("computed", None)
 
 
@@ -177,6 +187,7 @@ class Subject:
         self.model = run.load_model().to(self.device).requires_grad_(False)
         self.prepare = Prepare(self.model.pretrained_cfg, self.device)
         self.flip = run.train_config.flip_tta
+        self.gated = find(self.model, SpatialAttention) is not None
 
     def origin(self) -> dict[str, Any]:
         """What makes earlier results worth keeping."""
@@ -229,6 +240,19 @@ class Subject:
             self.model, self.images, self.labels, self.prepare, name, flip=self.flip, seed=SEED
         )
         return [clean, *worse]
+
+    def gates(self) -> dict[str, Any]:
+        parts = [spatial_gates(self.model, self.prepare(part)) for part in self.images.split(256)]
+        means = [torch.cat(stage).mean(0) for stage in zip(*parts, strict=True)]
+        middle, covered = self.images.shape[-1] // 2, {}
+        halves = {"none": slice(0), "left": slice(middle), "right": slice(middle, None)}
+        for name, half in halves.items():
+            images = self.images.clone()
+            images[..., half] = 128
+            answers = probabilities(self.model, images, self.prepare).argmax(1).cpu().numpy()
+            covered[name] = accuracy(answers == self.labels)
+        maps = [[[round(gate, 4) for gate in row] for row in mean.tolist()] for mean in means]
+        return {"maps": maps, "covered": covered}
 
 
 def main(arguments: list[str] | None = None) -> None:

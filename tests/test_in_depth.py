@@ -6,12 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from fer_lib import in_depth
+from fer_lib.augment import Prepare
 from fer_lib.data import load_faces
 from fer_lib.evaluate import evaluate, load_predictions
 from fer_lib.evaluate.corruptions import CORRUPTIONS
 from fer_lib.evaluate.robustness import VIEWS
+from fer_lib.explain import spatial_gates
 from fer_lib.files import InputError
 from fer_lib.in_depth import FROM_WEIGHTS, evaluate_in_depth, main
 from fer_lib.recipes import recipe
@@ -34,7 +37,7 @@ def faces(home):
 @pytest.fixture(scope="module")
 def trained(home, faces) -> Run:
     changes = {"epochs": 2, "options": {"width": 8}}
-    config = recipe("baseline_cnn", "ours", "sample", **changes)
+    config = recipe("attention_cnn", "ours", "sample", **changes)
     return train(config, faces, runs=str(home / "runs"), quiet=True)
 
 
@@ -70,6 +73,13 @@ def test_the_file_holds_every_part(whole, faces):
     for curve in found["robustness"].values():
         assert curve[0]["accuracy"] == found["full"]["accuracy"]  # undamaged
         assert all(row["n"] == 60 and row["low"] <= row["accuracy"] for row in curve)
+    model, images = run.load_model(), faces.images[faces.where("test")]
+    gates = spatial_gates(model, Prepare(model.pretrained_cfg)(torch.from_numpy(images)))
+    for mean, stage in zip(found["gates"]["maps"], gates, strict=True):
+        np.testing.assert_allclose(mean, stage.mean(0), atol=1e-4)
+    covered = found["gates"]["covered"]
+    assert list(covered) == ["none", "left", "right"]
+    assert covered["none"] == {key: found["views"]["one"][key] for key in covered["none"]}
     assert found["computed"]["mark"] == ""
     assert len(said) == 1
     assert "computed, on all 60 test images" in said[0]
@@ -130,7 +140,20 @@ def test_an_interrupted_evaluation_goes_on(whole, faces, run, monkeypatch):
     assert repeated["robustness"] == found["robustness"]
 
 
-@pytest.mark.parametrize("lost", ["views", "robustness"])
+def test_a_half_of_the_images_is_covered(trained, faces, monkeypatch):
+    subject, real, seen = in_depth.Subject(trained, faces), in_depth.probabilities, []
+    subject.take(60)
+    note = lambda model, images, prepare: seen.append(images) or real(model, images, prepare)
+    monkeypatch.setattr(in_depth, "probabilities", note)
+    subject.gates()
+    none, left, right = seen
+    assert torch.equal(none, subject.images)
+    grey = torch.full_like(none, 128)
+    assert torch.equal(left, torch.cat([grey[..., :24], none[..., 24:]], 3))
+    assert torch.equal(right, torch.cat([none[..., :24], grey[..., 24:]], 3))
+
+
+@pytest.mark.parametrize("lost", ["views", "robustness", "gates"])
 def test_a_part_that_is_not_there_is_computed(whole, faces, run, lost):
     _, found, _ = whole
     path = run.folder / "evaluation.json"
@@ -167,7 +190,7 @@ def test_without_weights_all_that_follows_from_predictions_is_there(whole, faces
 
 def test_of_an_evaluation_that_was_only_begun_nothing_is_left_without_weights(faces, run):
     evaluate_in_depth(run, faces, images=20, say=lambda line: None)
-    begun = written(run) | {"views": {}, "robustness": {}}
+    begun = written(run) | {"views": {}, "robustness": {}, "gates": {}}
     (run.folder / "evaluation.json").write_text(json.dumps(begun))
     (run.folder / "best.safetensors").unlink()
     found = evaluate_in_depth(run, faces, say=lambda line: None)
