@@ -21,10 +21,13 @@ from fer_lib.files import expanded, sha256
 from fer_lib.recipes import own_start, recipe
 
 CODE = (
-    *("augment", "batches", "config", "data/ferplus", "data/refined", "device", "epochs"),
-    *("graph", "held_out", "learner", "losses", "optim", "train", "training", "models/*"),
+    *("augment", "batches", "checkpoints", "config", "data/ferplus", "data/refined", "device"),
+    *("epochs", "graph", "held_out", "learner", "losses", "optim", "train", "training", "models/*"),
+    *("evaluate/predictions", "evaluate/scores", "evaluate/calibration", "evaluate/abstention"),
+    *("data/audit", "data/copies"),
 )
-"""Modules that the numbers of a training depend on."""
+"""Modules that the numbers of a training depend on: its own, and, in the last two rows, those that
+score it, on the clean test images too."""
 
 
 def describe_environment(config: TrainConfig) -> dict[str, Any]:

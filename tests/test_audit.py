@@ -14,8 +14,10 @@ from fer_lib.data.copies import near_copies
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.ferplus import plurality
 from fer_lib.data.sample import make_sample
-from fer_lib.labels import VOTES
+from fer_lib.files import read_json
+from fer_lib.labels import EMOTIONS, VOTES
 
+COMMITTED = Path(__file__).parents[1] / "report" / "results" / "audit.json"
 TRAIN, TEST = slice(0, 60), slice(80, 120)
 
 
@@ -197,12 +199,27 @@ def fer2013() -> FaceSet:
     return tables.read("fer2013", folder / "fer2013.csv", folder / "fer2013new.csv")
 
 
-@pytest.fixture(scope="module")
-def known(fer2013) -> dict:
+@pytest.fixture(scope="module", params=["committed", "repeated"])
+def known(request) -> dict:
+    """The audit that the report reads, and, where the images are at hand, another one."""
+    if request.param == "committed":
+        return read_json(COMMITTED)
+    fer2013 = request.getfixturevalue("fer2013")
     start = time.perf_counter()
     found = audit(fer2013)
     assert time.perf_counter() - start < 60
     return found
+
+
+def test_the_committed_audit_is_of_the_known_images():
+    found = read_json(COMMITTED)
+    assert (found["dataset"], found["mark"]) == ("fer2013", "")
+    counts = found["manifest"]["counts"]
+    assert {split: tuple(counts[split][name] for name in EMOTIONS) for split in counts} == {
+        "train": (3995, 436, 4097, 7215, 4830, 3171, 4965),
+        "valid": (467, 56, 496, 895, 653, 415, 607),
+        "test": (491, 55, 528, 879, 594, 416, 626),
+    }
 
 
 def test_the_known_numbers_of_fer2013(known):

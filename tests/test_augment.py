@@ -136,6 +136,21 @@ def test_coarse_dropout_sets_holes_to_the_mean():
     assert share.min() >= 1 / 64 - 0.005
 
 
+def test_noise_of_erasing_and_holes_of_dropout_are_drawn_after_normalisation():
+    prepare = Prepare(GREY)
+    plain = prepare(copies(), Augmentation(), generator())
+    erased, holed = (
+        out[out != plain]
+        for out in (
+            prepare(copies(), Augmentation(erase=1), generator()),
+            prepare(copies(), Augmentation(dropout=1), generator()),
+        )
+    )
+    assert abs(erased.mean().item()) < 0.03  # -1, and a deviation of 2, if normalised afterwards
+    assert abs(erased.std().item() - 1) < 0.03
+    assert holed.unique().tolist() == [0]
+
+
 def test_prepare_changes_size_and_channels():
     rgb = {"input_size": (3, 224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     grey = copies(2)

@@ -2,7 +2,9 @@
 
 import json
 import re
+import timeit
 from dataclasses import replace
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -14,6 +16,7 @@ from matplotlib.transforms import Bbox
 from fer_lib import plots
 from fer_lib.compare import (
     comparison,
+    cost,
     ensemble_sentence,
     figures,
     known_refinement,
@@ -234,6 +237,24 @@ def test_times_are_those_of_the_runs_file_and_measured_on_demand(make_run):
     assert (table.to_numpy() > 0).all()
     assert table.attrs["on"].endswith(f", {torch.get_num_threads()} threads")
     assert costs([known])["ms_1"].item() == table["ms an image, batch of 1"].item()
+
+
+def test_the_clock_is_read_when_the_answer_has_come_back(make_run, monkeypatch):
+    seen = []
+
+    def seconds():
+        seen.append("clock")
+        return float(len(seen))
+
+    class OnItsWay:
+        def cpu(self):
+            seen.append("answer")
+
+    monkeypatch.setattr(cost, "probabilities", lambda *_: OnItsWay())
+    monkeypatch.setattr(cost, "repeat", partial(timeit.repeat, timer=seconds))
+    cost.measure(make_run(options={"width": 4}))
+    each = 1 + cost.CALLS  # one more to warm up
+    assert seen == ["clock", "answer", "clock"] * each * len(cost.BATCHES)
 
 
 def test_the_command_line_prints_scores_and_what_the_tests_say(

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
 
 from fer_lib.augment import Prepare
 from fer_lib.files import InputError
 from fer_lib.models import MODULES, create_model
 from fer_lib.models.cnn import OverChannels, OverPositions, SpatialAttention
+from fer_lib.models.moe import MultiHeadAttention
 from fer_lib.recipes import recipe
 
 
@@ -42,6 +44,108 @@ def test_parameters_are_those_published(name, options, parameters):
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.zero_()
         assert model(torch.zeros(2, *model.pretrained_cfg["input_size"])).shape == (2, 7)
+
+
+def unmade(name: str, **options) -> nn.Module:
+    """A model by its published recipe, without any values: built at once."""
+    with torch.device("meta"):
+        return create_model(name, **recipe(name, "published").options | options)
+
+
+def described(layer: nn.Module):
+    """Of a linear map its sizes, of dropout its rate, else the kind of layer."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    return layer.p if isinstance(layer, nn.Dropout) else type(layer)
+
+
+@pytest.mark.parametrize(
+    ("names", "layers"),
+    [
+        (("baseline_cnn", "attention_cnn"), [0.5, (256, 128), nn.ReLU, 0.3, (128, 7)]),
+        (("vit_patch", "vit_cnn"), [(192, 192), nn.GELU, 0.15, (192, 7)]),
+        (("vit_tiny",), [(192, 256), nn.GELU, 0.4, (256, 128), nn.GELU, 0.3, (128, 7)]),
+        (("vit_mae",), [nn.LayerNorm, (768, 7)]),
+    ],
+)
+def test_a_head_has_the_published_layers(names, layers):
+    for name in names:
+        assert [described(layer) for layer in unmade(name).get_classifier()] == layers
+
+
+SMALL_PATCHES = {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tokens", "blocks", "heads", "hidden", "normalised"),
+    [
+        ("vit_patch", {}, 144, 6, 6, 768, ((0.5,), (0.5,))),
+        ("vit_patch", SMALL_PATCHES, 36, 4, 4, 512, ((0.5,), (0.5,))),
+        ("vit_cnn", {}, 144, 6, 6, 768, ((0.5,), (0.5,))),
+        ("vit_tiny", {}, 196, 12, 3, 768, ((0.5,), (0.5,))),
+        ("vit_mae", {}, 196, 12, 12, 3072, IMAGENET),
+        ("vit_moe", {}, 196, 12, 12, 3072, ((0.5,) * 3, (0.5,) * 3)),
+        ("grefel", {}, 196, 12, 12, 3072, ((0.5,) * 3, (0.5,) * 3)),
+    ],
+)
+def test_a_transformer_has_the_published_tokens_and_blocks(
+    name, options, tokens, blocks, heads, hidden, normalised
+):
+    model = unmade(name, **options)
+    assert (model.pretrained_cfg["mean"], model.pretrained_cfg["std"]) == normalised
+    vit = getattr(model, "backbone", model)
+    assert vit.patch_embed.num_patches == tokens == vit.pos_embed.shape[1] - 1  # and the class
+    assert len(vit.blocks) == blocks
+    assert isinstance(vit.norm, nn.LayerNorm)
+    for block in vit.blocks:
+        assert (block.attn.num_heads, block.mlp.fc1.out_features) == (heads, hidden)
+        assert type(block.mlp.act) is nn.GELU
+    first = vit.blocks[0].to_empty(device="cpu").eval()
+    x = torch.randn(1, 2, vit.embed_dim)
+    with torch.no_grad():
+        for name, parameter in first.named_parameters():
+            parameter.fill_(name in ("norm1.bias", "norm2.bias"))
+        assert torch.equal(first(x), x)  # the norms stand before attention and MLP, not after
+
+
+def test_the_heads_of_experts_and_of_anchors_have_the_published_numbers():
+    head = unmade("vit_moe").head
+    assert type(head.attention) is MultiHeadAttention
+    assert (head.experts.top_k, tuple(head.experts.weight1.shape)) == (2, (4, 768, 1536))
+    head = unmade("grefel").head
+    assert head.directions.shape[:2] == (7, 10)
+    rates = [layer.p for layer in head.modules() if isinstance(layer, nn.Dropout) and layer.p]
+    assert rates == [0.15, 0.15]
+
+
+def plain_cnn() -> nn.Sequential:
+    """`baseline_cnn` layer by layer as published."""
+    layers = []
+    for inputs, outputs, pool in (
+        (1, 64, nn.MaxPool2d(2)),
+        (64, 128, nn.MaxPool2d(2)),
+        (128, 256, nn.AdaptiveAvgPool2d(1)),
+    ):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+        layers += [pool]
+    layers += [nn.Flatten(), nn.Dropout(0.5), nn.Linear(256, 128), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(128, 7))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_baseline_is_the_published_network(training):
+    torch.manual_seed(0)
+    model, plain = create_model("baseline_cnn"), plain_cnn()
+    for values in model.state_dict().values():
+        if values.is_floating_point():
+            values.add_(0.1 * torch.randn_like(values))  # norms that do something
+    plain.load_state_dict(dict(zip(plain.state_dict(), model.state_dict().values(), strict=True)))
+    x, answers = torch.randn(4, 1, 48, 48), []
+    for one in (model, plain):
+        torch.manual_seed(1)  # of dropout
+        answers.append(one.train(training)(x))
+    torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -315,3 +315,34 @@ def test_rafdb_holds_out_the_same_tenth_in_every_run(sample, tmp_path):
     )
     assert faces.labels.tolist() == expected.tolist()
     assert faces.ids[0] == "train_00001"
+
+
+def test_rafdb_keeps_colours_each_class_its_tenth_and_copies_together(sample, tmp_path):
+    write_layout(sample, "rafdb", tmp_path)
+    pictures = tmp_path / "basic/Image/aligned"
+    labels = sample.labels[sample.split != "test"]
+    names = np.array([f"train_{number:05d}" for number in range(1, len(labels) + 1)])
+    for k in range(7):
+        paths = [pictures / f"{name}_aligned.jpg" for name in names[labels == k]]
+        tinted = paths[: len(paths) // 2]
+        for path in tinted:
+            grey = np.asarray(Image.open(path))[..., 0]
+            Image.fromarray(np.stack([grey, grey // 2, grey // 4], axis=2)).save(path)
+        for path, copy in zip(tinted[::2], tinted[1::2], strict=False):
+            shutil.copy(path, copy)
+    faces = load_faces("rafdb", tmp_path, **MUTE)
+    for name, image in zip(faces.ids, faces.images, strict=True):
+        expected = np.asarray(Image.open(pictures / f"{name}_aligned.jpg"))
+        assert (image == expected.transpose(2, 0, 1)).all()
+    colour = (faces.images[:, 0] != faces.images[:, 2]).any((1, 2))
+    assert 0.3 < colour.mean() < 0.5
+    held = faces.split[faces.split != "test"] == "valid"
+    assert [held[labels == k].sum() for k in range(7)] == [
+        max(1, round(0.1 * (labels == k).sum())) for k in range(7)
+    ]
+    sides = {}
+    for image, side in zip(faces.images, faces.split, strict=True):
+        if side != "test":
+            sides.setdefault(image.tobytes(), set()).add(str(side))
+    assert len(sides) < 0.9 * len(labels)
+    assert all(len(both) == 1 for both in sides.values())

@@ -29,43 +29,82 @@ def test_every_model_has_both_recipes_in_every_preset(model, name, preset):
         assert config.epochs * config.limit < full.epochs * 28_709 / 5
 
 
-def test_the_published_recipe_is_the_published_one():
-    config = recipe("attention_cnn", "published")
-    assert (config.batch_size, config.epochs, config.lr, config.weight_decay) == (
-        64,
-        50,
-        1e-3,
-        1e-4,
-    )
-    assert (config.schedule, config.plateau_factor, config.plateau_patience) == ("plateau", 0.5, 5)
-    assert (config.patience, config.clip_grad, config.class_weights) == (10, 1.0, True)
-    assert config.options == {"attention": "published"}
-    drawn = config.augmentation
-    assert (drawn.affine, drawn.rotate, drawn.translate, drawn.scale) == (
-        0.7,
-        15,
-        0.1,
-        (0.85, 1.15),
-    )
-    assert (drawn.flip, drawn.dropout, drawn.photometric, drawn.noise) == (0.5, 0.3, 0.5, 0.2)
+PLAIN = {
+    **{"labels": "original", "pretrained": False, "options": {}, "limit": None},
+    **{"batch_size": 64, "accumulate": 1, "optimizer": "adamw", "head_lr_scale": 1},
+    **{"layer_decay": 1, "frozen_layers": 0, "unfreeze_every": None},
+    **{"schedule": "cosine", "warmup_epochs": 0, "patience": None, "clip_grad": None},
+    **{"class_weights": False, "label_smoothing": 0, "logit_adjustment": 0},
+    **{"mixup": 0, "cutmix": 0, "ema_decay": 0, "flip_tta": False},
+}
+"""Of a published recipe what it does not name."""
+
+STILL = {
+    **{"affine": 0, "rotate": 0, "translate": 0, "scale": [1, 1], "crop": [1, 1], "photometric": 0},
+    **{"brightness": 0, "contrast": 0, "noise": 0, "dropout": 0, "erase": 0},
+}
+"""Of a published augmentation what it does not name. All of them flip."""
+
+CNN = {
+    **{"epochs": 50, "lr": 1e-3, "weight_decay": 1e-4, "clip_grad": 1, "class_weights": True},
+    **{"schedule": "plateau", "plateau_metric": "valid_accuracy"},
+    **{"plateau_factor": 0.5, "plateau_patience": 5, "patience": 10},
+    "augmentation": STILL
+    | {"flip": 0.5, "affine": 0.7, "rotate": 15, "translate": 0.1, "scale": [0.85, 1.15]}
+    | {"photometric": 0.5, "brightness": 0.2, "contrast": 0.2, "noise": 0.2, "dropout": 0.3},
+}
+SCRATCH = {
+    **{"epochs": 100, "lr": 5e-4, "weight_decay": 0.01, "warmup_epochs": 5},
+    **{"label_smoothing": 0.05, "options": {"dropout": 0.15}},
+    "augmentation": STILL
+    | {"flip": 0.5, "affine": 0.7, "rotate": 10, "translate": 0.05, "scale": [0.9, 1.1]}
+    | {"crop": [0.85, 1], "photometric": 0.5, "brightness": 0.2, "contrast": 0.2, "erase": 0.25},
+}
+GREFEL = {
+    **{"pretrained": True, "epochs": 150, "lr": 5e-5, "weight_decay": 0.005, "warmup_epochs": 5},
+    **{"label_smoothing": 0.11, "mixup": 0.2, "cutmix": 1, "ema_decay": 0.9999},
+    "options": {"dropout": 0.15},
+    "augmentation": STILL  # of which nothing is said
+    | {"flip": 0.5, "affine": 0.5, "rotate": 10, "translate": 0.05, "erase": 0.25},
+}
+PUBLISHED = {
+    ("baseline_cnn", "published"): CNN,
+    ("attention_cnn", "published"): CNN | {"options": {"attention": "published"}},
+    ("vit_tiny", "published"): CNN
+    | {"pretrained": True, "lr": 5e-5, "patience": 20, "warmup_epochs": 5},
+    ("vit_patch", "published"): SCRATCH,
+    ("vit_cnn", "published"): SCRATCH,
+    ("vit_mae", "published"): {
+        **{"pretrained": True, "epochs": 80, "lr": 3e-5, "head_lr_scale": 5, "weight_decay": 0.05},
+        **{"warmup_epochs": 5, "frozen_layers": 5, "mixup": 0.2, "ema_decay": 0.999},
+        **{"flip_tta": True, "augmentation": STILL | {"flip": 0.5, "crop": [0.8, 1]}},
+    },
+    ("vit_moe", "published"): {
+        **{"pretrained": True, "epochs": 5, "batch_size": 32, "lr": 1e-5, "weight_decay": 0.01},
+        **{"schedule": "plateau", "plateau_metric": "valid_loss"},
+        **{"plateau_factor": 0.2, "plateau_patience": 2},
+        "augmentation": STILL
+        | {"flip": 0.5, "affine": 1, "rotate": 10, "translate": 0.1, "scale": [0.9, 1.1]}
+        | {"photometric": 1, "brightness": 0.2, "contrast": 0.2},
+    },
+    ("grefel", "published"): GREFEL,
+    ("grefel", "finetune"): GREFEL
+    | {"epochs": 50, "lr": 2e-5, "weight_decay": 0.007, "warmup_epochs": 2}
+    | {"options": {"dropout": 0.18}},
+}
 
 
-@pytest.mark.parametrize(
-    ("model", "name", "values"),
-    [
-        ("vit_patch", "published", {"lr": 5e-4, "weight_decay": 0.01, "epochs": 100}),
-        ("vit_cnn", "published", {"warmup_epochs": 5, "label_smoothing": 0.05, "batch_size": 64}),
-        ("vit_tiny", "published", {"lr": 5e-5, "patience": 20, "warmup_epochs": 5}),
-        ("vit_mae", "published", {"lr": 3e-5, "head_lr_scale": 5.0, "frozen_layers": 5}),
-        ("vit_moe", "published", {"lr": 1e-5, "epochs": 5, "plateau_metric": "valid_loss"}),
-        ("grefel", "published", {"label_smoothing": 0.11, "ema_decay": 0.9999, "epochs": 150}),
-        ("grefel", "finetune", {"lr": 2e-5, "weight_decay": 0.007, "options": {"dropout": 0.18}}),
-    ],
-)
-def test_published_values_of_the_transformers(model, name, values):
-    config = recipe(model, name)
-    assert {key: getattr(config, key) for key in values} == values
-    assert config.pretrained is (model not in ("vit_patch", "vit_cnn"))
+@pytest.mark.parametrize(("model", "name"), PUBLISHED)
+def test_a_published_recipe_is_the_published_one(model, name):
+    expected = PLAIN | PUBLISHED[model, name]
+    values = recipe(model, name, "full").to_dict()
+    drawn = values["augmentation"]
+    values["augmentation"] = {key: drawn[key] for key in expected["augmentation"]}
+    assert {key: values[key] for key in expected} == expected
+
+
+def test_every_recipe_that_is_not_ours_is_in_that_table():
+    assert PUBLISHED.keys() == {key for key in RECIPES if key[1] != "ours"}
 
 
 def test_overrides_win_and_keep_the_rest():

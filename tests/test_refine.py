@@ -1,5 +1,7 @@
 """Rules, out-of-fold voters, and what changed labels are worth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from statsmodels.stats import inter_rater
@@ -68,6 +70,18 @@ def test_the_majority_says_why_and_its_soft_labels_count_the_label_as_a_vote():
     assert result.reasons.tolist() == ["3 of 4 voters say disgust", ""]
     assert result.soft == pytest.approx(np.array([[1, 3, 0], [2, 1, 2]]) / [[4], [5]])
     assert result.settings == {"votes": 3}
+
+
+def test_voters_that_were_named_but_are_missing_do_not_lower_the_threshold():
+    three, pair = ballots("dd", "dd", "df"), ballots("dd", "dd")
+    result = rules.majority(replace(three, missing=("gone",)), codes("aa"), ABC)
+    assert (letters(result.labels), result.settings) == ("da", {"votes": 3})
+    assert result.reasons.tolist() == ["3 of 4 voters say disgust", ""]
+    result = rules.majority(replace(pair, missing=("gone", "lost")), codes("aa"), ABC)
+    assert (letters(result.labels), result.settings) == ("aa", {"votes": 3})  # published: one vote
+    both = replace(pair, missing=("gone",)) + replace(pair, missing=("lost",))
+    assert (both.missing, both.named) == (("gone", "lost"), 6)
+    assert rules.majority(both, codes("aa"), ABC).settings == {"votes": 4}
 
 
 def test_the_soft_average_changes_only_what_it_is_sure_of():

@@ -1,5 +1,7 @@
 """Views and damaged images, with models whose answers are known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
+from fer_lib.evaluate import robustness
 from fer_lib.evaluate.corruptions import CORRUPTIONS, corrupt
 from fer_lib.evaluate.robustness import (
     VIEWS,
@@ -77,6 +80,25 @@ def test_a_view_is_the_mean_of_its_passes(model, images):
         assert found[name]["milliseconds"] > 0
     assert [found[name]["passes"] for name in VIEWS] == [1, 2, 10]
     assert found["mirror"]["accuracy"] < found["one"]["accuracy"]
+
+
+def test_the_clock_is_read_when_the_answers_of_all_passes_have_come_back(
+    model, images, monkeypatch
+):
+    seen, fetch = [], Tensor.cpu
+
+    def seconds():
+        seen.append("clock")
+        return float(len(seen))
+
+    def cpu(tensor):
+        seen.append(len(tensor))
+        return fetch(tensor)
+
+    monkeypatch.setattr(Tensor, "cpu", cpu)
+    monkeypatch.setattr(robustness, "time", SimpleNamespace(perf_counter=seconds))
+    compare_views(model, images, np.zeros(120, int), Prepare(CFG))
+    assert seen == [120, *["clock", 120, "clock"] * len(VIEWS)]  # the first warms up
 
 
 def test_views_are_tested_in_pairs_with_one_view(model, images):

@@ -1,6 +1,7 @@
 """The loop and its run folder: what is trained, what is kept, and what a stop leaves behind."""
 
 import csv
+import inspect
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,22 +22,29 @@ from timm.models import register_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import fer_lib
 from fer_lib import epochs, plots, training
 from fer_lib import learner as learner_module
 from fer_lib import train as train_module
-from fer_lib.augment import Augmentation
+from fer_lib.augment import Augmentation, Prepare
+from fer_lib.batches import probabilities
 from fer_lib.checkpoints import Background, load_state, load_weights
+from fer_lib.data.audit import clean_test_ids
+from fer_lib.data.copies import copy_groups
 from fer_lib.data.sample import make_sample
 from fer_lib.device import processes
-from fer_lib.evaluate import load_predictions
+from fer_lib.evaluate import evaluate, load_predictions
+from fer_lib.evaluate.abstention import operating_point
+from fer_lib.evaluate.calibration import exact
 from fer_lib.files import InputError, locked, read_json, write_json
 from fer_lib.kept import keep_results, results_table
 from fer_lib.learner import Learner
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
 from fer_lib.models import MODULES, create_model
 from fer_lib.optim import parameter_groups, schedules
-from fer_lib.provenance import processor
+from fer_lib.provenance import CODE, processor
 from fer_lib.recipes import recipe
+from fer_lib.refine.folds import predict
 from fer_lib.runs import find_run, list_runs, runs_folder, start_run
 from fer_lib.settings import parse_setting
 from fer_lib.train import main, train
@@ -714,6 +723,17 @@ def test_other_code_is_said(faces, tmp_path, monkeypatch, capsys, how):
     assert capsys.readouterr().out.count(f"{how} by other code") == 1
 
 
+def test_the_code_of_a_run_is_what_trains_restores_and_scores_it():
+    folder = Path(fer_lib.__file__).parent
+    found = {name: set(folder.glob(f"{name}.py")) for name in CODE}
+    assert all(found.values())
+    files = set().union(*found.values())
+    trains = (train, Training, Learner, load_state, load_weights)
+    scores = (load_predictions, evaluate, operating_point, exact, clean_test_ids, copy_groups)
+    for one in (*trains, *scores):
+        assert Path(inspect.getfile(one)) in files, one
+
+
 @pytest.mark.parametrize(
     "same",
     [
@@ -760,6 +780,26 @@ def test_killed_at_its_best_epoch_a_run_has_the_weights_of_the_epoch_that_it_kno
     expected = states[best]
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
     assert not list(run.folder.glob("epoch-*"))
+
+
+def test_the_best_weights_are_reported_and_not_the_last(faces, tmp_path, monkeypatch):
+    accuracies, validate = [0.6, 0.4], Learner.validate
+    monkeypatch.setattr(
+        Learner, "validate", lambda self: validate(self) | {"valid_accuracy": accuracies.pop(0)}
+    )
+    run = train(small(), faces, runs=tmp_path)
+    assert run.results["best_epoch"] == 1
+    test = faces.where("test")
+    reported = load_predictions(run.folder / "predictions.npz").test_probabilities
+    np.testing.assert_allclose(predict(run, faces.images[test]), reported, atol=1e-5)
+    last = run.load_model()
+    last.load_state_dict(load_state(run.state_path, torch.device("cpu"))["model"])
+    answers = probabilities(
+        last, torch.from_numpy(faces.images[test]), Prepare(last.pretrained_cfg)
+    )
+    assert np.abs(answers.numpy() - reported).max() > 1e-3
+    right = (reported.argmax(1) == faces.labels[test]).mean()
+    assert run.results["test"]["full"]["accuracy"] == right
 
 
 def test_a_run_goes_on_in_another_precision_and_says_so(faces, tmp_path, capsys):

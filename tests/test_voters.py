@@ -240,6 +240,9 @@ def test_missing_voters_are_named_or_left_out_by_name(fer_home, faces, voters, t
     names = [voters[0], *missing, voters[1]]
     ballots = hub_votes(faces, rows, names, allow_missing=True, say=lines.append)
     assert ballots.voters == (voters[0], voters[1])
+    assert ballots.missing == tuple(missing)
+    majority = rules.majority(ballots, faces.labels[rows], faces.classes)
+    assert majority.settings == {"votes": 3}  # more than half of the five that were named
     assert ballots.votes()[:, 0].tolist() == [EMOTIONS.index("sad"), EMOTIONS.index("happy")]
     for name, line in zip(missing, lines[:3], strict=True):
         assert line.startswith(f"voter {name} is left out")

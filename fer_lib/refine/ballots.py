@@ -17,10 +17,17 @@ class Ballots:
         voters: V names.
         probabilities: (V, N, K) float32 over the K classes of the data; a row sums to 1, or is all
             NaN where the voter abstains.
+        missing: names of voters who were named too but could not be had; a majority counts them.
     """
 
     voters: tuple[str, ...]
     probabilities: np.ndarray
+    missing: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> int:
+        """Number of the voters that were named, the missing ones among them."""
+        return len(self.voters) + len(self.missing)
 
     def votes(self) -> np.ndarray:
         """(V, N) int64: the class that each voter names, -1 where it abstains."""
@@ -37,7 +44,7 @@ class Ballots:
     def __add__(self, other: "Ballots") -> "Ballots":
         """The voters of both, on the same images."""
         both = np.concatenate([self.probabilities, other.probabilities])
-        return Ballots(self.voters + other.voters, both)
+        return Ballots(self.voters + other.voters, both, self.missing + other.missing)
 
 
 def vocabulary(names: Sequence[str], source: str) -> tuple[str, ...]:

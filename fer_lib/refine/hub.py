@@ -88,7 +88,8 @@ def hub_votes(
         rows: (N,) int, the images of `faces` to vote on.
         names: on the hub, also as `name@revision`, or folders that `save_pretrained` wrote;
             True: `HUB_VOTERS`.
-        allow_missing: leave out voters that are in no folder and not to be had from the hub.
+        allow_missing: leave out voters that are in no folder and not to be had from the hub; the
+            threshold of a majority still counts them.
         batch_size: images asked at a time.
 
     Returns:
@@ -123,7 +124,7 @@ def hub_votes(
         say(f"voter {name}: {len(np.unique(rows)) - number:,} images cached, {number:,} computed")
         said, labels = known.probabilities[rows], faces.labels[rows]
         tables.append(translate(said, known.classes, faces.classes, labels)[None])
-    return Ballots(tuple(present), np.concatenate([nobody, *tables]))
+    return Ballots(tuple(present), np.concatenate([nobody, *tables]), tuple(missing))
 
 
 def voter_path(faces: FaceSet, name: str) -> Path:

@@ -18,23 +18,22 @@ def published_threshold(voters: int) -> int:
 def majority(ballots: Ballots, labels: np.ndarray, classes: Sequence[str]) -> Refined:
     """The published rule: the class that enough voters name replaces the label.
 
-    The threshold counts all voters, also those that abstain. Where two classes reach it, as two
-    voters can who disagree, the label is kept. The soft label is the share of each class among the
-    votes, with the label as one more vote.
+    The threshold counts all voters that were named, also those that abstain or are missing. Where
+    two classes reach it, as two voters can who disagree, the label is kept. The soft label is the
+    share of each class among the votes, with the label as one more vote.
 
     Args:
         labels: (N,) int64, the present labels.
         classes: K names.
     """
-    need = published_threshold(len(ballots.voters))
+    need = published_threshold(ballots.named)
     counts = (ballots.votes()[..., None] == np.arange(len(classes))).sum(0)  # (N, K)
     enough = counts >= need
     new = np.where(enough.sum(1) == 1, counts.argmax(1), labels)
     one_hot = np.eye(len(classes))[labels]
     soft = (counts + one_hot) / (counts.sum(1, keepdims=True) + 1)
     said = [
-        f"{counts[row, k]} of {len(ballots.voters)} voters say {classes[k]}"
-        for row, k in enumerate(new)
+        f"{counts[row, k]} of {ballots.named} voters say {classes[k]}" for row, k in enumerate(new)
     ]
     return _refined("majority", labels, new, soft, said, {"votes": need})
 
