@@ -177,6 +177,16 @@ def test_views_draw_accuracy_and_cost():
     assert [text.get_text() for text in right.texts] == ["1 pass", "10 passes"]
 
 
+def test_gates_have_a_panel_each_on_one_scale():
+    maps = [np.full((4, 4), 0.2), np.full((2, 2), 0.9)]
+    *panels, _ = plots.gates(maps, mark="sample data").axes
+    assert [axis.get_title() for axis in panels] == ["stage 1", "stage 2"]
+    for axis, gate in zip(panels, maps, strict=True):
+        (image,) = axis.images
+        assert image.get_clim() == (0, 1)
+        np.testing.assert_array_equal(image.get_array(), gate)
+
+
 def test_robustness_draws_a_panel_a_kind_and_a_line_a_model():
     levels = {"blur": (0, 1, 2), "resolution": (48, 24, 8), "brightness": (0, -50, 50, -100, 100)}
     curves = {

@@ -31,6 +31,7 @@ from fer_lib.runs import Run
 
 DATASET = "sample-10-600"
 RUN = ("baseline_cnn", "attention_cnn", "vit_patch")
+OF_WEIGHTS = {"robustness", "gates"}  # figures of what needs a run's weights
 
 
 def answer(faces, rows, share, rng) -> np.ndarray:
@@ -275,7 +276,7 @@ def test_every_page_and_table_and_figure_of_drawn_faces_has_its_mark(report, tex
         range(1, len(captions) + 1)
     )
     drawn = [path for path in (report / "figures").glob("*.svg")]
-    assert {path.stem for path in drawn} == set(FIGURES) - {"robustness"}  # there are no weights
+    assert {path.stem for path in drawn} == set(FIGURES) - OF_WEIGHTS
 
 
 def test_systems_without_a_run_say_so(text):
@@ -321,6 +322,11 @@ def test_what_some_runs_have_is_shown(report):
         "views": {
             "one": {"passes": 1, "milliseconds": 1.0, "nll": 1.0, **score},
             "mirror": {"passes": 2, "milliseconds": 2.0, "nll": 1.0, "p_holm": 0.2, **score},
+            "ten_crop": {"passes": 10, "milliseconds": 9.0, "nll": 1.0, "p_holm": 0.01, **score},
+        },
+        "gates": {
+            "maps": [[[0.9, 0.1]], [[0.8, 0.3]]],
+            "covered": {"none": score, "left": score, "right": score},
         },
         "robustness": {"blur": steps, "noise": steps},
         "computed": {"images": 60, "mark": ""},
@@ -333,8 +339,11 @@ def test_what_some_runs_have_is_shown(report):
     named["best"] = path.name  # whatever its score: collecting decides, and nobody after it
     write_json(index, named)
     text = re.sub(r"\s+", " ", text_of(build(report)))
-    assert "with its mirror image 60 2 50.0 % (40.0 to 60.0)" in text
-    assert "robustness" in read_json(report / "figures" / MANIFEST)
+    assert "60 50.0 % (40.0 to 60.0) 0.0, 0.200 0.0, 0.010" in text
+    assert "ten crops by 0.0 to 0.0 points (significantly in one of 1 runs)" in text
+    assert "passes 0.80 on average in the left half and 0.30 in the right one, so one" in text
+    assert "Both halves count alike" in text
+    assert set(read_json(report / "figures" / MANIFEST)) >= OF_WEIGHTS
     assert text.count("vit_patch on dinov2") >= 5  # summary, classes, trainings, calibration, ...
     row = r"vit_patch on dinov2 ours optimizer=sgd file a/ ?start\.pt 0 2 of \d+ \(2\)"
     assert re.search(row, text)
@@ -367,7 +376,7 @@ def test_a_change_of_the_code_that_draws_draws_again(report, monkeypatch):
     results = Results(report / "results")
     assert refresh(results, report / "figures") == []
     monkeypatch.setattr("fer_lib.report.figures.code_digest", lambda names: "other code")
-    assert set(refresh(results, report / "figures")) == set(FIGURES) - {"robustness"}
+    assert set(refresh(results, report / "figures")) == set(FIGURES) - OF_WEIGHTS
 
 
 def test_collecting_says_which_runs_stand_for_their_models_and_what_they_changed(report):

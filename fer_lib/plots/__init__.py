@@ -11,7 +11,7 @@ from fer_lib.plots.faces import (
     overlays,
     reconstructions,
 )
-from fer_lib.plots.internals import embedding, routing
+from fer_lib.plots.internals import embedding, gates, routing
 from fer_lib.plots.scores import (
     class_shares,
     confusion_matrix,
@@ -47,6 +47,7 @@ __all__ = [
     "embedding",
     "faces_grid",
     "faces_with_votes",
+    "gates",
     "heated",
     "interact",
     "intervals",

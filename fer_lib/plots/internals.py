@@ -46,6 +46,21 @@ def routing(metrics: pd.DataFrame, *, mark: str, title: str = "") -> Figure:
     return figure
 
 
+def gates(maps: Sequence[np.ndarray], *, mark: str) -> Figure:
+    """What spatial gates pass, a panel for each, all on one scale from 0 to 1.
+
+    Args:
+        maps: (h, w) of each gate, in order.
+    """
+    figure, axes = new_figure(2.4 * len(maps) + 0.9, 2.6, mark=mark, ncols=len(maps), squeeze=False)
+    for number, (axis, gate) in enumerate(zip(axes[0], maps, strict=True), 1):
+        shown = axis.imshow(gate, cmap="viridis", vmin=0, vmax=1)
+        axis.set(title=f"stage {number}", xticks=[], yticks=[])
+        axis.grid(visible=False)
+    figure.colorbar(shown, ax=axes, label="passed", shrink=0.8)
+    return figure
+
+
 def embedding(
     points: np.ndarray,
     labels: np.ndarray,

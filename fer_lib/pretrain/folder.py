@@ -17,7 +17,10 @@ from fer_lib.pretrain.config import PretrainConfig, pretraining_command
 from fer_lib.provenance import code_digest, describe_environment
 from fer_lib.runs import RunFolder, described, new_folder, newest, read_runs
 
-CODE = ("augment", "batches", "device", "epochs", "graph", "optim", "models/weights", "pretrain/*")
+CODE = (
+    *("augment", "batches", "checkpoints", "device", "epochs", "graph", "optim"),
+    *("models/weights", "pretrain/*"),
+)
 """Modules that the numbers of a pretraining depend on."""
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
@@ -215,10 +216,17 @@ def robustness(results: Results) -> Figure | None:
     return plots.robustness(found, mark=results.mark, guess=max(sizes) / sum(sizes))
 
 
+def gates(results: Results) -> Figure | None:
+    """What the spatial gates of the first system that has them pass, on average."""
+    found = (run["evaluation"].get("gates") for run in evaluated(results))
+    maps = next((one["maps"] for one in found if one), None)
+    return plots.gates([np.array(gate) for gate in maps], mark=results.mark) if maps else None
+
+
 FIGURES: dict[str, Callable[[Results], Figure | None]] = {
     **{
         draw.__name__: draw
-        for draw in (leak, annotators, curves, confusion, agreement_steps, robustness)
+        for draw in (leak, annotators, curves, confusion, agreement_steps, robustness, gates)
     },
     **{
         name: of_comparison(name)
