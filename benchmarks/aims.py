@@ -44,8 +44,8 @@ AIMS = (
         ("attention_cnn", "attention_cnn, muon", "attention_cnn, no erasing"),
         expected=69,
         hoped=72,
-        limits="by Muon 0.6 points more on validation, within the noise: its last spatial gate "
-        "is nearly shut on one side (log): no gates, erasing less, a wider net",
+        limits="by Muon 0.6 points more on validation, within the noise; what limits it is not "
+        "known: to try no gates (log), erasing less, a wider net",
     ),
     Aim(
         "vit_patch",

@@ -20,11 +20,13 @@ From here on only where the weights have been there:
 - `views`: by name ("one", "mirror", "ten_crop"), see `robustness.compare_views`;
 - `robustness`: by kind of `corruptions.CORRUPTIONS` a list of `severity`, `unit`, `n`, `accuracy`,
   `low`, `high`; the first is the undamaged image, then from mild to strong;
-- `gates`, of a model with spatial attention: `maps`, what each multiplies its positions by, the
-  mean over the images, in order; `covered`: by side ("none", "left", "right") `n`, `accuracy`,
-  `low`, `high` in one view with that half of every image made grey;
-- `computed`: how these were made: `images` (number of test images), `mark` ("" or "1,000 of
-  3,589 test images"), `weights_sha256`, `code`, `seed`, `device`, `threads`.
+- `gates`, of a model with spatial attention, in one view: `maps`, what each multiplies its
+  positions by, the mean over the images, in order; `covered`: by side ("none", "left", "right")
+  `n`, `accuracy`, `low`, `high` with that half of every image made grey; `mirrored`: the same with
+  the last gate turned left to right, and the share of answers that this `changed`;
+- `computed`: how these were made (`code`: views and robustness): `images` (number of test images),
+  `mark` ("" or "1,000 of 3,589 test images"), `weights_sha256`, `code`, `seed`, `device`,
+  `threads`.
 """
 
 import argparse
@@ -80,8 +82,8 @@ def evaluate_in_depth(
     are left out, or kept as computed before.
 
     Args:
-        images: test images to use for views and robustness, drawn once by a fixed seed. None: all
-            on a GPU, and on a CPU as many hundreds as `CPU_WORK` is enough for.
+        images: test images to use for views, robustness and gates, drawn once by a fixed seed.
+            None: all on a GPU, and on a CPU as many hundreds as `CPU_WORK` is enough for.
         say: is told in one line what was kept, computed or left out.
 
     Raises:
@@ -136,7 +138,11 @@ def from_weights(
     enough = made.get("images", -1) >= wanted
     same = enough and all(made[key] == now[key] for key in ("weights_sha256", "seed"))
     whole = found.get("views") and set(CORRUPTIONS) <= set(found.get("robustness", {}))
-    if same and whole and ("gates" in found or not subject.gated):
+    if same and whole:
+        if subject.gated and "gates" not in found:
+            subject.take(made["images"])
+            found["gates"] = subject.gates()
+            write_json(path, found)
         by = "" if made["code"] == now["code"] else ", by other code (delete the file to repeat it)"
         say(f"views and robustness: loaded from evaluation.json, {described(made, total)}{by}")
         return
@@ -208,7 +214,7 @@ class Subject:
         one = torch.from_numpy(self.faces.images[rows[:1]])
         with FlopCounterMode(display=False) as counter:
             probabilities(self.model, one, self.prepare)
-        passes = 1 + view_passes() + damage_passes(self.flip)
+        passes = 1 + view_passes() + damage_passes(self.flip) + 5 * self.gated
         number = int(CPU_WORK / (passes * max(1, counter.get_total_flops())))
         if number >= len(rows):
             return len(rows)
@@ -244,15 +250,23 @@ class Subject:
     def gates(self) -> dict[str, Any]:
         parts = [spatial_gates(self.model, self.prepare(part)) for part in self.images.split(256)]
         means = [torch.cat(stage).mean(0) for stage in zip(*parts, strict=True)]
-        middle, covered = self.images.shape[-1] // 2, {}
+        maps = [[[round(gate, 4) for gate in row] for row in mean.tolist()] for mean in means]
+        middle, answers = self.images.shape[-1] // 2, {}
         halves = {"none": slice(0), "left": slice(middle), "right": slice(middle, None)}
         for name, half in halves.items():
             images = self.images.clone()
             images[..., half] = 128
-            answers = probabilities(self.model, images, self.prepare).argmax(1).cpu().numpy()
-            covered[name] = accuracy(answers == self.labels)
-        maps = [[[round(gate, 4) for gate in row] for row in mean.tolist()] for mean in means]
-        return {"maps": maps, "covered": covered}
+            answers[name] = self.answers(images)
+        covered = {name: accuracy(some == self.labels) for name, some in answers.items()}
+        last = [part for part in self.model.modules() if isinstance(part, SpatialAttention)][-1]
+        with last.conv.register_forward_hook(lambda _, __, logits: logits.flip(-1)):
+            turned = self.answers(self.images)
+        changed = float((turned != answers["none"]).mean())
+        mirrored = accuracy(turned == self.labels) | {"changed": changed}
+        return {"maps": maps, "covered": covered, "mirrored": mirrored}
+
+    def answers(self, images: torch.Tensor) -> np.ndarray:
+        return probabilities(self.model, images, self.prepare).argmax(1).cpu().numpy()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Results that are kept in the repository: one file a run, and two tables of all of them.
+"""Results that are kept in the repository: a file a run, and tables of the best and of all.
 
     python -m fer_lib.kept runs/20260101-000000_baseline_cnn_fer2013_s0
     python -m fer_lib.kept
@@ -145,16 +145,11 @@ def results_table(folder: Path) -> pd.DataFrame:
 def best_of_each(table: pd.DataFrame) -> pd.DataFrame:
     """The row of each kind that is best on validation, and of how many runs it is the best.
 
-    A star at its recipe says that it changed settings.
-
     Args:
         table: as `results_table` gives it, best first.
     """
     runs = table.groupby(KIND)["model"].transform("size").astype(str)
-    best = table.assign(runs=runs).drop_duplicates(KIND)
-    starred = best["recipe"].str.replace(",", "*,")
-    recipes = best["recipe"].where(best["changed in the recipe"] == "", starred)
-    return best.assign(recipe=recipes)[list(SHORT)]
+    return table.assign(runs=runs).drop_duplicates(KIND)[list(SHORT)]
 
 
 def _row(kept: dict[str, Any]) -> dict[str, str]:
@@ -183,7 +178,7 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
         "macro-F1": f"{full['macro_f1']:.3f}",
         "balanced": f"{full['balanced_accuracy']:.1%}",
         "validation": f"{results['valid']['full']['accuracy']:.1%}",
-        "recipe": f"{results['recipe']}, {results['preset']}",
+        "recipe": f"{results['recipe']}{'*' * any(changed)}, {results['preset']}",
         "seed": str(seed),
         "epochs": str(results["epochs"]),
         "on": f"{environment['processor']}, torch {environment['torch']}",

@@ -35,6 +35,7 @@ from fer_lib.evaluate import mcnemar
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.models import MODULES, create_model
 from fer_lib.models.moe import ATTENTIONS
+from fer_lib.plots import comparison as drawn
 from fer_lib.recipes import recipe
 from fer_lib.runs import Run
 from fer_lib.train import train
@@ -587,6 +588,16 @@ def test_points_of_one_cost_stand_apart():
     (axis,) = plots.cost(table, mark="", xlabel="MACs").axes
     costs = sorted(bars[0].get_xdata().item() for bars in axis.containers)
     assert costs == pytest.approx([1e6 / 1.08**0.5, 1e6 * 1.08**0.5, 2e6])
+
+
+@pytest.mark.parametrize(("other", "side"), [(0.45, "center"), (0.3, "right")])
+def test_no_other_point_stands_between_a_label_and_its_point(monkeypatch, other, side):
+    monkeypatch.setattr(drawn, "AROUND", [(-30, 0), (0, 30)])
+    _, axis = plots.new_figure(4, 3, mark="")
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    drawn.label_points(axis, np.array([[0.5, 0.5], [other, 0.5]]), ["b", ""])
+    (label,) = [text for text in axis.texts if text.get_text() == "b"]
+    assert label.get_horizontalalignment() == side
 
 
 def test_labels_of_points_cover_nothing():

@@ -140,17 +140,37 @@ def test_an_interrupted_evaluation_goes_on(whole, faces, run, monkeypatch):
     assert repeated["robustness"] == found["robustness"]
 
 
-def test_a_half_of_the_images_is_covered(trained, faces, monkeypatch):
+def test_halves_are_covered_and_the_last_gate_is_mirrored(trained, faces, monkeypatch):
     subject, real, seen = in_depth.Subject(trained, faces), in_depth.probabilities, []
     subject.take(60)
-    note = lambda model, images, prepare: seen.append(images) or real(model, images, prepare)
+    conv, features = subject.model.stages[-1][-2].conv, torch.rand(1, 2, 12, 12)
+
+    def note(model, images, prepare):
+        seen.append((images, conv(features)))
+        return real(model, images, prepare)
+
     monkeypatch.setattr(in_depth, "probabilities", note)
-    subject.gates()
-    none, left, right = seen
-    assert torch.equal(none, subject.images)
+    found = subject.gates()
+    (none, left, right, again), gates = zip(*seen, strict=True)
     grey = torch.full_like(none, 128)
+    assert torch.equal(none, subject.images)
     assert torch.equal(left, torch.cat([grey[..., :24], none[..., 24:]], 3))
     assert torch.equal(right, torch.cat([none[..., :24], grey[..., 24:]], 3))
+    assert torch.equal(again, none)
+    for gate, wanted in zip(gates, [gates[0]] * 3 + [gates[0].flip(-1)], strict=True):
+        assert torch.equal(gate, wanted)
+    assert not torch.equal(gates[0], gates[3])
+    assert set(found["mirrored"]) == {*found["covered"]["none"], "changed"}
+
+
+def test_only_the_gates_are_computed_where_other_code_has_made_the_rest(whole, faces, run):
+    found = copy.deepcopy(whole[1])
+    found["computed"]["code"] = "0"
+    del found["gates"]
+    (run.folder / "evaluation.json").write_text(json.dumps(found))
+    again = evaluate_in_depth(run, faces, images=20, say=lambda line: None)
+    assert again["gates"] == whole[1]["gates"]
+    assert again == found | {"gates": again["gates"]}
 
 
 @pytest.mark.parametrize("lost", ["views", "robustness", "gates"])

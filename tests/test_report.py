@@ -327,6 +327,7 @@ def test_what_some_runs_have_is_shown(report):
         "gates": {
             "maps": [[[0.9, 0.1]], [[0.8, 0.3]]],
             "covered": {"none": score, "left": score, "right": score},
+            "mirrored": {"changed": 0.02, **score},
         },
         "robustness": {"blur": steps, "noise": steps},
         "computed": {"images": 60, "mark": ""},
@@ -340,14 +341,19 @@ def test_what_some_runs_have_is_shown(report):
     write_json(index, named)
     text = re.sub(r"\s+", " ", text_of(build(report)))
     assert "60 50.0 % (40.0 to 60.0) 0.0, 0.200 0.0, 0.010" in text
-    assert "ten crops by 0.0 to 0.0 points (significantly in one of 1 runs)" in text
+    assert "Ten crops are significantly better than one view." in text
     assert "passes 0.80 on average in the left half and 0.30 in the right one, so one" in text
-    assert "Both halves count alike" in text
+    assert "50.0 % (40.0 to 60.0), and answers 2.0 % of them otherwise. So it hardly" in text
     assert set(read_json(report / "figures" / MANIFEST)) >= OF_WEIGHTS
     assert text.count("vit_patch on dinov2") >= 5  # summary, classes, trainings, calibration, ...
     row = r"vit_patch on dinov2 ours optimizer=sgd file a/ ?start\.pt 0 2 of \d+ \(2\)"
     assert re.search(row, text)
     assert re.search(r"predictions are kept vit_patch on dinov2, ours, seed 0, from file", text)
+    content["evaluation"]["gates"]["maps"] = [[[0.5]]]  # of one position, as in the published form
+    write_json(path, content)
+    text = text_of(build(report))
+    assert "has their means over 60 test images" in re.sub(r"\s+", " ", text)
+    assert "on average in the left half" not in text
     legend = FIGURES["curves"](Results(report / "results")).axes[1].get_legend()
     assert "vit_patch on dinov2" in [one.get_text() for one in legend.get_texts()]
 

@@ -59,12 +59,13 @@ def label_points(
 ) -> None:
     """Write the name of each point beside it, where it covers no other label, point or bar.
 
-    Where all places of `AROUND` are taken, the one that covers least. From a place further away
-    than the nearest a thin line leads to the point, which should cross no other point or bar.
+    Where all places of `AROUND` are taken, the one that covers least. One where another point or
+    bar stands between label and point counts as taken. From a place further away than the nearest
+    a thin line leads to the point.
 
     Args:
         points: (N, 2) in the units of the axes, whose limits must not change any more.
-        bars: ends of vertical bars to keep clear of.
+        bars: ends of vertical bars to keep clear of, one for each point, or none.
     """
     figure = axis.figure
     figure.draw_without_rendering()  # so that all that is drawn has its place
@@ -81,7 +82,7 @@ def label_points(
         middles = place(point) + dots * around + sides * size / 2
         boxes = np.stack([middles - size / 2 - dots, middles + size / 2 + dots], 1)
         areas = _overlaps(boxes[:, None], taken)
-        lines = place(point) + dots * around[:, None] * np.linspace(0, 1, 20)[:, None]
+        lines = place(point) + dots * around[:, None] * np.linspace(0, 1, 40)[:, None]
         others = marks[np.arange(len(marks)) % len(points) != number]
         crossed = _overlaps(np.stack([lines, lines + 1], 2)[:, :, None], others).any((1, 2))
         area = (size + 2 * dots).prod()
