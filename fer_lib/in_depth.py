@@ -139,10 +139,7 @@ def from_weights(
     same = enough and all(made[key] == now[key] for key in ("weights_sha256", "seed"))
     whole = found.get("views") and set(CORRUPTIONS) <= set(found.get("robustness", {}))
     if same and whole:
-        if subject.gated and "gates" not in found:
-            subject.take(made["images"])
-            found["gates"] = subject.gates()
-            write_json(path, found)
+        add_gates(subject, found, path)
         by = "" if made["code"] == now["code"] else ", by other code (delete the file to repeat it)"
         say(f"views and robustness: loaded from evaluation.json, {described(made, total)}{by}")
         return
@@ -166,7 +163,12 @@ def from_weights(
         if name not in found.setdefault("robustness", {}):
             found["robustness"][name] = subject.robustness(name)
             write_json(path, found)
+    add_gates(subject, found, path)
+
+
+def add_gates(subject: "Subject", found: dict[str, Any], path: Path) -> None:
     if subject.gated and "gates" not in found:
+        subject.take(found["computed"]["images"])
         found["gates"] = subject.gates()
         write_json(path, found)
 
