@@ -64,7 +64,7 @@ FEWEST = 200
 FROM_WEIGHTS = ("views", "robustness", "gates", "computed")
 
 CODE = ("augment", "batches", "evaluate/corruptions", "evaluate/robustness")
-"""Modules that those depend on."""
+"""Modules that views and robustness depend on."""
 
 
 def evaluate_in_depth(
@@ -130,7 +130,7 @@ def from_weights(
     images: int | None,
     say: Callable[[str], object],
 ) -> None:
-    """Add views and robustness to `found`, and write the file after each part of them."""
+    """Add views, robustness and gates to `found`, and write the file after each part of them."""
     path, subject = run.folder / "evaluation.json", Subject(run, faces)
     total = len(faces.where("test"))
     wanted = subject.affordable() if images is None else min(images, total)
@@ -138,8 +138,7 @@ def from_weights(
     enough = made.get("images", -1) >= wanted
     same = enough and all(made[key] == now[key] for key in ("weights_sha256", "seed"))
     whole = found.get("views") and set(CORRUPTIONS) <= set(found.get("robustness", {}))
-    if same and whole:
-        add_gates(subject, found, path)
+    if same and whole and ("gates" in found or not subject.gated):
         by = "" if made["code"] == now["code"] else ", by other code (delete the file to repeat it)"
         say(f"views and robustness: loaded from evaluation.json, {described(made, total)}{by}")
         return
@@ -150,12 +149,13 @@ def from_weights(
         say(f"views and robustness of {run.name} would take long on this CPU and {what} left out: "
             f"use a GPU, or say how many test images (images={FEWEST})")  # fmt: skip
         return
-    if not same or made["code"] != now["code"]:
+    if not same or (made["code"] != now["code"] and not whole):
         made = subject.environment(wanted, total) | now
         found |= {"views": {}, "robustness": {}, "computed": made}
         found.pop("gates", None)
     subject.take(made["images"])
-    say(f"views and robustness: computed, {described(made, total)}")
+    what = "gates" if same and whole else "views and robustness"
+    say(f"{what}: computed, {described(made, total)}")
     if not found.get("views"):
         found["views"] = subject.views()
         write_json(path, found)
@@ -163,12 +163,7 @@ def from_weights(
         if name not in found.setdefault("robustness", {}):
             found["robustness"][name] = subject.robustness(name)
             write_json(path, found)
-    add_gates(subject, found, path)
-
-
-def add_gates(subject: "Subject", found: dict[str, Any], path: Path) -> None:
     if subject.gated and "gates" not in found:
-        subject.take(found["computed"]["images"])
         found["gates"] = subject.gates()
         write_json(path, found)
 
