@@ -44,8 +44,8 @@ AIMS = (
         ("attention_cnn", "attention_cnn, muon", "attention_cnn, no erasing"),
         expected=69,
         hoped=72,
-        limits="by Muon 0.6 points more on validation, within the noise; what limits it is not "
-        "known: to try no gates (log), erasing less, a wider net",
+        limits="Muon gave 0.6 points more on validation, within the noise; what limits it is not "
+        "known: try no gates (log), less erasing, a wider net",
     ),
     Aim(
         "vit_patch",
@@ -59,14 +59,14 @@ AIMS = (
         ("vit_cnn", "vit_cnn, milder"),
         expected=68,
         hoped=71,
-        limits="by milder draws it came to know its training images (86% right): stronger ones",
+        limits="with mild augmentation it memorised its training images (86% right): a stronger",
     ),
     Aim(
         "vit_tiny from scratch",
         ("vit_tiny", "vit_tiny, patches of 6", "vit_tiny, patches of 8"),
         expected=62,
         hoped=67,
-        limits="a random start: after own MAE the same blocks reach far more; longer, its own size",
+        limits="its random start: after own MAE the same blocks reach far more; longer, full size",
     ),
     Aim(
         "vit_mae, pretrained on faces",
@@ -77,7 +77,7 @@ AIMS = (
         ),
         expected=68,
         hoped=71,
-        limits="its size and its pretraining, as twice the epochs of it show: longer, patches of 4",
+        limits="its size and pretraining (twice the epochs gave 3 points): longer, patches of 4",
     ),
     Aim(
         "the class of vit_tiny on DINOv2 ViT-S/14",
@@ -112,7 +112,7 @@ AIMS = (
         (),
         expected=74,
         hoped=76.8,
-        limits="two members share a backbone, the others are weaker: as strong ones, unlike it",
+        limits="two members share a backbone, the others are weaker: others as strong",
     ),
 )
 

@@ -35,7 +35,7 @@ SMALL_MAE = Autoencoder(
     "a network that two cores without a GPU pretrain in less than an hour",
     settings={"epochs": 80, "batch_size": 256, "patch_size": 8, "depth": 6},
 )
-LONG_MAE = SMALL_MAE.variant("longer", "its loss fell to the last epoch", {"epochs": 160})
+LONG_MAE = SMALL_MAE.variant("longer", "its loss still fell at the last epoch", {"epochs": 160})
 MAE_OF_6 = Autoencoder(
     "mae, patches of 6",
     "the preset but longer, since of patches of 8 twice the epochs gave 3 points",
@@ -47,10 +47,10 @@ MILD_VIT = MILD | {"epochs": 120, "batch_size": 256, "lr": 7e-4, "mixup": 0.1}
 SMALL_SCRATCH = SMALL | {"lr": 5e-4, "layer_decay": 1.0}
 SMALL_VIT = SMALL_MAE.config().classifier_options
 START = {"backbone_options": SMALL_VIT["backbone_options"] | {"weight_init": "jax"}}
-AS_VIT_SMALL = "as vit_small, but for the head, its losses and three equal channels"
+AS_VIT_SMALL = "as vit_small, except for the head, its losses and three equal channels"
 VIT_SMALL = Entry(
     "vit_small",
-    "the class of vit_tiny on ViT-S/14; a batch of 128 fills the device, at a rate for that batch",
+    "vit_tiny's class on ViT-S/14; a batch of 128 fills the device, and the rate suits it",
     model="vit_tiny",
     settings=DINOV2,
     start="file",
@@ -65,7 +65,7 @@ ATTENTION = Entry(
 )
 BASELINE = Entry(
     "baseline_cnn",
-    "short of capacity, not of noise: only longer, with no stronger augmentation",
+    "it lacks capacity rather than augmentation: only longer, with nothing stronger",
     model="baseline_cnn",
     settings=CNN | {"epochs": 100},
 )
@@ -102,7 +102,7 @@ LONG_VIT_MAE = SMALL_VIT_MAE.variant(
 )
 SMALL_VOTERS = Refinement(
     "voters, small",
-    "three kinds of network again, of those that two cores without a GPU train in minutes",
+    "again three kinds of network, but such as two cores train in minutes without a GPU",
     voters=(
         (LONG_VIT_MAE, {"epochs": 10, "warmup_epochs": 1}),
         (Entry("attention_cnn", model="attention_cnn", seed=1), {"epochs": 8, "flip_tta": True}),
@@ -139,7 +139,7 @@ FIRST = (
     VIT_MAE,
     Entry(
         "vit_cnn",
-        "the milder one came to know its faces by heart: stronger draws, more stochastic depth",
+        "the milder run memorised its faces: stronger augmentation, more stochastic depth",
         model="vit_cnn",
         settings=LONG_VIT,
     ),
@@ -185,7 +185,7 @@ LATER = (
     GREFEL.variant("40 epochs", "validation still rose at the last of 20", {"epochs": 40}),
     BASELINE.variant(
         "mixup",
-        "without it, it came to know its training images better than others",
+        "without mixup it fitted its training images better than others",
         {"mixup": 0.2},
     ),
     ATTENTION.variant(
@@ -204,7 +204,7 @@ LATER = (
     ),
     Entry(
         "vit_tiny, patches of 6",
-        "on the 48 pixels that there are, of a third of the tokens and so twice as long",
+        "at the native 48 pixels, with a third of the tokens, and so twice as long",
         model="vit_tiny",
         settings=MILD_VIT
         | {
@@ -233,12 +233,12 @@ LATER = (
     SMALL_VIT_MAE,
     SMALL_VIT_MAE.variant(
         "mixup",
-        "without it and erasing, its accuracy was level from the 13th epoch on",
+        "without mixup and erasing its accuracy was level from the 13th epoch on",
         {"mixup": 0.2, "augmentation": STRONG},
     ),
     Entry(
         "vit_mae, patches of 8, from scratch",
-        "the same network from a random start, with the rate and the layers that suit that",
+        "the same network from a random start, with the rate and layer decay that suit it",
         model="vit_mae",
         settings=SMALL_SCRATCH | {"options": SMALL_VIT | START},
     ),
@@ -247,11 +247,11 @@ LATER = (
     MAE_OF_6,
     VIT_MAE_OF_6,
     VIT_MAE_OF_6.variant(
-        "milder", "as was best after patches of 8, but longer", SMALL | {"lr": 1e-3, "epochs": 30}
+        "milder", "what was best after patches of 8, but longer", SMALL | {"lr": 1e-3, "epochs": 30}
     ),
     Entry(
         "vit_tiny, patches of 8",
-        "as that from scratch, but for its head of three layers and four times the epochs",
+        "as the vit_mae from scratch, but with a head of three layers and four times the epochs",
         model="vit_tiny",
         settings=SMALL_SCRATCH
         | {"epochs": 80, "options": START | {"img_size": SMALL_VIT["img_size"]}},
