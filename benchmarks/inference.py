@@ -117,7 +117,11 @@ class InOnnx:
 
 def difference(one: InTorch, other: InOnnx, faces: Tensor) -> float:
     """The greatest difference of a probability between two sides."""
-    answers = [side(faces.to(side.device), len(faces)).cpu() for side in (one, other)]
+    answers = []
+    for side in (one, other):
+        answer = side(faces.to(side.device), len(faces))
+        getattr(torch, side.device.type).synchronize()  # onnxruntime has a stream of its own
+        answers.append(answer.cpu())
     return (answers[0] - answers[1]).abs().max().item()
 
 

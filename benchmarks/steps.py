@@ -93,7 +93,9 @@ def watched(learner: Learner) -> dict[str, list[tuple[Any, str]]]:
 def clocked(learner: Learner) -> dict[str, float]:
     """Seconds of each part in an epoch under the clock."""
     clock, before = Clock(learner.device), {}
-    learner.recorded = None  # what a replay does has no parts
+    if learner.recorded:
+        learner.recorded = None  # what a replay does has no parts
+        learner.train_epoch(0)  # without a clock: outside the recording memory is allocated anew
     for part, calls in watched(learner).items():
         for owner, name in calls:
             before[id(owner), name] = owner, name, vars(owner).get(name)

@@ -39,7 +39,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fer_lib.augment import Prepare
-from fer_lib.batches import placed, probabilities
+from fer_lib.batches import exact_convolutions, placed, probabilities
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.device import keep_memory, processes
 from fer_lib.evaluate import aligned, evaluate, load_predictions
@@ -245,7 +245,8 @@ class Subject:
         return [clean, *worse]
 
     def gates(self) -> dict[str, Any]:
-        parts = [spatial_gates(self.model, self.prepare(part)) for part in self.images.split(256)]
+        with exact_convolutions():
+            parts = [spatial_gates(self.model, self.prepare(x)) for x in self.images.split(256)]
         means = [torch.cat(stage).mean(0) for stage in zip(*parts, strict=True)]
         maps = [[[round(gate, 4) for gate in row] for row in mean.tolist()] for mean in means]
         middle, answers = self.images.shape[-1] // 2, {}

@@ -1,5 +1,6 @@
 """What learns: model, optimizer, schedule and batches on the device. Knows nothing of files."""
 
+import gc
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,10 @@ class Learner:
         self.config, self.progress = config, progress
         self.precision = choose_precision(config)
         device = processes().device
+        if device.type == "cuda":
+            # In mixed precision accelerate binds a model to itself: the weights of a training that
+            # has ended stay on the device until such cycles are looked for.
+            gc.collect()
         # Several trainings of one process may differ in precision; accelerate's state is global.
         AcceleratorState._reset_state()
         unused = DistributedDataParallelKwargs(find_unused_parameters=bool(config.frozen_layers))

@@ -314,6 +314,19 @@ def test_the_clock_is_taken_off_again(steps, faces):
         assert vars(owner).get(name) is value
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+def test_the_clocked_epoch_is_not_the_first_that_is_launched(steps, faces, monkeypatch, recorded):
+    """On a CPU, with a step that calls itself recorded."""
+    learner, seen = steps.Learner(config(), faces), []
+    learner.recorded = (lambda *_: pytest.fail("replayed")) if recorded else None
+    train_epoch, around = learner.train_epoch, steps.Clock.around
+    monkeypatch.setattr(learner, "train_epoch", lambda e: seen.append("epoch") or train_epoch(e))
+    monkeypatch.setattr(steps.Clock, "around", lambda *a: seen.append("clock") or around(*a))
+    steps.clocked(learner)
+    assert seen[: seen.index("clock")] == ["epoch"] * recorded
+    assert seen.count("epoch") == 1 + recorded
+
+
 def test_the_usual_network_computes_what_ours_does(loop, usual_loop):
     torch.manual_seed(0)
     ours, usual = (usual_loop.create_model("baseline_cnn").double().eval() for _ in range(2))

@@ -6,6 +6,7 @@ import timeit
 from dataclasses import replace
 from functools import partial
 from math import prod
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -256,6 +257,19 @@ def test_the_clock_is_read_when_the_answer_has_come_back(make_run, monkeypatch):
     cost.measure(make_run(options={"width": 4}))
     each = 1 + cost.CALLS  # one more to warm up
     assert seen == ["clock", "answer", "clock"] * each * len(cost.BATCHES)
+
+
+def test_time_counts_from_bytes_in_memory_also_on_another_device(make_run, monkeypatch):
+    seen = set()
+
+    def elsewhere(network, images, prepare):
+        seen.add((prepare.device.type, images.device.type, images.dtype))
+        return torch.zeros(())
+
+    monkeypatch.setattr(cost, "processes", lambda: SimpleNamespace(device=torch.device("meta")))
+    monkeypatch.setattr(cost, "probabilities", elsewhere)
+    cost.measure(make_run(options={"width": 4}))
+    assert seen == {("meta", "cpu", torch.uint8)}
 
 
 def test_the_command_line_prints_scores_and_what_the_tests_say(

@@ -1,5 +1,7 @@
 """Damage: nothing at the clean severity, more with each severity, the same for a seed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,19 @@ def test_blur_is_that_of_scipy(images):
     whole = images[0, 0].numpy().astype(float)
     expected = ndimage.gaussian_filter(whole, 1.5, mode="mirror", radius=5)
     assert np.abs(found.numpy() - expected).max() < 1
+
+
+def test_convolutions_are_exact_on_a_gpu_too(images, monkeypatch):
+    exact = []
+
+    def apply(images, *_):
+        exact.append(not torch.backends.cudnn.allow_tf32)
+        return images
+
+    monkeypatch.setitem(CORRUPTIONS, "blur", replace(CORRUPTIONS["blur"], apply=apply))
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        corrupt(images, "blur", 1.5)
+    assert exact == [True]
 
 
 def test_noise_has_the_deviation_that_it_says():

@@ -175,6 +175,20 @@ def test_only_the_gates_are_computed_where_other_code_has_made_the_rest(whole, f
     assert again == found | {"gates": again["gates"]}
 
 
+def test_gates_are_computed_without_tf32(trained, faces, monkeypatch):
+    subject, real, exact = in_depth.Subject(trained, faces), in_depth.spatial_gates, []
+    subject.take(60)
+
+    def note(model, x):
+        exact.append(not torch.backends.cudnn.allow_tf32)
+        return real(model, x)
+
+    monkeypatch.setattr(in_depth, "spatial_gates", note)
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        subject.gates()
+    assert exact == [True]
+
+
 @pytest.mark.parametrize("lost", ["views", "robustness", "gates"])
 def test_a_part_that_is_not_there_is_computed(whole, faces, run, lost):
     _, found, _ = whole

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,6 +76,21 @@ def test_another_function_is_refused(exportable, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="not the same function"):
         exportable.main(SMALL)
     assert "|" not in capsys.readouterr().out
+
+
+def test_answers_are_read_when_the_device_is_done(inference, faces, monkeypatch):
+    """torch's copy alone does not wait for what onnxruntime computes on another stream."""
+    seen = []
+
+    class Side:
+        device = torch.device("cpu")
+
+        def __call__(self, images, size):
+            return SimpleNamespace(cpu=lambda: seen.append("read") or torch.zeros(size))
+
+    monkeypatch.setattr(torch.cpu, "synchronize", lambda: seen.append("done"))
+    assert inference.difference(Side(), Side(), faces) == 0
+    assert seen == ["done", "read"] * 2
 
 
 def test_every_model_says_how_far_it_is_apart(exportable, monkeypatch, capsys):

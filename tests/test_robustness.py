@@ -98,7 +98,29 @@ def test_the_clock_is_read_when_the_answers_of_all_passes_have_come_back(
     monkeypatch.setattr(Tensor, "cpu", cpu)
     monkeypatch.setattr(robustness, "time", SimpleNamespace(perf_counter=seconds))
     compare_views(model, images, np.zeros(120, int), Prepare(CFG))
-    assert seen == [120, *["clock", 120, "clock"] * len(VIEWS)]  # the first warms up
+    assert seen == [*[120] * len(VIEWS), *["clock", 120, "clock"] * len(VIEWS)]  # first, to warm up
+
+
+def test_every_shape_of_every_view_has_been_seen_before_the_clock_runs(model, monkeypatch):
+    seen = []
+
+    class Noted(Prepare):
+        def __call__(self, images):
+            seen.append(tuple(images.shape))
+            return super().__call__(images)
+
+    def seconds():
+        seen.append("clock")
+        return float(len(seen))
+
+    monkeypatch.setattr(robustness, "time", SimpleNamespace(perf_counter=seconds))
+    images = torch.zeros(2 * 512 + 8, 1, 48, 48, dtype=torch.uint8)
+    compare_views(model, images, np.zeros(len(images), int), Noted(CFG))
+    begun = seen.index("clock")
+    warmed, timed = seen[:begun], set(seen[begun:]) - {"clock"}
+    assert timed == {(n, 1, side, side) for n in (512, 8) for side in (48, 44)}
+    assert timed == set(warmed)
+    assert len(warmed) == 2 * len(VIEWS)  # a full batch and the last one, not all of them
 
 
 def test_views_are_tested_in_pairs_with_one_view(model, images):
@@ -143,4 +165,4 @@ def test_passes_are_counted_right(model, images):
         assert model.seen == 120 * damage_passes(flip)
     model.seen = 0
     compare_views(model, images, labels, prepare)
-    assert model.seen == 120 * (view_passes() + 1)  # one more to warm up
+    assert model.seen == 120 * (view_passes() + len(VIEWS))  # one more of each to warm up

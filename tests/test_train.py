@@ -1,17 +1,20 @@
 """The loop and its run folder: what is trained, what is kept, and what a stop leaves behind."""
 
 import csv
+import gc
 import inspect
 import json
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -261,6 +264,21 @@ def test_no_step_waits_for_the_device(faces, model):
         assert len(learner.batches) == steps
         counts.append(waits.count)
     assert counts[0] == counts[1] > 0  # the sums of an epoch are read once
+
+
+def test_the_weights_of_the_training_before_do_not_stay_on_the_device(faces, monkeypatch):
+    """Also before Python looks for cycles of its own accord."""
+    config = recipe("baseline_cnn", "ours", "sample", limit=16, batch_size=8, precision="bf16")
+    gc.disable()
+    try:
+        before = weakref.ref(Learner(config, faces).core)
+        assert before()  # else accelerate makes no cycle any more, and nothing need be collected
+        on_gpu = SimpleNamespace(device=torch.device("cuda"))
+        monkeypatch.setattr(learner_module, "processes", lambda: on_gpu)
+        Learner(config, faces)
+        assert not before()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

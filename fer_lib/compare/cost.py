@@ -126,7 +126,7 @@ def measure(run: Run) -> dict[str, Any]:
     prepare = Prepare(network.pretrained_cfg, device)
     times = {}
     for size in BATCHES:
-        images = torch.zeros(size, 1, 48, 48, dtype=torch.uint8, device=device)  # as of FER2013
+        images = torch.zeros(size, 1, 48, 48, dtype=torch.uint8)  # as of FER2013
         call = lambda images=images: probabilities(network, images, prepare).cpu()
         seconds = min(repeat(call, number=1, repeat=1 + CALLS)[1:])  # the first one warms up
         times[MILLISECONDS.format(size)] = 1000 * seconds / size

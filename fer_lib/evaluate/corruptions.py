@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from fer_lib.augment import rectangles, warp
+from fer_lib.batches import exact_convolutions
 from fer_lib.files import InputError
 
 SIDE = 48
@@ -117,5 +118,6 @@ def corrupt(images: Tensor, name: str, severity: float, *, seed: int = 0) -> Ten
     if severity == undamaged(name, images):
         return images.clone()
     generator = torch.Generator().manual_seed(seed)
-    damaged = kind.apply(images.float(), severity, generator)
+    with exact_convolutions():  # a blur is one
+        damaged = kind.apply(images.float(), severity, generator)
     return damaged.round().clamp(0, 255).to(torch.uint8)
