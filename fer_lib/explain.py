@@ -37,7 +37,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def find(model: nn.Module, kind: type[Part]) -> Part | None:
+def first_part(model: nn.Module, kind: type[Part]) -> Part | None:
     """The first part of a kind, which may be the model itself."""
     return next((part for part in model.modules() if isinstance(part, kind)), None)
 
@@ -45,7 +45,7 @@ def find(model: nn.Module, kind: type[Part]) -> Part | None:
 @torch.no_grad()
 def record_attention(model: nn.Module, x: Tensor, keep: Callable[[Tensor], Tensor]) -> list[Tensor]:
     """`keep` of each block's attention (B, heads, T, T), float32, first block first."""
-    vit = find(model, VisionTransformer)
+    vit = first_part(model, VisionTransformer)
     blocks = [part for part in vit.blocks.modules() if isinstance(part, Attention)] if vit else []
     if not blocks:
         raise InputError(
@@ -66,7 +66,7 @@ def record_attention(model: nn.Module, x: Tensor, keep: Callable[[Tensor], Tenso
 
 def patch_map(model: nn.Module, x: Tensor, row: Tensor) -> Tensor:
     """The patches of a row over all tokens, (B, T) -> (B, h, w)."""
-    vit = find(model, VisionTransformer)
+    vit = first_part(model, VisionTransformer)
     if vit.cls_token is None:
         raise InputError(f"{type(model).__name__} has no class token: use one that has")
     patches = row[:, vit.num_prefix_tokens :]
@@ -135,7 +135,7 @@ def grad_cam(
     Raises:
         InputError: the model is a vision transformer or has no such map.
     """
-    if find(model, VisionTransformer) is not None:
+    if first_part(model, VisionTransformer) is not None:
         raise InputError(
             f"{type(model).__name__} is a vision transformer, whose patches know nothing yet of "
             "each other where they are a map: use rollout instead of grad_cam"
@@ -169,7 +169,7 @@ def grad_cam(
 
 def maps(model: nn.Module, x: Tensor) -> tuple[str, Tensor]:
     """What a model looks at, (B, h, w), by the method that suits it, and the method's name."""
-    if find(model, VisionTransformer) is not None:
+    if first_part(model, VisionTransformer) is not None:
         return "attention rollout", rollout(model, x)
     return "Grad-CAM", grad_cam(model, x)
 
@@ -204,7 +204,7 @@ def routing(model: nn.Module, x: Tensor) -> Tensor:
     Raises:
         InputError: the model has no such experts.
     """
-    experts = find(model, SparseExperts)
+    experts = first_part(model, SparseExperts)
     if experts is None:
         raise InputError(f"{type(model).__name__} has no mixture of experts: use vit_moe")
     seen: list[Routing] = []

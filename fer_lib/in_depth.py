@@ -48,7 +48,7 @@ from fer_lib.evaluate.answers import answers, by_agreement
 from fer_lib.evaluate.calibration import accuracy, calibration
 from fer_lib.evaluate.corruptions import CORRUPTIONS, undamaged
 from fer_lib.evaluate.robustness import compare_views, damage_passes, damaged, view_passes
-from fer_lib.explain import find, spatial_gates
+from fer_lib.explain import first_part, spatial_gates
 from fer_lib.files import InputError, read_json, sha256, write_json
 from fer_lib.models.cnn import SpatialAttention
 from fer_lib.provenance import code_digest, processor
@@ -190,7 +190,7 @@ class Subject:
         self.model = run.load_model().to(self.device).requires_grad_(False)
         self.prepare = Prepare(self.model.pretrained_cfg, self.device)
         self.flip = run.train_config.flip_tta
-        self.gated = find(self.model, SpatialAttention) is not None
+        self.gated = first_part(self.model, SpatialAttention) is not None
 
     def origin(self) -> dict[str, Any]:
         """What makes earlier results worth keeping."""

@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
@@ -127,7 +127,7 @@ class View:
 
     Attributes:
         expression: of the face that is followed; None where there is none.
-        probabilities: smoothed, by class; where no face is held empty, before the first frame None.
+        probabilities: smoothed, by class; empty where no face is held.
         history: (seconds before now, at most 0, probabilities), oldest first.
         faces: how many were found in the last frame.
         rate: frames a second that were read, over the last two seconds, or the last two frames;
@@ -138,7 +138,7 @@ class View:
 
     expression: str | None = None
     sure: bool = False
-    probabilities: dict[str, float] | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)
     history: tuple[tuple[float, dict[str, float]], ...] = ()
     faces: int = 0
     rate: float = 0.0

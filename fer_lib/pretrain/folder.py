@@ -119,10 +119,8 @@ def write_autoencoder(run: Pretraining, autoencoder: nn.Module) -> None:
 
 def write_results(run: Pretraining, faces: FaceSet, rows: list[dict[str, Any]]) -> None:
     """Write `results.json`, last of all: it makes the pretraining finished."""
-    encoder, _ = read_weights(run.encoder_path)
     results = {
         **in_common(run.pretrain_config, faces, rows, "pretrained"),
-        "encoder_parameters": sum(tensor.numel() for tensor in encoder.values()),
         "train_loss": {"first": rows[0]["train_loss"], "last": rows[-1]["train_loss"]},
         "valid_loss": {"first": rows[0]["valid_loss"], "last": rows[-1]["valid_loss"]},
     }
