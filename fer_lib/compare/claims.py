@@ -197,7 +197,7 @@ def reproduction(claim: Claim, runs: Iterable[Run], name: str) -> dict[str, Any]
     other: dict[tuple[str, ...], dict[int, Run]] = {}
     for run in sorted(runs, key=lambda run: run.name):  # of several of one seed the newest stays
         config = run.train_config
-        if (config.model, config.recipe, run.config["data"]["dataset"]) == wanted:
+        if (config.model, config.recipe, run.results["dataset"]) == wanted:
             changed = changed_settings(config)
             if name == "published" and claim.labels != "original":
                 changed = [part for part in changed if part != f"labels={claim.labels}"]
