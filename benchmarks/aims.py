@@ -59,7 +59,7 @@ AIMS = (
         ("vit_cnn", "vit_cnn, milder"),
         expected=68,
         hoped=71,
-        limits="with mild augmentation it memorised its training images (86% right): a stronger",
+        limits="with mild augmentation it learned its training images by heart (86% right)",
     ),
     Aim(
         "vit_tiny from scratch",
@@ -112,7 +112,7 @@ AIMS = (
         (),
         expected=74,
         hoped=76.8,
-        limits="two members share a backbone, the others are weaker: others as strong",
+        limits="two members share a backbone, the others are weaker: add different ones as strong",
     ),
 )
 

@@ -26,7 +26,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-from measure import cores, drawn, environment, in_turn, rate, table
+from measure import cores, drawn, environment, in_turn, rate, synchronize, table
 from torch import Tensor, nn
 
 from fer_lib.augment import Prepare
@@ -120,7 +120,7 @@ def difference(one: InTorch, other: InOnnx, faces: Tensor) -> float:
     answers = []
     for side in (one, other):
         answer = side(faces.to(side.device), len(faces))
-        getattr(torch, side.device.type).synchronize()  # onnxruntime has a stream of its own
+        synchronize(side.device)  # onnxruntime has a stream of its own
         answers.append(answer.cpu())
     return (answers[0] - answers[1]).abs().max().item()
 

@@ -38,13 +38,17 @@ def drawn(images: int) -> FaceSet:
     return faces.subset(np.concatenate([np.arange(len(faces)), again])) if len(again) else faces
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until all that was begun on the device is done."""
+    getattr(torch, device.type).synchronize()
+
+
 def rate(part: Callable[[], int], device: torch.device) -> float:
     """Images a second of a function that returns the number of images it went through."""
-    synchronize = getattr(torch, device.type).synchronize
-    synchronize()
+    synchronize(device)
     start = time.perf_counter()
     images = part()
-    synchronize()
+    synchronize(device)
     return images / (time.perf_counter() - start)
 
 

@@ -30,7 +30,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from measure import environment
+from measure import environment, synchronize
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -135,12 +135,11 @@ def run(config: TrainConfig, faces: FaceSet) -> tuple[float, Learner]:
     learner.load_state_dict(start, "the start")
     if learner.recorded:  # of the moments that have been replaced
         learner.recorded = RecordedStep(learner.optimizer, learner.generator)
-    synchronize = getattr(torch, learner.device.type).synchronize
-    synchronize()
+    synchronize(learner.device)
     began = time.perf_counter()
     for epoch in range(config.epochs):
         learner.train_epoch(epoch)
-    synchronize()
+    synchronize(learner.device)
     return time.perf_counter() - began, learner
 
 

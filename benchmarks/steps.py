@@ -33,7 +33,7 @@ from functools import wraps
 from typing import Any
 
 import torch
-from measure import drawn, environment, matrix_rate, memory_rate, shortest
+from measure import drawn, environment, matrix_rate, memory_rate, shortest, synchronize
 from torch import Tensor
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -58,16 +58,16 @@ class Clock:
     """Seconds spent in calls, by part; waits for the device before and after each."""
 
     def __init__(self, device: torch.device):
-        self.synchronize = getattr(torch, device.type).synchronize
+        self.device = device
         self.seconds: dict[str, float] = defaultdict(float)
 
     def around(self, part: str, call: Callable) -> Callable:
         @wraps(call, updated=())
         def timed(*arguments: Any, **named: Any) -> Any:
-            self.synchronize()
+            synchronize(self.device)
             start = time.perf_counter()
             result = call(*arguments, **named)
-            self.synchronize()
+            synchronize(self.device)
             self.seconds[part] += time.perf_counter() - start
             return result
 

@@ -102,7 +102,7 @@ LONG_VIT_MAE = SMALL_VIT_MAE.variant(
 )
 SMALL_VOTERS = Refinement(
     "voters, small",
-    "again three kinds of network, but such as two cores train in minutes without a GPU",
+    "again three kinds of network, each trained in minutes by two cores without a GPU",
     voters=(
         (LONG_VIT_MAE, {"epochs": 10, "warmup_epochs": 1}),
         (Entry("attention_cnn", model="attention_cnn", seed=1), {"epochs": 8, "flip_tta": True}),
