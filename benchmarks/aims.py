@@ -72,7 +72,7 @@ AIMS = (
         "vit_mae, pretrained on faces",
         (
             *("vit_mae", "vit_mae, patches of 8", "vit_mae, patches of 8, mixup"),
-            "vit_mae, patches of 8, longer pretraining",
+            *("vit_mae, patches of 8, longer pretraining", "vit_mae, patches of 8, 320 epochs"),
             *("vit_mae, patches of 6", "vit_mae, patches of 6, milder"),
         ),
         expected=68,
