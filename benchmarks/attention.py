@@ -17,7 +17,6 @@ from measure import environment, in_turn, rate, table
 from torch import Tensor, nn
 
 from fer_lib.batches import autocast
-from fer_lib.config import TrainConfig
 from fer_lib.device import choose_precision, keep_memory
 from fer_lib.models import create_model
 
@@ -44,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     keep_memory()
     print(environment(), flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = choose_precision(TrainConfig(model="vit_patch"))
+    precision = choose_precision()
     number = 50 if device.type == "cuda" else 2
     rows = {}
     for name in args.models:

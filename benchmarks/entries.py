@@ -215,7 +215,7 @@ class Refinement(Entry):
 
     def told(self, place: Place) -> tuple[str, ...]:
         """Who votes, as the file of labels names them."""
-        return folds.described(self.configs(place), self.folds)
+        return folds.voter_names(self.configs(place), self.folds)
 
     def finished(self, place: Place) -> bool:
         if not self.file(place).exists():

@@ -82,7 +82,7 @@ def assumed(config: TrainConfig | PretrainConfig) -> float:
     """Seconds of an epoch on the images of FER2013 and of its validation."""
     pretrains = isinstance(config, PretrainConfig)
     flops, tensors, _, static = network(config)
-    recorded = static and (config.training if pretrains else config).recordable
+    recorded = static and (config.training if pretrains else config).may_record
     arithmetic = lambda n: 3 * flops * n / RATE
     starting = STEP + LAUNCH * tensors
     step = max(arithmetic(config.batch_size), STEP if recorded else starting)

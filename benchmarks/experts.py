@@ -26,7 +26,6 @@ from measure import environment, in_turn, rate, table
 from torch import Tensor
 
 from fer_lib.batches import autocast
-from fer_lib.config import TrainConfig
 from fer_lib.device import choose_precision, keep_memory
 from fer_lib.models.moe import SparseExperts
 
@@ -67,7 +66,7 @@ def steps(
 def compare(dim: int, hidden: int, batch_size: int, rounds: int, number: int) -> str:
     """Measure both ways in all cases: a heading and a table."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = choose_precision(TrainConfig(model="baseline_cnn"))
+    chosen = choose_precision()
     torch.manual_seed(0)
     shape = batch_size, dim
     rows = {}

@@ -236,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
         if any(side < SMALLEST or side % step for side in args.sides):
             parser.error(f"--sides of {model} must be multiples of {step}, {SMALLEST} or more")
     faces = make_sample(DRAWN * 5 // 4)
-    precision = choose_precision(TrainConfig(args.models[0])).replace("no", "float32")
+    precision = choose_precision().replace("no", "float32")
     held = {"cpu": "in the process, libraries and all", "cuda": "allocated on the GPU"}[device]
     print(
         f"{environment()}\n\nTraining on {device} in {precision}, {cores()} threads, about "

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
-from fer_lib.config import TrainConfig
 from fer_lib.data.sample import make_sample
 from fer_lib.device import choose_precision, keep_memory, plain_attention
 from fer_lib.labels import EMOTIONS
@@ -154,7 +153,7 @@ def compare(model: str, images: int, sizes: list[int], rounds: int, device: torc
     faces = torch.from_numpy(drawn(images).images)
     fitted = Fitted(model, faces[:CHECKED])
     onnx = InOnnx(fitted, device)
-    precisions = dict.fromkeys(("no", choose_precision(TrainConfig(model=model))))
+    precisions = dict.fromkeys(("no", choose_precision()))
     ways = {f"torch {p.replace('no', 'float32')}": InTorch(fitted, device, p) for p in precisions}
     check(ways["torch float32"], onnx, faces[:CHECKED])
     parts = {}

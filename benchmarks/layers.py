@@ -17,7 +17,6 @@ from timm.layers.cbam import ChannelAttn
 from torch import Tensor, nn
 
 from fer_lib.batches import DTYPES, autocast
-from fer_lib.config import TrainConfig
 from fer_lib.device import choose_precision, keep_memory
 from fer_lib.models.cnn import (
     ChannelAttention,
@@ -80,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     keep_memory()
     print(environment(), flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = choose_precision(TrainConfig(model="baseline_cnn"))
+    precision = choose_precision()
     number = 100 if device.type == "cuda" else 5
     rows = {}
     for title, (ours, usual, shape) in pairs().items():

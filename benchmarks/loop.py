@@ -97,7 +97,7 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
     faces = drawn(images)
     with ExitStack() as running:
         ours = running.enter_context(Apart(Ours, config, faces))
-        precision = choose_precision(config).replace("no", "float32")
+        precision = choose_precision(config.precision).replace("no", "float32")
         if precision != "float32":
             float32 = replace(config, precision="no")
             single = running.enter_context(Apart(Ours, float32, faces))

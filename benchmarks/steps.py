@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise InputError("limit follows from --steps and the batch size")
         changes = {"pretrained": False} | changes
         configs = [recipe(model, "ours", "full", **changes) for model in args.models]
-        kinds = dict.fromkeys(["no", *map(choose_precision, configs)])
+        kinds = dict.fromkeys(["no", *(choose_precision(config.precision) for config in configs)])
     except InputError as error:
         parser.error(str(error))
     products = {kind: matrix_rate(device, DTYPES[kind]) / 1e12 for kind in kinds}

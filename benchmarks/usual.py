@@ -95,7 +95,7 @@ class Usual:
     ):
         self.config, self.device = config, (device := processes().device)
         reference = style == "reference"
-        self.precision = choose_precision(config) if reference else "no"
+        self.precision = choose_precision(config.precision) if reference else "no"
         self.format = torch.channels_last if reference else torch.contiguous_format
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         torch.manual_seed(config.seed)

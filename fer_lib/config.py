@@ -205,7 +205,7 @@ class TrainConfig(Settings):
             )
 
     @property
-    def recordable(self) -> bool:
+    def may_record(self) -> bool:
         """Whether these settings let a training step be recorded as a CUDA graph."""
         return self.cuda_graph and self.optimizer == "adamw" and not self.unfreeze_every
 

@@ -8,7 +8,6 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
-from fer_lib.config import TrainConfig
 from fer_lib.files import InputError
 
 
@@ -55,7 +54,7 @@ def plain_attention(model: nn.Module) -> None:
             module.fused_attn = False
 
 
-def choose_precision(config: TrainConfig) -> str:
+def choose_precision(precision: str = "auto") -> str:
     """Resolve "auto": bf16 where the device multiplies in it, else fp16 on a GPU, else float32.
 
     Older GPUs (Colab's T4) and CPUs only emulate bf16, which is slower than float32.
@@ -63,10 +62,10 @@ def choose_precision(config: TrainConfig) -> str:
     Raises:
         InputError: fp16 is asked of a CPU, on which accelerate would train in float32 instead.
     """
-    if config.precision == "fp16" and not torch.cuda.is_available():
+    if precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision=fp16 needs a GPU: use auto, bf16 or no on a CPU")
-    if config.precision != "auto":
-        return config.precision
+    if precision != "auto":
+        return precision
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"

@@ -30,7 +30,7 @@ def recordable(config: TrainConfig, model: nn.Module, precision: str) -> bool:
     """Whether a training step of a model can be recorded on this device, and is to be."""
     here = processes()
     return (
-        config.recordable
+        config.may_record
         and here.device.type == "cuda"
         and here.num_processes == 1
         and precision != "fp16"  # whose scaler looks at the gradients

@@ -97,7 +97,7 @@ def evaluate_in_depth(
     earlier = read_json(path) if path.exists() else {}
     found = from_predictions(run, faces)
     found |= {key: earlier[key] for key in FROM_WEIGHTS if key in earlier}
-    if (run.folder / "best.safetensors").exists():
+    if run.has_weights:
         write_json(path, found)
         from_weights(run, faces, found, images, say)
         return found
@@ -140,7 +140,7 @@ def from_weights(
     whole = found.get("views") and set(CORRUPTIONS) <= set(found.get("robustness", {}))
     if same and whole and ("gates" in found or not subject.gated):
         by = "" if made["code"] == now["code"] else ", by other code (delete the file to repeat it)"
-        say(f"views and robustness: loaded from evaluation.json, {described(made, total)}{by}")
+        say(f"views and robustness: loaded from evaluation.json, {extent(made, total)}{by}")
         return
     if not wanted:
         left_out(found, same_weights=made.get("weights_sha256") == now["weights_sha256"])
@@ -155,7 +155,7 @@ def from_weights(
         found.pop("gates", None)
     subject.take(made["images"])
     what = "gates" if same and whole else "views and robustness"
-    say(f"{what}: computed, {described(made, total)}")
+    say(f"{what}: computed, {extent(made, total)}")
     if not found.get("views"):
         found["views"] = subject.views()
         write_json(path, found)
@@ -177,7 +177,7 @@ def left_out(found: dict[str, Any], *, same_weights: bool) -> None:
         found.pop("computed", None)
 
 
-def described(computed: dict[str, Any], total: int) -> str:
+def extent(computed: dict[str, Any], total: int) -> str:
     return f"on {computed['mark'] or f'all {total:,} test images'}, {computed['device']}"
 
 
@@ -194,7 +194,7 @@ class Subject:
 
     def origin(self) -> dict[str, Any]:
         """What makes earlier results worth keeping."""
-        weights = sha256(self.run.folder / "best.safetensors")
+        weights = sha256(self.run.weights)
         code = code_digest(CODE)
         return {"weights_sha256": weights, "code": code, "seed": SEED}
 
@@ -228,7 +228,7 @@ class Subject:
         now = probabilities(self.model, self.images, self.prepare, flip=self.flip).argmax(1)
         if (now.cpu().numpy() == kept).mean() < 0.98:
             raise InputError(
-                f"{self.run.folder / 'best.safetensors'} does not predict what predictions.npz "
+                f"{self.run.weights} does not predict what predictions.npz "
                 "beside it holds: delete the run folder and train again"
             )
         self.clean = accuracy(kept == self.labels)

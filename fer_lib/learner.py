@@ -42,7 +42,7 @@ class Learner:
     ):
         keep_memory()
         self.config, self.progress = config, progress
-        self.precision = choose_precision(config)
+        self.precision = choose_precision(config.precision)
         device = processes().device
         if device.type == "cuda":
             # In mixed precision accelerate binds a model to itself: the weights of a training that

@@ -1,5 +1,6 @@
 """Where a run comes from: code, commit, command, device and versions, as `config.json` has them."""
 
+import ast
 import hashlib
 import json
 import os
@@ -41,7 +42,7 @@ def describe_environment(config: TrainConfig) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": processor(),
         "threads": torch.get_num_threads(),
-        "precision": choose_precision(config),
+        "precision": choose_precision(config.precision),
         "code": code_digest(),
         "pretrained_sha256": pretrained_sha256(config),
         "processes": processes().num_processes,
@@ -58,9 +59,20 @@ def pretrained_sha256(config: TrainConfig) -> str | None:
 
 
 def code_digest(names: tuple[str, ...] = CODE) -> str:
-    """SHA-256 of some modules, else of those that a training's numbers depend on."""
+    """SHA-256 of the code of some modules, by default those that a training's numbers depend on.
+
+    Comments, docstrings and line breaks do not count. Versions of Python may differ in it.
+    """
     files = [path for name in names for path in sorted(Path(__file__).parent.glob(f"{name}.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    trees = [_WithoutDocstrings().visit(ast.parse(path.read_bytes())) for path in files]
+    return hashlib.sha256("\n".join(map(ast.unparse, trees)).encode()).hexdigest()
+
+
+class _WithoutDocstrings(ast.NodeTransformer):
+    """Drops every statement that is only a constant, as the docstrings of attributes are too."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        return None if isinstance(node.value, ast.Constant) else node
 
 
 def git_commit() -> str | None:

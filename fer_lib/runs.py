@@ -92,14 +92,18 @@ class Run(RunFolder):
             raise InputError(f"{self.folder} is no run of this version ({error})") from error
 
     @property
+    def has_weights(self) -> bool:
+        """Whether the file of the best weights is here; it may have been deleted."""
+        return (self.folder / "best.safetensors").exists()
+
+    @property
     def weights(self) -> Path:
         """The file of the best weights; InputError where it is gone, or never was here."""
-        path = self.folder / "best.safetensors"
-        if not path.exists():
+        if not self.has_weights:
             raise InputError(
                 f"the weights of {self.folder} are not here: delete that folder and train it again"
             )
-        return path
+        return self.folder / "best.safetensors"
 
     def load_model(self) -> nn.Module:
         """The best weights, in evaluation mode, on the CPU; touches no network."""
@@ -169,7 +173,7 @@ def find_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = No
 def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = None) -> Run:
     """Make a new run folder with its `config.json`."""
     path = new_folder(runs_folder(folder), config.model, faces, config.seed)
-    data = described(
+    data = describe_data(
         faces,
         classes=list(faces.classes),
         fingerprint=faces.fingerprint,
@@ -197,7 +201,7 @@ def record_resume(run: Run, config: TrainConfig, epoch: int) -> None:
         write_json(run.folder / "config.json", run.config | {"resumed": stages[1:]})
 
 
-def described(faces: FaceSet, **more: Any) -> dict[str, Any]:
+def describe_data(faces: FaceSet, **more: Any) -> dict[str, Any]:
     """What `config.json` says of the data, and `more`."""
     manifest = {key: faces.manifest.get(key) for key in ("layout", "source", "mark", "dropped")}
     return {"dataset": faces.name, **more, **manifest}

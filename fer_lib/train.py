@@ -58,10 +58,8 @@ def train(
         )
     if run and run.finished:
         if not quiet:
-            there = (run.folder / "best.safetensors").exists()
-            note = (
-                "" if there else "; its weights are not here: delete its folder to train it again"
-            )
+            note = "; its weights are not here: delete its folder to train it again"
+            note = "" if run.has_weights else note
             processes().print(f"loaded {run.name}, a finished run of these settings and data{note}")
         return run
     require_writable(runs_folder(runs))  # before a model is fetched

@@ -6,7 +6,7 @@ from torch import nn
 
 from fer_lib import plots
 from fer_lib.batches import training_rows
-from fer_lib.checkpoints import Background, load_weights, save_weights, snapshot
+from fer_lib.checkpoints import Background, save_weights, snapshot
 from fer_lib.data import FaceSet
 from fer_lib.data.refined import refined_by
 from fer_lib.epochs import in_common, keep, one_epoch, resume
@@ -127,7 +127,7 @@ class Training:
     def finish(self) -> None:
         """Score the best weights on validation and test, and write the results, last of all."""
         folder, faces = self.run.folder, self.faces
-        best = load_weights(folder / "best.safetensors").to(self.learner.device)
+        best = self.run.load_model().to(self.learner.device)
         predictions = self.predictions(best)
         one_view = self.predictions(best, flip=False) if self.config.flip_tta else None
         if self.main:

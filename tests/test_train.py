@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fer_lib
-from fer_lib import epochs, plots, training
+from fer_lib import epochs, plots, provenance, training
 from fer_lib import learner as learner_module
 from fer_lib import train as train_module
 from fer_lib.augment import Augmentation, Prepare
@@ -739,6 +739,19 @@ def test_other_code_is_said(faces, tmp_path, monkeypatch, capsys, how):
     monkeypatch.setattr(train_module, "code_digest", lambda: "another")
     train(small(epochs=1), faces, runs=tmp_path)
     assert capsys.readouterr().out.count(f"{how} by other code") == 1
+
+
+def test_the_digest_of_code_counts_code_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    digests = []
+    for text in (
+        'RATE = 0.1\n"""What it is."""\ndef f(x):\n    return RATE * x\n',
+        '"""A module."""\nRATE = 0.1  # a reason\n\n\ndef f(x):\n    "It."\n    return RATE * x\n',
+        "RATE = 0.2\ndef f(x):\n    return RATE * x\n",
+    ):
+        (tmp_path / "one.py").write_text(text)
+        digests.append(provenance.code_digest(("one",)))
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_the_code_of_a_run_is_what_trains_restores_and_scores_it():

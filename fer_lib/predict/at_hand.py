@@ -22,7 +22,7 @@ def models_at_hand(detector: Detector) -> dict[str, Callable[[], Predictor]]:
         "the default model": partial(Predictor.default, detector=detector)
     }
     for run in reversed(list_runs()):
-        if (run.folder / "best.safetensors").exists():
+        if run.has_weights:
             mark = run.config["data"]["mark"]
             name = f"{run.name}, {mark}" if mark else run.name
             choices[name] = partial(Predictor.from_run, run, detector=detector)

@@ -44,12 +44,12 @@ def keep_weights(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
     run.require_finished()
     run.require_data(faces)
     predictions = load_predictions(run.folder / "predictions.npz")
-    state, metadata = read_weights(run.folder / "best.safetensors")
+    state, metadata = read_weights(run.weights)
     if sum(tensor.nbytes for tensor in state.values()) > LIMIT:
         state = halved(state)
     use = operating_point(faces, predictions)
     with replacing(path.with_name(CARD)) as card, replacing(path) as temporary:
-        write_weights(temporary, state, metadata | described(run, faces, use))
+        write_weights(temporary, state, metadata | card_metadata(run, faces, use))
         if (size := temporary.stat().st_size) > LIMIT:
             raise InputError(
                 f"the weights of {run.name} take {size:,} bytes, more than {LIMIT:,}: choose a "
@@ -68,7 +68,7 @@ def halved(state: State) -> State:
     }
 
 
-def described(run: Run, faces: FaceSet, use: dict[str, Any]) -> dict[str, str]:
+def card_metadata(run: Run, faces: FaceSet, use: dict[str, Any]) -> dict[str, str]:
     """Metadata of the file; where on the trainer's disk anything lay is left out."""
     settings = run.train_config.to_dict()
     if isinstance(settings["pretrained"], str):

@@ -15,7 +15,7 @@ from fer_lib.models.weights import load_into, read_weights, timm_state, write_we
 from fer_lib.pretrain.autoencoder import build_autoencoder
 from fer_lib.pretrain.config import PretrainConfig, pretraining_command
 from fer_lib.provenance import code_digest, describe_environment
-from fer_lib.runs import RunFolder, described, new_folder, newest, read_runs
+from fer_lib.runs import RunFolder, describe_data, new_folder, newest, read_runs
 
 CODE = (
     *("augment", "batches", "checkpoints", "device", "epochs", "graph", "optim"),
@@ -93,7 +93,7 @@ def start_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pre
     """Make a new folder with its `config.json`."""
     folder = new_folder(root, "mae", faces, config.seed)
     images = {split: len(faces.where(split)) for split in SPLITS}
-    data = described(faces, fingerprint=faces.fingerprint, images=images)
+    data = describe_data(faces, fingerprint=faces.fingerprint, images=images)
     environment = describe_environment(config.training)
     environment |= {"transformers": version("transformers"), "code": code_digest(CODE)}
     write_json(

@@ -32,7 +32,7 @@ class MaskedLearner:
     def __init__(self, config: PretrainConfig, faces: FaceSet, *, progress: bool = False):
         keep_memory()
         self.config, self.progress = config, progress
-        self.device, self.precision = processes().device, choose_precision(config.training)
+        self.device, self.precision = processes().device, choose_precision(config.precision)
         faces.require("train", "valid")
         rows = {
             "train": training_rows(faces, config.limit, config.seed),

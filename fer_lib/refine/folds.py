@@ -156,11 +156,11 @@ def fold_votes(
         parts.append(_votes(faces, rows, [run for run, _ in trained])[None])
         names.append(f"{config.model} s{config.seed}, {folds} folds")
     if len(set(names)) < len(names):  # they differ in other settings
-        names = list(described(configs, folds))
+        names = list(voter_names(configs, folds))
     return Ballots(tuple(names), np.concatenate(parts))
 
 
-def described(configs: Sequence[TrainConfig], folds: int) -> tuple[str, ...]:
+def voter_names(configs: Sequence[TrainConfig], folds: int) -> tuple[str, ...]:
     """Each voter with all that its votes depend on, for the file of the labels that they make."""
     return tuple(
         f"{config.model} s{config.seed}, {folds} folds: {' '.join(changed_settings(config))}"
