@@ -1,7 +1,7 @@
-"""Pieces of a page, as HTML: an expression with its emoji, bars, and the last seconds as a band.
+"""Parts of a page as HTML: an expression with its emoji, bars, and a band of the last seconds.
 
-They look alike in Streamlit, Gradio and a notebook, in light and dark, need no script and fetch
-nothing. `STYLE` must stand once on the page.
+They look alike in Streamlit, Gradio and a notebook, on light and dark pages, need no script and
+fetch nothing. The page must contain `STYLE` once.
 """
 
 import io
@@ -20,8 +20,8 @@ from fer_lib.plots import EMOTION_COLOURS
 
 COLOURS = {name: to_hex(colour) for name, colour in EMOTION_COLOURS.items()}
 
-SECONDS = 10  # of a band
-GAP = 0.6  # seconds without a face from which it is broken
+SECONDS = 10  # length of a band
+GAP = 0.6  # seconds without a face above which a band is broken
 
 STYLE = """<style>
 .fer-card { text-align: center; }
@@ -47,18 +47,21 @@ PRIVATE = (
     "reported."
 )
 LIMITS = (
-    "**What this cannot tell.** It names what a face looks like, after labels on which people "
-    "themselves agree only in part. An expression is not an emotion: one smiles without being "
-    "happy, and grieves without showing it. It errs more on rare expressions such as disgust and "
+    "**What this cannot tell.** It names what a face looks like, following labels on which people "
+    "themselves agree only in part. An expression is not an emotion: people smile without being "
+    "happy, and grieve without showing it. It errs more on rare expressions such as disgust and "
     "fear, and on light, poses and faces unlike those it learned from. Judge nobody by it."
 )
 """Markdown, for the foot of a page."""
 
 
 def card(expression: str | None, *, sure: bool = True, note: str = "") -> str:
-    """An expression as emoji and word; None for no face.
+    """Return an expression as emoji and word; its `data-` attributes say the same to a program.
 
-    The page's `data-expression` and `data-sure` say the same to a program.
+    Args:
+        expression: None: "no face" is shown.
+        sure: if False, the word is "perhaps" and the expression, and the emoji is paler.
+        note: a line of text below.
     """
     word = "no face" if expression is None else expression if sure else f"perhaps {expression}"
     emoji = EMOJI[expression] if expression else "🫥"
@@ -71,7 +74,7 @@ def card(expression: str | None, *, sure: bool = True, note: str = "") -> str:
 
 
 def waiting(note: str) -> str:
-    """In place of a card before there is a picture."""
+    """Return what replaces a card before there is a picture."""
     return (
         '<div class="fer-card" data-expression=""><div class="fer-emoji">🪞</div>'
         f'<div class="fer-note">{escape(note)}</div></div>'
@@ -79,7 +82,7 @@ def waiting(note: str) -> str:
 
 
 def picture(pixels: np.ndarray, name: str) -> str:
-    """A picture (H, W, 3) uint8 that is part of the page itself, so that no file is written."""
+    """Return an image, (H, W, 3) uint8, as part of the page itself, so that no file is written."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG", compress_level=1)
     data = b64encode(content.getvalue()).decode()
@@ -87,7 +90,7 @@ def picture(pixels: np.ndarray, name: str) -> str:
 
 
 def bars(probabilities: Mapping[str, float]) -> str:
-    """A bar a class, in the order given."""
+    """Return one bar per class, in the given order."""
     rows = (
         f'<span>{name}</span><div class="fer-track"><div class="fer-fill" '
         f'style="width:{100 * p:.1f}%;background:{COLOURS[name]}"></div></div>'
@@ -98,13 +101,13 @@ def bars(probabilities: Mapping[str, float]) -> str:
 
 
 def band(history: Sequence[tuple[float, Mapping[str, float]]], *, gap: float = GAP) -> str:
-    """Probabilities over the last `SECONDS`, one upon the other up to 1, in the bars' colours.
+    """Return the probabilities of the last `SECONDS`, stacked up to 1, in the bars' colours.
 
     Args:
-        history: (seconds before now, at most 0, probabilities by class), oldest first.
-        gap: from so many seconds without a face on, the band is broken.
+        history: (time, probabilities by class), oldest first; time in seconds from now, at most 0.
+        gap: seconds without a face above which the band is broken.
     """
-    history = history[:: 1 + len(history) // 120]  # about one a pixel or two
+    history = history[:: 1 + len(history) // 120]  # about one point for every pixel or two
     ends = [i for i, (a, b) in enumerate(pairwise(history), 1) if b[0] - a[0] > gap]
     pieces = [history[a:b] for a, b in pairwise([0, *ends, len(history)])]
     areas = "".join(area for piece in pieces if len(piece) > 1 for area in stacked(piece))
@@ -112,7 +115,7 @@ def band(history: Sequence[tuple[float, Mapping[str, float]]], *, gap: float = G
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {100 * SECONDS} 100" '
         f'preserveAspectRatio="none">{areas}</svg>'
     )
-    # As an image, because Streamlit takes inline SVG out of HTML.
+    # As an image, because Streamlit removes inline SVG from HTML.
     return (
         f'<img class="fer-band" alt="the last {SECONDS} seconds" '
         f'src="data:image/svg+xml,{quote(svg)}">'
@@ -121,7 +124,7 @@ def band(history: Sequence[tuple[float, Mapping[str, float]]], *, gap: float = G
 
 
 def stacked(piece: Sequence[tuple[float, Mapping[str, float]]]) -> list[str]:
-    """Areas of a piece of the history without a gap, one a class."""
+    """Return the SVG areas of a piece of the history without gaps, one per class."""
     x = [100 * max(0.0, SECONDS + moment) for moment, _ in piece]
     low, areas = [100.0] * len(piece), []
     for name in piece[0][1]:

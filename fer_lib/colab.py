@@ -1,9 +1,9 @@
-"""Colab: install from requirements.txt only what the runtime lacks.
+"""Install from requirements.txt only the packages that a Colab runtime lacks.
 
     python -m fer_lib.colab
 
 torch, torchvision and numpy stay as the runtime has them: its driver and its compiled packages were
-chosen to go with those builds, and a kernel that has loaded one cannot take another.
+chosen for those builds, and a kernel that has loaded one build cannot load another.
 """
 
 import subprocess
@@ -19,16 +19,19 @@ from fer_lib.files import InputError
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 KEPT = ("torch", "torchvision", "numpy")
-"""Never installed and never replaced, not even as a dependency of something else."""
+"""Never installed or replaced, not even as a dependency of another package."""
 FRONT_END = ("jupyterlab",)
-"""Not needed on Colab, which is the notebook's front end itself."""
+"""Not needed on Colab, which is itself the front end of the notebooks."""
 
 
 def missing(requirements: str) -> list[str]:
-    """Requirements (the text of a requirements file) that the installed packages do not satisfy.
+    """Return the requirements that the installed packages do not satisfy.
 
-    `KEPT` and `FRONT_END` are never among them, nor is a requirement whose marker does not hold
-    here.
+    `KEPT` and `FRONT_END` are never among them, nor are requirements whose marker does not apply to
+    this runtime.
+
+    Args:
+        requirements: the text of a requirements file.
     """
     return [
         str(one)
@@ -38,10 +41,13 @@ def missing(requirements: str) -> list[str]:
 
 
 def install(requirements: str) -> list[str]:
-    """Install with pip what is missing, with `KEPT` pinned to the versions installed now.
+    """Install the missing requirements with pip, with `KEPT` pinned to the installed versions.
+
+    Args:
+        requirements: the text of a requirements file.
 
     Returns:
-        What was installed, as requirements.
+        The requirements that were installed.
 
     Raises:
         InputError: pip could not install it.
@@ -64,7 +70,7 @@ def install(requirements: str) -> list[str]:
 
 
 def unsuited(requirements: str) -> list[str]:
-    """One sentence for each package of `KEPT` that is not in its range; it stays as it is."""
+    """Return a sentence for each package of `KEPT` that is absent or not in the required range."""
     return [
         f"{one.name} is {_installed(one.name) or 'not installed'}, the project is made for {one}: "
         "it stays as it is, and some of what follows may fail"
@@ -94,7 +100,7 @@ def _satisfied(requirement: Requirement) -> bool:
 
 
 def main() -> int:
-    """Install what is missing and say what was done; 1 where pip failed."""
+    """Install what is missing and print what was done; return the exit status, 1 after an error."""
     try:
         requirements = REQUIREMENTS.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""What a model looks at and how it decides, by wrappers that leave the model as it was.
+"""Show what a model looks at and how it decides, without changing the model.
 
 Every function takes images as the model does: float (B, C, H, W) from `fer_lib.augment.Prepare`.
-The model computes in evaluation mode; its mode, its hooks and its parameters' gradients are
-afterwards as before, also when something fails. Maps are float32 (B, h, w), not negative, one value
-a patch or a position of a feature map, in no unit that two images share.
+The model computes in evaluation mode; afterwards its mode, its hooks and the gradients of its
+parameters are as before, even after an error. Maps are float32 (B, h, w) and not negative, with one
+value per patch or position of a feature map; values of different images are not comparable.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ Part = TypeVar("Part", bound=nn.Module)
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; then every part is in the mode in which it was."""
+    """Put a model in evaluation mode during the block, then restore the mode of every part."""
     modes = {part: part.training for part in model.modules()}
     model.eval()
     try:
@@ -38,13 +38,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def first_part(model: nn.Module, kind: type[Part]) -> Part | None:
-    """The first part of a kind, which may be the model itself."""
+    """Return the first part of a kind, which may be the model itself; None if there is none."""
     return next((part for part in model.modules() if isinstance(part, kind)), None)
 
 
 @torch.no_grad()
 def record_attention(model: nn.Module, x: Tensor, keep: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """`keep` of each block's attention (B, heads, T, T), float32, first block first."""
+    """Return what `keep` makes of the attention of each block, in the order of the blocks.
+
+    Args:
+        keep: takes the attention of a block, (B, heads, T, T) float32.
+
+    Raises:
+        InputError: the model has no attention blocks of timm.
+    """
     vit = first_part(model, VisionTransformer)
     blocks = [part for part in vit.blocks.modules() if isinstance(part, Attention)] if vit else []
     if not blocks:
@@ -55,7 +62,7 @@ def record_attention(model: nn.Module, x: Tensor, keep: Callable[[Tensor], Tenso
     kept: list[Tensor] = []
     with evaluating(model), ExitStack() as undo:
         for attention in blocks:
-            # The fused kernel never has the weights in memory.
+            # The fused kernel never has the attention weights in memory.
             undo.callback(setattr, attention, "fused_attn", attention.fused_attn)
             attention.fused_attn = False
             hook = lambda _, __, weights: kept.append(keep(weights.float()))
@@ -65,46 +72,51 @@ def record_attention(model: nn.Module, x: Tensor, keep: Callable[[Tensor], Tenso
 
 
 def patch_map(model: nn.Module, x: Tensor, row: Tensor) -> Tensor:
-    """The patches of a row over all tokens, (B, T) -> (B, h, w)."""
+    """Arrange the patches of a row of attention over all T tokens as a map, (B, T) -> (B, h, w).
+
+    Raises:
+        InputError: the model has no class token.
+    """
     vit = first_part(model, VisionTransformer)
     if vit.cls_token is None:
-        raise InputError(f"{type(model).__name__} has no class token: use one that has")
+        raise InputError(f"{type(model).__name__} has no class token: use a model with one")
     patches = row[:, vit.num_prefix_tokens :]
     height = round((patches.shape[1] * x.shape[2] / x.shape[3]) ** 0.5)  # patches are square
     return patches.reshape(len(x), height, -1)
 
 
 def class_attention(model: nn.Module, x: Tensor) -> Tensor:
-    """What the class token attends to in the last block, mean over heads: (B, h, w).
+    """Return what the class token attends to in the last block, mean over heads: (B, h, w).
 
     Raises:
-        InputError: the model is no vision transformer of timm or has no class token.
+        InputError: the model is not a vision transformer of timm or has no class token.
     """
     last = record_attention(model, x, lambda weights: weights[:, :, 0].mean(1))[-1]
     return patch_map(model, x, last)
 
 
 def rollout(model: nn.Module, x: Tensor) -> Tensor:
-    """Attention rollout: how much of each patch reaches the class token by all blocks: (B, h, w).
+    """Return how much of each patch reaches the class token through all blocks: (B, h, w).
 
-    Quantifying Attention Flow in Transformers, https://arxiv.org/abs/2005.00928. In each block, the
-    mean over heads plus the identity, for the residual connection, with rows that sum to 1; then
-    the product over blocks.
+    This is attention rollout, from Quantifying Attention Flow in Transformers,
+    https://arxiv.org/abs/2005.00928. In each block, the identity (for the residual connection) is
+    added to the mean over heads, and rows are scaled to sum to 1; the result is the product over
+    blocks.
 
     Raises:
-        InputError: the model is no vision transformer of timm or has no class token.
+        InputError: the model is not a vision transformer of timm or has no class token.
     """
     blocks = record_attention(model, x, lambda weights: weights.mean(1))  # (B, T, T) each
     row = torch.zeros_like(blocks[0][:, 0])
     row[:, 0] = 1
-    for mean in reversed(blocks):  # only the row of the class token is wanted
+    for mean in reversed(blocks):  # only the row of the class token is needed
         row = (row + torch.einsum("bt,btu->bu", row, mean)) / 2
     return patch_map(model, x, row)
 
 
 @torch.no_grad()
 def feature_maps(model: nn.Module, x: Tensor) -> list[str]:
-    """Names of the modules that give maps of more than one position, in order of execution."""
+    """Return the names of modules whose maps have several positions, in order of execution."""
     names: list[str] = []
     with evaluating(model), ExitStack() as undo:
         for name, part in model.named_modules():
@@ -121,30 +133,30 @@ def feature_maps(model: nn.Module, x: Tensor) -> list[str]:
 def grad_cam(
     model: nn.Module, x: Tensor, target: int | Tensor | None = None, layer: str | None = None
 ) -> Tensor:
-    """Grad-CAM: where a convolutional network finds what speaks for a class: (B, h, w).
+    """Return where a convolutional network finds evidence for a class, by Grad-CAM: (B, h, w).
 
     https://arxiv.org/abs/1610.02391. The channels of a feature map are added up, each weighted by
-    the mean gradient of the class's logit, and what is negative is set to 0. Nothing is
-    differentiated but that map, so it makes no difference whether the parameters are frozen or the
-    caller is inside `torch.no_grad`.
+    the mean gradient of the class's logit, and negative sums are set to 0. Only the gradient with
+    respect to that map is computed, so it makes no difference whether the parameters are frozen or
+    the caller is inside `torch.no_grad`.
 
     Args:
-        target: class, one for all or (B,) int64; by default what the model predicts for each image.
-        layer: name of a module; by default the last whose map has more than one position.
+        target: class, one for all images or (B,) int64; None: the predicted class of each image.
+        layer: name of a module; None: the last one whose map has more than one position.
 
     Raises:
-        InputError: the model is a vision transformer or has no such map.
+        InputError: the model is a vision transformer, or it has no such map or layer.
     """
     if first_part(model, VisionTransformer) is not None:
         raise InputError(
-            f"{type(model).__name__} is a vision transformer, whose patches know nothing yet of "
-            "each other where they are a map: use rollout instead of grad_cam"
+            f"{type(model).__name__} is a vision transformer, whose patches form a map only before "
+            "they exchange information: use rollout instead of grad_cam"
         )
     names = feature_maps(model, x)
     if not names:
         raise InputError(
             f"{type(model).__name__} has no feature map of more than one position: grad_cam needs "
-            "a convolutional network, and for a vision transformer of timm there is rollout"
+            "a convolutional network; for a vision transformer of timm, use rollout"
         )
     if layer is not None and layer not in names:
         raise InputError(
@@ -155,11 +167,11 @@ def grad_cam(
 
     def cut(_: nn.Module, __: object, output: Tensor) -> Tensor:
         seen.append(output.detach().requires_grad_())
-        return seen[-1].clone()  # the next layer may work in place
+        return seen[-1].clone()  # the next layer may change it in place
 
     hooked = model.get_submodule(layer or names[-1]).register_forward_hook(cut)
     with hooked, evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        logits = model(x.clone())  # a tensor made in inference mode can take no part in a graph
+        logits = model(x.clone())  # a tensor made in inference mode cannot be part of a graph
         chosen = logits.argmax(1) if target is None else torch.as_tensor(target, device=x.device)
         score = logits.gather(1, chosen.expand(len(x))[:, None]).sum()
         (gradient,) = torch.autograd.grad(score, seen[-1])
@@ -168,7 +180,7 @@ def grad_cam(
 
 
 def maps(model: nn.Module, x: Tensor) -> tuple[str, Tensor]:
-    """What a model looks at, (B, h, w), by the method that suits it, and the method's name."""
+    """Return the name of the method that suits a model, and its map of each image, (B, h, w)."""
     if first_part(model, VisionTransformer) is not None:
         return "attention rollout", rollout(model, x)
     return "Grad-CAM", grad_cam(model, x)
@@ -176,17 +188,18 @@ def maps(model: nn.Module, x: Tensor) -> tuple[str, Tensor]:
 
 @torch.no_grad()
 def spatial_gates(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """What each spatial attention multiplies its positions by: (B, h, w) in 0..1, in order.
+    """Return the gates of the positions, (B, h, w) in 0..1, for each spatial attention in order.
 
-    CBAM: Convolutional Block Attention Module, https://arxiv.org/abs/1807.06521.
+    The attention multiplies its input by them, as in CBAM: Convolutional Block Attention Module,
+    https://arxiv.org/abs/1807.06521.
 
     Raises:
-        InputError: the model has no such attention.
+        InputError: the model has no spatial attention.
     """
     parts = [part for part in model.modules() if isinstance(part, SpatialAttention)]
     if not parts:
         raise InputError(
-            f"{type(model).__name__} has no gates of positions: use attention_cnn, with them"
+            f"{type(model).__name__} has no spatial attention: use attention_cnn with it"
         )
     seen: list[Tensor] = []
     with evaluating(model), ExitStack() as undo:
@@ -199,10 +212,10 @@ def spatial_gates(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def routing(model: nn.Module, x: Tensor) -> Tensor:
-    """Gates of a mixture of experts: (B, E) float32, 0 where an image is not routed.
+    """Return the gates of E experts, (B, E) float32, 0 for experts that do not get the image.
 
     Raises:
-        InputError: the model has no such experts.
+        InputError: the model has no mixture of experts.
     """
     experts = first_part(model, SparseExperts)
     if experts is None:
@@ -215,9 +228,9 @@ def routing(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def expert_table(gates: Tensor, labels: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
-    """Share of the routes of each class's images that went to each expert.
+    """Return, for the images of each class, the share of their routes that went to each expert.
 
-    `plots.row_shares(table, table.index, table.columns, …)` draws it.
+    `plots.row_shares(table, table.index, table.columns, …)` draws the table.
 
     Args:
         gates: (N, E) from `routing`; every gate above 0 is one route, whatever its weight.
@@ -225,7 +238,7 @@ def expert_table(gates: Tensor, labels: np.ndarray, classes: Sequence[str]) -> p
         classes: K names.
 
     Returns:
-        A row a class, a column an expert; rows sum to 1, and are NaN where a class has no images.
+        A row per class and a column per expert; rows sum to 1, or are NaN if a class has no image.
     """
     routed = pd.DataFrame((gates > 0).cpu().numpy()).add_prefix("expert ")
     routes = routed.groupby(np.asarray(labels)).sum().reindex(range(len(classes))).set_axis(classes)
@@ -234,7 +247,7 @@ def expert_table(gates: Tensor, labels: np.ndarray, classes: Sequence[str]) -> p
 
 @torch.no_grad()
 def reliability(model: nn.Module, x: Tensor) -> Reliability:
-    """How the head of GReFEL comes to its predictions: distances to anchors, and confidences.
+    """Return how the head of GReFEL reaches its predictions: distances to anchors, confidences.
 
     Raises:
         InputError: the model's head has no `explanation`.

@@ -1,4 +1,4 @@
-"""Where files live, how they are written whole, and how a program ends so that none is lost."""
+"""Paths, atomic file writing, locks, interruption, and the exception for user errors."""
 
 import hashlib
 import json
@@ -12,30 +12,37 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-LOCK_SECONDS = 15  # a notebook's kernel notices within seconds that its parent was killed
+LOCK_SECONDS = 15  # a notebook's kernel needs seconds to notice that its parent was killed
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: one sentence that names it and the remedy."""
+    """Raised when something that the user gave cannot be used.
+
+    The message is one sentence that names it and the remedy.
+    """
 
 
 def expanded(path: str | Path) -> Path:
-    """A path, of which `~` is the user's folder; InputError where it is that of an unknown one."""
+    """Replace a leading `~` or `~name` in a path by the home folder of that user.
+
+    Raises:
+        InputError: this user has no home folder, or there is no user of that name.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        if str(path).partition("/")[0] == "~":  # a container's user, who is in no list
+        if str(path).partition("/")[0] == "~":  # e.g. a container's user without an entry
             raise InputError(
                 f"{path} cannot be found, as this user has no home folder: set FER_HOME or HOME"
             ) from None
-        raise InputError(f"{path} begins with the name of no user: write the folder out") from None
+        raise InputError(f"{path} begins with an unknown user: write the folder in full") from None
 
 
 def home() -> Path:
-    """Folder that holds `data/` and `runs/`.
+    """Return the folder that contains `data/` and `runs/`.
 
-    `FER_HOME` where it is set, else the checkout that this package was imported from, else (for an
-    installed package) the current folder.
+    This is `FER_HOME` if it is set, otherwise the checkout from which this package was imported,
+    or the current folder if the package is installed.
     """
     if "FER_HOME" in os.environ:
         return expanded(os.environ["FER_HOME"]).resolve()
@@ -44,7 +51,10 @@ def home() -> Path:
 
 
 def cache() -> Path:
-    """Folder of files that were fetched once: in `FER_HOME` where it is set, else the user's.
+    """Return the folder for downloaded files.
+
+    This is `cache` in `FER_HOME` if that is set, otherwise `fer_lib` in `XDG_CACHE_HOME` or, if
+    that is not set either, in `~/.cache`.
 
     Raises:
         InputError: the user has no home folder, and neither variable is set.
@@ -56,23 +66,23 @@ def cache() -> Path:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` to write to; rename it to `path` if all went well.
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds.
 
     A reader sees the old file or the new one, never a part of one.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written; `path` is as it was.
+        InputError: the disk is full or the folder is not writable; `path` is unchanged.
     """
     path = Path(path)
-    # The suffix stays last: numpy and matplotlib choose the format by it. Two processes that write
-    # the same file (both ranks read a dataset for the first time) must not share the name. A name
-    # has 255 bytes at most, of which 40 characters take 160 or less.
+    # The suffix stays last because numpy and matplotlib choose the format by it. The process id
+    # keeps two writers of one file apart (two ranks that read a dataset for the first time). A
+    # name may have 255 bytes; 40 characters take at most 160.
     temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())  # or a power cut after the renaming leaves an empty file
+            os.fsync(file.fileno())  # otherwise a power cut after the renaming leaves an empty file
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -81,22 +91,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
             "be written, then run the same command again"
         ) from error
     finally:
-        with suppress(OSError):  # above all where the folder is none
+        with suppress(OSError):  # it has been renamed, or was never created
             temporary.unlink()
 
 
 def exists(path: Path) -> bool:
-    """Whether a path is there; InputError where a folder on the way is closed to this user."""
+    """Return whether a path exists.
+
+    Raises:
+        InputError: this user may not read one of the folders on the way.
+    """
     try:
         return path.exists()
     except PermissionError:
         raise InputError(
-            f"{path} cannot be read (Permission denied): ask its owner, or give another one"
+            f"{path} cannot be read (Permission denied): ask its owner, or give another path"
         ) from None
 
 
 def require_utf8(path: str | Path) -> None:
-    """Raise InputError where a name has bytes that are no UTF-8, as of an older system."""
+    """Raise InputError if a name is not valid UTF-8, as names from older systems may be."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -104,7 +118,7 @@ def require_utf8(path: str | Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise InputError where a folder, which need not be there, cannot be made or written to."""
+    """Raise InputError if a folder, which need not exist, cannot be created or written to."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise InputError(f"{folder} cannot be written to: choose another folder")
@@ -112,17 +126,26 @@ def require_writable(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file; InputError where another process holds it, or it cannot be made."""
+    """Hold a lock file during the block.
+
+    Args:
+        path: the lock file, created if necessary.
+        what: what a holder of the lock is doing, such as "starting a run", for the error message.
+
+    Raises:
+        InputError: another process holds the lock after `LOCK_SECONDS`, or it cannot be created.
+    """
     lock = FileLock(path, timeout=LOCK_SECONDS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise InputError(f"another process is {what}: wait for it, or stop it first") from None
-    except (OSError, NotImplementedError) as error:  # the latter by older versions of filelock
+    except (OSError, NotImplementedError) as error:  # older versions of filelock raise the latter
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path.parent} cannot be written to, or has no locks ({reason}): choose another folder"
+            f"{path.parent} cannot be written to, or supports no locks ({reason}): choose another "
+            "folder"
         ) from None
     try:
         yield
@@ -131,27 +154,27 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line; its type where it says nothing."""
+    """Return the first line of an error's message, or the error's type if it has no message."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def end_as_interrupted() -> None:
-    """Let SIGTERM and SIGHUP end this process as Ctrl+C does, so that it writes what it has."""
-    for name in ("SIGTERM", "SIGHUP"):  # the latter is unknown to Windows, and ignored under nohup
+    """Make SIGTERM and SIGHUP end this process as Ctrl+C does, so that it writes what it has."""
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP, and nohup ignores it
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
 
 
 def print_anything() -> None:
-    """Let no emoji, nor a name from another system, end a program whose output cannot show it."""
+    """Replace characters that stdout or stderr cannot encode, such as emoji, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -163,7 +186,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read JSON.
+    """Read a JSON file.
 
     Raises:
         InputError: the file is missing, cannot be read or is not JSON.
@@ -176,5 +199,5 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path} cannot be read ({error.strerror}): ask its owner") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path} is not valid JSON ({error}): delete it and make it again"
+            f"{path} is not valid JSON ({error}): delete it and create it again"
         ) from None

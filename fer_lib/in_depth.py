@@ -1,32 +1,33 @@
-"""One finished run in depth: all that its `evaluation.json` holds.
+"""Evaluate a finished run in depth, and write its `evaluation.json`.
 
     python -m fer_lib.in_depth runs/20260101-000000_baseline_cnn_fer2013_s0
 
-The file has, as plain numbers (shares in 0..1):
+The file contains, as plain numbers (shares in 0..1):
 
 - `run`, `mark` (the caveat of data and run, "" for none), `test_images`;
 - `full`, `clean`, `ferplus_majority`: see `evaluate.evaluate`;
 - `calibration`: `temperature`; `before`, `after`: `ece`, `nll`, `brier`, `interval`, `confidence`,
   `ece_if_calibrated` (see `calibration.scores`); `bins`, `bins_after`: lists of `from`, `to`,
   `confidence`, `n`, `accuracy`, `low`, `high`;
-- `coverage`: a list of `coverage`, `threshold`, `n`, `accuracy`, `low`, `high`, from all images on;
+- `coverage`: a list of `coverage`, `threshold`, `n`, `accuracy`, `low`, `high`, beginning with all
+  images;
 - `abstention`: `aurc`; `targets`: a list of `target`, `threshold`, `valid_coverage`, `coverage`,
-  `n`, `accuracy`, `low`, `high`; `threshold` is null, and the rest absent, where the target is not
-  reached on validation, and `n` and the rest absent where no test image is answered;
+  `n`, `accuracy`, `low`, `high`; if the target is not reached on validation, `threshold` is null
+  and the rest is absent; if no test image is answered, `n` and the rest are absent;
 - `accuracy_by_agreement`: a list of `from`, `to`, `n`, `accuracy`, `low`, `high`; [] without votes.
 
-From here on only where the weights have been there:
+The following parts are computed from the weights, and absent if these were never there:
 
 - `views`: by name ("one", "mirror", "ten_crop"), see `robustness.compare_views`;
-- `robustness`: by kind of `corruptions.CORRUPTIONS` a list of `severity`, `unit`, `n`, `accuracy`,
-  `low`, `high`; the first is the undamaged image, then from mild to strong;
-- `gates`, of a model with spatial attention, in one view: `maps`, what each multiplies its
-  positions by, the mean over the images, in order; `covered`: by side ("none", "left", "right")
-  `n`, `accuracy`, `low`, `high` with that half of every image made grey; `mirrored`: the same with
-  the last gate turned left to right, and the share of answers that this `changed`;
-- `computed`: how these were made (`code`: views and robustness): `images` (number of test images),
-  `mark` ("" or "1,000 of 3,589 test images"), `weights_sha256`, `code`, `seed`, `device`,
-  `threads`.
+- `robustness`: for each kind of `corruptions.CORRUPTIONS` a list of `severity`, `unit`, `n`,
+  `accuracy`, `low`, `high`; the first is of undamaged images, the others go from mild to strong;
+- `gates`, for models with spatial attention, in one view: `maps`, the gates of each attention, mean
+  over the images, in order; `covered`: by side ("none", "left", "right") `n`, `accuracy`, `low`,
+  `high` with that half of every image made grey; `mirrored`: the same with the last gate flipped
+  left to right, and the share of answers that this `changed`;
+- `computed`: how these parts were computed: `images` (number of test images), `mark` ("" or
+  "1,000 of 3,589 test images"), `weights_sha256`, `code` (of views and robustness), `seed`,
+  `device`, `threads`.
 """
 
 import argparse
@@ -56,15 +57,15 @@ from fer_lib.runs import Run
 
 SEED = 0
 CPU_WORK = 2e13
-"""Floating-point operations that a CPU is given for views and robustness: a few minutes."""
+"""Floating-point operations that a CPU may spend on views and robustness: a few minutes."""
 
 FEWEST = 200
-"""Test images below which a curve would tell too little to be drawn."""
+"""Fewest test images from which a curve tells enough to be drawn."""
 
 FROM_WEIGHTS = ("views", "robustness", "gates", "computed")
 
 CODE = ("augment", "batches", "evaluate/corruptions", "evaluate/robustness")
-"""Modules that views and robustness depend on."""
+"""Modules on which views and robustness depend."""
 
 
 def evaluate_in_depth(
@@ -74,17 +75,18 @@ def evaluate_in_depth(
     images: int | None = None,
     say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
-    """Evaluate a finished run, write its `evaluation.json`, and return what it holds.
+    """Evaluate a finished run, write its `evaluation.json`, and return the content of the file.
 
-    Views and robustness are computed once: what the file already has of these weights, on as many
-    images or more, is kept, and all of it where a CPU is too slow to compute any; were they made by
-    other code, `say` is told. Each part is written as soon as it is done. Without the weights they
-    are left out, or kept as computed before.
+    Views and robustness are computed once: earlier results of the same weights are kept if they are
+    of as many images or more, or if the CPU is too slow to compute any. If other code computed
+    them, `say` is told. Each part is written as soon as it is done. Without the weights, these
+    parts are left out, or kept as computed before.
 
     Args:
-        images: test images to use for views, robustness and gates, drawn once by a fixed seed.
-            None: all on a GPU, and on a CPU as many hundreds as `CPU_WORK` is enough for.
-        say: is told in one line what was kept, computed or left out.
+        images: number of test images for views, robustness and gates, drawn with a fixed seed.
+            None: all on a GPU; on a CPU as many hundreds as `CPU_WORK` allows, or none if these
+            are fewer than `FEWEST`.
+        say: is called with one line on what was kept, computed or left out.
 
     Raises:
         InputError: the run is unfinished or was trained on other data, or the weights are not those
@@ -101,7 +103,7 @@ def evaluate_in_depth(
         write_json(path, found)
         from_weights(run, faces, found, images, say)
         return found
-    left_out(found, same_weights=True)  # what was begun and not finished
+    left_out(found, same_weights=True)  # drops parts that were begun and have no results
     write_json(path, found)
     what = "are those computed before" if "robustness" in found else "are left out"
     say(f"the weights of {run.name} have been deleted: views, robustness and maps {what}")
@@ -109,7 +111,7 @@ def evaluate_in_depth(
 
 
 def from_predictions(run: Run, faces: FaceSet) -> dict[str, Any]:
-    """All that follows from the kept predictions; takes seconds and needs no weights."""
+    """Compute all parts that follow from the kept predictions; takes seconds, needs no weights."""
     predictions = load_predictions(run.folder / "predictions.npz")
     return {
         "run": run.name,
@@ -130,7 +132,7 @@ def from_weights(
     images: int | None,
     say: Callable[[str], object],
 ) -> None:
-    """Add views, robustness and gates to `found`, and write the file after each part of them."""
+    """Add views, robustness and gates to `found`, and write the file after each part."""
     path, subject = run.folder / "evaluation.json", Subject(run, faces)
     total = len(faces.where("test"))
     wanted = subject.affordable() if images is None else min(images, total)
@@ -169,7 +171,7 @@ def from_weights(
 
 
 def left_out(found: dict[str, Any], *, same_weights: bool) -> None:
-    """Drop views and robustness of other weights, or those that nothing was computed of."""
+    """Drop views, robustness and gates if they are empty or of other weights."""
     for key in ("views", "robustness", "gates"):
         if not (same_weights and found.get(key)):
             found.pop(key, None)
@@ -193,7 +195,7 @@ class Subject:
         self.gated = first_part(self.model, SpatialAttention) is not None
 
     def origin(self) -> dict[str, Any]:
-        """What makes earlier results worth keeping."""
+        """Return what decides whether earlier results are kept: weights, code and seed."""
         weights = sha256(self.run.weights)
         code = code_digest(CODE)
         return {"weights_sha256": weights, "code": code, "seed": SEED}
@@ -204,7 +206,7 @@ class Subject:
         return {"images": images, "mark": mark, "device": processor(), "threads": threads}
 
     def affordable(self) -> int:
-        """Test images for which views and robustness take minutes here; 0 for too few."""
+        """Return how many test images take minutes on this machine; 0 if these are too few."""
         rows = self.faces.where("test")
         if self.device.type != "cpu":
             return len(rows)
@@ -218,7 +220,7 @@ class Subject:
         return number // 100 * 100 if number >= FEWEST else 0
 
     def take(self, number: int) -> None:
-        """Draw test images, and predict them, to see that they are predicted as they were."""
+        """Draw test images, and check that the model predicts them as in `predictions.npz`."""
         rows = self.faces.where("test")
         drawn = np.sort(np.random.default_rng(SEED).permutation(len(rows))[:number])
         self.images = placed(torch.from_numpy(self.faces.images[rows[drawn]]), self.device)
@@ -228,8 +230,8 @@ class Subject:
         now = probabilities(self.model, self.images, self.prepare, flip=self.flip).argmax(1)
         if (now.cpu().numpy() == kept).mean() < 0.98:
             raise InputError(
-                f"{self.run.weights} does not predict what predictions.npz "
-                "beside it holds: delete the run folder and train again"
+                f"{self.run.weights} does not predict what predictions.npz beside it contains: "
+                "delete the run folder and train again"
             )
         self.clean = accuracy(kept == self.labels)
 
@@ -268,7 +270,7 @@ class Subject:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line; an error of the user's ends it with one sentence and status 2."""
+    """Run the command line; after a user's error, end with one sentence and status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.in_depth", description=__doc__.split("\n")[0]
     )

@@ -1,14 +1,14 @@
-"""Results that are kept in the repository: a file a run, and tables of the best and of all.
+"""Keep results in the repository: one file per run, and tables of the best runs and of all.
 
     python -m fer_lib.kept runs/20260101-000000_baseline_cnn_fer2013_s0
     python -m fer_lib.kept
     python -m fer_lib.kept --restore
 
-The first keeps what a finished run has found in `report/results/`; the first two make the tables of
-what is kept there: the best of each kind in the README, and all, with every setting, in
-`report/results/README.md`. The report takes new ones up by `python -m fer_lib.report --collect`.
-The last makes run folders, but no weights, of what is kept, so that everything that comes from
-predictions can be computed anew.
+The first command keeps the results of a finished run in `report/results/`. The first two write the
+tables of all kept results: the best run of each kind in the README, and all runs, with the settings
+that they changed, in `report/results/README.md`. `python -m fer_lib.report --collect` adds new
+results to the report. The last command makes run folders, without weights, from the kept results,
+so that everything that depends on predictions can be computed again.
 """
 
 import argparse
@@ -32,25 +32,25 @@ from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run, runs_folder, write_metrics
 
 KIND = ["model", "data", "recipe"]
-"""What tells the rows of the project's README apart; the best run of a kind stands for it."""
+"""Columns that define a kind of run; the project's README shows the best run of each kind."""
 
 SHORT = (
     *("model", "data", "test accuracy (95 %)", "one view", "clean test", "macro-F1", "validation"),
     *("recipe", "runs", "epochs", "on"),
 )
-"""Columns of the table in the project's README; the other has all but `runs`."""
+"""Columns of the table in the project's README; the other table has more, but not `runs`."""
 
 KEPT = "[0-9]*_*_s[0-9]*.json"
-"""Pattern of the names of kept runs, which have other results beside them."""
+"""Pattern of the file names of kept runs; other results are in the same folder."""
 
 
 def keep_results(run: Run, folder: Path) -> None:
-    """Write what a finished run has found into one file of `folder`.
+    """Write the results of a finished run to one file in `folder`.
 
-    Its parts are `config`, `results`, `metrics` (a list of rows, one an epoch) and, where the
-    notebooks have written them, `evaluation` and `inference`. In `config` stands too where a
-    pretraining of one's own that it started from comes from. Where the data lay, and every other
-    folder of the user's, is left out. The predictions lie beside it, in half precision.
+    The file has the parts `config`, `results`, `metrics` (a list of rows, one per epoch) and, if
+    the notebooks have written them, `evaluation` and `inference`. If the run started from one of
+    our own pretrainings, `config` also says where that comes from. The folder of the data and all
+    other folders of the user are left out. Predictions are written beside it in half precision.
 
     Raises:
         InputError: the run is unfinished.
@@ -63,7 +63,7 @@ def keep_results(run: Run, folder: Path) -> None:
     command = public_command(environment["command"])
     train = dict(run.config["train"])
     pretraining = pretraining_of(run.config)
-    if isinstance(train["pretrained"], str):  # files of runs have the same names: say which run
+    if isinstance(train["pretrained"], str):  # all runs name their files alike: say which run
         train["pretrained"] = public_path(train["pretrained"])
     config = {
         **run.config,
@@ -80,20 +80,24 @@ def keep_results(run: Run, folder: Path) -> None:
             parts[part] = read_json(path)
     if (path := run.folder / "predictions.npz").exists():
         save_predictions(folder / f"{run.name}.npz", load_predictions(path), small=True)
-    write_json(folder / f"{run.name}.json", parts)  # last: it makes the run a kept one
+    write_json(folder / f"{run.name}.json", parts)  # last, as this file makes the run a kept one
 
 
 def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
-    """Make run folders of the runs whose predictions are kept in `folder`, as far as it has them.
+    """Make run folders for the runs whose predictions are kept in `folder`.
 
-    They have all that a comparison and a report need, but no weights. A run that is there already
-    stays as it is. One whose settings this version does not know any more is left out, and named.
+    They have all that a comparison and a report need, but no weights. Runs that already exist are
+    not changed. Runs with settings that this version no longer knows are left out; a printed line
+    names them.
+
+    Args:
+        runs: folder of all runs; None: `runs/` in `files.home()`.
 
     Returns:
-        The runs that are new.
+        The new runs.
 
     Raises:
-        InputError: `folder` has no predictions, or a file of them is damaged.
+        InputError: `folder` has no predictions, or a file in it is damaged.
     """
     new, files = [], [p for p in sorted(folder.glob("*.npz")) if p.with_suffix(".json").exists()]
     if not files:
@@ -113,7 +117,7 @@ def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
                 write_json(temporary / f"{part}.json", kept[part])
             write_metrics(temporary / "metrics.csv", kept["metrics"])
             save_predictions(temporary / "predictions.npz", predictions)
-            Run(temporary)  # refuses settings that are no more
+            Run(temporary)  # raises for settings that no longer exist
             temporary.rename(target)
         except InputError as error:
             print(f"left out: {path} ({error})")
@@ -125,15 +129,17 @@ def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
 
 
 def results_table(folder: Path) -> pd.DataFrame:
-    """A row of text for each kept run, of each dataset the best on validation first.
+    """Return a table of text with a row per kept run.
+
+    The rows are sorted by dataset, then by validation accuracy with the best run first.
 
     Raises:
-        InputError: none is kept in `folder`.
+        InputError: `folder` contains no kept run.
     """
     files = sorted(folder.glob(KEPT))
     if not files:
         raise InputError(
-            f"{folder} holds no kept results: keep a finished run first, with "
+            f"{folder} contains no kept results: keep a finished run first, with "
             "python -m fer_lib.kept runs/RUN"
         )
     every = [read_json(path) for path in files]
@@ -143,10 +149,10 @@ def results_table(folder: Path) -> pd.DataFrame:
 
 
 def best_of_each(table: pd.DataFrame) -> pd.DataFrame:
-    """The row of each kind that is best on validation, and of how many runs it is the best.
+    """Return the row of each kind that is best on validation, with the number of its `runs`.
 
     Args:
-        table: as `results_table` gives it, best first.
+        table: as `results_table` returns it, with the best run first.
     """
     runs = table.groupby(KIND)["model"].transform("size").astype(str)
     return table.assign(runs=runs).drop_duplicates(KIND)[list(SHORT)]
@@ -156,7 +162,7 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
     results, environment = kept["results"], kept["config"]["environment"]
     train = kept["config"]["train"]
     labels, backbone, seed = train["labels"], train["options"].get("backbone", ""), train["seed"]
-    shown = (f"labels={labels}", f"backbone={backbone}")  # in columns of their own
+    shown = (f"labels={labels}", f"backbone={backbone}")  # they have columns of their own
     changed = [part for part in _setting(train) if part not in shown]
     if start := environment.get("pretrained_name"):
         changed = [part for part in changed if not part.startswith("pretrained=")]
@@ -193,25 +199,25 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
 
 
 def train_config(train: dict[str, Any]) -> TrainConfig:
-    """The settings of a kept run, without those that are no more."""
+    """Return the settings of a kept run, without those that no longer exist."""
     known = {field.name for field in fields(TrainConfig)}
     return TrainConfig.from_dict({key: value for key, value in train.items() if key in known})
 
 
 def _setting(train: dict[str, Any]) -> list[str]:
-    """What a kept run changed in its recipe; settings that are no more count as changed."""
+    """List a kept run's changes to its recipe; settings that no longer exist count as changes."""
     now = train_config(train)
     gone = [f"{key}={value}" for key, value in train.items() if key not in now.to_dict() and value]
     return changed_settings(now) + gone
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Keep runs and rewrite the README's table; run from the root of the repository."""
+    """Keep runs and rewrite the tables, or restore runs; run from the root of the repository."""
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.kept", description=__doc__.split("\n")[0]
     )
     parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs")
-    parser.add_argument("--restore", action="store_true", help="make runs/ of what is kept")
+    parser.add_argument("--restore", action="store_true", help="make run folders from kept results")
     args = parser.parse_args(arguments)
     folder, readme = Path("report/results"), Path("README.md")
     try:
@@ -223,17 +229,17 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"all runs with predictions in {folder} are in {runs_folder()} already")
             return
         for tables in (readme, folder / "README.md"):
-            around_table(tables)  # refused before anything is written
+            around_table(tables)  # raises before anything is written
         for run in map(Run, args.runs):
             if "sample data" in (run.config["data"].get("mark") or ""):
-                raise InputError(f"{run.folder} is of sample data, and {folder} is for real ones")
+                raise InputError(f"{run.folder} is of sample data, but {folder} is for real data")
         for path in args.runs:
             keep_results(Run(path), folder)
             print(f"{path.name} is kept in {folder}")
         table = results_table(folder)
         write_table(readme, best_of_each(table))
         write_table(folder / readme, table)
-        print(f"the tables of {readme} and {folder / readme} are of all that {folder} holds")
+        print(f"the tables in {readme} and {folder / readme} show all results in {folder}")
     except InputError as error:
         parser.error(str(error))
 

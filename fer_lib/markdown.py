@@ -1,4 +1,4 @@
-"""Tables in Markdown: as text, and between two lines of a README."""
+"""Format tables as Markdown, and write them between two marker lines of a README."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,14 @@ import pandas as pd
 from fer_lib.files import InputError, replacing
 
 START, END = "<!-- results -->", "<!-- /results -->"
-"""The lines of a README between which its table stands."""
+"""The marker lines of a README; its table is between them."""
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table with its index; floats with four digits, an empty cell for none."""
+    """Format a table with its index as Markdown.
+
+    Floats have four significant digits; the cells of missing values are empty.
+    """
     cells = [[table.index.name or "", *table.columns], ["---"] * (1 + table.shape[1])]
     cells += [[index, *row] for index, *row in table.itertuples()]
     return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in cells)
@@ -25,10 +28,10 @@ def _cell(value: Any) -> str:
 
 
 def around_table(readme: Path) -> tuple[str, str]:
-    """What stands before and after the two markers of a README.
+    """Return the text before the first and after the second marker of a README.
 
     Raises:
-        InputError: the README is missing, or has not the two markers, once each and in order.
+        InputError: the README is missing, or does not have both markers, once each and in order.
     """
     try:
         text = readme.read_text(encoding="utf-8")
@@ -45,7 +48,10 @@ def around_table(readme: Path) -> tuple[str, str]:
 
 
 def write_table(readme: Path, table: pd.DataFrame) -> None:
-    """Put a table, whose first column is its index, between the two markers of a README.
+    """Write a table between the two markers of a README, and replace what was there.
+
+    Args:
+        table: its first column becomes the index.
 
     Raises:
         InputError: see `around_table`.

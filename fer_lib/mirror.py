@@ -1,7 +1,7 @@
-"""A camera's frames read one after the other: an expression that is steady enough to show.
+"""Read a camera's frames one after the other, and keep the expression steady enough to show.
 
-A model reads every frame by itself, so that its first choice flickers between two expressions that
-are nearly as likely. `Smoother` steadies it in time, `Follower` does so for one of several faces,
+A model reads every frame on its own, so its first choice flickers between expressions that are
+about equally likely. `Smoother` steadies it over time, `Follower` does so for one of several faces,
 and `Mirror` turns frames into what a page shows.
 """
 
@@ -18,28 +18,29 @@ from fer_lib.labels import EMOJI
 from fer_lib.predict import Face, Predictor
 from fer_lib.predict.outputs import draw_faces
 
-SAME = 0.3  # overlap from which on faces of two frames are one person's
+SAME = 0.3  # overlap above which the faces of two frames are the same person's
 STALE = 2.0  # seconds without a new frame after which a view is old
 
 
 class Smoother:
-    """Exponential smoothing of probabilities, and an expression held until another clearly leads.
+    """Smooths probabilities exponentially, and holds an expression until another clearly leads.
 
-    The weight of an old frame falls to 1/e in `seconds`, however many frames come between: a slow
-    machine shows the same as a fast one. Whether it is sure has the same slack as the expression.
+    The weight of an old frame falls to 1/e in `seconds`, regardless of how many frames follow, so
+    that a slow machine shows the same as a fast one. An expression that is sure remains so until
+    its probability has fallen below `threshold` by more than half of `lead`.
 
     Args:
-        threshold: the smoothed probability from which on an expression is sure, 0 to 1.
-        seconds: time constant; after a sudden change 63 % of it is seen so much later.
+        threshold: smoothed probability that makes an expression sure, 0 to 1.
+        seconds: time constant; 63 % of a sudden change is visible after this time.
         lead: how much more probable another expression must be before it is shown, 0 to 1.
-        forget: seconds without a face after which the next one starts anew.
-        keep: seconds of `history`.
+        forget: seconds without a face after which the next face starts anew.
+        keep: seconds that `history` covers.
 
     Attributes:
         probabilities: smoothed, by class, summing to 1; empty before the first face.
-        expression: the one that is held; None before the first face.
-        sure: whether it is at least as probable as `threshold`, or was and has lost little since.
-        history: (time, probabilities) of the last seconds, oldest first.
+        expression: the expression that is held; None before the first face.
+        sure: whether its probability reaches `threshold`, or did and has fallen little since.
+        history: (time, probabilities) of the last `keep` seconds, oldest first.
     """
 
     def __init__(
@@ -57,19 +58,19 @@ class Smoother:
         self.clear()
 
     def clear(self) -> None:
-        """Hold nothing, as before the first face; the history stays."""
+        """Return to the state before the first face, except that the history is kept."""
         self.probabilities: dict[str, float] = {}
         self.expression: str | None = None
         self.sure = False
         self.seen = -math.inf  # time of the last face
-        self.missing = False  # in a frame since
+        self.missing = False  # whether a later frame had no face
 
     def update(self, probabilities: dict[str, float] | None, now: float) -> None:
-        """Take in one frame: what a model reads in a face, or None where there is none.
+        """Take in what a model reads in one frame.
 
         Args:
-            probabilities: by class; the same classes at every call.
-            now: seconds, of any clock that never goes back.
+            probabilities: by class, the same classes at every call; None if there is no face.
+            now: time in seconds, by any clock that never goes back.
         """
         while self.history and self.history[0][0] < now - self.keep:
             self.history.popleft()
@@ -88,7 +89,7 @@ class Smoother:
         self.hold()
 
     def hold(self) -> None:
-        """Change the expression, and whether it is sure, only where the probabilities insist."""
+        """Change `expression` and `sure` only if the probabilities have changed clearly enough."""
         first = max(self.probabilities, key=self.probabilities.get)
         held = self.probabilities.get(self.expression, -math.inf)
         if self.probabilities[first] >= held + self.lead:
@@ -98,12 +99,12 @@ class Smoother:
 
 
 class Follower(Smoother):
-    """Smooths what is read in one of several faces, and starts anew when it is another person's.
+    """Smooths what is read in one of several faces, and starts anew with another person's face.
 
-    The largest face is followed at first, then the one that overlaps it most.
+    At first the largest face is followed, then the one that overlaps the last one most.
 
     Attributes:
-        last: the face as it was seen last; None before the first, and once it is forgotten.
+        last: the followed face when it was last seen; None before that and once it is forgotten.
     """
 
     def clear(self) -> None:
@@ -111,7 +112,7 @@ class Follower(Smoother):
         self.last: Face | None = None
 
     def take(self, found: list[Face], now: float) -> Face | None:
-        """Take in the faces of one frame; the one that is followed, None where there is none."""
+        """Take in the faces of one frame, and return the followed one; None if there are none."""
         face = follow(self.last, found)
         if face and self.last and overlap(self.last, face) <= SAME:
             self.clear()
@@ -123,17 +124,18 @@ class Follower(Smoother):
 
 @dataclass(frozen=True)
 class View:
-    """What a page shows of one moment; never changed, so that any thread may read it.
+    """What a page shows at one moment; it never changes, so that any thread may read it.
 
     Attributes:
-        expression: of the face that is followed; None where there is none.
-        probabilities: smoothed, by class; empty where no face is held.
-        history: (seconds before now, at most 0, probabilities), oldest first.
-        faces: how many were found in the last frame.
-        rate: frames a second that were read, over the last two seconds, or the last two frames;
-            0 after the first one.
+        expression: as `Smoother` holds it for the followed face; None if it holds none.
+        sure: as in `Smoother`.
+        probabilities: smoothed, by class; empty if none are held.
+        history: (time, probabilities), oldest first; time in seconds from now, at most 0.
+        faces: number of faces found in the last frame.
+        rate: frames read per second, over the last two seconds or at least the last two frames;
+            0 after the first frame.
         latency: milliseconds that the last frame took.
-        time: when it was read, by the mirror's clock.
+        time: when the last frame had been read, in seconds by the mirror's clock.
     """
 
     expression: str | None = None
@@ -147,13 +149,16 @@ class View:
 
 
 class Mirror:
-    """Frames of one camera in, mirrored frames with marked faces out, and `view` for the page.
+    """Turns the frames of one camera into mirrored frames with marked faces.
 
     One face is followed, as by `Follower`.
 
     Args:
-        predictor: finds and reads the faces; `use` changes it at any time.
-        clock: seconds; for tests.
+        predictor: finds and reads the faces; `use` replaces it at any time.
+        clock: returns the time in seconds; tests replace it.
+
+    Attributes:
+        view: what the page shows besides the last frame.
     """
 
     def __init__(self, predictor: Predictor, *, clock: Callable[[], float] = time.monotonic):
@@ -163,13 +168,13 @@ class Mirror:
         self.use(predictor)
 
     def use(self, predictor: Predictor) -> None:
-        """Read the next frames with another model; what was read so far is forgotten."""
-        # One assignment: a frame under way in another thread keeps both of the old ones.
+        """Read the next frames with another model, and forget the expression held so far."""
+        # A single assignment, so that a frame that another thread is reading keeps the old pair.
         self.using = predictor, Follower(threshold=predictor.threshold)
 
     @property
     def stale(self) -> bool:
-        """Whether no frame was read for some seconds, or as long as three of them take."""
+        """Whether no frame was read for `STALE` seconds, or three times `latency` if longer."""
         return self.clock() - self.view.time > max(STALE, 3 * self.view.latency / 1000)
 
     def look(self, frame: np.ndarray) -> np.ndarray:
@@ -185,7 +190,7 @@ class Mirror:
         return np.asarray(draw_faces(Image.fromarray(frame), shown))
 
     def describe(self, smoother: Smoother, faces: int, start: float, now: float) -> View:
-        """The moment as a page shows it."""
+        """Return the `View` of this moment, at time `now`, of a frame begun at `start`."""
         self.times.append(now)
         while len(self.times) > 2 and self.times[0] < now - 2:
             self.times.popleft()
@@ -203,7 +208,7 @@ class Mirror:
 
 
 def steady(face: Face, smoother: Smoother) -> Face:
-    """A face with what is held of it in place of what this one frame shows."""
+    """Return a face with the smoothed probabilities and expression instead of the frame's own."""
     return replace(
         face,
         probabilities=smoother.probabilities,
@@ -214,7 +219,7 @@ def steady(face: Face, smoother: Smoother) -> Face:
 
 
 def follow(before: Face | None, found: list[Face]) -> Face | None:
-    """The face that overlaps the one before most, else the largest; None where there is none."""
+    """Return the face that overlaps `before` most, otherwise the largest; None without faces."""
     if not found:
         return None
     overlaps = [overlap(before, face) if before else 0.0 for face in found]
@@ -224,7 +229,7 @@ def follow(before: Face | None, found: list[Face]) -> Face | None:
 
 
 def overlap(one: Face, other: Face) -> float:
-    """Intersection over union of two boxes, 0 to 1."""
+    """Return the intersection over union of the boxes of two faces, 0 to 1."""
     (x, y, w, h), (u, v, p, q) = one.box, other.box
     width = min(x + w, u + p) - max(x, u)
     height = min(y + h, v + q) - max(y, v)

@@ -1,11 +1,11 @@
-"""The whole project in one command: notebooks, executed headlessly by papermill, and the report.
+"""Run the whole project in one command: notebooks, executed by papermill, and the report.
 
     python -m fer_lib.pipeline
     python -m fer_lib.pipeline --dataset fer2013 --data-dir DIR --preset quick --stages 01,03
 
-Every stage but the last is a notebook. A stage runs again only when its notebook, its parameters,
-the package's code or one of its input files changed, or an output is missing. After a failure the
-same command goes on where it stopped.
+Every stage except the last is a notebook. A stage runs again only if its notebook, its parameters,
+the package's code or one of its input files has changed, or if one of its outputs is missing or has
+changed. After a failure, the same command continues where it stopped.
 """
 
 import argparse
@@ -38,28 +38,28 @@ from fer_lib.settings import add_arguments, parse_settings
 from fer_lib.stages import Stage, choose_stages
 
 CELL_TIMEOUT = {"sample": 3600, "quick": 6 * 3600, "full": 48 * 3600}
-"""Seconds for one cell, by preset: a whole training is one cell."""
+"""Seconds that one cell may take, by preset; a whole training is one cell."""
 
 
 PATHS = ("pretrained", "hub_voters", "model", "pictures")
-"""Parameters of notebooks that may name files or folders: notebooks run elsewhere."""
+"""Parameters that may name files or folders; made absolute, as notebooks run elsewhere."""
 
 
 def absolute(value: Any, name: str = "") -> Any:
-    """A parameter's value with the existing paths in it, where `PATHS` names it, made absolute."""
+    """Make existing paths in a value absolute, if `PATHS` has the name of the parameter or key."""
     if isinstance(value, dict):
         return {key: absolute(one, key) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [absolute(one, name) for one in value]
     if isinstance(value, str) and value and name in PATHS:
-        with suppress(OSError, RuntimeError):  # too long for a path, or of an unknown user
+        with suppress(OSError, RuntimeError):  # too long for a path, or an unknown user
             path = Path(value).expanduser()
             return str(path.resolve()) if path.exists() else value
     return value
 
 
 def named_files(value: Any, name: str = "") -> list[Path]:
-    """The files that a parameter's value names, as `absolute` gives it; all of a folder's."""
+    """Return the files that a value from `absolute` names; for a folder, all files in it."""
     if isinstance(value, dict):
         return [path for key, one in value.items() for path in named_files(one, key)]
     if isinstance(value, list):
@@ -74,8 +74,11 @@ class Pipeline:
     """The stages for one dataset, preset and seed.
 
     Args:
-        parameters: given to every notebook that has them.
-        extra: parameters of single notebooks; each must be known to a stage that is run.
+        stages: as `choose_stages` takes them; None: all.
+        extra: parameters of single notebooks; at least one chosen stage must know each of them.
+
+    Attributes:
+        parameters: passed to every notebook that has parameters of these names.
     """
 
     def __init__(
@@ -109,24 +112,27 @@ class Pipeline:
         self.known = {stage.name: stage.parameters() for stage in self.stages}
         if unknown := set(self.extra) - set().union(*self.known.values()):
             raise InputError(
-                f"no stage that is run has the parameter {', '.join(sorted(unknown))}; there are "
+                f"no chosen stage has the parameter {', '.join(sorted(unknown))}; they have "
                 f"{', '.join(sorted(set().union(*self.known.values())))}"
             )
         for name, default in (pair for one in self.known.values() for pair in one.items()):
             value = self.extra.get(name)
             if isinstance(value, str) and default != "None" and default[0] not in "\"'":
                 raise InputError(
-                    f"{name}={value} cannot take the place of {default}: if the shell has taken "
-                    f'its quotes away, write --set "{name}=…" with single quotes inside'
+                    f"{name}={value} cannot replace the default {default}: if the shell removed "
+                    f'its quotes, write --set "{name}=…" with single quotes inside'
                 )
 
     def run(self) -> list[tuple[str, str, float]]:
-        """Run what is not up to date; return (stage, what was done, seconds) for each.
+        """Run the stages that are not up to date.
+
+        Returns:
+            (name, "run" or "up to date", seconds) for each stage.
 
         Raises:
-            InputError: an input is missing, or a stage failed; the ones before it are kept.
+            InputError: an input is missing, or a stage failed; the stages before it are kept.
         """
-        load_faces(self.dataset, self.data_dir)  # what is wrong with the data is said right here
+        load_faces(self.dataset, self.data_dir)  # raises if the data are unusable
         done = []
         for number, stage in enumerate(self.stages, 1):
             print(f"[{number}/{len(self.stages)}] {stage.name}", flush=True)
@@ -138,7 +144,7 @@ class Pipeline:
             began = time.time()
             if stage.is_report:
                 self.report()
-                key = self.key(stage)  # it evaluates the runs that notebook 09 has not
+                key = self.key(stage)  # it evaluates runs that notebook 09 did not
             else:
                 self.execute(stage)
             state = {"key": key, "outputs": self.written(stage, began)}
@@ -147,10 +153,10 @@ class Pipeline:
         return done
 
     def written(self, stage: Stage, began: float) -> dict[str, str]:
-        """SHA-256 of each output file that was written since `began` (seconds since the epoch)."""
+        """Return the SHA-256 of each output file written since `began` (Unix time in seconds)."""
         every = {}
         for pattern in stage.outputs:
-            # A second of grace: some file systems keep times no finer.
+            # A second of tolerance, as some file systems store times in whole seconds.
             new = [path for path in self.files(pattern) if path.stat().st_mtime >= began - 1]
             if not new:
                 raise InputError(f"{stage.name} ended without writing {self.shown(pattern)}")
@@ -158,7 +164,7 @@ class Pipeline:
         return every
 
     def files(self, pattern: str) -> list[Path]:
-        """Files that a pattern of a stage matches, sorted."""
+        """Return the files that match a pattern of a stage, sorted."""
         values = {"dataset": self.dataset, "preset": self.preset, "seed": self.seed}
         for name, root in (("data", self.data), ("runs", self.runs)):
             if pattern.startswith(prefix := "{" + name + "}/"):
@@ -166,11 +172,11 @@ class Pipeline:
         raise ValueError(pattern)
 
     def shown(self, pattern: str) -> str:
-        """A pattern with everything filled in but its asterisks."""
+        """Fill in the fields of a pattern for a message; its asterisks remain."""
         return pattern.format(data=self.data, runs=self.runs, **self.parameters)
 
     def key(self, stage: Stage) -> str:
-        """SHA-256 of all that the outputs of a stage depend on."""
+        """Return the SHA-256 of everything on which the outputs of a stage depend."""
         for pattern in stage.inputs:
             if not self.files(pattern):
                 raise InputError(
@@ -192,7 +198,7 @@ class Pipeline:
         return digest.hexdigest()
 
     def values(self, stage: Stage) -> dict[str, Any]:
-        """The parameters that a stage's notebook takes."""
+        """Return the values for the parameters that a stage's notebook has."""
         every = self.parameters | self.extra
         return {name: every[name] for name in self.known[stage.name] if name in every}
 
@@ -201,9 +207,9 @@ class Pipeline:
         return read_json(path) if path.exists() else {}
 
     def up_to_date(self, stage: Stage, key: str) -> bool:
-        """Whether a stage ran on just these inputs, and nobody has written its outputs since.
+        """Return whether a stage ran on exactly these inputs, and its outputs are unchanged since.
 
-        Another preset or seed may have: labels are refined in one place for all of them.
+        Another preset or seed may change them: all of them write refined labels to one place.
         """
         state = self.state().get(stage.name, {})
         return state.get("key") == key and all(
@@ -212,14 +218,14 @@ class Pipeline:
         )
 
     def report(self) -> None:
-        """Build the report of these runs alone, whatever was collected before."""
+        """Build the report from these runs only, without results that were collected before."""
         folder = self.runs / f"report_{self.dataset}_{self.preset}"
         shutil.rmtree(folder / "results", ignore_errors=True)
         collect(folder, dataset=self.dataset, preset=self.preset, runs=self.runs)
         build(folder)
 
     def execute(self, stage: Stage) -> None:
-        """Execute a notebook into the folder of executed notebooks, and write it as HTML."""
+        """Execute a notebook, and write it to the folder of executed notebooks, also as HTML."""
         import papermill
         from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
@@ -246,12 +252,12 @@ class Pipeline:
             write_html(target)
             return
         raise InputError(
-            f"{stage.name} failed, {reason}; see {target}. The same command goes on here"
+            f"{stage.name} failed, {reason}; see {target}. The same command continues here"
         )
 
 
 def write_html(path: Path) -> None:
-    """Write an executed notebook beside itself as HTML."""
+    """Write an executed notebook as HTML beside it."""
     from nbconvert import HTMLExporter
 
     body, _ = HTMLExporter().from_filename(str(path))
@@ -260,7 +266,7 @@ def write_html(path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line; what the user can mend ends it with one sentence and status 2."""
+    """Run the command line; after a user's error, end with one sentence and status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.pipeline", description=__doc__.split("\n")[0]
     )

@@ -1,4 +1,4 @@
-"""Where a run comes from: code, commit, command, device and versions, as `config.json` has them."""
+"""Describe where a run comes from, for `config.json`: code, command, device and versions."""
 
 import ast
 import hashlib
@@ -27,12 +27,12 @@ CODE = (
     *("evaluate/predictions", "evaluate/scores", "evaluate/calibration", "evaluate/abstention"),
     *("data/audit", "data/copies"),
 )
-"""Modules that the numbers of a training depend on: its own, and, in the last two rows, those that
-score it, on the clean test images too."""
+"""Modules on which the numbers of a training depend. Those in the last two rows score it, also on
+the clean test images."""
 
 
 def describe_environment(config: TrainConfig) -> dict[str, Any]:
-    """Versions, device, commit and command: what it takes to repeat a run."""
+    """Return the versions, device, commit and command, which are needed to repeat a run."""
     packages = ("torch", "torchvision", "timm", "accelerate", "numpy")
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -51,7 +51,7 @@ def describe_environment(config: TrainConfig) -> dict[str, Any]:
 
 
 def pretrained_sha256(config: TrainConfig) -> str | None:
-    """SHA-256 of the weights file that a training starts from; None where there is none."""
+    """Return the SHA-256 of the weights file from which a training starts; None without a file."""
     if not isinstance(config.pretrained, str):
         return None
     path = expanded(config.pretrained)
@@ -59,9 +59,13 @@ def pretrained_sha256(config: TrainConfig) -> str | None:
 
 
 def code_digest(names: tuple[str, ...] = CODE) -> str:
-    """SHA-256 of the code of some modules, by default those that a training's numbers depend on.
+    """Return the SHA-256 of the code of some modules.
 
-    Comments, docstrings and line breaks do not count. Versions of Python may differ in it.
+    Comments, docstrings and line breaks do not count. Python versions may differ in the result.
+
+    Args:
+        names: paths within the package, without ".py"; they may have wildcards. By default, the
+            modules that the numbers of a training depend on.
     """
     files = [path for name in names for path in sorted(Path(__file__).parent.glob(f"{name}.py"))]
     trees = [_WithoutDocstrings().visit(ast.parse(path.read_bytes())) for path in files]
@@ -69,21 +73,22 @@ def code_digest(names: tuple[str, ...] = CODE) -> str:
 
 
 class _WithoutDocstrings(ast.NodeTransformer):
-    """Drops every statement that is only a constant, as the docstrings of attributes are too."""
+    """Remove statements that consist of a constant alone, such as docstrings."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
         return None if isinstance(node.value, ast.Constant) else node
 
 
 def git_commit() -> str | None:
-    """What FER_COMMIT says, else the commit of the checkout, with "+" where files differ, or None.
+    """Return the commit of the checkout, with "+" if files differ from it; None if unknown.
 
-    That environment variable alone knows it on a machine to which the files were copied.
+    The environment variable FER_COMMIT comes first, as only it knows the commit on a machine to
+    which the files were copied.
     """
     if told := os.environ.get("FER_COMMIT"):
         return told
     root = Path(__file__).resolve().parent.parent
-    if not (root / "pyproject.toml").exists():  # installed, maybe within another project's checkout
+    if not (root / "pyproject.toml").exists():  # an installed package, perhaps in another checkout
         return None
     git = lambda *arguments: subprocess.run(
         ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
@@ -95,15 +100,16 @@ def git_commit() -> str | None:
 
 
 def short(commit: str | None) -> str:
-    """Eight digits of a commit, with its "+" where files differed from it; "" for none."""
+    """Shorten a commit to eight digits and its "+" for changed files; "" for None."""
     commit = commit or ""
     return commit.rstrip("+")[:8] + "+" * commit.endswith("+")
 
 
 def processor() -> str:
-    """Name of the GPU where there is one, else of the CPU, with its vectors, as "AVX2".
+    """Return the name of the GPU, or of the CPU with its vector instructions, such as "AVX2".
 
-    Clouds give one name to processors of unlike speed.
+    Clouds use one name for CPUs of different speed, so that the name alone would not tell them
+    apart.
     """
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
@@ -117,12 +123,12 @@ def processor() -> str:
 
 
 def public_path(path: str) -> str:
-    """A path without the folders of whoever gave it, but for the last."""
+    """Shorten a path to its last two parts, which hides the other folders of the user."""
     return "/".join(Path(path).parts[-2:])
 
 
 def public_command(command: str) -> str:
-    """A command without the folders of whoever gave it.
+    """Remove the folders of the user from a command.
 
     `/home/me/fer_lib/train.py baseline_cnn --data-dir /home/me/faces` becomes
     `python -m fer_lib.train baseline_cnn --data-dir DIR`.
@@ -134,7 +140,7 @@ def public_command(command: str) -> str:
     module = re.search(r"[/\\]fer_lib[/\\](\w+)(?:[/\\]__main__)?\.py$", program)
     words = ["python", "-m", f"fer_lib.{module[1]}"] if module else [_without_folders(program)]
     rest = iter(rest)
-    for word in rest:  # options as argparse takes them, also cut short
+    for word in rest:  # argparse also takes shortened options
         if option := re.fullmatch(r"(--data-d|--ru)\w*(=.*)?", word):
             words += ["--data-dir" if option[1] == "--data-d" else "--runs", "DIR"]
             if option[2] is None:
@@ -145,19 +151,20 @@ def public_command(command: str) -> str:
 
 
 def _without_folders(word: str) -> str:
-    """A word of a command, of each path in it only the last part where it begins elsewhere."""
+    """Shorten each path in a word that begins at "/", "~", ".." or a drive to its last part."""
     start = r"(?<![\w.])(?:~[\w.-]*|\b[A-Za-z]:|\.\.)?[/\\]"
     return re.sub(start + r'(?:[^/\\"]+[/\\])*', "", word)
 
 
 def training_command(config: TrainConfig, dataset: str) -> str:
-    """The command that trains a run of this config, for a shell; DIR is the folder of the data.
+    """Return the shell command that trains a run of this config; DIR is the folder of the data.
 
-    Of where a file of weights lies only the last folder is told, and for the folder of a
-    pretraining of our own stands FOLDER.
+    A weights file is given with its last folder only. If it is from one of our own pretrainings,
+    FOLDER replaces the name of that folder.
 
     Args:
-        config: as `recipe` gives it, or `fine_tuning`.
+        config: as `recipe` or `fine_tuning` returns it.
+        dataset: name of the data.
     """
     plain = recipe(config.model, config.recipe, config.preset, epochs=config.epochs)
     before, after = (one.to_dict() for one in (plain, config))
@@ -174,7 +181,7 @@ def training_command(config: TrainConfig, dataset: str) -> str:
         }
     if isinstance(config.pretrained, str):
         changed["pretrained"] = public_path(config.pretrained)
-        if own_start(config.pretrained) == "pretraining":  # of a folder named by its time
+        if own_start(config.pretrained) == "pretraining":  # its folder is named after its time
             file = Path(config.pretrained).name
             changed["pretrained"] = f"runs/pretraining/FOLDER/{file}"
     words = ["--dataset", dataset, "--data-dir", "DIR", "--preset", config.preset]

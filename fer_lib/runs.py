@@ -1,4 +1,4 @@
-"""The run folder: what a training writes, and how the next stage finds and reads it."""
+"""Folders of runs: create them, find them again, and read what a training wrote."""
 
 import csv
 import re
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 
 class RunFolder:
-    """A folder that a training fills; without `results.json` it is unfinished."""
+    """The folder of one training, which is unfinished until it contains `results.json`.
+
+    Attributes:
+        config: the content of `config.json`.
+
+    Raises:
+        InputError: the folder has no `config.json`.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -37,7 +44,7 @@ class RunFolder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the data it was trained on."""
+        """SHA-256 of the data that the run was trained on."""
         return self.config["data"]["fingerprint"]
 
     @property
@@ -46,27 +53,27 @@ class RunFolder:
 
     @property
     def results(self) -> dict[str, Any]:
-        """What `results.json` holds; InputError where the run is unfinished."""
+        """The content of `results.json`; raises InputError if the run is unfinished."""
         return read_json(self.folder / "results.json")
 
     @property
     def state_path(self) -> Path:
-        """The file from which it resumes."""
+        """The file from which an unfinished run resumes."""
         return self.folder / "checkpoint" / "state.pt"
 
     def require_finished(self) -> None:
-        """InputError where it is unfinished."""
+        """Raise InputError if the run is unfinished."""
         if not self.finished:
             raise InputError(f"{self.folder} is unfinished: train it to its end first")
 
     def require_data(self, faces: FaceSet) -> None:
-        """InputError where it was trained on other data than these."""
+        """Raise InputError if the run was trained on other data than `faces`."""
         if self.fingerprint != faces.fingerprint:
-            raise InputError(f"{self.folder} was trained on other data than these of {faces.name}")
+            raise InputError(f"{self.folder} was trained on other data than this {faces.name}")
 
     def metrics(self) -> "DataFrame":
-        """`metrics.csv`, a row an epoch."""
-        import pandas as pd  # a second of time, which a prediction can do without
+        """Read `metrics.csv`, which has one row per epoch."""
+        import pandas as pd  # takes a second, and predictions do not need it
 
         return pd.read_csv(self.folder / "metrics.csv")
 
@@ -79,9 +86,15 @@ Kind = TypeVar("Kind", bound=RunFolder)
 
 
 class Run(RunFolder):
-    """One training's folder, `runs/<timestamp>_<model>_<dataset>_s<seed>/`.
+    """The folder of one classifier's training, `runs/<timestamp>_<model>_<dataset>_s<seed>/`.
 
-    Training an unfinished one again resumes it.
+    Training an unfinished run again resumes it.
+
+    Attributes:
+        train_config: the settings of the training.
+
+    Raises:
+        InputError: the folder is not a run, or has settings that this version does not know.
     """
 
     def __init__(self, folder: str | Path):
@@ -89,16 +102,16 @@ class Run(RunFolder):
         try:
             self.train_config = TrainConfig.from_dict(self.config["train"])
         except (KeyError, TypeError, InputError) as error:
-            raise InputError(f"{self.folder} is no run of this version ({error})") from error
+            raise InputError(f"{self.folder} is not a run of this version ({error})") from error
 
     @property
     def has_weights(self) -> bool:
-        """Whether the file of the best weights is here; it may have been deleted."""
+        """Whether the file of the best weights is here (it may have been deleted)."""
         return (self.folder / "best.safetensors").exists()
 
     @property
     def weights(self) -> Path:
-        """The file of the best weights; InputError where it is gone, or never was here."""
+        """The file of the best weights; raises InputError if it was deleted or never was here."""
         if not self.has_weights:
             raise InputError(
                 f"the weights of {self.folder} are not here: delete that folder and train it again"
@@ -106,19 +119,19 @@ class Run(RunFolder):
         return self.folder / "best.safetensors"
 
     def load_model(self) -> nn.Module:
-        """The best weights, in evaluation mode, on the CPU; touches no network."""
+        """Load the best weights, in evaluation mode on the CPU; needs no network access."""
         return load_weights(self.weights)
 
 
 def runs_folder(folder: str | Path | None = None) -> Path:
-    """The folder of all runs: as given, else `runs/` at home."""
+    """Return the folder of all runs: the given one, or `runs/` in `files.home()`."""
     return expanded(folder) if folder else home() / "runs"
 
 
 def read_runs(root: Path, kind: type[Kind]) -> list[Kind]:
-    """The runs of a kind in a folder, oldest first; what is none of this version is named."""
+    """Read the runs of a kind in a folder, oldest first; print which folders cannot be read."""
     found = []
-    for path in sorted(root.glob("[!.]*/config.json")):  # none that is half made
+    for path in sorted(root.glob("[!.]*/config.json")):  # a dot marks a half-made folder
         try:
             found.append(kind(path.parent))
         except InputError as error:
@@ -127,7 +140,7 @@ def read_runs(root: Path, kind: type[Kind]) -> list[Kind]:
 
 
 def newest(runs: Iterable[Kind]) -> Kind | None:
-    """The newest of some runs; a finished one if there is."""
+    """Return the newest run, a finished one if there is one; None if there are no runs."""
     return max(runs, key=lambda run: (run.finished, run.name), default=None)
 
 
@@ -138,7 +151,14 @@ def list_runs(
     preset: str | None = None,
     finished: bool = True,
 ) -> list[Run]:
-    """Runs in a folder, oldest first, filtered by data, preset and whether they are finished."""
+    """List the runs in a folder, oldest first.
+
+    Args:
+        folder: folder of all runs; None: `runs/` in `files.home()`.
+        fingerprint: only runs on the data with this SHA-256; None: on any data.
+        preset: only runs with this preset; None: with any.
+        finished: only finished runs; False: unfinished ones too.
+    """
     return [
         run
         for run in read_runs(runs_folder(folder), Run)
@@ -149,18 +169,18 @@ def list_runs(
 
 
 def find_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = None) -> Run | None:
-    """The newest run of exactly this config on exactly these data; a finished one if there is.
+    """Find the newest run of this config on these data, a finished one if there is one.
 
-    How its steps were launched (`cuda_graph`) makes no difference beyond rounding. Where the
-    weights file that it started from is still there, or the file of refined labels that it learned
-    from, the weights and the labels must be the same too.
+    `cuda_graph` may differ: how steps are launched makes no difference beyond rounding. If the
+    weights file or the refined labels of `config` exist, their content must be what the run used;
+    the weights file may have moved. Returns None if there is no such run.
     """
     start, refined = pretrained_sha256(config), refined_sha256(faces, config.labels)
 
     def is_same(run: Run) -> bool:
         known = run.config["environment"].get("pretrained_sha256")
         settings = replace(run.train_config, cuda_graph=config.cuda_graph)
-        if start and known:  # wherever the file lies
+        if start and known:  # the file may have moved
             settings = replace(settings, pretrained=config.pretrained)
         same_labels = refined in (None, run.config["data"].get("refined_sha256"))
         same_start = start in (None, known)
@@ -171,7 +191,7 @@ def find_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = No
 
 
 def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = None) -> Run:
-    """Make a new run folder with its `config.json`."""
+    """Create a new run folder with its `config.json`."""
     path = new_folder(runs_folder(folder), config.model, faces, config.seed)
     data = describe_data(
         faces,
@@ -188,10 +208,13 @@ def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = N
 
 
 def record_resume(run: Run, config: TrainConfig, epoch: int) -> None:
-    """Add to `resumed` in `config.json` what a training goes on with, if that is something new.
+    """Record in `config.json` that a run goes on under changed conditions.
+
+    Appends to `resumed` a stage with `after_epoch`, `commit`, `code`, `processor`, `precision` and
+    `torch`, unless the last five are the same as in the stage before.
 
     Args:
-        epoch: how many it has behind it.
+        epoch: number of epochs trained so far.
     """
     keys = ("commit", "code", "processor", "precision", "torch")
     now = describe_environment(config)
@@ -202,13 +225,13 @@ def record_resume(run: Run, config: TrainConfig, epoch: int) -> None:
 
 
 def describe_data(faces: FaceSet, **more: Any) -> dict[str, Any]:
-    """What `config.json` says of the data, and `more`."""
+    """Return what `config.json` says about the data, with `more` added."""
     manifest = {key: faces.manifest.get(key) for key in ("layout", "source", "mark", "dropped")}
     return {"dataset": faces.name, **more, **manifest}
 
 
 def new_folder(root: Path, model: str, faces: FaceSet, seed: int) -> Path:
-    """Make `root/<timestamp>_<model>_<dataset>_s<seed>`; waits a second where that is taken."""
+    """Create `root/<timestamp>_<model>_<dataset>_s<seed>`; waits up to a second if that exists."""
     dataset = re.sub(r"[^\w.-]+", "-", faces.name)
     while True:
         path = root / f"{datetime.now():%Y%m%d-%H%M%S}_{model}_{dataset}_s{seed}"
@@ -222,7 +245,7 @@ def new_folder(root: Path, model: str, faces: FaceSet, seed: int) -> Path:
 
 
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `metrics.csv`, one row an epoch."""
+    """Write `metrics.csv`, one row per epoch."""
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

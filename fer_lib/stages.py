@@ -1,4 +1,4 @@
-"""What the pipeline runs: notebooks and the report, with the files that they read and write."""
+"""The stages of the pipeline: notebooks and the report, with the files they read and write."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,18 +7,19 @@ from fer_lib.files import InputError
 from fer_lib.report.build import texts
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-"""Where the notebooks are, in a clone of the repository."""
+"""Folder of the notebooks in a clone of the repository."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A notebook, or the report, and the files by which it meets the other stages.
+    """A notebook or the report, and the files that connect it to the other stages.
 
     Attributes:
-        name: stem of the notebook, or "report".
-        inputs, outputs: glob patterns over {data}, {runs}, {dataset}, {preset} and {seed}. Each
-            input must match a file before the stage, each output one that the stage has written.
-        optional: more inputs, of which a stage may use those that are there.
+        name: stem of the notebook's file name, or "report".
+        inputs, outputs: glob patterns with the fields {data}, {runs}, {dataset}, {preset} and
+            {seed}. Each input must match a file before the stage runs, and each output a file that
+            the stage has written.
+        optional: patterns of further inputs, which the stage may use if they exist.
     """
 
     name: str
@@ -31,14 +32,14 @@ class Stage:
         return self.name == "report"
 
     def sources(self) -> list[Path]:
-        """What is executed: the notebook, or the text of the report."""
+        """Return the files that the stage executes: the notebook, or the texts of the report."""
         return texts() if self.is_report else [self.notebook()]
 
     def notebook(self) -> Path:
-        """The notebook, in the checkout.
+        """Return the path of the notebook in the checkout.
 
         Raises:
-            InputError: it is not there.
+            InputError: the notebook does not exist.
         """
         path = NOTEBOOKS / f"{self.name}.ipynb"
         if not path.exists():
@@ -48,9 +49,9 @@ class Stage:
         return path
 
     def parameters(self) -> dict[str, str]:
-        """Names in the cell tagged `parameters` of the notebook, with the code of their defaults.
+        """Return the names in the notebook's cell tagged `parameters`, with their defaults as code.
 
-        The report has none.
+        The report has no parameters.
         """
         import papermill
 
@@ -58,7 +59,7 @@ class Stage:
         return {name: about["default"] for name, about in found.items()}
 
 
-DATA = "{data}/manifest.json"  # has the fingerprint of faces.npz
+DATA = "{data}/manifest.json"  # contains the fingerprint of faces.npz
 RUNS = ("{runs}/*_{dataset}_s*/results.json", "{runs}/*_{dataset}_s*/predictions.npz")
 REFINED = "{data}/refined_*.npz"
 COMPARED = ("json", "md", "csv", "tex", "png", "svg")
@@ -66,7 +67,7 @@ TRAININGS = {
     **dict.fromkeys(("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae"), ()),
     **dict.fromkeys(("07_vit_moe", "08_grefel"), (REFINED,)),
 }
-"""Notebooks that train, and what they may read besides the data."""
+"""Notebooks that train, each with the optional inputs that it reads besides the data."""
 
 STAGES = (
     Stage("01_data", (DATA,), ("{data}/audit.json",)),
@@ -80,7 +81,7 @@ STAGES = (
         "10_comparison",
         (DATA, *RUNS),
         tuple(f"{{runs}}/comparison_{{dataset}}_{{preset}}/*.{kind}" for kind in COMPARED),
-        # Times where they were measured; for the claims, runs of other data and refined labels.
+        # Measured times, if any; for the claims, runs on other data and refined labels.
         (
             *("{runs}/*_s*/inference.json", "{runs}/*_s*/results.json"),
             *("{data}/../fer2013/refinement.json", "{data}/../fer2013/manifest.json"),
@@ -100,7 +101,14 @@ STAGES = (
 
 
 def choose_stages(text: str | None) -> tuple[Stage, ...]:
-    """Stages by number or name, comma-separated, in their order; None for all."""
+    """Return the stages that a text names, in the order of the pipeline.
+
+    Args:
+        text: numbers or names, separated by commas, as in "01,03_cnn"; None: all stages.
+
+    Raises:
+        InputError: the text names no stage, or one that does not exist.
+    """
     if text is None:
         return STAGES
     wanted = [part.strip() for part in text.split(",") if part.strip()]

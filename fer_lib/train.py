@@ -1,11 +1,11 @@
-"""Train a model, from Python or by a command, in one process or several.
+"""Train a model, from Python or from the command line, in one process or several.
 
     python -m fer_lib.train baseline_cnn --dataset fer2013 --data-dir DIR --preset full
     torchrun --nproc_per_node 2 -m fer_lib.train attention_cnn --set epochs=10
 
-The data lie on the device as uint8, every epoch is drawn from (seed, epoch) alone, and metrics stay
-on the device until the epoch ends. A run that is killed resumes at its last finished epoch and, on
-the same CPU, ends with the same numbers as one that was not.
+The images stay on the device as uint8, the random draws of an epoch depend only on seed, epoch and
+process, and metrics stay on the device until the epoch ends. A run that was killed resumes after
+its last finished epoch and, on the same CPU, ends with the same numbers as one that was not.
 """
 
 import argparse
@@ -36,16 +36,19 @@ def train(
     progress: bool = False,
     quiet: bool = False,
 ) -> Run:
-    """Train a model, or resume or return the run of this config on these data.
+    """Train a model; if this config was run on these data before, resume or return that run.
 
     Args:
-        runs: folder of all runs; None for `runs/` at home.
-        progress: a bar for each epoch.
-        quiet: no line after each epoch, nor for a finished run.
+        runs: folder of all runs; None: `runs/` in `files.home()`.
+        progress: whether to show a progress bar for each epoch.
+        quiet: whether to print no line after each epoch, nor for a finished run.
+
+    Returns:
+        The finished run.
 
     Raises:
-        InputError: the config and the data do not fit, a fine-tuning has no run to start from,
-            the faces were changed after loading, or another process trains this very run.
+        InputError: the config does not fit the data, a fine-tuning has no run to start from, the
+            faces were changed after loading, or another process is training this run.
         FloatingPointError: the loss became infinite or NaN; the last good epoch is kept.
     """
     require_start(config)
@@ -62,29 +65,29 @@ def train(
             note = "" if run.has_weights else note
             processes().print(f"loaded {run.name}, a finished run of these settings and data{note}")
         return run
-    require_writable(runs_folder(runs))  # before a model is fetched
+    require_writable(runs_folder(runs))  # before a model is downloaded
     resumes = run is not None and run.state_path.exists()
-    learner = Learner(config, faces, progress=progress, resumes=resumes)  # refuses what misfits
+    learner = Learner(config, faces, progress=progress, resumes=resumes)  # raises on a misfit
     if not processes().is_main_process:
         return Training(find(config, faces, runs), learner, faces, quiet).fit()
     with locked(runs_folder(runs) / ".lock", "starting a run"):
         run = find_run(config, faces, runs) or start_run(config, faces, runs)
     with locked(run.folder / ".lock", f"training {run.folder}"):
-        find(config, faces, runs)  # tells the other processes
+        find(config, faces, runs)  # tells the other processes which run it is
         return Training(run, learner, faces, quiet).fit()
 
 
 def require_start(config: TrainConfig) -> None:
-    """InputError where a fine-tuning does not start from a run."""
+    """Raise InputError if a fine-tuning does not start from a run."""
     if config.recipe == "finetune" and own_start(config.pretrained) != "run":
         raise InputError(
-            "the recipe finetune goes on from a finished run: give --from-run, or make the "
-            "settings by fer_lib.train.fine_tuning"
+            "the recipe finetune starts from a finished run: give --from-run, or create the "
+            "config with fer_lib.train.fine_tuning"
         )
 
 
 def find(config: TrainConfig, faces: FaceSet, runs: str | Path | None) -> Run | None:
-    """The run of this config on these data, as the main process finds it, told to all."""
+    """Find the run of this config on these data in the main process; return it in every one."""
     folder = [None]
     if processes().is_main_process and (run := find_run(config, faces, runs)):
         folder = [str(run.folder)]
@@ -95,15 +98,16 @@ def find(config: TrainConfig, faces: FaceSet, runs: str | Path | None) -> Run | 
 def fine_tuning(
     run: Run, name: str = "finetune", preset: str | None = None, **changes: Any
 ) -> TrainConfig:
-    """The config of a training that starts from a finished run's best weights.
+    """Return the config of a training that starts from the best weights of a finished run.
 
-    Model, preset and labels are those of the run where nothing else is said; of the recipe's
-    options only those of the head count, such as its dropout.
+    The model is that of the run. Its options are those of the run too, except that the recipe sets
+    those of the head, such as the dropout.
 
     Args:
-        name: the recipe, "published", "ours" or, where there is one, "finetune".
+        name: the recipe, "published", "ours" or, if the model has one, "finetune".
         preset: None: that of the run.
-        changes: settings of the training, as `recipe` takes them.
+        changes: settings of the training, as `recipe` takes them; `labels` defaults to those of
+            the run.
 
     Raises:
         InputError: the run is unfinished, or its model has no such recipe.
@@ -118,7 +122,7 @@ def fine_tuning(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line; an error of the user's ends it with one sentence and status 2."""
+    """Run the command line; after a user's error, end with one sentence and status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.train", description=__doc__.split("\n")[0]
     )
@@ -148,13 +152,15 @@ def main(arguments: list[str] | None = None) -> None:
                 )
             run = Run(args.from_run)
             if run.train_config.model != args.model:
-                raise InputError(f"{run.folder} is of {run.train_config.model}, not {args.model}")
+                raise InputError(
+                    f"{run.folder} is a run of {run.train_config.model}, not of {args.model}"
+                )
             config = fine_tuning(run, args.recipe or "finetune", args.preset, **changes)
         else:
             preset = args.preset or default_preset(args.dataset)
             config = recipe(args.model, args.recipe or "ours", preset, **changes)
             require_start(config)
-        with processes().main_process_first():  # which writes the cache that the others read
+        with processes().main_process_first():  # it writes the cache that the others read
             faces = load_faces(args.dataset, args.data_dir, say=processes().print)
         run = train(config, faces, runs=args.runs)
     except (InputError, FloatingPointError) as error:

@@ -1,4 +1,4 @@
-"""The epochs of one run, and its files: what is kept after each, and what a kill leaves behind."""
+"""Train the epochs of one run and write its files, so that a killed run can be resumed."""
 
 from typing import Any
 
@@ -19,12 +19,21 @@ from fer_lib.runs import Run, record_resume
 
 
 def best_epoch(rows: list[dict[str, Any]]) -> int:
-    """Epoch with the best validation accuracy, from 0, the first of equals."""
+    """Return the epoch, counted from 0, with the best validation accuracy; of equals, the first."""
     return max(range(len(rows)), key=lambda epoch: rows[epoch]["valid_accuracy"])
 
 
 class Training:
-    """The epochs of one run and its files; `fit()` goes to the end from wherever it stands."""
+    """The training of one run, from its last saved epoch (if there is one) to the end.
+
+    Args:
+        run: the folder to write to.
+        learner: resumes from the state saved in `run`, if there is one.
+        quiet: whether to leave out the lines on the device, refined labels and each epoch.
+
+    Attributes:
+        rows: the rows of `metrics.csv`, one per epoch so far.
+    """
 
     def __init__(self, run: Run, learner: Learner, faces: FaceSet, quiet: bool):
         self.run, self.learner, self.faces, self.quiet = run, learner, faces, quiet
@@ -54,7 +63,7 @@ class Training:
             print(text, flush=True)
 
     def fit(self) -> Run:
-        """Train the epochs that are left, then score the best weights and finish the run."""
+        """Train the remaining epochs, score the best weights, and return the finished run."""
         with Background() as background:
             while len(self.rows) < self.config.epochs and not self.patience_is_over():
                 self.rows.append(self.one_epoch(len(self.rows)))
@@ -75,16 +84,20 @@ class Training:
         )
 
     def one_epoch(self, epoch: int) -> dict[str, Any]:
-        """Train an epoch and validate; return its row of `metrics.csv`."""
+        """Train one epoch, counted from 0, and validate; return its row of `metrics.csv`."""
         row = one_epoch(self.run, self.learner, epoch)
         if self.learner.plateau and epoch + 1 > self.config.warmup_epochs:
             self.learner.plateau.step(row[self.config.plateau_metric])
         return row
 
     def settle(self, epochs: int) -> None:
-        """Make the weights of the last recorded epoch the best, and delete those of a later one.
+        """Make the weights of the last recorded epoch the best, and delete those of other epochs.
 
-        Where a process was killed between the two, or before the epoch was recorded.
+        When a run resumes, this finishes what a killed process left behind: weights of a recorded
+        epoch that it did not rename, or weights of an epoch that it did not record.
+
+        Args:
+            epochs: number of recorded epochs.
         """
         for path in self.run.folder.glob("epoch-*.safetensors"):
             if path.stem == f"epoch-{epochs}":
@@ -93,13 +106,15 @@ class Training:
                 path.unlink()
 
     def keep(self, state: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """Save weights, if they are the best, metrics and resumable state, each all or nothing.
+        """Save weights (if they are the best), metrics and state, each file all or nothing.
 
-        The best weights replace the former ones only when the state knows of their epoch: killed
-        before that, the next process repeats it, which on a GPU may not be the best again.
+        The best weights replace the previous ones only after the state with their epoch is saved:
+        if the process is killed earlier, the next one repeats the epoch, and on a GPU the repeated
+        epoch may not be the best again.
 
         Args:
-            state: of the learner, which is already in the next epoch; `rows`: of the epochs so far.
+            state: a copy of the learner's state; the learner is already in the next epoch.
+            rows: the rows of the epochs so far.
         """
         folder, faces = self.run.folder, self.faces
         if best_epoch(rows) == len(rows) - 1:
@@ -114,7 +129,7 @@ class Training:
         self.settle(len(rows))
 
     def tell(self) -> None:
-        """Print the last epoch."""
+        """Print one line on the last epoch."""
         row, best = self.rows[-1], best_epoch(self.rows) == len(self.rows) - 1
         line = (
             f"{self.config.model} epoch {row['epoch']}/{self.config.epochs}: "
@@ -125,7 +140,7 @@ class Training:
             self.say(line.rstrip())
 
     def finish(self) -> None:
-        """Score the best weights on validation and test, and write the results, last of all."""
+        """Score the best weights on validation and test images, and write the results last."""
         folder, faces = self.run.folder, self.faces
         best = self.run.load_model().to(self.learner.device)
         predictions = self.predictions(best)
@@ -135,7 +150,11 @@ class Training:
             write_results(self.run, faces, predictions, self.rows, best, one_view)
 
     def predictions(self, model: nn.Module, flip: bool | None = None) -> Predictions:
-        """Of the validation and test images, in float32, by all processes together."""
+        """Predict the validation and test images in float32, in all processes together.
+
+        Args:
+            flip: whether to average with the mirror image; None: as the config says.
+        """
         p = [
             self.learner.held_out.predict(split, model, "no", flip).cpu().numpy()
             for split in ("valid", "test")
@@ -154,8 +173,10 @@ def write_results(
     """Write the figures and `results.json` of a run whose predictions are saved.
 
     Args:
-        one_view: predictions without the mirror image, where the others are means with it: their
-            accuracies stand beside.
+        rows: the rows of `metrics.csv`.
+        model: the best model; its parameters are counted.
+        one_view: predictions without the mirror image, if `predictions` are averaged with it; their
+            accuracies are written as `one_view`.
     """
     best = max(rows, key=lambda row: row["valid_accuracy"])
     config, test = run.train_config, evaluate(faces, predictions, "test")

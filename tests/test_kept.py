@@ -363,7 +363,7 @@ def test_without_kept_results_one_is_told_what_to_do(root, capsys):
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 2
-    assert "report/results holds no kept results: keep a finished run" in capsys.readouterr().err
+    assert "report/results contains no kept results: keep a finished run" in capsys.readouterr().err
     assert (root / "README.md").read_text() == README
 
 

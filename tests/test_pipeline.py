@@ -192,7 +192,7 @@ def test_unknown_parameters_and_stages_are_errors(two_stages):
 
 @pytest.mark.parametrize("name", ["changes", "models"])
 def test_a_value_whose_quotes_the_shell_has_taken_is_refused(name, tmp_path):
-    with pytest.raises(InputError, match=f"^{name}=.epochs: 5. cannot take the place of .*quotes"):
+    with pytest.raises(InputError, match=f"^{name}=.epochs: 5. cannot replace .*quotes"):
         Pipeline(stages="03", runs=str(tmp_path), extra={name: "{epochs: 5}"})
 
 

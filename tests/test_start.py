@@ -238,7 +238,7 @@ def test_fine_tuning_starts_from_the_best_weights_of_a_run(faces, tmp_path, caps
     arguments += ["--set", "epochs=1", "limit=64"]
     with pytest.raises(SystemExit):
         main(["vit_mae", *arguments[1:], "--from-run", str(first.folder)])
-    assert "is of grefel, not vit_mae" in capsys.readouterr().err
+    assert "is a run of grefel, not of vit_mae" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--recipe", "finetune"])
     assert "give --from-run" in capsys.readouterr().err
@@ -413,5 +413,5 @@ def test_a_folder_of_a_user_who_is_not_there_is_refused(faces):
         Predictor.from_file,
         make_detector,
     ):
-        with pytest.raises(InputError, match="begins with the name of no user"):
+        with pytest.raises(InputError, match="begins with an unknown user"):
             start("~no-such-user/file.safetensors")

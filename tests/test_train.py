@@ -711,7 +711,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fer_lib.files.FileLock.acquire", fail)
     with (
-        pytest.raises(InputError, match=r"has no locks \(no flock\)"),
+        pytest.raises(InputError, match=r"supports no locks \(no flock\)"),
         locked(tmp_path / "l", "at"),
     ):
         pass
