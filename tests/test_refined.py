@@ -84,10 +84,10 @@ def test_a_file_of_other_images_or_a_damaged_one_is_refused(faces):
         arrays = dict(file)
     held_out = np.concatenate([arrays["ids"][:-1], faces.ids[faces.where("test")][:1]])
     np.savez(path, **arrays | {"ids": held_out})
-    with pytest.raises(InputError, match="is not of the training images of sample"):
+    with pytest.raises(InputError, match="was not made for the training images of sample"):
         load_refined(faces, "turned")
     np.savez(path, **arrays)
-    with pytest.raises(InputError, match="is not of the training images of sample"):
+    with pytest.raises(InputError, match="was not made for the training images of sample"):
         load_refined(make_sample(300, seed=1), "turned")
     foreign = np.full_like(arrays["labels"], 7)
     for bad in ({"soft": arrays["soft"][:, :3]}, {"soft": arrays["soft"] * 2}, {"labels": foreign}):

@@ -1,4 +1,4 @@
-"""Finding a dataset: what the user gave, what is there already, and what can be downloaded."""
+"""Finding the files of a dataset: given by the user, already on this machine, or downloaded."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from fer_lib.data.folders import OWN
 from fer_lib.files import InputError, expanded, home
 
 PUBLIC = {"fer2013": "msambare/fer2013"}
-"""Datasets on Kaggle that need no login."""
+"""Handles of the datasets on Kaggle that can be downloaded without a login."""
 
 COMPETITION = (
     "https://www.kaggle.com/c/"
@@ -17,13 +17,13 @@ COMPETITION = (
 
 
 def find_source(dataset: str, data_dir: str | Path | None = None) -> Path:
-    """Return the file or folder that holds a dataset, in whatever layout.
+    """Return the file or folder that contains a dataset, in whatever layout.
 
-    Looked for in this order: `data_dir`; files that somebody put into `data/<dataset>/`; a copy
-    that kagglehub has; a download by kagglehub of the public dataset, without a login.
+    The places are tried in this order: `data_dir`; files that the user put into `data/<dataset>/`;
+    a copy in kagglehub's cache; a download of the public dataset by kagglehub, without a login.
 
     Raises:
-        InputError: none is given and there is none; the sentence says what can be done.
+        InputError: no `data_dir` was given and nothing was found; the message says what to do.
     """
     if data_dir:
         return expanded(data_dir).resolve()
@@ -36,7 +36,10 @@ def find_source(dataset: str, data_dir: str | Path | None = None) -> Path:
 
 
 def put_there(dataset: str) -> Path | None:
-    """The folder in `data/` into which somebody has put files of a dataset; None: there is none."""
+    """Return the folder in `data/` into which the user has put files of a dataset, or None.
+
+    For "ferplus" this may also be `data/fer2013/`, if fer2013new.csv is there.
+    """
     folder = home() / "data" / dataset
     if _files(folder):
         return folder
@@ -46,7 +49,7 @@ def put_there(dataset: str) -> Path | None:
 
 
 def _files(folder: Path) -> set[str]:
-    """Names in a folder that are neither hidden nor the cache nor a README."""
+    """Return the names in a folder that are not hidden, README.md or the project's own (`OWN`)."""
     if not folder.is_dir():
         return set()
     names = set(os.listdir(folder)) - {"README.md"}
@@ -54,8 +57,8 @@ def _files(folder: Path) -> set[str]:
 
 
 def _kagglehub_cache(handle: str) -> Path | None:
-    """The newest complete version that kagglehub has downloaded before; asks no network."""
-    default = os.path.expanduser("~/.cache/kagglehub")  # as it is where there is no home folder
+    """Return the newest complete version in kagglehub's cache, or None; uses no network."""
+    default = os.path.expanduser("~/.cache/kagglehub")  # raises nothing without a home folder
     dataset = Path(os.environ.get("KAGGLEHUB_CACHE", default)) / "datasets" / handle
     complete = [path for path in dataset.glob("versions/*") if path.name.isdigit()]
     complete = [path for path in complete if (dataset / f"{path.name}.complete").exists()]
@@ -67,7 +70,7 @@ def _download(dataset: str, folder: Path) -> Path:
         import kagglehub  # slow to import, and only needed here
 
         return Path(kagglehub.dataset_download(PUBLIC[dataset]))
-    except Exception as error:  # whatever went wrong there, the remedies are the same
+    except Exception as error:  # whatever went wrong, the remedy is the same
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
         raise InputError(f"{_remedy(dataset, folder)} (kagglehub: {reason})") from error
 

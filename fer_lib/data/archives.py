@@ -1,4 +1,4 @@
-"""FER2013's table as a stream of bytes: a file of its own, or a member of a zip or tar archive."""
+"""Opening FER2013's table as a stream of bytes: from a CSV file or from a zip or tar archive."""
 
 import io
 import lzma
@@ -13,7 +13,7 @@ from typing import BinaryIO
 from fer_lib.files import InputError, first_line
 
 TABLES = ("fer2013.csv", "icml_face_data.csv")
-"""File names of the table, the preferred one first."""
+"""Possible file names of the table; the preferred one is first."""
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
 BUFFER = 1 << 20  # bytes
@@ -25,11 +25,14 @@ DAMAGE = (
 
 @contextmanager
 def open_table(path: Path) -> Iterator[tuple[BinaryIO, str]]:
-    """Yield the table's bytes and its name for messages. Nothing is extracted.
+    """Open the table for reading, also inside an archive, of which nothing is extracted.
+
+    Yields:
+        A stream of the table's bytes, and the name of the table for messages.
 
     Raises:
-        InputError: the file cannot be read, the archive is damaged (also while the caller reads),
-            or it holds no table.
+        InputError: the file cannot be read, the archive is damaged (this may also be found while
+            the caller reads the stream), or it contains no table.
     """
     kind = _kind(path)
     with _intact(path):
@@ -43,10 +46,10 @@ def open_table(path: Path) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def table_in(path: Path) -> str | None:
-    """Name of the member of an archive that is FER2013's table; None where there is none.
+    """Return the name of the archive's member that is FER2013's table, or None.
 
     Raises:
-        InputError: as in `open_table`.
+        InputError: the file cannot be read, or is a damaged archive.
     """
     kind = _kind(path)
     with _intact(path):
@@ -54,13 +57,13 @@ def table_in(path: Path) -> str | None:
             with zipfile.ZipFile(path) as archive:
                 return _pick(archive.namelist())
         with tarfile.open(path) as archive:
-            # Stops at the table: the 100 MB behind it need not be unpacked to know this.
+            # Stops at the table: the 100 MB after its header need not be unpacked.
             return next((m.name for m in archive if _is_table(m.name)), None)
 
 
 @contextmanager
 def _intact(path: Path) -> Iterator[None]:
-    """InputError in place of what a damaged file makes its reader raise."""
+    """Turn the exceptions that a damaged file causes in its reader into an InputError."""
     try:
         yield
     except DAMAGE as error:
@@ -70,7 +73,10 @@ def _intact(path: Path) -> Iterator[None]:
 
 
 def _kind(path: Path) -> str:
-    """By content, as browsers rename downloads: "zip", "tar" (compressed or not) or "plain"."""
+    """Return the kind of a file: "zip", "tar" (compressed or not) or "plain".
+
+    The first bytes decide, as browsers rename downloads; an uncompressed tar needs its suffix.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(4)
@@ -99,7 +105,7 @@ def _tar_table(path: Path) -> Iterator[tuple[BinaryIO, str]]:
         if found is None:
             raise InputError(_no_table(path))
         yield archive.extractfile(found), f"{found.name} in {path}"
-        for _ in members:  # to the end, where a compressed one has its checksum
+        for _ in members:  # read to the end, where a compressed archive has its checksum
             pass
 
 
@@ -111,7 +117,7 @@ def _no_table(path: Path) -> str:
 
 
 def _file_name(name: str) -> str:
-    """Of a member, in lower case; some programs on Windows write \\ for /."""
+    """Return a member's file name in lower case; some programs on Windows write \\ for /."""
     return PureWindowsPath(name).name.lower()
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset: copied images, conflicting labels, disagreement with annotators."""
+"""Audit a dataset: copied images, conflicting labels, disagreement with annotators."""
 
 from typing import Any
 
@@ -11,10 +11,13 @@ from fer_lib.labels import EMOTIONS_8, VOTES
 
 
 def clean_test_ids(faces: FaceSet) -> np.ndarray:
-    """Ids of the clean test images, each counted once, in the order of the faces.
+    """Return the ids of the clean test images, without repeated images, in the order of the faces.
 
-    A test image is clean where no copy of it, byte for byte, stands in training or validation. Of
-    copies within the test set the first stands for all. (M,) str.
+    A test image is clean if no byte-identical copy of it is in training or validation. If the test
+    set itself contains copies of an image, only the first is kept.
+
+    Returns:
+        (M,) str.
     """
     groups = copy_groups(faces.images)
     clean = _clean_rows(faces, groups)
@@ -23,19 +26,23 @@ def clean_test_ids(faces: FaceSet) -> np.ndarray:
 
 
 def _clean_rows(faces: FaceSet, groups: np.ndarray) -> np.ndarray:
-    """Rows of the test images without a copy in training or validation."""
+    """Return the rows of the test images without an exact copy in training or validation."""
     return np.flatnonzero((faces.split == "test") & ~np.isin(groups, groups[faces.split != "test"]))
 
 
 def audit(faces: FaceSet, threshold: float = NEAR) -> dict[str, Any]:
-    """Audit copies, their labels, and the agreement of labels with votes; JSON-serialisable.
+    """Audit the copies among the images, their labels, and how far labels agree with votes.
 
-    The default `threshold` of near copies is for photographs. Drawn faces resemble each other more:
-    at .95 exactly the planted pairs are found, at .92 some 20 others among 3,000 faces.
+    Args:
+        threshold: correlation from which two images count as near copies. The default is for
+            photographs. Drawn faces resemble each other more: at 0.95 exactly the planted pairs
+            are found, at 0.92 some 20 others as well among 3,000 faces.
 
-    Keys: `images`, `distinct`, `copies` (byte-identical, see `_copies`), `near_copies` (see
-    `_near`), `clean_test` (`images`; `distinct`: each counted once), `clean_test_ids` (the latter),
-    `votes` (see `_agreement`; None where the faces have none).
+    Returns:
+        A dict that can be written as JSON: `images` and `distinct` (their numbers), `copies`
+        (byte-identical, see `_copies`), `near_copies` (see `_near`), `clean_test` (the number of
+        `images`, and of `distinct` ones), `clean_test_ids` (of the distinct ones), `votes` (see
+        `_agreement`; None if the faces have no votes).
     """
     groups = copy_groups(faces.images)
     near = near_copies(faces.images, threshold)
@@ -52,7 +59,7 @@ def audit(faces: FaceSet, threshold: float = NEAR) -> dict[str, Any]:
 
 
 def _membership(faces: FaceSet, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each group has images of each split (G, 3) and of each class (G, K), bool."""
+    """Return whether each group has images of each split (G, 3) and of each class (G, K), bool."""
     number = groups.max(initial=-1) + 1
     splits, classes = (np.zeros((number, kinds), bool) for kinds in (3, len(faces.classes)))
     splits[groups, [SPLITS.index(name) for name in faces.split]] = True
@@ -61,7 +68,10 @@ def _membership(faces: FaceSet, groups: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _leaks(faces: FaceSet, groups: np.ndarray, splits: np.ndarray) -> dict[str, Any]:
-    """Test images whose group is marked for training, or for training or validation, by class."""
+    """Count the test images whose group is marked in `splits` (G, 3) for training or validation.
+
+    `in_train`, `in_train_or_valid`, and `by_class` these two and all `test` images of the class.
+    """
     rows = faces.where("test")
     seen = {
         "in_train": splits[groups[rows], 0],
@@ -81,12 +91,12 @@ def _leaks(faces: FaceSet, groups: np.ndarray, splits: np.ndarray) -> dict[str, 
 
 
 def _copies(faces: FaceSet, groups: np.ndarray) -> dict[str, Any]:
-    """Groups of two or more byte-identical images.
+    """Count the groups of two or more byte-identical images.
 
-    `groups`, `images` in them, size of the `largest`; groups `across_splits`, and `within_split`
-    the rest; groups with `different_labels`, and `same_label` the rest; `test`: test images with a
-    copy `in_train` and `in_train_or_valid`, and the same `by_class` beside all `test` images of the
-    class; `random_tenth`: see `_random_tenth`.
+    Keys: number of `groups`, of `images` in them, and size of the `largest` group; groups with
+    images in more than one split (`across_splits`) and the others (`within_split`); groups with
+    `different_labels` and the others (`same_label`); `test`: test images with a copy in the other
+    splits, see `_leaks`; `random_tenth`: see `_random_tenth`.
     """
     splits, classes = _membership(faces, groups)
     size = np.bincount(groups)
@@ -106,9 +116,10 @@ def _copies(faces: FaceSet, groups: np.ndarray) -> dict[str, Any]:
 
 
 def _random_tenth(faces: FaceSet, groups: np.ndarray) -> dict[str, int]:
-    """What a validation set drawn from the training images at random, copies or not, would leak.
+    """Count the copies that a validation set drawn at random from the training images would leak.
 
-    `images` in a tenth of them, drawn by seed 0, and how many have a copy `in_rest`.
+    Keys: number of `images` in a random tenth (seed 0; copies are not kept together), and how many
+    of them have an exact copy in the other nine tenths (`in_rest`).
     """
     rows = np.random.default_rng(0).permutation(faces.where("train"))
     tenth, rest = np.split(groups[rows], [len(rows) // 10])
@@ -116,12 +127,13 @@ def _random_tenth(faces: FaceSet, groups: np.ndarray) -> dict[str, int]:
 
 
 def _near(faces: FaceSet, groups: np.ndarray, near: NearCopies) -> dict[str, Any]:
-    """Near copies, as pairs of distinct images.
+    """Count the near copies, as pairs of distinct images.
 
-    `images` that have a near copy, counted with their exact copies; `pairs`, of them `mirrored`;
-    `across_splits` and `different_labels`: some image of the one group and some image of the other
-    differ in it; `within_split`, `same_label`: the rest; `test`: as in `_copies`, but with a near
-    copy there, and only of test images that are clean of exact ones.
+    Keys: number of `images` that have a near copy (exact copies of an image are counted too), of
+    `pairs`, and of `mirrored` pairs; pairs whose two images, with their exact copies, have more
+    than one split (`across_splits`) or label (`different_labels`), and the other pairs
+    (`within_split`, `same_label`); `test`: as in `_copies`, but for near copies, and only for test
+    images without an exact copy in training or validation.
     """
     a, b = groups[near.pairs].T
     splits, classes = _membership(faces, groups)
@@ -143,7 +155,7 @@ def _near(faces: FaceSet, groups: np.ndarray, near: NearCopies) -> dict[str, Any
 
 
 def _neighbours(groups: np.ndarray, near: NearCopies, splits: np.ndarray) -> np.ndarray:
-    """Whether each group has a near copy in each split, (G, 3) bool."""
+    """Return whether each group has a near copy in each split, (G, 3) bool."""
     a, b = groups[near.pairs].T
     neighbours = np.zeros_like(splits)
     np.logical_or.at(neighbours, a, splits[b])
@@ -152,18 +164,20 @@ def _neighbours(groups: np.ndarray, near: NearCopies, splits: np.ndarray) -> np.
 
 
 def _agreement(faces: FaceSet) -> dict[str, Any]:
-    """Labels against the plurality of the votes, and one annotator against the others.
+    """Compare the labels with the plurality of the votes, and each annotator with the others.
 
-    Rows without a vote for any emotion are left out (`left_out`). The plurality is over all ten
-    columns, so a label disagrees where most say "unknown"; a tie (`ties` counts them) goes to the
-    first of FERPlus's columns, as an argmax over its file does. That puts *fear* behind all but
-    contempt: were tied classes to share the credit, FER2013's labels would agree on 63.2 % instead
-    of 62.6, on *fear* 13.9 instead of 12.6, and annotators on 70.1 instead of 70.2.
+    Rows without a vote for any emotion are left out (`left_out` is their number). The plurality is
+    over all ten columns, so a label disagrees if most votes are for "unknown". A tie goes to the
+    column that comes first in FERPlus's file, as with an argmax over it; `ties` counts them. So
+    *fear* loses a tie to every emotion except contempt. If tied classes shared the credit,
+    FER2013's labels would agree on 63.2 % instead of 62.6 %, those for *fear* on 13.9 % instead of
+    12.6 %, and annotators on 70.1 % instead of 70.2 %.
 
-    Keys: `images`, `left_out`, `ties`, `label_agrees` (share), `label_agrees_by_class`,
-    `confusion` (`rows` the labels, `columns` the pluralities, `counts`), `annotator_agrees` (share
-    of single votes that name the plurality of the other votes on the image), and the last two
-    figures again `on_majority`, the `images` with a label by FERPlus's `majority` mode.
+    Keys: `images`, `left_out`, `ties`, `label_agrees` (share), `label_agrees_by_class`, `confusion`
+    (`counts` with the labels as `rows` and the pluralities as `columns`), `annotator_agrees` (share
+    of single votes that name the plurality of the other votes on the image), and `on_majority`:
+    `images`, `label_agrees` and `annotator_agrees` for the images that have a label by FERPlus's
+    `majority` mode.
     """
     voted = faces.votes[:, : len(EMOTIONS_8)].sum(1) > 0
     votes, labels = faces.votes[voted], faces.labels[voted]
@@ -191,17 +205,17 @@ def _agreement(faces: FaceSet) -> dict[str, Any]:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Mean as a plain number; None for no values, as JSON has no NaN."""
+    """Return the mean as a Python float; None if there are no values, as JSON has no NaN."""
     return float(values.mean()) if len(values) else None
 
 
 def _annotator_agrees(votes: np.ndarray) -> float | None:
-    """Share of single votes that name the plurality of the other votes on their image."""
+    """Return the share of single votes that name the plurality of the other votes on an image."""
     agree = total = 0.0
     for column in range(votes.shape[1]):
         others = votes.copy()
         others[:, column] -= 1
-        cast = np.where(others.sum(1) > 0, votes[:, column], 0)  # a lone vote has no others
+        cast = np.where(others.sum(1) > 0, votes[:, column], 0)  # a single vote has no others
         agree += float(cast[plurality(others) == column].sum())
         total += float(cast.sum())
     return agree / total if total else None

@@ -1,4 +1,4 @@
-"""Copies of an image: byte-identical ones by hash, near ones by correlation."""
+"""Finding copies of an image: byte-identical ones by hash, near ones by correlation."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import numpy as np
 NEAR = 0.92
 """Correlation from which two images count as near copies, chosen on FER2013 (see near_copies)."""
 
-CELLS = 12  # a side, of the small pictures among which candidates are looked for
+CELLS = 12  # cells on each side of the small pictures in which candidates are searched
 
 
 def copy_groups(images: np.ndarray) -> np.ndarray:
@@ -19,7 +19,7 @@ def copy_groups(images: np.ndarray) -> np.ndarray:
         images: (N, C, H, W) uint8.
 
     Returns:
-        (N,) int64: copies share a number; groups are numbered in order of first appearance.
+        (N,) int64: the group of each image. Groups are numbered from 0 in order of appearance.
     """
     seen: dict[bytes, int] = {}
     digests = (hashlib.blake2b(np.ascontiguousarray(i), digest_size=16).digest() for i in images)
@@ -30,9 +30,9 @@ class NearCopies(NamedTuple):
     """Pairs of images that are nearly the same picture; row k of every array is the same pair.
 
     Attributes:
-        pairs: (P, 2) int64 row numbers, the lower one first, sorted.
-        mirrored: (P,) bool, whether the second must be mirrored to look like the first.
-        correlation: (P,) float32 in 0..1, of all pixels.
+        pairs: (P, 2) int64 row numbers, the lower one first; the pairs are sorted.
+        mirrored: (P,) bool, whether the second image must be mirrored to look like the first.
+        correlation: (P,) float32 in 0..1, correlation of all pixels.
     """
 
     pairs: np.ndarray
@@ -41,24 +41,27 @@ class NearCopies(NamedTuple):
 
 
 def near_copies(images: np.ndarray, threshold: float = NEAR) -> NearCopies:
-    """Find pairs of different images whose pixels correlate, one of them mirrored or not.
+    """Find pairs of different images whose pixels correlate, as they are or with one mirrored.
 
-    Pearson's correlation over all pixels ignores brightness and contrast, and barely sees a
-    watermark, a re-encoding or a crop moved by a pixel; a crop moved further escapes it. Each
-    group of byte-identical images takes part once, by its first row. An image of one single value
-    is near nothing.
+    Pearson's correlation over all pixels ignores brightness and contrast, and changes little with a
+    watermark, a re-encoding or a crop moved by one pixel; a crop moved further is not found. Of
+    each group of byte-identical images only the first is compared. An image with the same value in
+    all pixels is no near copy of any other.
 
-    Candidates come from 12x12 means, whose correlation is as a rule the higher one, and are
-    confirmed at full size: several times faster than every pair at full size.
+    Candidates are the pairs whose 12x12 means reach the threshold; as a rule, means correlate more
+    than all pixels do. The candidates are then confirmed at full size. This is several times faster
+    than comparing all pairs at full size.
 
-    The threshold: among FER2013's pairs the count an interval of .01 falls steadily up to .92, the
-    tail of *different* people in like pose and light, then rises again, the copies. Looked at by
-    eye, nearly all mirrored pairs above .92 are one photograph, and most of those just below are
-    two people. Chance likeness knows no side, so that few mirrored pairs are wrong also says that
-    few of the others are. Many true copies lie below .92, so the number of pairs is a lower bound.
+    How the threshold was chosen: among FER2013's pairs, the number in each interval of 0.01 falls
+    steadily up to 0.92 (*different* people in similar pose and light), then rises again (copies).
+    Checked by eye, nearly all mirrored pairs above 0.92 are one photograph, and most of those just
+    below are two people. Chance likeness does not depend on mirroring; so few mirrored pairs being
+    wrong means that few of the others are. Many true copies lie below 0.92, so the number of pairs
+    is a lower bound.
 
     Args:
         images: (N, C, H, W) uint8.
+        threshold: correlation from which two images count as near copies.
     """
     _, first = np.unique(copy_groups(images), return_index=True)
     distinct = images[first]
@@ -71,14 +74,14 @@ def near_copies(images: np.ndarray, threshold: float = NEAR) -> NearCopies:
             keep = correlation >= threshold
             found.append((pairs[keep], np.full(keep.sum(), mirrored), correlation[keep]))
     pairs, flags, correlation = (np.concatenate(column) for column in zip(*found, strict=True))
-    # A symmetric face may pass both ways: its stronger side, sorted first, is kept.
+    # A symmetric face may be found both ways: the stronger correlation, sorted first, is kept.
     order = np.lexsort((-correlation, pairs[:, 1], pairs[:, 0]))
     pairs, keep = np.unique(pairs[order], axis=0, return_index=True)
     return NearCopies(first[pairs], flags[order][keep], correlation[order][keep])
 
 
 def _means(images: np.ndarray) -> np.ndarray:
-    """Means of about `CELLS` x `CELLS` squares, over the channels too: (N, h, w) float32."""
+    """Return means of about `CELLS` x `CELLS` squares, over the channels too: (N, h, w) float32."""
     n, c, height, width = images.shape
     side = max(1, min(height, width) // CELLS)
     h, w = height // side, width // side
@@ -88,7 +91,7 @@ def _means(images: np.ndarray) -> np.ndarray:
 
 
 def _unit(images: np.ndarray) -> np.ndarray:
-    """Each image as a row of mean 0 and norm 1, so that a dot product is a correlation."""
+    """Return each image as a row of mean 0 and norm 1: a dot product is then a correlation."""
     rows = images.reshape(len(images), -1).astype(np.float32)
     rows -= rows.mean(1, keepdims=True)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -96,7 +99,7 @@ def _unit(images: np.ndarray) -> np.ndarray:
 
 
 def _candidates(a: np.ndarray, b: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
-    """Pairs (P, 2) of row i < j with a[i] @ b[j] >= threshold, block by block."""
+    """Yield, block by block, the pairs (P, 2) of rows i < j with a[i] @ b[j] >= threshold."""
     block = 1024
     for start in range(0, len(a), block):
         product = a[start : start + block] @ b[start:].T
@@ -106,7 +109,7 @@ def _candidates(a: np.ndarray, b: np.ndarray, threshold: float) -> Iterator[np.n
 
 
 def _correlation(images: np.ndarray, pairs: np.ndarray, mirrored: bool) -> np.ndarray:
-    """Correlation at full size of each pair, (P,) float32."""
+    """Return the correlation of each pair at full size, (P,) float32."""
     result = np.empty(len(pairs), np.float32)
     for start in range(0, len(pairs), 256):
         left, right = pairs[start : start + 256].T

@@ -1,4 +1,4 @@
-"""The known numbers of images of the public datasets, and in what a copy differs from them."""
+"""The known numbers of images of the public datasets, and how the loaded faces differ from them."""
 
 import numpy as np
 
@@ -9,19 +9,22 @@ FER2013 = {
     "valid": (467, 56, 496, 895, 653, 415, 607),
     "test": (491, 55, 528, 879, 594, 416, 626),
 }
-"""Images by split and class, in the order of `labels.EMOTIONS`."""
+"""Number of images by split and class, in the order of `labels.EMOTIONS`."""
 
 TOTALS = {
     "ferplus": {"train": 25_060, "valid": 3_199, "test": 3_153},
     "rafdb": {"train": 12_271, "valid": 0, "test": 3_068},
 }
-"""Images by split: FERPlus in its `majority` mode, RAF-DB's basic set."""
+"""Number of images by split: FERPlus in its `majority` mode, RAF-DB's basic set."""
 
 
 def differences(faces: FaceSet) -> list[str]:
-    """One sentence where the faces are not as many as their dataset is known to have, else none.
+    """Compare the numbers of images with those that the dataset is known to have.
 
-    Where a split was drawn, it is compared together with those that it was drawn from.
+    Splits that were drawn from the same images are compared as one.
+
+    Returns:
+        A list of one sentence if the numbers differ, else an empty list.
     """
     together = list(faces.manifest["split"].get("fractions", ()))
     parts = [(split,) for split in SPLITS if split not in together]
@@ -39,9 +42,10 @@ def differences(faces: FaceSet) -> list[str]:
 
 
 def mark(faces: FaceSet) -> str:
-    """Caveat for every table and figure of what goes by a public dataset's name but is not it.
+    """Return the caveat for tables and figures of faces that differ from the dataset of their name.
 
-    So are other counts and, of FER2013 and FERPlus, a split that was drawn; "" for none.
+    There is one if the counts differ from the known ones or, for FER2013 and FERPlus, if the split
+    was drawn; else the result is "".
     """
     if differences(faces):
         return f"other counts than the known {faces.name}"
@@ -61,6 +65,6 @@ def _compare(
         if not np.array_equal(number, expected):
             text = f"{' and '.join(part)} {number.sum():,} images instead of {expected.sum():,}"
             if number.sum() == expected.sum():
-                text = f"{' and '.join(part)} other numbers a class"
+                text = f"{' and '.join(part)} with other numbers of images per class"
             found.append(text)
     return [f"these are not the known counts of {faces.name}: {'; '.join(found)}"] if found else []

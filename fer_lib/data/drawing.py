@@ -2,8 +2,8 @@
 
 The expressions follow the action units of Ekman and Friesen's Facial Action Coding System: happy
 6+12, sad 1+4+15, surprise 1+2+5+26, fear 1+2+4+5+20+26, angry 4+5+7+23, disgust 9+10+15 with an
-asymmetry. Only additions, products, divisions and square roots touch the pixels, which IEEE 754
-rounds alike everywhere: a seed gives the same bytes on every machine.
+asymmetry. The pixels come from additions, products, divisions and square roots only, which IEEE 754
+rounds alike everywhere: so a seed gives the same bytes on every machine.
 """
 
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ AXES = (
     *("lid", "squint", "cheek", "wrinkle"),  # upper lid up, lower lid up, cheek, nose wrinkle
     *("width", "corner", "open", "lip", "teeth", "press", "skew"),  # mouth; skew: one side higher
 )
-"""Degrees of freedom of an expression; 0 is relaxed, 1 about as far as it goes."""
+"""Degrees of freedom of an expression: 0 is relaxed, 1 is about as far as it goes."""
 
 PROTOTYPES = {
     "angry": dict(inner=-1, outer=0.35, pinch=1, lid=0.3, squint=0.6, corner=-0.3, press=0.9),
@@ -32,7 +32,7 @@ PROTOTYPES = {
     "surprise": dict(inner=0.9, outer=1, lid=1, width=-0.45, open=1),
     "neutral": {},
 }
-"""What each expression does, in `AXES`."""
+"""Values of each expression on `AXES`; 0 for those that are left out."""
 
 VARIANTS = {
     "angry": dict(open=0.4, teeth=1, press=-0.9, wrinkle=0.3, width=0.2),  # shouting
@@ -43,23 +43,23 @@ VARIANTS = {
     "surprise": dict(open=-0.45, width=0.2, teeth=0.3),
     "neutral": dict(corner=-0.15, lid=-0.15),
 }
-"""Another way to show it: each face goes a part of the way there."""
+"""Change of `PROTOTYPES` to show it in another way; each face takes a random part of it."""
 
 TRAITS = (
     *("shift_x", "shift_y", "scale", "turn", "yaw"),  # pose
     *("head_width", "jaw", "eye_size", "eye_gap", "brow_width", "brow_height", "mouth_size"),
     *("lips", "nose", "gaze", "light_x", "light_y", "contrast", "hairline", "parting"),
 )
-"""What differs from face to face: standard normal, cut at 2.2."""
+"""Traits that differ from face to face: standard normal, clipped to -2.2..2.2."""
 
 CHANCES = (
     *("variant", "tone", "dye", "backdrop", "cloth", "long_hair", "beard", "glasses", "age"),
     *("blur", "grain"),
 )
-"""What differs from face to face: uniform in 0..1."""
+"""Traits that differ from face to face: uniform in 0..1."""
 
-SUPERSAMPLING = 2  # each way
-CHUNK = 3  # faces at a time: arrays so small that malloc reuses them (from 128 KiB on: pages anew)
+SUPERSAMPLING = 2  # in each direction
+CHUNK = 3  # faces at a time: malloc reuses such small arrays; from 128 KiB on, it gets new pages
 
 
 def draw(
@@ -76,10 +76,10 @@ def draw(
 
     Args:
         emotion: (N,) int, index into `labels.EMOTIONS`.
-        seed: the persons, poses, light and noise.
-        neighbour: (N,) int, the expression that `mix` leans to.
+        seed: seed of the persons, poses, light and noise.
+        neighbour: (N,) int, the expression to mix in, or None for no mixing.
         mix: (N,) or one number in 0..1, the share of the neighbour's expression.
-        intensity: (N,) or one number, 0 relaxed, 1 full.
+        intensity: (N,) or one number; 0 is relaxed, 1 is the full expression.
         rough: how far pose, light, blur and noise go; 0 gives clean, upright faces.
         size: height and width in pixels.
 
@@ -108,12 +108,12 @@ def draw(
 
 
 def _table(expressions: dict[str, dict[str, float]]) -> np.ndarray:
-    """(7, len(AXES)) float64."""
+    """Return the expressions as an array (7, len(AXES)) float64."""
     return np.array([[expressions[name].get(axis, 0) for axis in AXES] for name in EMOTIONS])
 
 
 def _render(numbers: np.ndarray, size: int, rough: float) -> np.ndarray:
-    """Return faces without noise, (n, size, size) float32, for (n, AXES + TRAITS + CHANCES)."""
+    """Draw faces without noise from (n, AXES + TRAITS + CHANCES): (n, size, size) float32."""
     columns = numbers.T[:, :, None, None]
     f = SimpleNamespace(**dict(zip((*AXES, *TRAITS, *CHANCES), columns, strict=True)))
     _place(f, SUPERSAMPLING * size, rough)
@@ -130,10 +130,10 @@ def _render(numbers: np.ndarray, size: int, rough: float) -> np.ndarray:
 
 
 def _place(f: SimpleNamespace, pixels: int, rough: float) -> None:
-    """Add coordinates: of the picture u, v in -1..1; of the head x, y; of the features across.
+    """Add the coordinates of the pixels to `f`: u, v (picture, -1..1), x, y (head) and `across`.
 
-    `across` is the distance from the midline of the face, which a turn of the head (yaw) moves;
-    `away` is its size and `side` its sign; `soft` is the width of an edge.
+    `across` is the signed distance from the midline of the face, which a turn of the head (yaw)
+    moves; `away` is its absolute value and `side` its sign; `soft` is the width of an edge.
     """
     axis = ((np.arange(pixels) + 0.5) * 2 / pixels - 1).astype(np.float32)
     f.u, f.v, f.soft = axis[None, None, :], axis[None, :, None], np.float32(2.4 / pixels)
@@ -155,7 +155,7 @@ def _blur(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def draw_objects(n: int, seed: int, size: int = 48) -> np.ndarray:
-    """Draw pictures that show no face, a few plain shapes: (n, 1, size, size) uint8."""
+    """Draw pictures of a few plain shapes without a face: (n, 1, size, size) uint8."""
     rng = np.random.default_rng([seed, 3])
     axis = (np.arange(size) + 0.5) * 2 / size - 1
     image = np.broadcast_to(rng.random((n, 1, 1)), (n, size, size)).copy()

@@ -1,8 +1,9 @@
-"""The parts of a drawn face, each laid over the pictures of a chunk of faces.
+"""The parts of a drawn face, each painted over the pictures of several faces at once.
 
-Every part changes `image` in place, (n, H, W) float32 from black 0 to white 1. `f` names the
-coordinates of the pixels, (n, H, W), in which a head is about 0.72 wide and 1 high either side of
-0 and y points down, and the numbers of each face, (n, 1, 1); `drawing` makes both.
+Every part changes `image` in place: (n, H, W) float32 from 0 (black) to 1 (white). `f`, which
+`drawing` makes, has the numbers of each face, (n, 1, 1), and the coordinates of the pixels, which
+broadcast to (n, H, W): a head reaches from about -0.72 to 0.72 in x and -1 to 1 in y, which points
+down.
 """
 
 from types import SimpleNamespace
@@ -13,23 +14,23 @@ Cover = np.ndarray | float
 
 
 def paint(image: np.ndarray, tone: Cover, cover: Cover) -> None:
-    """Lay `tone` over the image where `cover` (0..1) says so."""
+    """Blend `tone` into the image in place, with the opacity `cover` (0..1) of each pixel."""
     image += cover * (tone - image)
 
 
 def between(y: np.ndarray, low: Cover, high: Cover, soft: Cover) -> np.ndarray:
-    """Cover of the band low < y < high, its edges `soft` wide."""
+    """Return the cover (0..1) of the band low < y < high, whose edges are `soft` wide."""
     return ((y - low) / soft + 0.5).clip(0, 1) * ((high - y) / soft + 0.5).clip(0, 1)
 
 
 def blob(x: Cover, y: Cover, width: Cover, height: Cover) -> np.ndarray:
-    """A soft spot at the origin: 1 in the middle, a quarter at `width` or `height`."""
+    """Return a soft spot at the origin: 1 in the middle, 0.25 at `width` or `height` from it."""
     q = 1 + (x / width) ** 2 + (y / height) ** 2
     return 1 / (q * q)
 
 
 def head(image: np.ndarray, f: SimpleNamespace) -> None:
-    """Hair, neck, clothes, the head with its light and dark places, and a beard for some."""
+    """Paint hair, neck, clothes, ears, the head with its light and shade, and a beard for some."""
     long = ((f.long_hair - 0.5) * 4).clip(0, 1)
     width = 0.72 + 0.035 * f.head_width
     back = 0.98 - (f.x / (width + 0.06 + 0.12 * long)) ** 2 - ((f.y + 0.03) / 1.06) ** 2
@@ -54,7 +55,7 @@ def head(image: np.ndarray, f: SimpleNamespace) -> None:
 
 
 def nose(image: np.ndarray, f: SimpleNamespace) -> None:
-    """Ridge, tip, nostrils, the wrinkles of disgust and the fold from the nose to the mouth."""
+    """Paint ridge, tip, nostrils, the wrinkles of disgust and the folds from nose to mouth."""
     tip = 0.2 + 0.02 * f.nose - 0.05 * f.wrinkle
     half = 0.13 + 0.012 * f.nose + 0.02 * f.wrinkle
     dark, lit = f.skin * 0.45, 0.1 * np.sign(f.light_x)
@@ -75,14 +76,14 @@ def nose(image: np.ndarray, f: SimpleNamespace) -> None:
 
 
 def mouth(image: np.ndarray, f: SimpleNamespace) -> None:
-    """Lips along a line through the corners, the opening between them, teeth, the shades around."""
+    """Paint the lips along a line through the corners, the mouth's opening, teeth and shadows."""
     half = (0.3 + 0.018 * f.mouth_size) * (1 + 0.32 * f.width)
     s = f.across / half  # -1 and 1 at the corners
     u = (1 - s * s).clip(0)
     root = np.sqrt(u)
     opened, raised = f.open.clip(0), f.lip.clip(0)
     line = 0.5 - 0.04 * raised - 0.14 * f.corner * (s * s - 0.4).clip(-1, 1.2) - 0.06 * f.skew * s
-    arc = u + (root - u) * (1 - f.corner).clip(0, 1)  # a smile is pointed, the rest is round
+    arc = u + (root - u) * (1 - f.corner).clip(0, 1)  # a smile is pointed, other mouths are round
     top = line - arc * (0.15 * opened + 0.1 * raised * (0.6 + 0.4 * s * np.sign(f.skew)))
     low = line + arc * 0.3 * opened
     within = (u * half * 0.9 / f.soft).clip(0, 1)
@@ -99,7 +100,7 @@ def mouth(image: np.ndarray, f: SimpleNamespace) -> None:
 
 
 def eyes(image: np.ndarray, f: SimpleNamespace) -> None:
-    """Eyeball, iris and glint between the lids; lashes, the creases above and below."""
+    """Paint eyeball, iris and glint between the lids, lashes, and the creases above and below."""
     half = 0.18 + 0.01 * f.eye_size
     out = f.away - 0.345 - 0.012 * f.eye_gap
     s = out / half  # -1 at the inner, 1 at the outer corner
@@ -124,7 +125,7 @@ def eyes(image: np.ndarray, f: SimpleNamespace) -> None:
 
 
 def brows(image: np.ndarray, f: SimpleNamespace) -> None:
-    """Brows, the upright lines between them, the furrows of a raised forehead; some glasses."""
+    """Paint brows, the lines between them, furrows of a raised forehead, and glasses for some."""
     start = 0.13 - 0.05 * f.pinch
     s = (f.away - start) / (0.6 - start)  # 0 at the inner, 1 at the outer end
     arch = (0.16 + 0.14 * (f.outer + f.inner - f.pinch).clip(0)) * s * (1 - s)

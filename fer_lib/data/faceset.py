@@ -1,4 +1,4 @@
-"""FaceSet: images, labels, votes and splits of one dataset, and its cache on disk."""
+"""The class FaceSet: images, labels, votes and splits of one dataset, and its cache on disk."""
 
 import hashlib
 import struct
@@ -15,7 +15,7 @@ from fer_lib.labels import EMOTIONS
 
 SPLITS = ("train", "valid", "test")
 
-# All that flipped bytes make zipfile and numpy raise; a broken size even asks for too much memory.
+# Everything that zipfile and numpy raise on flipped bytes; a wrong size may need too much memory.
 DAMAGE = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError),
     *(ValueError, KeyError, TypeError, AttributeError, SyntaxError, OverflowError),
@@ -32,14 +32,14 @@ class FaceSet:
         images: (N, C, H, W) uint8, C = 1 (grey) or 3 (RGB).
         labels: (N,) int64, index into `classes`.
         split: (N,) str, one of "train", "valid", "test".
-        ids: (N,) str, unique and the same at every reading.
+        ids: (N,) str, unique, and the same whenever the dataset is read.
         classes: class names in the canonical order.
         votes: (N, 10) float32 counts over `labels.VOTES`, or None.
         truth: (N,) int64 labels before label noise (drawn faces only), or None.
         manifest: where the faces came from: `layout`, `source`, `dropped` (reason -> count),
             `mark` (a caveat that belongs on every table and figure, or ""), `counts`,
             `fingerprint`, `remarks` (list of sentences), `split` (`official`, else how it was
-            drawn), and of drawn faces `planted` (the faults that were put in).
+            drawn), and for drawn faces `planted` (the faults that were put in).
     """
 
     name: str
@@ -62,16 +62,16 @@ class FaceSet:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all that a result can depend on."""
+        """SHA-256 (hex) of everything that a result can depend on; computed once, then kept."""
         if "fingerprint" not in self.manifest:
             self.manifest["fingerprint"] = fingerprint(self)
         return self.manifest["fingerprint"]
 
     def require_unchanged(self) -> None:
-        """Raise InputError where the faces are no longer those that the fingerprint is of.
+        """Raise InputError if the faces have changed since the fingerprint was computed.
 
-        What trains or scores asks this first: labels that were replaced in memory, refined ones
-        say, would else pass for those of the dataset.
+        Training and scoring call this first: otherwise labels that were replaced in memory, for
+        example by refined ones, could be mistaken for those of the dataset.
         """
         if self.fingerprint != fingerprint(self):
             raise InputError(
@@ -80,21 +80,21 @@ class FaceSet:
             )
 
     def where(self, split: str) -> np.ndarray:
-        """Row numbers of a split, in order, int64."""
+        """Return the row numbers of a split in ascending order, int64."""
         return np.flatnonzero(self.split == split)
 
     def require(self, *splits: str) -> None:
-        """Raise InputError where one of these splits has no image."""
+        """Raise InputError if one of these splits has no image."""
         names = {"train": "training", "valid": "validation", "test": "test"}
         if absent := [names[split] for split in splits if not len(self.where(split))]:
             raise InputError(
-                f"{self.name} has no {' and no '.join(absent)} images: give data that have some of "
-                "each split, or, of your own, more images of each class, unlike enough to be told "
-                "apart: near copies, such as the frames of one video, stay in one split"
+                f"{self.name} has no {' and no '.join(absent)} images: give data with images for "
+                "each split or, if the data are your own, more clearly different images of each "
+                "class: near copies, such as the frames of one video, stay in one split"
             )
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Images of each class in each split: `counts()["train"]["happy"]`."""
+        """Return the number of images by split and class, as in `counts()["train"]["happy"]`."""
         table = {}
         for split in SPLITS:
             number = np.bincount(self.labels[self.where(split)], minlength=len(self.classes))
@@ -102,7 +102,7 @@ class FaceSet:
         return table
 
     def subset(self, rows: np.ndarray) -> "FaceSet":
-        """The faces of `rows` (indices or a mask), with a fingerprint of their own."""
+        """Return the faces of `rows` (indices or a mask), which get a fingerprint of their own."""
         pick = lambda array: None if array is None else array[rows]
         manifest = {k: v for k, v in self.manifest.items() if k not in ("fingerprint", "counts")}
         return FaceSet(
@@ -115,7 +115,7 @@ class FaceSet:
         )
 
     def check(self) -> None:
-        """Raise InputError where the arrays contradict each other."""
+        """Raise InputError if the arrays do not fit together or have impossible values."""
         n = len(self.labels)
         shapes = [len(a) for a in (self.images, self.split, self.ids)]
         if shapes != [n] * 3 or self.images.ndim != 4 or self.images.dtype != np.uint8:
@@ -129,7 +129,7 @@ class FaceSet:
 
 
 def fingerprint(faces: FaceSet) -> str:
-    """SHA-256 (hex) of images, labels, splits, ids, classes and votes."""
+    """Return the SHA-256 (hex) of images, labels, splits, ids, classes and votes."""
     digest = hashlib.sha256("|".join(faces.classes).encode())
     for array in (faces.images, faces.labels, faces.votes):
         if array is not None:
@@ -141,7 +141,14 @@ def fingerprint(faces: FaceSet) -> str:
 
 
 def save(faces: FaceSet, folder: Path) -> None:
-    """Write `faces.npz` and `manifest.json` into `folder`, each all or nothing."""
+    """Write `faces.npz` and `manifest.json` into `folder`, each completely or not at all.
+
+    The counts and the fingerprint of the faces are put into their manifest.
+
+    Raises:
+        InputError: the arrays do not fit together (see `FaceSet.check`), or a file cannot be
+            written.
+    """
     faces.check()
     faces.manifest |= {"counts": faces.counts(), "fingerprint": fingerprint(faces)}
     arrays = {
@@ -155,11 +162,11 @@ def save(faces: FaceSet, folder: Path) -> None:
 
 
 def load(folder: Path) -> FaceSet:
-    """Read what `save` wrote.
+    """Read the faces that `save` wrote into `folder`.
 
     Raises:
-        InputError: a file is missing, cannot be read, or its content is not what the manifest
-            was written for.
+        InputError: a file is missing or cannot be read, or the fingerprint of the faces is not the
+            one in the manifest.
     """
     path = folder / "faces.npz"
     manifest = read_json(folder / "manifest.json")

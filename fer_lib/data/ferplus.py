@@ -1,4 +1,4 @@
-"""FERPlus: ten votes for each FER2013 image, its majority labels and its soft targets.
+"""Reading FERPlus: ten votes for each FER2013 image, majority labels and soft targets.
 
 Barsoum et al., Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label
 Distribution, ICMI 2016, https://arxiv.org/abs/1608.01041.
@@ -21,53 +21,56 @@ VOTE_FILE = "fer2013new.csv"
 USAGE = {"Training": "train", "PublicTest": "valid", "PrivateTest": "test"}
 FOLDERS = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
 AGREE = 0.4
-"""Share of labels that are the plurality of the votes, at least: 63 % where the votes are those of
-the same images of FER2013, and about a fifth where they are those of others."""
+"""Smallest share of labels that must equal the plurality of the votes. The share is 63 % if the
+votes belong to the same images of FER2013, and about a fifth if they belong to other images."""
 
 
 def majority(votes: np.ndarray) -> np.ndarray:
-    """Labels by FERPlus's official `majority` mode.
+    """Return the labels by FERPlus's official `majority` mode.
 
-    Counts of one are taken for outliers and dropped, in all ten columns; the largest count must
-    then exceed half of the votes that remain, and be one of the eight emotions.
+    Counts of one are treated as outliers and dropped, in all ten columns. The largest count must
+    then exceed half of the votes that remain, and belong to one of the eight emotions.
 
     Args:
         votes: (N, 10) counts over `labels.VOTES`.
 
     Returns:
-        (N,) int64 index into `labels.EMOTIONS_8`, or -1 where the image has no such label.
+        (N,) int64 index into `labels.EMOTIONS_8`, or -1 if the image has no such label.
     """
     winner = _winner(votes)
     return np.where(winner < len(EMOTIONS_8), winner, -1)
 
 
 def _winner(votes: np.ndarray) -> np.ndarray:
-    """Column of more than half of the votes above one, (N,) int64; -1 where there is none."""
+    """Return the column with over half of the votes, counts of one dropped, or -1: (N,) int64."""
     counts = np.where(votes > 1, votes, 0)
     clear = 2 * counts.max(1, initial=0) > counts.sum(1)
     return np.where(clear, counts.argmax(1), -1)
 
 
 def plurality(votes: np.ndarray) -> np.ndarray:
-    """Column with the most votes, (M,) int64; of a tie, the one that FERPlus's file has first.
+    """Return the class with the most votes; in a tie, the one that comes first in FERPlus's file.
 
     Args:
         votes: (M, 10) counts over `labels.VOTES`.
+
+    Returns:
+        (M,) int64 index into `labels.VOTES`.
     """
     columns = np.argsort(reorder(FERPLUS_COLUMNS, VOTES))
     return columns[votes[:, columns].argmax(1)]
 
 
 def soft_targets(votes: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Share of each class among the votes for these classes.
+    """Return the share of each class among the votes for these classes.
 
     Args:
         votes: (N, 10) counts over `labels.VOTES`.
         classes: K names from `labels.EMOTIONS_8`.
 
     Returns:
-        (N, K) float32 whose rows sum to 1, and (N,) bool `keep`: False where nobody voted for any
-        of the classes. Such a row is all zeros and must be left out.
+        (N, K) float32 whose rows sum to 1, and (N,) bool `keep`: False if nobody voted for any of
+        the classes. Such a row is all zeros and must be left out.
     """
     counts = votes[:, reorder(VOTES, classes)].astype(np.float32)
     total = counts.sum(1, keepdims=True)
@@ -77,7 +80,7 @@ def soft_targets(votes: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray,
 
 @dataclass(frozen=True)
 class VoteTable:
-    """Rows of `fer2013new.csv`, which are those of `fer2013.csv`, in the same order.
+    """The rows of `fer2013new.csv`, which has one for each row of `fer2013.csv`, in its order.
 
     Attributes:
         usage: (N,) str as in the file: Training, PublicTest or PrivateTest.
@@ -91,10 +94,11 @@ class VoteTable:
 
 
 def read_votes(path: Path) -> VoteTable:
-    """Read `fer2013new.csv`; its columns may stand in any order.
+    """Read `fer2013new.csv`; its columns may be in any order.
 
     Raises:
-        InputError: the file cannot be read, is empty or damaged; the sentence names the row.
+        InputError: the file cannot be read, is empty, lacks a column, or has a damaged row, which
+            the message names.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -132,13 +136,18 @@ def read_votes(path: Path) -> VoteTable:
 
 
 def attach_votes(faces: FaceSet, usage: np.ndarray | None, path: Path) -> None:
-    """Give the faces of `fer2013.csv` the votes of the same rows, or a remark on why not.
+    """Add the votes to the faces of `fer2013.csv`, row by row, or a remark on why this fails.
 
-    The rows are taken for the same where each has the same Usage in both files and, of the images
-    with votes, a share of at least `AGREE` has the plurality of its votes as label.
+    The rows count as the same if each has the same Usage in both files and if, among the images
+    with votes, a share of at least `AGREE` has the plurality of its votes as its label.
 
     Args:
-        usage: (N,) str, the Usage of each row of `fer2013.csv`, or None where it has none.
+        faces: changed in place: `votes`, or `remarks` in the manifest.
+        usage: (N,) str, the Usage of each row of `fer2013.csv`, or None if it has no such column.
+        path: `fer2013new.csv`.
+
+    Raises:
+        InputError: see `read_votes`.
     """
     table = read_votes(path)
     if usage is None:
@@ -156,20 +165,20 @@ def attach_votes(faces: FaceSet, usage: np.ndarray | None, path: Path) -> None:
 
 
 def _agreement(votes: np.ndarray, labels: np.ndarray) -> float:
-    """Share of labels that are the plurality of the votes, where there are any; else 1."""
+    """Return the share of labels that equal the plurality of the votes; 1 if there are no votes."""
     voted = votes.any(1)
     return float((plurality(votes) == labels)[voted].mean()) if voted.any() else 1.0
 
 
 def read_votes_and_pictures(name: str, votes: Path, folder: Path) -> FaceSet:
-    """Read FERPlus with its own pictures, before the majority decides on the labels (all 0 here).
+    """Read FERPlus with its own pictures; all labels are 0 until `keep_majority` sets them.
 
     Args:
         votes: `fer2013new.csv`.
-        folder: holds FER2013Train/, FER2013Valid/ and FER2013Test/.
+        folder: contains FER2013Train/, FER2013Valid/ and FER2013Test/.
 
     Raises:
-        InputError: a file is damaged, or no picture is there.
+        InputError: a file is damaged, or none of the pictures exists.
     """
     table = read_votes(votes)
     split = np.array([USAGE[usage] for usage in table.usage])
@@ -178,14 +187,17 @@ def read_votes_and_pictures(name: str, votes: Path, folder: Path) -> FaceSet:
     pairs = zip(split.tolist(), table.names.tolist(), strict=True)
     there = np.array([image in listed[part] for part, image in pairs])
     if not there.any():
-        raise InputError(f"none of the pictures that {votes} names is in {folder}/FER2013Train")
+        raise InputError(
+            f"none of the pictures that {votes} names is in {folder}/FER2013Train, FER2013Valid or "
+            "FER2013Test"
+        )
     rows = np.flatnonzero(there)
     paths = [folder / FOLDERS[split[row]] / table.names[row] for row in rows]
     images, remarks = read_pictures(paths)
     if shared := len(rows) - len(np.unique(table.names[rows])):
         remarks.append(
-            f"{shared} names in {votes.name} stand for two images each, of which the pictures show "
-            "only one: use fer2013.csv for the right pixels"
+            f"{shared} names in {votes.name} stand for two images each, but there is only one "
+            "picture of that name: use fer2013.csv to get the pixels of both"
         )
     dropped = {
         "no image name": int((~named).sum()),
@@ -213,17 +225,19 @@ def _listing(folder: Path) -> set[str]:
 
 
 def keep_majority(faces: FaceSet) -> FaceSet:
-    """The faces with a majority label, over the eight emotions; the rest is counted by reason.
+    """Return the faces that have a majority label, over the eight emotions.
+
+    The others are counted by reason in `dropped` of the manifest.
 
     Raises:
-        InputError: the faces have no votes; the sentence says why where a remark does.
+        InputError: the faces have no votes; the message says why if a remark does.
     """
     if faces.votes is None:
         left_out = [text for text in faces.manifest["remarks"] if VOTE_FILE in text]
         if left_out:
             raise InputError(
-                f"{faces.name} needs the votes, but {left_out[0]}; give fer2013.csv as Kaggle's "
-                "competition has it, row by row"
+                f"{faces.name} needs the votes, but {left_out[0]}; give fer2013.csv with all its "
+                "rows and in the order of the file from Kaggle's competition"
             )
         raise InputError(
             f"{faces.name} needs the votes: put {VOTE_FILE}, which has a row for each row of "

@@ -1,4 +1,4 @@
-"""Reading class folders: the two of Kaggle made from FER2013, and anybody's own."""
+"""Reading class folders: the two sets on Kaggle made from FER2013, and those of the user."""
 
 import os
 import re
@@ -21,25 +21,25 @@ PARTS = {
     **dict.fromkeys(("valid", "val", "validation"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""Folder names of the splits, in lower case."""
+"""Split that each folder name (in lower case) stands for."""
 
 FRACTIONS = {
     ("train", "test"): {"train": 0.9, "valid": 0.1},
     ("train", "valid"): {"train": 0.9, "test": 0.1},
     ("train",): {"train": 0.8, "valid": 0.1, "test": 0.1},
 }
-"""How the split is drawn, by the folders that are there."""
+"""Fractions by which missing splits are drawn, by the splits that have a folder."""
 
 OWN = re.compile(
     r"(faces|refined_.+|voter_.+)\.npz|(manifest|audit|refinement)\.json", re.IGNORECASE
 )
-"""What the project writes beside a source: the cache, its audit, votes and refined labels."""
+"""Files that the project writes beside a source: the cache, audit, votes and refined labels."""
 
-MERGED = (28_709, 7_178)  # images in train/ and test/ of FER2013, the latter without Usage
+MERGED = (28_709, 7_178)  # images in FER2013's train/ and test/, if validation is part of test/
 
 
 class Picture(NamedTuple):
-    """A picture file: where it is, its split, the name of its class folder, and its id."""
+    """A picture file: its path, its split (`part`), the name of its class folder, and its id."""
 
     path: str
     part: str
@@ -48,12 +48,12 @@ class Picture(NamedTuple):
 
 
 def shown(folder: str) -> bool:
-    """Whether a folder of this name is neither hidden nor made by macOS or a Linux file system."""
+    """Return whether a folder is to be read: not hidden, nor made by macOS or a Linux system."""
     return folder[0] != "." and folder not in ("__MACOSX", "lost+found")
 
 
 def closed(error: OSError) -> InputError:
-    """What to say of a folder that cannot be read."""
+    """Return the InputError for a folder that cannot be read."""
     reason = error.strerror or error
     return InputError(f"{error.filename} cannot be read ({reason}): ask its owner, or move it away")
 
@@ -65,15 +65,18 @@ def _refuse(error: OSError) -> None:
 def walk(
     folder: str | Path, onerror: Callable[[OSError], object] = _refuse
 ) -> Iterator[tuple[str, list[str]]]:
-    """Every folder from this one down, without those that are not `shown`, and its files' names.
+    """Visit a folder and all folders below it that are `shown`.
 
-    Links to folders are followed, but not to one that the way has come through.
+    Links to folders are followed, except to a folder that the current path has passed already.
 
     Args:
-        onerror: is given the error of each folder that cannot be read, which is then passed over.
+        onerror: called with the error of each folder that cannot be read; the folder is skipped.
+
+    Yields:
+        The path of each folder, and the names of its files.
 
     Raises:
-        InputError: without `onerror`, where a folder cannot be read.
+        InputError: a folder cannot be read, and no `onerror` was given.
     """
     root = Path(folder).resolve()
     ways = {os.fspath(folder): {root, *root.parents}}
@@ -86,7 +89,11 @@ def walk(
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders in a folder that are `shown`, sorted by name."""
+    """Return the folders in a folder that are `shown`, sorted by name.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if entry.is_dir()]
@@ -96,13 +103,16 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def parts_of(folder: Path) -> dict[str, Path] | None:
-    """The folders of the splits "train", "valid" and "test", as far as they hold class folders.
+    """Return the folders of the splits "train", "valid" and "test" that have subfolders.
 
-    Class folders without splits count as "train". None where there are no class folders: two names
-    of known classes are taken for some.
+    Class folders without splits count as "train". A folder has class folders if at least two known
+    classes are among the names of its subfolders.
+
+    Returns:
+        The folder of each split, or None if neither train/ nor `folder` itself has class folders.
 
     Raises:
-        InputError: two folders stand for one split.
+        InputError: there are two folders for one split.
     """
     parts: dict[str, Path] = {}
     for path in subfolders(folder):
@@ -117,7 +127,7 @@ def parts_of(folder: Path) -> dict[str, Path] | None:
 
 
 def without_train(folder: Path) -> list[str]:
-    """Names of folders of splits that hold classes, where none of them is that of "train"."""
+    """Return the names of split folders with class folders, or [] if "train" is one of them."""
     parts = {path.name: PARTS.get(path.name.lower()) for path in subfolders(folder)}
     found = [name for name, part in parts.items() if part and _has_classes(folder / name)]
     return [] if "train" in map(parts.get, found) else found
@@ -136,18 +146,18 @@ def _has_classes(folder: Path) -> bool:
 
 
 def read(name: str, root: Path) -> FaceSet:
-    """Read class folders with whatever splits they have; the rest is drawn.
+    """Read class folders with the splits that they have, and draw the missing splits.
 
-    In test/, FER2013's validation and test images are told apart by file name where the classes
-    have their short names (angry, disgust, fear …) and every name starts with PublicTest_ or
+    FER2013's validation and test images in test/ are separated by file name if all classes have
+    their short names (angry, disgust, fear …) and every file name starts with PublicTest_ or
     PrivateTest_; else test/ is one set. A split that has no folder is drawn from train/.
 
     Args:
-        root: holds train/, test/ and the like, or the class folders themselves.
+        root: contains train/, test/ and so on, or the class folders themselves.
 
     Raises:
         InputError: a class folder is unknown or has no picture, two pictures share one id, or a
-            folder or a picture cannot be read; the sentence names it.
+            folder or a picture cannot be read; the message names it.
     """
     parts = parts_of(root) or {}
     pictures, stray = _scan(root, parts)
@@ -174,7 +184,7 @@ def read(name: str, root: Path) -> FaceSet:
 
 
 def _scan(root: Path, parts: dict[str, Path]) -> tuple[list[Picture], int]:
-    """All pictures, sorted by id, and the number of other files."""
+    """Return all pictures, sorted by id, and the number of other files."""
     pictures = []
     stray = sum(len(_plain_files(folder)) for folder in {root, *parts.values()})
     for part, folder in parts.items():
@@ -210,7 +220,7 @@ def _plain_files(folder: Path) -> set[str]:
 
 
 def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], list[str]]:
-    """Pictures in a class folder and the folders below it, and the names of other files."""
+    """Return the pictures in and below a class folder, and the names of other files there."""
     found, others = [], []
     for place, files in walk(folder):
         relative = Path(place).relative_to(root).as_posix()
@@ -233,7 +243,7 @@ def _ignored(root: Path, parts: dict[str, Path]) -> list[str]:
 
 
 def _split_by_name(faces: FaceSet, pictures: list[Picture]) -> bool:
-    """Give FER2013's splits to test/ where its file names carry them; say whether they do."""
+    """Separate FER2013's splits in test/ by the file names; return whether that was possible."""
     usage = np.array([os.path.basename(picture.path).partition("_")[0] for picture in pictures])
     rows = faces.where("test")
     short = {picture.folder.lower() for picture in pictures} <= set(EMOTIONS)
@@ -246,7 +256,7 @@ def _split_by_name(faces: FaceSet, pictures: list[Picture]) -> bool:
 
 
 def _draw(faces: FaceSet, parts: tuple[str, ...]) -> None:
-    """Draw the splits that have no folder, and say so."""
+    """Draw the splits that have no folder, and say so in the manifest's remarks."""
     if parts not in FRACTIONS:
         raise InputError(f"{faces.name} has no folder train/: it has only {', '.join(parts)}")
     tested = len(faces.where("test"))

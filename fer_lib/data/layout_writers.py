@@ -1,4 +1,4 @@
-"""Writing a FaceSet in the layouts that users have on disk, so that the readers can be tested."""
+"""Writing a FaceSet in the layouts that users have on disk, for tests of the readers."""
 
 import csv
 import io
@@ -17,23 +17,24 @@ from fer_lib.files import InputError, replacing
 from fer_lib.labels import FERPLUS_COLUMNS, RAFDB_CODES, VOTES, canonical, reorder
 
 USAGE_OF = {split: usage for usage, split in ferplus.USAGE.items()}
-"""The word of fer2013.csv for a split."""
+"""Value in the column Usage of fer2013.csv for each split."""
 
 
 def write_layout(faces: FaceSet, layout: str, folder: Path) -> None:
-    """Write grey faces with the classes `labels.EMOTIONS` as `layout` into `folder`.
+    """Write grey faces with the classes `labels.EMOTIONS` in a layout into a folder.
 
     Args:
-        faces: (N, 1, H, W) images; `votes` are written where the layout has a place for them.
-        layout: "csv" (`fer2013.csv`), "zip", "tar.gz" (as Kaggle packs it), "icml"
-            (`icml_face_data.csv`), "folders" and "emotion-detection" (the two Kaggle folder sets:
-            train/ and test/, the latter with valid and test), "ferplus" (`fer2013new.csv` with
-            Images/; a row with ten votes for "not a face" has no image there), "rafdb" (valid goes
-            to train_) or "classes" (class folders without splits).
-        folder: made where it does not exist.
+        faces: (N, 1, H, W) images; `votes` are written by the layouts "csv" and "ferplus".
+        layout: "csv" (`fer2013.csv`, with `fer2013new.csv` if there are votes), "zip", "tar.gz" (as
+            Kaggle packs it), "icml" (`icml_face_data.csv`), "folders" and "emotion-detection" (the
+            two folder sets on Kaggle: train/, and test/ with validation and test images), "ferplus"
+            (`fer2013new.csv` with Images/, which lacks the images that have all votes for "not a
+            face"), "rafdb" (validation images are written as train_) or "classes" (class folders
+            without splits).
+        folder: created if it does not exist.
 
     Raises:
-        InputError: unknown layout, or a file cannot be written.
+        InputError: the layout is unknown or needs votes, or a file cannot be written.
     """
     if layout not in WRITERS:
         raise InputError(f"layout {layout!r} cannot be written: use one of {', '.join(WRITERS)}")
@@ -41,7 +42,7 @@ def write_layout(faces: FaceSet, layout: str, folder: Path) -> None:
 
 
 def _table(faces: FaceSet, header: str, order: tuple[int, ...]) -> str:
-    """The CSV text; `order` permutes (emotion, pixels, usage) to the header's columns."""
+    """Return the CSV text; `order` permutes (emotion, pixels, usage) to the header's columns."""
     lines = [header]
     for label, image, split in zip(faces.labels, faces.images, faces.split, strict=True):
         fields = (str(label), " ".join(map(str, image.ravel().tolist())), USAGE_OF[split])
@@ -115,7 +116,7 @@ def _classes(faces: FaceSet, folder: Path) -> None:
 
 
 def _ferplus_names(votes: np.ndarray) -> Iterator[str]:
-    """The file name of each row: numbered without those that nobody takes for a face."""
+    """Yield the file name of each row: numbered, or "" if all votes are for "not a face"."""
     number = 0
     for row in votes:
         nobody = row[VOTES.index("not a face")] == row.sum()

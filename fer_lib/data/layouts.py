@@ -1,4 +1,4 @@
-"""Recognising in which layout a dataset lies on disk."""
+"""Recognising the layout of a dataset on disk."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from fer_lib.data.rafdb import LABELS, PICTURES, basic_folder
 from fer_lib.files import InputError, exists
 from fer_lib.labels import EMOTIONS
 
-DEPTH = 2  # folders below the one that is given, as in archive/fer2013/train
+DEPTH = 2  # levels searched below the given folder, such as archive/fer2013/ with train/ in it
 LONG_NAMES = {"disgust": "disgusted", "fear": "fearful", "surprise": "surprised"}
 KAGGLE = {
     "with short names, as in Kaggle's msambare/fer2013": set(EMOTIONS),
@@ -30,15 +30,15 @@ LOOKED_FOR = (
 
 @dataclass(frozen=True)
 class Layout:
-    """What was recognised.
+    """The layout that was recognised, and where its files are.
 
     Attributes:
-        kind: "table" (fer2013.csv and the like), "ferplus" (votes with pictures), "rafdb" or
+        kind: "table" (such as fer2013.csv), "ferplus" (votes with pictures), "rafdb" or
             "class folders".
-        description: for people, as in "fer2013.csv with the votes of fer2013new.csv".
-        path: the table or its archive, the folder of FER2013Train/ and the others, RAF-DB's basic
-            folder, or the folder of the class folders or of train/ and test/.
-        votes: `fer2013new.csv`, or None.
+        description: text for messages, as in "fer2013.csv with the votes of fer2013new.csv".
+        path: the table or its archive, RAF-DB's basic folder, or the folder that contains
+            FER2013Train/ and so on, the class folders, or train/ and test/.
+        votes: path of `fer2013new.csv`, or None.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Layout:
     votes: Path | None = None
 
     def digest(self) -> str:
-        """SHA-256 over path, size and time of change of every file that is read."""
+        """Return a SHA-256 (hex) of name, size and modification time of all files in the layout."""
         result = hashlib.sha256(self.kind.encode())
         for path in filter(None, (self.path, self.votes)):
             for name, status in sorted(_files(path)):
@@ -57,7 +57,7 @@ class Layout:
 
 
 def _files(path: Path) -> list[tuple[str, os.stat_result]]:
-    """Relative names of the files below a folder (or of the file) with their status."""
+    """Return the files below a folder by relative name (or the one file), and their status."""
     if path.is_file():
         return [(path.name, path.stat())]
     files = [
@@ -72,18 +72,18 @@ def _files(path: Path) -> list[tuple[str, os.stat_result]]:
 def _status(file: str) -> os.stat_result:
     try:
         return os.stat(file)
-    except OSError as error:  # such as a link to what is no longer there
+    except OSError as error:  # such as a link to a file that no longer exists
         raise InputError(
-            f"{file} cannot be read ({error.strerror}): bring its content back or delete it"
+            f"{file} cannot be read ({error.strerror}): restore it or delete it"
         ) from None
 
 
 def recognise(source: Path) -> Layout:
-    """Recognise the layout of a file, or of a folder or one at most two levels below it.
+    """Recognise the layout of a file, or of a folder or a folder at most two levels below it.
 
     Raises:
-        InputError: nothing is known there (the sentence says what was looked for), or two places
-            at the same depth are.
+        InputError: no known layout was found (the message says what was looked for), or there are
+            two at the same depth.
     """
     if not exists(source):
         raise InputError(f"{source} does not exist: check --data-dir")
@@ -99,7 +99,7 @@ def recognise(source: Path) -> Layout:
             except InputError as error:
                 if not depth:
                     raise
-                problems.append(error)  # of something beside the data, it may be
+                problems.append(error)  # may concern something beside the data
         if len(found) > 1:
             places = " and ".join(str(layout.path) for layout in found[:2])
             raise InputError(f"{source} holds more than one dataset: give {places} on its own")
@@ -119,7 +119,7 @@ def recognise(source: Path) -> Layout:
 
 
 def _table(path: Path) -> Layout:
-    """The layout of one file that was given by name."""
+    """Return the layout of a single file: a table, or an archive that contains one."""
     if path.name.lower().endswith(".csv"):
         return _with_votes(path, path.name)
     name = path.name.lower().endswith(archives.SUFFIXES) and archives.table_in(path)
@@ -139,10 +139,10 @@ def _with_votes(path: Path, description: str) -> Layout:
 
 
 def _at(folder: Path, problems: list[InputError]) -> Layout | None:
-    """The layout of exactly this folder; archives, which have to be opened, come last.
+    """Return the layout of this folder itself; archives, which have to be opened, are tried last.
 
     Args:
-        problems: is given those of archives that cannot be read.
+        problems: list to which the errors of unreadable archives are added.
     """
     parts = parts_of(folder)
     if basic := basic_folder(folder):

@@ -18,13 +18,13 @@ KINDS = {
     "ferplus": ("table", "ferplus"),
     "rafdb": ("rafdb",),
 }
-"""Layouts in which each public dataset can lie."""
+"""Kinds of layout (`Layout.kind`) that each public dataset can have."""
 
 SAMPLE = re.compile(r"sample(?:-(\d+)(?:-(\d+))?)?")
-"""Names of drawn faces: "sample" is "sample-10-3000", 3,000 faces with 10 % wrong labels."""
+"""Names of drawn datasets: "sample" is "sample-10-3000", 3,000 faces with 10 % wrong labels."""
 
 READERS = "4"
-"""Version of the readers: what another one has cached is read again."""
+"""Version of the readers: a cache that another version wrote is read again from its source."""
 
 
 def load_faces(
@@ -33,20 +33,23 @@ def load_faces(
     *,
     say: Callable[[str], object] = print,
 ) -> FaceSet:
-    """Load a dataset from wherever it lies; read once, then cached in `data/<dataset>/`.
+    """Load a dataset, from its source or from the cache of an earlier call.
+
+    The cache is in `data/<dataset>/` and is used until its source, or the reading code, changes.
 
     Args:
         dataset: "sample" (drawn faces; "sample-20-8000": 8,000, with 20 % wrong labels), "fer2013"
-            (7 classes, original labels, with the votes of FERPlus where fer2013new.csv lies beside
+            (7 classes, original labels, with the votes of FERPlus if fer2013new.csv is beside
             fer2013.csv), "ferplus" (8 classes, majority labels), "rafdb", or any other name for
             class folders of your own in `data_dir`.
         data_dir: file or folder in any known layout (see `layouts.recognise`). None: the cache
-            (unless files were put into `data/<dataset>/` and the cache is from a download), else
-            the `data_dir` that a deleted cache was read from, else see `acquire.find_source`.
-        say: is told in one line what was found and read.
+            (unless files were put into `data/<dataset>/` and the cache is from a download); without
+            a cache, the `data_dir` that a deleted cache was read from, or else the places of
+            `acquire.find_source`.
+        say: called with one line on what was found and read, and one line for each remark.
 
     Raises:
-        InputError: the data cannot be found or used; one sentence with the remedy.
+        InputError: the data cannot be found or used; the message is one sentence with the remedy.
     """
     if not re.fullmatch(r"\w[\w.-]*", dataset):
         raise InputError(f"dataset {dataset!r} must be a plain name, as it names a folder in data/")
@@ -75,14 +78,17 @@ def load_faces(
 
 
 def _manifest(folder: Path) -> dict | None:
-    """The manifest of a complete cache, which has a fingerprint."""
+    """Return the manifest of a cache, or None if the cache is missing or incomplete.
+
+    The manifest of a complete cache has a fingerprint.
+    """
     there = (folder / "faces.npz").exists() and (folder / "manifest.json").exists()
     manifest = read_json(folder / "manifest.json") if there else {}
     return manifest if "fingerprint" in manifest else None
 
 
 def _given_before(folder: Path) -> str | None:
-    """The `data_dir` of the last reading, where it still exists: a deleted cache is read again."""
+    """Return the `data_dir` of the last reading if it still exists, to renew a deleted cache."""
     path = folder / "manifest.json"
     given = read_json(path).get("data_dir") if path.exists() else None
     return given if given and os.path.exists(given) else None
@@ -91,7 +97,7 @@ def _given_before(folder: Path) -> str | None:
 def _source(
     dataset: str, given: str | Path | None, manifest: dict | None, *, ask_cache: bool
 ) -> tuple[Path | None, Layout | None]:
-    """What to read or to compare the cache with; None where only the cache is left."""
+    """Return the source to read or to compare with the cache; (None, None) if only that is left."""
     if not (manifest and ask_cache):
         source = find_source(dataset, given)
         return source, recognise(source)
@@ -107,8 +113,8 @@ def _source(
 
 
 def _save(faces: FaceSet, folder: Path) -> None:
-    # Without a fingerprint a cache does not count: should the process die between the two files,
-    # the next one reads the source again, from where this one did.
+    # A cache without a fingerprint does not count: if the process dies between the two files, the
+    # next one reads the same source again.
     if (folder / "manifest.json").exists():
         kept = {key: faces.manifest.get(key) for key in ("source", "data_dir")}
         write_json(folder / "manifest.json", kept)
@@ -133,7 +139,7 @@ def _read(dataset: str, layout: Layout) -> FaceSet:
 
 
 def _sample(folder: Path, data_dir: str | Path | None, say: Callable[[str], object]) -> FaceSet:
-    """The drawn faces; drawn again where the code that draws them has changed."""
+    """Return the drawn faces; they are drawn again if a file of `fer_lib.data` has changed."""
     if data_dir:
         raise InputError(
             f"dataset {folder.name} is drawn: leave --data-dir out, or name another dataset"
@@ -157,7 +163,7 @@ def _sample(folder: Path, data_dir: str | Path | None, say: Callable[[str], obje
 
 
 def _tell(faces: FaceSet, how: str, say: Callable[[str], object]) -> None:
-    """One line on what was found and read, and one for each remark."""
+    """Say in one line what was found and read, and then each remark."""
     _, channels, height, width = faces.images.shape
     splits = ", ".join(f"{len(faces.where(split)):,} {split}" for split in SPLITS)
     colour = "RGB" if channels == 3 else "grey"

@@ -13,34 +13,35 @@ from fer_lib.files import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 SIDE = 48
-LARGEST = 256  # pixels of a side, more than any of the models here takes in by its recipe
+LARGEST = 256  # pixels on each side, more than the input of any model here by its recipe
 HEIC = {b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1"}
-"""Of a phone's photos, in bytes 8 to 12 after "ftyp"; Pillow reads none of them by itself."""
+"""Bytes 8 to 11 of a phone's HEIC photos, after "ftyp"; Pillow alone cannot read these files."""
 
-SMALL = 32 * 1024  # bytes up to which a thread loses more to the interpreter lock than it wins
+SMALL = 32 * 1024  # bytes; below, threads lose more to the interpreter lock than they gain
 Paths = Sequence[str | Path]
-THREADS = 16  # more than cores, to hide the latency of network drives
+THREADS = 16  # also on fewer cores, to hide the latency of network drives
 
 
 def read_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
-    """Read one picture as `upright` leaves it, at its own size.
+    """Read one picture at its own size, turned upright, as L (grey) or RGB (see `upright`).
 
     Args:
-        path: of the file, or its name where `data` is its content already.
+        path: path of the file; only a name for messages if `data` is given.
+        data: content of the file, or None to read it.
 
     Raises:
-        InputError: it is missing or damaged; the sentence names it.
+        InputError: the picture is missing or damaged; the message names it.
     """
     return _decode(path, _bytes(path) if data is None else data)
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """A picture as L (grey) or RGB, turned as EXIF asks.
+    """Return a picture as L (grey) or RGB, rotated as its EXIF data say.
 
     Transparency becomes black, 16 bits become 8, and three equal channels count as grey.
 
     Raises:
-        ValueError: its numbers do not say what is white.
+        ValueError: the pixels are fractions or not in 0..65535, so it is unknown which are white.
     """
     picture.load()
     if "exif" in picture.info or picture.format == "TIFF":
@@ -50,21 +51,27 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def fit(picture: Image.Image, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
-    """The middle of a picture, resized to `size` (width, height), which leaves one of it alone."""
+    """Return the middle of a picture, resized to `size` (width, height) if it has another size."""
     return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
 
 
 def read_pictures(paths: Paths) -> tuple[np.ndarray, list[str]]:
-    """Read pictures as uint8 (N, C, H, W), and say what had to be done to them.
+    """Read pictures into one array of one size.
 
-    C is 1 where every picture is grey (three equal channels count as grey), else 3. Square pictures
-    of one size up to 256x256 keep it; of larger or other ones of one size the middle square is
-    kept, resized to at most 256x256; of several sizes, that of all is resized to 48x48. So no face
-    is squeezed, as none is in prediction. A rotation that EXIF asks for is done, transparency
-    becomes black, and 16 bits become 8.
+    If all pictures have the same size, and are square with sides of up to 256 pixels, they keep it.
+    If they have the same size, but larger or not square, the middle square of each is resized to at
+    most 256x256. If sizes differ, the middle square of each is resized to 48x48. So no face is
+    squeezed, and none is in prediction. See `upright` for rotation, transparency and depth.
+
+    Args:
+        paths: of at least one picture.
+
+    Returns:
+        (N, C, H, W) uint8, where C is 1 if every picture is grey (three equal channels count as
+        grey), else 3; and a list with a remark if the pictures were resized, else empty.
 
     Raises:
-        InputError: a picture is missing or damaged; the sentence names it.
+        InputError: a picture is missing or damaged; the message names it.
     """
     first = _decode(paths[0], _bytes(paths[0]))
     return _fill(paths, first.size, len(first.getbands()))
@@ -73,9 +80,9 @@ def read_pictures(paths: Paths) -> tuple[np.ndarray, list[str]]:
 def _fill(
     paths: Paths, size: tuple[int, int] | None, channels: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Read on the assumption that every picture has this size (None: any) and so many channels.
+    """Read pictures on the assumption that all have this size (None: any) and number of channels.
 
-    Starts again on the first that does not fit.
+    If a picture does not fit, the reading starts again with a wider assumption.
     """
     side = SIDE if size is None else min(*size, LARGEST)
     images = np.empty((len(paths), side, side, channels), np.uint8)
@@ -93,7 +100,7 @@ def _fill(
 
 
 def _decoded(paths: Paths, size: tuple[int, int] | None, side: int) -> Iterator[Image.Image | None]:
-    """Pictures in order, as L or RGB, `side` pixels wide and high; None for one not of this size.
+    """Yield the pictures in order, as L or RGB of `side` x `side`, or None for another size.
 
     Files are read ahead by threads, a batch at a time.
     """
@@ -127,7 +134,7 @@ def _bytes(path: str | Path) -> bytes:
 
 
 def _decode(path: str | Path, data: bytes) -> Image.Image:
-    """The picture upright, as L (grey) or RGB."""
+    """Decode the content of a file and return the picture `upright`."""
     with named(path):
         try:
             picture = Image.open(io.BytesIO(data))
@@ -142,7 +149,7 @@ def _decode(path: str | Path, data: bytes) -> Image.Image:
 
 @contextmanager
 def named(picture: str | Path) -> Iterator[None]:
-    """Turn whatever a decoder raises, which may be anything, into an InputError with its name."""
+    """Turn any exception of a decoder into an InputError that names the picture."""
     try:
         yield
     except Exception as error:
@@ -153,16 +160,16 @@ def named(picture: str | Path) -> Iterator[None]:
 
 
 def _plain(picture: Image.Image) -> Image.Image:
-    """Any mode as L or RGB; L where the three channels are equal."""
+    """Return a picture of any mode as L or RGB; as L if the three channels are equal."""
     if picture.mode == "1":
         return picture.convert("L")
     if picture.mode == "F":
         raise ValueError("its pixels are fractions: save it with 8 or 16 bits a pixel")
-    if picture.mode.startswith("I"):  # 16 bits a pixel, or 32 that hold them, or 8
+    if picture.mode.startswith("I"):  # 16 bits a pixel, or 32 that contain 16 or 8
         pixels = np.asarray(picture)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise ValueError("its pixels have more than 16 bits: save it with 8 or 16 bits a pixel")
-        eight = picture.mode == "I" and pixels.max() <= 255  # 8 bits in the 32 of a TIFF
+        eight = picture.mode == "I" and pixels.max() <= 255  # 8 bits of the 32 in a TIFF
         return Image.fromarray((pixels >> (0 if eight else 8)).astype(np.uint8))
     if picture.has_transparency_data:
         black = Image.new("RGBA", picture.size, "black")

@@ -1,4 +1,4 @@
-"""Reading RAF-DB's basic set in the layout that its authors send.
+"""Reading RAF-DB's basic set in the layout that its authors provide.
 
 Li, Deng, Du: Reliable Crowdsourcing and Deep Locality-Preserving Learning for Expression
 Recognition in the Wild, CVPR 2017, http://www.whdeld.cn/RAF/model1.html. Licensed on request.
@@ -19,15 +19,15 @@ PICTURES = Path("Image", "aligned")
 
 
 def basic_folder(folder: Path) -> Path | None:
-    """The folder of RAF-DB's basic set, which is `folder` or `folder`/basic; None if neither is."""
+    """Return the folder of RAF-DB's basic set: `folder`/basic or `folder`; None if neither is."""
     return next((f for f in (folder / "basic", folder) if (f / LABELS).is_file()), None)
 
 
 def read(name: str, basic: Path) -> FaceSet:
-    """Read the aligned pictures, (N, 3, 100, 100); 10 % of train become the validation split.
+    """Read the aligned pictures, (N, 3, 100, 100), and draw 10 % of train as validation split.
 
     Args:
-        basic: holds EmoLabel/list_patition_label.txt and Image/aligned/.
+        basic: contains EmoLabel/list_patition_label.txt and Image/aligned/.
 
     Raises:
         InputError: a line of the label file is not `train_00001.jpg 5`, the pictures are not
@@ -43,7 +43,7 @@ def read(name: str, basic: Path) -> FaceSet:
         raise InputError(f"{folder} holds none of the pictures that {basic / LABELS} names")
     rows = np.flatnonzero(there)
     images, remarks = read_pictures([folder / f"{stems[row]}_aligned.jpg" for row in rows])
-    if images.shape[1] == 1:  # a few of its pictures are grey; so may be all of a small copy
+    if images.shape[1] == 1:  # a few of its pictures are grey, and a small copy may have only those
         images = images.repeat(3, axis=1)
     missing = int((~there).sum())
     faces = FaceSet(
@@ -63,7 +63,7 @@ def read(name: str, basic: Path) -> FaceSet:
 
 
 def _read_labels(path: Path) -> tuple[list[str], np.ndarray]:
-    """Names without suffix, and labels (N,) int64 in the order of `labels.EMOTIONS`."""
+    """Return the names without suffix, and labels (N,) int64, indices into `labels.EMOTIONS`."""
     codes = {str(code): EMOTIONS.index(canonical(name)) for code, name in enumerate(RAFDB_CODES, 1)}
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")

@@ -1,7 +1,7 @@
-"""Refined labels: what an ensemble would rather call the training images. On disk, never for tests.
+"""Refined labels: the labels that an ensemble gives to the training images, kept on disk.
 
-One file a rule, `data/<dataset>/refined_<rule>.npz`, holds a label for each *training* image of one
-dataset and for no other image. Nothing but the targets of a training reads it.
+There is one file for each rule, `data/<dataset>/refined_<rule>.npz`. It has a label for each
+*training* image of one dataset and for no other image. Only trainings read it, never a test.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from fer_lib.data.faceset import DAMAGE, FaceSet
 from fer_lib.files import InputError, home, replacing
 
 LABELS = re.compile(r"refined_([a-z]\w*)(:soft)?")
-"""How a training names refined labels: a rule's hard labels, or with `:soft` its soft ones."""
+"""Names of refined labels in the settings of a training: hard ones, or soft ones with `:soft`."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Refined:
     """Labels by one rule; row i of every array is the same image.
 
     Attributes:
-        rule: its name, as in "majority".
+        rule: name of the rule, such as "majority".
         labels: (N,) int64, the hard labels.
-        soft: (N, K) float32, the soft labels, rows sum to 1.
-        reasons: (N,) str, why a label was changed; "" where it was kept.
-        settings: of the rule, its thresholds.
-        voters: who voted, where they were read from disk.
+        soft: (N, K) float32, the soft labels; each row sums to 1.
+        reasons: (N,) str, why a label was changed; "" if it was kept.
+        settings: settings of the rule, such as its thresholds.
+        voters: names of the voters if the labels were read from disk, else empty.
     """
 
     rule: str
@@ -43,11 +43,12 @@ class Refined:
 
     @property
     def changed(self) -> np.ndarray:
-        """(N,) bool."""
+        """Which labels were changed, (N,) bool."""
         return self.reasons != ""
 
 
 def refined_path(dataset: str, rule: str) -> Path:
+    """Return the path of the refined labels of a dataset by a rule."""
     return home() / "data" / dataset / f"refined_{rule}.npz"
 
 
@@ -55,16 +56,20 @@ def save_refined(faces: FaceSet, rows: np.ndarray, refined: Refined, voters: Seq
     """Write `refined_<rule>.npz`, with the ids of the training images and a manifest.
 
     Args:
-        rows: the row numbers that `refined` is of: those of the training images, in order.
-        voters: who voted.
+        rows: row numbers of the images of `refined`: all training images, in order.
+        voters: names of those who voted.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        InputError: the rows are not those of the training images alone.
+        InputError: the rows are not exactly those of the training images, there is not one label
+            for each, or the file cannot be written.
     """
     if not np.array_equal(rows, faces.where("train")) or len(refined.labels) != len(rows):
         raise InputError(
-            f"{len(refined.labels):,} refined labels are not those of the training images of "
-            f"{faces.name}: labels of validation and test images are never written"
+            f"{len(refined.labels):,} refined labels do not belong to exactly the training images "
+            f"of {faces.name}: labels of validation and test images are never written"
         )
     manifest = {
         "dataset": faces.name,
@@ -84,11 +89,11 @@ def save_refined(faces: FaceSet, rows: np.ndarray, refined: Refined, voters: Seq
 
 
 def load_refined(faces: FaceSet, rule: str) -> Refined:
-    """The labels that a rule gave to the training images of these faces, in their order.
+    """Load the labels that a rule gave to the training images of these faces, in their order.
 
     Raises:
-        InputError: there is no such file, it is damaged, or it is of other faces or of images that
-            are not for training.
+        InputError: the file does not exist or is damaged, or it belongs to other faces or to other
+            images than those for training.
     """
     path = refined_path(faces.name, rule)
     if not path.exists():
@@ -113,21 +118,24 @@ def load_refined(faces: FaceSet, rule: str) -> Refined:
         raise InputError(f"{path} is damaged: delete it and refine the labels again")
     if fingerprint != faces.fingerprint or not np.array_equal(ids, faces.ids[faces.where("train")]):
         raise InputError(
-            f"{path} is not of the training images of {faces.name} as they now are: run notebook "
-            "02_label_refinement again"
+            f"{path} was not made for the training images of {faces.name} as they are now: run "
+            "notebook 02_label_refinement again"
         )
     return refined
 
 
 def refined_targets(faces: FaceSet, rows: np.ndarray, labels: str) -> np.ndarray:
-    """Training targets by refined labels: (len(rows), K) float32, each row sums to 1.
+    """Return the training targets by refined labels.
 
     Args:
         rows: row numbers of training images.
-        labels: as `LABELS` has it, "refined_majority" or "refined_majority:soft".
+        labels: a name that `LABELS` matches, as "refined_majority" or "refined_majority:soft".
+
+    Returns:
+        (len(rows), K) float32, each row sums to 1.
 
     Raises:
-        InputError: see `load_refined`; or a row is no training image, or `labels` no such name.
+        InputError: see `load_refined`; or a row is not a training image, or the name is unknown.
     """
     match = LABELS.fullmatch(labels)
     if not match:
@@ -143,7 +151,7 @@ def refined_targets(faces: FaceSet, rows: np.ndarray, labels: str) -> np.ndarray
 
 
 def refined_by(faces: FaceSet, labels: str) -> str:
-    """One sentence on who has made refined labels, and how many changed; "" for others."""
+    """Return a line on how many refined labels were changed and by whom; "" for other labels."""
     match = LABELS.fullmatch(labels)
     if not match:
         return ""
@@ -153,7 +161,10 @@ def refined_by(faces: FaceSet, labels: str) -> str:
 
 
 def refined_sha256(faces: FaceSet, labels: str) -> str | None:
-    """SHA-256 of the targets that refined labels are; None for others, or where they are gone."""
+    """Return the SHA-256 (hex) of the targets by refined labels.
+
+    None for other labels, or if the file of the refined labels does not exist.
+    """
     match = LABELS.fullmatch(labels)
     if not match or not refined_path(faces.name, match[1]).exists():
         return None

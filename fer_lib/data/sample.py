@@ -1,7 +1,7 @@
 """Sample data: drawn faces with known label errors, votes and copies.
 
-What the audit and the refinement find in it can be scored exactly; its numbers say nothing about
-people.
+What the audit and the refinement find in these data can be scored exactly. The numbers say nothing
+about people.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS, VOTES, reorder
 
 IMBALANCE = np.array(FER2013["train"]) / sum(FER2013["train"])
-"""Share of each class, as among FER2013's training images."""
+"""Share of each class, the same as among FER2013's training images."""
 
 SHARES = (0.8, 0.1, 0.1)
 """Share of train, valid and test."""
@@ -22,15 +22,15 @@ SHARES = (0.8, 0.1, 0.1)
 NEIGHBOUR = np.array(
     reorder(EMOTIONS, ("disgust", "angry", "surprise", "neutral", "neutral", "fear", "sad"))
 )
-"""The class that each is most easily taken for."""
+"""The class that each class is most easily mistaken for."""
 
 WRONG_ODDS = np.array([1.2, 1.2, 1.8, 0.3, 1.3, 0.8, 1.0])
-"""How often a label of each class is wrong, against the average."""
+"""How often a label of each class is wrong, relative to the average."""
 
-ALIKE = 6  # a neighbour is so many times as likely behind a wrong label, at equal frequency
+ALIKE = 6  # odds that the neighbour is the truth, against another class of equal frequency
 NOT_A_FACE = 0.004  # share of images that show no face, as in FER2013
 NEAR_PER_COPY = 0.2  # near copies for each exact copy
-MIXED = 0.3  # share of images between their expression and its neighbour's
+MIXED = 0.3  # share of images between their expression and that of the neighbour
 
 
 def make_sample(
@@ -40,16 +40,17 @@ def make_sample(
 
     Args:
         n: number of images, at least 100.
-        seed: everything random.
-        wrong: share of labels that are not what was drawn (`truth`), 0 to 0.4.
+        seed: seed of everything that is random.
+        wrong: share of labels that differ from what was drawn (`truth`), 0 to 0.4.
         copies: share of images that are byte-identical copies of another one, 0 to 0.2.
 
     Returns:
         FaceSet "sample" of (n, 1, 48, 48) images with `votes` (ten annotators), `truth`, and
-        `manifest["planted"]`: `wrong_labels` (images whose label is not the truth);
-        `exact_groups`, `exact_images` (in those groups), `groups_across_splits`,
-        `conflicting_groups` (more than one label); `near` (pairs of ids: the first is the second
-        mirrored, or a little brighter); `not_a_face` (ids; their truth is their label).
+        `manifest["planted"]`: the numbers `wrong_labels` (images whose label is not the truth),
+        `exact_groups` (of copies), `exact_images` (in those groups), `groups_across_splits` and
+        `conflicting_groups` (with more than one label); `near` (pairs of ids: the first image is
+        the second one mirrored, or a little brighter); `not_a_face` (ids; their truth is their
+        label).
 
     Raises:
         InputError: an argument is outside its range.
@@ -60,7 +61,7 @@ def make_sample(
     rng = np.random.default_rng([seed, 7])
     split, labels = _rows(n, rng)
     source, near = _copies(labels, round(copies * n), round(wrong * n), rng)
-    shows = source.copy()  # row whose face (not always whose bytes) each row shows
+    shows = source.copy()  # row whose face (in near copies, with other bytes) each row shows
     shows[near[:, 0]] = near[:, 1]
     single = np.bincount(shows, minlength=n) == 1
     objects = rng.choice(np.flatnonzero(single), max(1, round(NOT_A_FACE * n)), replace=False)
@@ -98,7 +99,7 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def _rows(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return split (n,), in order train, valid, test, and labels (n,), FER2013's shares in each."""
+    """Return split (n,), ordered train, valid, test, and labels (n,); FER2013's shares in each."""
     sizes = np.diff(np.round(np.cumsum((0, *SHARES)) * n).astype(int))
     labels = []
     for size in sizes:
@@ -114,9 +115,9 @@ def _rows(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def _copies(
     labels: np.ndarray, number: int, wrong: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return source (n,), the row each row's bytes come from, and near (K, 2), copy and source.
+    """Choose the source row of each row, (n,), and the near copies, (K, 2), as copy and source.
 
-    One copy in ten has another label than its source, as long as wrong labels are allowed.
+    One exact copy in ten has another label than its source, until `wrong` copies have one.
     """
     source = np.arange(len(labels))
     # Few sources for many copies, so that some groups have three or more images.
@@ -141,7 +142,7 @@ def _copies(
 
 
 def _plant_near(images: np.ndarray, near: np.ndarray) -> None:
-    """Make every other near copy the mirror image of its source, the rest a little brighter."""
+    """Make every second near copy the mirror image of its source, the others a little brighter."""
     mirrored, brighter = near[0::2], near[1::2]
     images[mirrored[:, 0]] = images[mirrored[:, 1], ..., ::-1]
     images[brighter[:, 0]] = (images[brighter[:, 1]] * 0.93 + 14).astype(np.uint8)
@@ -154,10 +155,10 @@ def _mislabel(
     number: int,
     rng: np.random.Generator,
 ) -> None:
-    """Change the truth of `number` of the `single` rows, to a class that is frequent or alike.
+    """Change the truth of `number` of the `single` rows, preferably to a frequent or similar class.
 
-    Frequency counts, or else faces of the rarest class would mostly carry its neighbour's label,
-    and no method could know them for what they are.
+    Without the frequencies, most faces of the rarest class would carry the label of its neighbour,
+    and no method could recognise them.
     """
     rows = np.flatnonzero(single)
     odds = WRONG_ODDS[labels[rows]]
@@ -170,7 +171,7 @@ def _mislabel(
 
 
 def _groups(source: np.ndarray, labels: np.ndarray, split: np.ndarray) -> dict[str, int]:
-    """Count the groups of rows that show the same bytes."""
+    """Count the groups of rows with byte-identical images."""
     copies = source != np.arange(len(source))
     members = [np.flatnonzero(source == row) for row in np.unique(source[copies])]
     return {
@@ -188,7 +189,7 @@ def _votes(
     objects: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Return (n, 10) float32: ten annotators, who see a weak or mixed expression less surely."""
+    """Draw the votes, (n, 10) float32, of ten annotators less sure of weak or mixed expressions."""
     sure = (0.45 + 0.45 * intensity).clip(0, 0.95) * (1 - mix)
     chance = np.full((len(truth), len(VOTES)), 0.02)
     chance[:, VOTES.index("unknown")] = 0.06

@@ -1,7 +1,7 @@
-"""Splits for data that carries none: stratified by class, with all copies of an image on one side.
+"""Splits for data without any: stratified by class, with all copies of an image on one side.
 
-The same on every machine and for any order of the images: nothing is drawn from a generator,
-groups are ordered by a hash of the seed and of their content.
+They are the same on every machine and for any order of the images: groups are ordered by a hash
+of the seed and of their content, without a random generator.
 """
 
 import hashlib
@@ -13,13 +13,14 @@ from fer_lib.data.faceset import FaceSet
 
 
 def group_keys(images: np.ndarray) -> np.ndarray:
-    """A key for each image that its exact and near copies share, made of their content alone.
+    """Return a key for each image, which depends on content only and is shared by all its copies.
 
     Args:
         images: (N, C, H, W) uint8.
 
     Returns:
-        (N,) str: the smallest SHA-256 of the images that are joined, be it through others.
+        (N,) str: the smallest SHA-256 (hex) among the image and its exact and near copies, their
+        copies, and so on.
     """
     exact = copy_groups(images)
     _, first = np.unique(exact, return_index=True)
@@ -41,18 +42,18 @@ def grouped_split(
 ) -> np.ndarray:
     """Split by groups, class by class.
 
-    A group goes by the class that most of its members have. Each split but the first gets its
-    fraction of every class, to the image where the sizes of the groups allow it and never more, but
-    one group at least of a class that has as many groups as there are splits. The first gets the
-    rest.
+    A group counts for the class that most of its members have. Each split except the first gets its
+    fraction of every class: exactly if the sizes of the groups allow it, and never more. Of a class
+    with at least as many groups as there are splits, however, it gets at least one group. The first
+    split gets the rest.
 
     Args:
         labels: (N,) int64.
-        groups: (N,) keys, see `group_keys`; equal for images that must stay together.
-        fractions: of each split, as `{"train": 0.8, "valid": 0.1, "test": 0.1}`.
+        groups: (N,) keys, equal for images that must stay together; see `group_keys`.
+        fractions: share of each split, as in `{"train": 0.8, "valid": 0.1, "test": 0.1}`.
 
     Returns:
-        (N,) str, the names of the splits.
+        (N,) str, the split of each image.
     """
     keys, group = np.unique(groups, return_inverse=True)
     size = np.bincount(group)
@@ -80,13 +81,14 @@ def grouped_split(
 
 
 SEED = 0
-"""Of every split that is drawn: on all machines and for all runs the same."""
+"""Seed of every split that is drawn, the same on all machines and for all runs."""
 
 
 def draw_split(faces: FaceSet, fractions: dict[str, float]) -> None:
-    """Split anew, in place, the faces that now stand in one of the splits of `fractions`.
+    """Split again, in place, the faces that are now in one of the splits of `fractions`.
 
-    Two of them that are near copies of one image stay together even where that stands elsewhere.
+    Two of them that are near copies of the same image stay together, even if that image is in
+    another split. The manifest records how the split was drawn.
     """
     rows = np.flatnonzero(np.isin(faces.split, list(fractions)))
     groups = group_keys(faces.images)[rows]

@@ -16,20 +16,20 @@ from fer_lib.labels import EMOTIONS
 
 SIDE = 48
 PIXELS = SIDE * SIDE
-CHUNK = 32  # rows decoded at once: their intermediate arrays, a few MB, stay in the cache
-DIGITS = 9  # of a number, zeros before it included; int() refuses thousands of them
+CHUNK = 32  # rows decoded at once: the intermediate arrays, a few MB, stay in the CPU's cache
+DIGITS = 9  # most digits of a number, with leading zeros; int() refuses thousands of them
 LABELS = {str(label).encode(): label for label in range(len(EMOTIONS))}
 USAGES = {usage.encode(): usage for usage in USAGE}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of the table in their order.
+    """The rows of the table, in their order.
 
     Attributes:
         images: (N, 1, 48, 48) uint8.
         labels: (N,) int64, in the order of `labels.EMOTIONS`, which is the table's own.
-        usage: (N,) str (Training, PublicTest, PrivateTest), or None without that column.
+        usage: (N,) str (Training, PublicTest, PrivateTest), or None if the column is missing.
     """
 
     images: np.ndarray
@@ -38,7 +38,7 @@ class Table:
 
 
 class Row(NamedTuple):
-    """A row's number as in a text editor, and its fields as they stand in the file."""
+    """A row's number as in a text editor, and its fields without quotes and outer spaces."""
 
     number: int
     emotion: bytes
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 def read(name: str, path: Path, votes: Path | None) -> FaceSet:
-    """Read the table as faces with FER2013's own labels and, where the table has them, splits.
+    """Read the table as faces with FER2013's own labels; without a column Usage, draw the split.
 
     Args:
         votes: `fer2013new.csv`, whose votes are attached by row, or None.
@@ -77,14 +77,14 @@ def read_table(path: Path) -> Table:
     """Read a CSV with the columns emotion, pixels and (mostly) Usage, in any order.
 
     Args:
-        path: the CSV itself, or a zip or tar archive that holds it; nothing is extracted.
+        path: the CSV itself, or a zip or tar archive that contains it; nothing is extracted.
 
     Raises:
-        InputError: the file, or a row of it, is not as it must be. Rows are numbered as a text
-            editor numbers lines, the header being 1.
+        InputError: the file or one of its rows is not in the expected form. Rows are numbered like
+            lines in a text editor: the header is 1.
     """
-    # glibc pages large arrays in anew each time, until it has seen a larger one freed: this one,
-    # never touched, spares the first reading that.
+    # glibc gets new pages for each large array until a larger one has been freed. This array, which
+    # is never touched, saves the first reading that cost.
     np.empty(16 << 20, np.uint8)
     with open_table(path) as (stream, name):
         columns, width = _columns(stream.readline(), name)
@@ -102,7 +102,7 @@ def read_table(path: Path) -> Table:
 
 
 def _columns(header: bytes, name: str) -> tuple[dict[str, int], int]:
-    """Position of each column by its lower-case name, and the number of columns."""
+    """Return the position of each column by its lower-case name, and the number of columns."""
     if not header.strip():
         raise InputError(f"{name} is empty: download it again")
     names = [text.strip(' "\r\n') for text in header.decode("utf-8-sig", "replace").split(",")]
@@ -124,7 +124,7 @@ def _chunks(
     usage = columns.get("usage", emotion)
     rows: list[Row] = []
     for number, line in enumerate(stream, 2):
-        # No field of this table holds a comma or a line break, so csv's rules are not needed.
+        # No field of this table contains a comma or a line break, so csv's rules are not needed.
         fields = [field.strip(b' "\r\n') for field in line.split(b",")]
         if len(fields) == width:
             rows.append(Row(number, fields[emotion], fields[pixels], fields[usage]))
@@ -141,7 +141,7 @@ def _chunks(
 
 
 def _look_up(row: Row, text: bytes, known: dict, what: str, name: str):
-    """What `text` stands for among the few values that are possible."""
+    """Return the value of `text`, or raise InputError with the texts that are possible."""
     try:
         return known[text]
     except KeyError:
@@ -156,13 +156,13 @@ def _shown(text: bytes) -> str:
 
 
 def decode(rows: list[bytes]) -> np.ndarray | None:
-    """Decode rows of 2,304 numbers from 0 to 255, each parted from the next by one space.
+    """Decode rows of 2,304 numbers from 0 to 255, separated by single spaces.
 
-    All rows are taken as one array of characters: a space ends a number, whose value is that of the
-    up to three digits before it.
+    All rows are treated as one array of characters: each space ends a number, whose value is given
+    by the one to three digits before it.
 
     Returns:
-        (len(rows), 1, 48, 48) uint8, or None where any row is written otherwise.
+        (len(rows), 1, 48, 48) uint8, or None if any row is written differently.
     """
     text = np.frombuffer(b"   " + b" ".join(rows) + b" ", np.uint8)
     digit = text - np.uint8(ord("0")) < 10
@@ -187,7 +187,7 @@ def decode(rows: list[bytes]) -> np.ndarray | None:
 
 
 def _slowly(rows: list[Row], name: str) -> np.ndarray:
-    """Decode rows number by number; name the first that is wrong."""
+    """Decode rows number by number; raise InputError for the first number that is wrong."""
     images = np.empty((len(rows), PIXELS), np.uint8)
     for image, row in zip(images, rows, strict=True):
         numbers = row.pixels.split()
