@@ -239,7 +239,7 @@ def test_biases_and_learned_queries_are_not_decayed():
     ("options", "message"),
     [
         ({"attention": "linear"}, "'linear' is unknown: use mha, mla, perceiver"),
-        ({"top_k": 5}, "top_k=5 does not fit: use 1 to experts=4"),
+        ({"top_k": 5}, "top_k=5 must be from 1 to experts=4"),
         ({"top_k": 0}, "top_k=0"),
         ({"heads": 7}, "heads=7 does not divide the 48 features"),
         ({"heads": 0}, "heads=0"),

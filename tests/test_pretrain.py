@@ -244,7 +244,7 @@ def test_other_code_is_said_and_a_foreign_folder_is_left_out(faces, finished, mo
     assert pretrain(tiny(), faces, runs=root.parent).folder == finished.folder
     printed = capsys.readouterr().out
     assert "made by other code" in printed
-    assert "foreign is no pretraining" in printed
+    assert "foreign is not a pretraining" in printed
 
 
 def test_two_at_once_are_refused(faces, tmp_path, monkeypatch):

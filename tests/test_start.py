@@ -168,7 +168,7 @@ def test_what_cannot_be_built_is_refused(name, options, message):
 
 def test_a_file_of_another_backbone_is_refused(tmp_path):
     save_file(vit(img_size=48).state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match="does not hold this backbone"):
+    with pytest.raises(InputError, match="does not contain this backbone"):
         create_model("vit_mae", pretrained=tmp_path / "w.safetensors", img_size=48)
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="no vision transformer"):

@@ -1,4 +1,4 @@
-"""Models that are a pretrained vision transformer of timm and a head on its tokens."""
+"""Models made of a pretrained vision transformer from timm and a head on its tokens."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,16 +11,18 @@ from fer_lib.files import InputError
 
 
 class BackboneModel(nn.Module):
-    """A vision transformer, and a head that takes its tokens.
+    """A vision transformer followed by a head that takes its tokens.
+
+    For the layer-wise learning rate and for freezing, layer 0 is the embedding of patches and
+    positions. Each block is one layer, and the final norm belongs to the last block. The head is
+    the last layer.
 
     Args:
-        backbone: timm's ViT without a classifier: (B, C, H, W) -> tokens (B, P + N, D) after the
-            final norm, the class token first; P class and register tokens, N patches.
-        head: tokens -> logits (B, classes).
+        backbone: timm's ViT without a classifier. It turns images (B, C, H, W) into tokens
+            (B, P + N, D) after the final norm: P prefix tokens (the class token, then any
+            registers), then N patches.
+        head: turns the tokens into logits (B, classes).
         input_size: (C, H, W) of the backbone's input.
-
-    Its parts for the layer-wise learning rate and for freezing: layer 0 is the embedding of
-    patches and positions, then one layer a block, the final norm with the last; then the head.
     """
 
     def __init__(self, backbone: VisionTransformer, head: nn.Module, input_size: tuple[int, ...]):
@@ -38,12 +40,12 @@ class BackboneModel(nn.Module):
         return self.head(self.backbone.forward_features(x))
 
     def auxiliary_losses(self, targets: Tensor) -> dict[str, Tensor]:
-        """Those of the head, if it has any."""
+        """Return the auxiliary losses of the head, or an empty dict if it has none."""
         losses = getattr(self.head, "auxiliary_losses", None)
         return losses(targets) if losses else {}
 
     def statistics(self) -> dict[str, Tensor]:
-        """Those of the head, if it has any."""
+        """Return the statistics of the head, or an empty dict if it has none."""
         statistics = getattr(self.head, "statistics", None)
         return statistics() if statistics else {}
 
@@ -80,22 +82,23 @@ def build(
     cache_dir: Any = None,
     **options: Any,
 ) -> BackboneModel:
-    """Build a backbone and its head.
+    """Build a vision transformer with a head.
 
     Args:
         head: class with the constructor (dim, *, num_classes, prefix_tokens, **options).
         default: timm name of the published backbone.
-        pretrained: take its weights from the hub.
-        backbone: timm name of another ViT.
-        img_size: side of the input, pixels; None: as the backbone was pretrained.
-        in_chans: 1 or 3; for 1 the weights of the first layer are summed over channels.
-        backbone_options: of timm's VisionTransformer, to build a smaller one.
-        pretrained_cfg, pretrained_cfg_overlay, cache_dir: as timm gives them to every model; the
-            backbone has its own configuration, so the first is not used.
-        options: of the head.
+        pretrained: load the pretrained weights of the backbone from their hub.
+        backbone: timm name of another ViT to use as the backbone; None for `default`.
+        img_size: side of the input image in pixels; None for the side used in pretraining.
+        in_chans: 1 or 3; with 1, pretrained weights of the first layer are summed over channels.
+        backbone_options: arguments of timm's VisionTransformer, to build a smaller one.
+        pretrained_cfg, pretrained_cfg_overlay, cache_dir: timm gives these to every model. The
+            first is not used, because the backbone has its own configuration.
+        options: further arguments of the head.
 
     Raises:
-        InputError: timm has no such ViT, it has no class token, or its patches do not fit.
+        InputError: timm has no such ViT, the ViT has no class token, or `img_size` is not a
+            multiple of its patch size.
     """
     name = backbone or default
     if name.split(".")[0] not in timm.list_models(module="vision_transformer"):
@@ -114,9 +117,11 @@ def build(
     if vit.cls_token is None:
         raise InputError(f"backbone {name!r} has no class token: use one that has")
     (patch, _), (side, _) = vit.patch_embed.patch_size, vit.patch_embed.img_size
-    if side % patch:  # timm would leave out what is over, at the right and below
+    if side % patch:  # timm would cut off the remaining pixels at the right and below
         near = " or ".join(str(n * patch) for n in (side // patch, side // patch + 1) if n)
-        raise InputError(f"img_size={side} is no multiple of a patch of {patch} pixels: use {near}")
+        raise InputError(
+            f"img_size={side} must be a multiple of the patch size {patch}: use {near}"
+        )
     part = head(
         vit.num_features, num_classes=num_classes, prefix_tokens=vit.num_prefix_tokens, **options
     )

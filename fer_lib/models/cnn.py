@@ -27,6 +27,7 @@ class Head(nn.Sequential):
 
 
 def conv(inputs: int, outputs: int) -> list[nn.Module]:
+    """Return a 3×3 convolution, batch norm and ReLU, as a list of layers."""
     return [
         nn.Conv2d(inputs, outputs, 3, padding=1),
         nn.BatchNorm2d(outputs),
@@ -35,9 +36,9 @@ def conv(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def conv_and_pool(inputs: int, outputs: int) -> list[nn.Module]:
-    """Convolution, batch norm, ReLU and max pooling, the last two exchanged: the same function.
+    """Return a 3×3 convolution, batch norm, 2×2 max pooling and ReLU, as a list of layers.
 
-    Pooled first, ReLU sees a quarter.
+    ReLU before pooling would give the same result, but on four times as many values.
     """
     *layers, relu = conv(inputs, outputs)
     return [*layers, nn.MaxPool2d(2), relu]
@@ -46,8 +47,8 @@ def conv_and_pool(inputs: int, outputs: int) -> list[nn.Module]:
 class MeanPool2d(nn.Module):
     """Mean over all positions: (B, C, H, W) -> (B, C, 1, 1).
 
-    The gradient of `nn.AdaptiveAvgPool2d(1)` is an expanded number, which costs the layer before it
-    several times as long on a CPU (benchmarks/layers.py).
+    The gradient of `nn.AdaptiveAvgPool2d(1)` is an expanded number. It makes the backward pass of
+    the layer before take several times as long on a CPU (benchmarks/layers.py).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class CNN(nn.Module):
 
     Args:
         width: channels of the first stage; the next two have 2 and 4 times as many.
-        dropout: rates before the two layers of the head.
+        dropout: rates before the first and the second linear layer of the head.
     """
 
     def __init__(
@@ -83,10 +84,11 @@ class CNN(nn.Module):
         )
 
     def stage(self, inputs: int, outputs: int, pool: nn.Module) -> nn.Module:
+        """Build a stage with the given input and output channels and pooling layer."""
         raise NotImplementedError
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Layers for timm's layer-wise learning rate: the stages, then the head."""
+        """Return timm's definition of the layers: the stages, then the head."""
         return {"blocks": r"^stages\.(\d+)"}
 
     def get_classifier(self) -> nn.Module:
@@ -98,7 +100,7 @@ class CNN(nn.Module):
 
 
 class BaselineCNN(CNN):
-    """One 3×3 convolution a stage."""
+    """CNN with one 3×3 convolution in each stage."""
 
     def stage(self, inputs: int, outputs: int, pool: nn.Module) -> nn.Module:
         if isinstance(pool, nn.MaxPool2d):
@@ -107,7 +109,10 @@ class BaselineCNN(CNN):
 
 
 def sum_of_channels(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 1, H, W), as a matrix product: in bf16 a CPU is slow at `sum`."""
+    """Sum over the channels: (B, C, H, W) -> (B, 1, H, W).
+
+    This is a matrix product, because `sum` is slow in bf16 on a CPU.
+    """
     last = x.permute(0, 2, 3, 1)
     return F.linear(last, last.new_ones(1, x.shape[1])).permute(0, 3, 1, 2)
 
@@ -115,8 +120,9 @@ def sum_of_channels(x: Tensor) -> Tensor:
 class OverChannels(torch.autograd.Function):
     """Mean and maximum over channels: (B, C, H, W) -> (B, 2, H, W).
 
-    Its gradient, in which equal maxima share alike, is made in one tensor; that of `mean` and
-    `amax` passes through six, and costs a CPU more than twice the time (benchmarks/layers.py).
+    The gradient of a maximum is shared equally by all channels that reach it. The whole gradient is
+    computed in one tensor; that of `mean` and `amax` passes through six, and takes a CPU more than
+    twice as long (benchmarks/layers.py).
     """
 
     @staticmethod
@@ -128,15 +134,16 @@ class OverChannels(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         x, most = ctx.saved_tensors
-        largest = (x - most).sign_().add_(1)  # 1 at a maximum, else 0
+        largest = (x - most).sign_().add_(1)  # 1 at a maximum, otherwise 0
         mean, share = gradient[:, :1] / x.shape[1], gradient[:, 1:] / sum_of_channels(largest)
         return largest.mul_(share).add_(mean)
 
 
 class OverPositions(torch.autograd.Function):
-    """Mean and maximum over positions: (B, C, H, W) -> twice (B, C, 1, 1).
+    """Mean and maximum over positions: (B, C, H, W) -> two tensors (B, C, 1, 1).
 
-    As `OverChannels`; the gradient of a maximum goes to the first of its positions.
+    The gradient is computed in one tensor, as in `OverChannels`. That of a maximum goes to the
+    first position that reaches it.
     """
 
     @staticmethod
@@ -148,7 +155,7 @@ class OverPositions(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, mean: Tensor, most: Tensor) -> Tensor:
-        (place,) = ctx.saved_tensors  # y W + x
+        (place,) = ctx.saved_tensors  # indices y W + x
         height, width = ctx.size
         mean = mean / (height * width)
         whole = F.interpolate(mean, size=(height, width))
@@ -159,7 +166,10 @@ class OverPositions(torch.autograd.Function):
 
 
 class SpatialAttention(nn.Module):
-    """Gate of each position from the mean and the maximum over channels, 7×7 (CBAM)."""
+    """Spatial attention of CBAM: scales each position by a gate.
+
+    The gate is the sigmoid of a 7×7 convolution of the mean and the maximum over channels.
+    """
 
     def __init__(self):
         super().__init__()
@@ -170,10 +180,10 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(ChannelAttn):
-    """Gate of each channel from its mean and its maximum (CBAM)."""
+    """Channel attention of CBAM: scales each channel by a gate from its mean and maximum."""
 
     def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What mean and maximum say, each (B, C, 1, 1)."""
+        """Apply the shared layers to the mean and to the maximum; each gives (B, C, 1, 1)."""
         mean, most = OverPositions.apply(x)
         return self.fc2(self.act(self.fc1(mean))), self.fc2(self.act(self.fc1(most)))
 
@@ -183,9 +193,9 @@ class ChannelAttention(ChannelAttn):
 
 
 class TwoGateChannelAttention(ChannelAttention):
-    """Channel attention in its published form: a sigmoid inside each branch, the two summed.
+    """Channel attention in its published form: the sum of one sigmoid for each branch.
 
-    Its gates reach 2, where those of CBAM stay below 1.
+    Its gates reach 2, while those of CBAM stay below 1.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -194,15 +204,16 @@ class TwoGateChannelAttention(ChannelAttention):
 
 
 class AttentionCNN(CNN):
-    """Two 3×3 convolutions a stage, then channel and spatial attention.
+    """CNN with two 3×3 convolutions in each stage, then channel and spatial attention.
 
     CBAM: Convolutional Block Attention Module, https://arxiv.org/abs/1807.06521.
 
     Args:
-        attention: "cbam" (sum of both branches, then one sigmoid; attention before pooling);
+        attention: "cbam": one sigmoid of the sum of both branches, and attention before pooling;
             "published": `TwoGateChannelAttention`, and pooling before attention, so that the
             spatial attention of the last stage sees one position and scales all features alike; or
             "none": no gates, to measure what they add.
+        options: arguments of `CNN`.
     """
 
     def __init__(self, *, attention: str = "cbam", **options: Any):
@@ -237,7 +248,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def with_input(model: Built, channels: int, size: tuple[int, int] = (48, 48)) -> Built:
-    """The model, whose configuration now names the input that it was built for."""
+    """Write the input that a model was built for into its configuration; return the model."""
     each = {name: model.pretrained_cfg[name] * channels for name in ("mean", "std")}
     model.pretrained_cfg = model.pretrained_cfg | each | {"input_size": (channels, *size)}
     return model

@@ -3,7 +3,7 @@
 Masked Autoencoders Are Scalable Vision Learners, https://arxiv.org/abs/2111.06377. Masking belongs
 to pretraining (`fer_lib.pretrain`). The encoder is loaded here as a plain vision transformer, which
 has no mask: a classifier that keeps transformers' default `mask_ratio` sees a random quarter of the
-face, and says something else at every call.
+face, and its answer changes from call to call.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from fer_lib.models.vit import TokenHead
 
 
 class NormHead(TokenHead):
-    """LayerNorm, Linear, as published."""
+    """LayerNorm and a linear layer on the class token, as published."""
 
     def __init__(self, dim: int, *, num_classes: int, prefix_tokens: int = 1):
         super().__init__(nn.LayerNorm(dim), nn.Linear(dim, num_classes))
@@ -24,9 +24,9 @@ class NormHead(TokenHead):
 
 @register_model
 def vit_mae(pretrained: bool = False, **options: Any) -> BackboneModel:
-    """By default the ViT-B/16 that facebook/vit-mae-base is, 85,798,656 parameters, and its head.
+    """Build `NormHead` on a backbone, by default the ViT-B/16 of facebook/vit-mae-base.
 
-    A masked autoencoder of one's own is `pretrained` by the encoder's file and built with its
-    `backbone_options`.
+    That backbone has 85,798,656 parameters. To start from an autoencoder of your own, give
+    `create_model` the `encoder_path` and the `options` of its `Pretraining`.
     """
     return build(NormHead, "vit_base_patch16_224.mae", pretrained, **options)

@@ -13,10 +13,10 @@ from fer_lib.models.backbones import BackboneModel, build
 
 
 class MultiHeadAttention(nn.MultiheadAttention):
-    """Self-attention with biases, of which only the row of the class token is computed.
+    """Multi-head self-attention with biases, computed for the class token only.
 
-    Attention Is All You Need, https://arxiv.org/abs/1706.03762. The published form.
-    Tokens (B, T, D) -> (B, D).
+    Attention Is All You Need, https://arxiv.org/abs/1706.03762. The published `vit_moe` has this
+    form. Tokens (B, T, D) -> (B, D).
     """
 
     def __init__(self, dim: int, *, heads: int):
@@ -27,18 +27,18 @@ class MultiHeadAttention(nn.MultiheadAttention):
 
 
 class LatentAttention(nn.Module):
-    """Multi-head latent attention: keys and values rebuilt from one low-rank latent a token.
+    """Multi-head latent attention: keys and values are rebuilt from a low-rank latent per token.
 
-    DeepSeek-V2, https://arxiv.org/abs/2405.04434, without its rotary part: the tokens hold their
-    positions already. The latents of keys and values, and of the queries, have dim / 4 features.
-    Tokens (B, T, D) -> (B, D), for the class token.
+    DeepSeek-V2, https://arxiv.org/abs/2405.04434, without its rotary part, because the tokens
+    already contain their positions. The latents of keys and values have dim / 4 features, and so
+    have those of the queries. Tokens (B, T, D) -> (B, D), for the class token.
     """
 
     def __init__(self, dim: int, *, heads: int):
         super().__init__()
         self.heads, rank = heads, dim // 4
         linear = partial(nn.Linear, bias=False)
-        # The norms have no gains: the linear maps after them can hold these.
+        # The norms have no gains, because the linear maps after them can represent these.
         norm = partial(nn.RMSNorm, rank, elementwise_affine=False)
         self.query = nn.Sequential(linear(dim, rank), norm(), linear(rank, dim))
         self.latent = nn.Sequential(linear(dim, rank), norm())
@@ -53,7 +53,7 @@ class LatentAttention(nn.Module):
 
 
 class PerceiverAttention(nn.Module):
-    """A few learned latents attend to all tokens, then the class token to these latents.
+    """A few learned latents attend to all tokens, then the class token attends to the latents.
 
     Perceiver, https://arxiv.org/abs/2103.03206. Tokens (B, T, D) -> (B, D).
     """
@@ -76,7 +76,7 @@ ATTENTIONS = {"mha": MultiHeadAttention, "mla": LatentAttention, "perceiver": Pe
 
 
 class Routing(NamedTuple):
-    """Where each of B images went among E experts, its k routes from the likeliest on."""
+    """Which of E experts each of B images goes to; its k routes, the most likely first."""
 
     logits: Tensor  # (B, E) float32
     chosen: Tensor  # (B, k) int64, different experts
@@ -84,33 +84,38 @@ class Routing(NamedTuple):
 
     @property
     def load(self) -> Tensor:
-        """Share of all routes that went to each expert, sum 1: (E,) float32."""
+        """Share of all routes that go to each expert: (E,) float32, sum 1."""
         return F.one_hot(self.chosen, self.logits.shape[1]).float().mean((0, 1))
 
     @property
     def dense(self) -> Tensor:
-        """The gates of all experts, 0 where an image does not go: (B, E) float32."""
+        """Gates of all experts, 0 for those that an image does not go to: (B, E) float32."""
         return torch.zeros_like(self.logits).scatter(1, self.chosen, self.gates)
 
 
 class SparseExperts(nn.Module):
-    """Experts Linear, GELU, Linear, of which each image is computed by `top_k` alone.
+    """Mixture of experts (Linear, GELU, Linear), in which each image uses only `top_k` of them.
 
     Outrageously Large Neural Networks, https://arxiv.org/abs/1701.06538. The gates are the router's
-    probabilities of the chosen experts divided by their sum. With one expert an image that is
-    always 1 and would teach the router nothing, so there the gate is the probability itself (Switch
+    probabilities of the chosen experts, divided by their sum. With one expert per image, this would
+    always be 1 and teach the router nothing, so the gate is then the probability itself (Switch
     Transformer, https://arxiv.org/abs/2101.03961).
 
-    (B, D) -> (B, D), and the `Routing`, which is computed in float32 under autocast too. `hidden`
-    is the number of features between the two layers of an expert.
+    Takes (B, D) and returns (B, D) and the `Routing`, which is float32 under autocast too.
+
+    Args:
+        dim: D, the number of input and output features.
+        hidden: number of features between the two layers of an expert.
+        experts: E, the number of experts.
+        top_k: k, the number of experts that each image uses.
     """
 
-    static_shapes = False  # how many images an expert gets is known on the device alone
+    static_shapes = False  # only the device knows how many images an expert gets
 
     def __init__(self, dim: int, *, hidden: int, experts: int = 4, top_k: int = 2):
         super().__init__()
         if not 1 <= top_k <= experts:
-            raise InputError(f"top_k={top_k} does not fit: use 1 to experts={experts}")
+            raise InputError(f"top_k={top_k} must be from 1 to experts={experts}")
         self.top_k = top_k
         self.router = nn.Linear(dim, experts)
         self.weight1 = nn.Parameter(torch.empty(experts, dim, hidden))
@@ -121,9 +126,11 @@ class SparseExperts(nn.Module):
             nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5)  # as nn.Linear
 
     def stacked(self) -> tuple[Tensor, ...]:
+        """Return the parameters of all experts, with the experts in the first dimension."""
         return self.weight1, self.bias1, self.weight2, self.bias2
 
     def route(self, x: Tensor) -> Routing:
+        """Choose the experts of each image, given its features (B, D)."""
         with torch.autocast(x.device.type, enabled=False):
             logits = self.router(x.float())
             gates, chosen = logits.softmax(1).topk(self.top_k)
@@ -133,38 +140,42 @@ class SparseExperts(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         routing = self.route(x)
-        # Routes sorted by expert, so that each expert multiplies one contiguous block of rows.
+        # Routes are sorted by expert, so that each expert multiplies one contiguous block of rows.
         expert, order = routing.chosen.flatten().sort(stable=True)  # (B k,)
         counts = F.one_hot(expert, len(self.weight1)).sum(0).tolist()  # the only transfer
         rows = x.index_select(0, order // self.top_k).split(counts)
-        # zip unbinds the weights, with one stack as gradient; indexing would fill all E each time.
+        # zip unbinds the weights, so that their gradient is one stack; indexing would fill the
+        # gradients of all E experts each time.
         layers = zip(rows, *self.stacked(), strict=True)
         y = [torch.addmm(b2, F.gelu(torch.addmm(b1, x, w1)), w2) for x, w1, b1, w2, b2 in layers]
-        # Back in the order of the images: (B, k, D).
+        # Back to the order of the images: (B, k, D).
         y = torch.cat(y).index_select(0, order.argsort()).unflatten(0, routing.chosen.shape)
         return (routing.gates[..., None] * y).sum(1), routing
 
 
 class MixtureHead(nn.Module):
-    """Class token + its attention, norm; norm; + mixture of experts, norm; Linear.
+    """Head with attention of the class token over all tokens, then a mixture of experts.
 
-    Tokens (B, T, D) -> logits (B, classes).
+    The class token plus its attention goes through two norms; the output of the experts is added to
+    it; a norm and a linear classifier follow. Tokens (B, T, D) -> logits (B, classes).
 
     Args:
         prefix_tokens: not used, since the class token attends to all tokens.
         attention: "mha" (published), "mla" or "perceiver".
-        heads: of the attention; must divide `dim`. None: one for every 64 features, 12 in a ViT-B.
-        experts: E, of which each image goes through `top_k`.
-        expert_ratio: hidden features of an expert / `dim`.
+        heads: number of attention heads, which must divide `dim`; None for one per 64 features (12
+            in a ViT-B).
+        experts: E, the number of experts.
+        top_k: number of experts that each image uses.
+        expert_ratio: hidden features of an expert, as a multiple of `dim`.
         balance: weight α of the load-balancing loss.
         z: weight β of the router z-loss.
 
     Attributes:
-        experts: returns its `Routing` beside the features: a forward hook sees it in evaluation.
-        routing: that of the last forward pass in training, or None. Not copied, nor pickled.
+        experts: returns features and `Routing`, so that a forward hook sees it in evaluation too.
+        routing: routing of the last training forward pass, or None. It is not copied or pickled.
 
     Raises:
-        InputError: an unknown attention, or numbers that do not fit together.
+        InputError: `attention` is unknown, or the numbers do not fit together.
     """
 
     def __init__(
@@ -200,7 +211,10 @@ class MixtureHead(nn.Module):
         return self.__dict__ | {"routing": None}  # tensors inside a graph cannot be copied
 
     def no_weight_decay(self) -> set[str]:
-        """Names of biases and learned queries, which have two dimensions here."""
+        """Return the names of parameters without weight decay: biases and learned latents.
+
+        They have two dimensions here, so they would be decayed otherwise.
+        """
         ends = ("bias1", "bias2", "latents")
         return {name for name, _ in self.named_parameters() if name.endswith(ends)}
 
@@ -212,16 +226,17 @@ class MixtureHead(nn.Module):
         return self.classifier(self.norm_experts(x + mixture))
 
     def last_routing(self) -> Routing:
+        """Return the last routing in training; RuntimeError if there was none."""
         if self.routing is None:
             raise RuntimeError("there is no routing yet: call the model in training mode first")
         return self.routing
 
     def auxiliary_losses(self, targets: Tensor) -> dict[str, Tensor]:
-        """Load balancing and router z-loss of the last forward pass in training, weighted.
+        """Return the weighted losses of the router for the last training forward pass.
 
-        `load_balance` is α E Σ f_i P_i over the top-k routes, with f_i the share of routes to
+        `load_balance` is α E Σ f_i P_i over the top-k routes, where f_i is the share of routes to
         expert i and P_i its mean probability (GShard, https://arxiv.org/abs/2006.16668; Switch
-        Transformer): α at an even load, whatever k, and up to α E / k. `router_z` is
+        Transformer). It is α at an even load, for any k, and at most α E / k. `router_z` is
         β mean(logsumexp(logits)²) (ST-MoE, https://arxiv.org/abs/2202.08906).
         """
         routing = self.last_routing()
@@ -234,12 +249,12 @@ class MixtureHead(nn.Module):
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
-        """Routing of the last forward pass in training, scalars by name.
+        """Return scalars that describe the routing of the last training forward pass, by name.
 
-        `load_i`: share of all routes that went to expert i. Entropies are in nats, from 0 (one
-        expert) to log E: `routing_entropy` that of the router's probabilities averaged over the
-        images, `routing_entropy_image` that of one image's, averaged over the images. Their
-        difference is what the choice says of the image.
+        `load_i` is the share of all routes that went to expert i. Entropies are in nats, from 0
+        (one expert) to log E. `routing_entropy` is the entropy of the router's probabilities
+        averaged over the images; `routing_entropy_image` is the average over the images of the
+        entropy of each. Their difference is what the choice of expert tells about the image.
         """
         routing = self.last_routing()
         p = routing.logits.softmax(1)
@@ -252,5 +267,5 @@ class MixtureHead(nn.Module):
 
 @register_model
 def vit_moe(pretrained: bool = False, **options: Any) -> BackboneModel:
-    """By default the ViT-B/16 that google/vit-base-patch16-224-in21k is, and `MixtureHead`."""
+    """Build `MixtureHead` on a backbone, by default google/vit-base-patch16-224-in21k."""
     return build(MixtureHead, "vit_base_patch16_224.orig_in21k", pretrained, **options)

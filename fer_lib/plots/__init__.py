@@ -1,4 +1,8 @@
-"""Figures and tables in one style: colour-blind safe, a colour an emotion and a model, marks."""
+"""Figures and tables in one colour-blind safe style, with a colour for each emotion and model.
+
+The argument `mark` of most functions is a short text about the data, such as "sample data", that is
+shown with the figure or table; "" shows nothing.
+"""
 
 from fer_lib.plots.comparison import alike, claims, copies, cost, subsets
 from fer_lib.plots.evaluation import by_agreement, coverage, reliability, robustness, views

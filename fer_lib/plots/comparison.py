@@ -1,4 +1,4 @@
-"""Figures of many runs side by side: what they cost, how alike they answer, what copies add."""
+"""Figures that compare runs: what they cost, how alike they answer, what copied images add."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,16 +17,18 @@ AROUND = [
     for radius in (8, 16, 26, 38, 52, 68)
     for angle in np.radians([0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200])
 ]
-"""Where a label may stand, in points from its point, the first choice first."""
+"""Possible offsets of a label from its data point, in typographic points, best first."""
 
 
 def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
-    """Accuracy against a cost on a logarithmic axis, each point with its name beside it.
+    """Plot accuracy against a cost on a logarithmic axis, with the name of each point beside it.
 
-    Filled markers are our recipe, open ones another. Points of one cost stand a little apart.
+    Markers are filled for our recipe and open for another. Points of the same cost are drawn a
+    little apart.
 
     Args:
-        table: by name, columns `model`, `recipe`, `cost`, `accuracy`, `low`, `high`.
+        table: names as index; columns `model`, `recipe`, `cost`, `accuracy`, and `low`, `high`, the
+            ends of the interval of the accuracy.
     """
     figure, axis = new_figure(6.4, 4.6, mark=mark)
     table = table.sort_values("accuracy", ascending=False, kind="stable")
@@ -57,24 +59,24 @@ def label_points(
     names: Sequence[str],
     bars: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
 ) -> None:
-    """Write the name of each point beside it, where it covers no other label, point or bar.
+    """Write the name of each point beside it, so that it covers no other label, point or bar.
 
-    Where all places of `AROUND` are taken, the one that covers least. One where another point or
-    bar stands between label and point counts as taken. From a place further away than the nearest
-    a thin line leads to the point.
+    If all places of `AROUND` are taken, the one that covers least is used. A place also counts as
+    taken if another point or bar is between it and the point of the label. A label that is not in
+    one of the nearest places is joined to its point by a thin line.
 
     Args:
-        points: (N, 2) in the units of the axes, whose limits must not change any more.
-        bars: ends of vertical bars to keep clear of, one for each point, or none.
+        points: (N, 2) in the units of the axes, whose limits must not change afterwards.
+        bars: ends of vertical bars to keep clear of, one bar for each point, or none.
     """
     figure = axis.figure
-    figure.draw_without_rendering()  # so that all that is drawn has its place
-    dots = figure.dpi / 72  # pixels in a point
+    figure.draw_without_rendering()  # so that everything drawn has its position
+    dots = figure.dpi / 72  # pixels in a typographic point
     place, inside = axis.transData.transform, axis.get_window_extent().get_points()
     marks = [[xy - 4 * dots, xy + 4 * dots] for xy in place(points)]
     marks += [[start - dots, end + dots] for start, end in map(place, bars)]
     marks, taken, around = np.array(marks), np.array([inside, *marks]), np.array(AROUND)
-    sides = np.where(abs(around) > 1, np.sign(around), 0)  # where the label is seen from its place
+    sides = np.where(abs(around) > 1, np.sign(around), 0)  # direction of the label from its place
     for number, (point, name) in enumerate(zip(points, names, strict=True)):
         text = axis.text(*point, name, fontsize=8, zorder=4)
         text.set_in_layout(False)
@@ -87,7 +89,7 @@ def label_points(
         crossed = _overlaps(np.stack([lines, lines + 1], 2)[:, :, None], others).any((1, 2))
         area = (size + 2 * dots).prod()
         costs = area - areas[:, 0] + areas[:, 1:].sum(1) + area * crossed
-        best = int(costs.round().argmin())  # the first of equals
+        best = int(costs.round().argmin())  # the first of equally good places
         taken = np.concatenate([taken, boxes[best : best + 1]])
         (x, y), (left, up) = AROUND[best], sides[best]
         text.set_transform(offset_copy(axis.transData, figure, x, y, units="points"))
@@ -102,15 +104,16 @@ def label_points(
 
 
 def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Areas (...) that boxes have in common with others, both (..., 2, 2) of least and greatest."""
+    """Return the common areas (...) of boxes and others, both (..., 2, 2): low and high corner."""
     least = np.maximum(boxes[..., 0, :], others[..., 0, :])
     return (np.minimum(boxes[..., 1, :], others[..., 1, :]) - least).clip(0).prod(-1)
 
 
 def alike(table: pd.DataFrame, *, mark: str, title: str) -> Figure:
-    """A square table of each against each (0..1) as a heat map; the diagonal is left out.
+    """Draw a square table of values (0..1) for pairs as a heat map, without its diagonal.
 
-    Rows have names with numbers, and columns the numbers alone. A cell says .53 for 0.53.
+    Rows are labelled with names and numbers, columns with the numbers alone. A cell shows 0.53 as
+    .53.
     """
     short = table.map("{:.2f}".format).map(lambda text: text.removeprefix("0"))
     size = 0.8 + 0.34 * len(table)
@@ -128,10 +131,11 @@ def alike(table: pd.DataFrame, *, mark: str, title: str) -> Figure:
 
 
 def copies(table: pd.DataFrame, *, mark: str) -> Figure:
-    """Accuracy on copied and on other test images, and what the copies add to the whole.
+    """Plot accuracy on copied and on other test images, and what the copies add to the accuracy.
 
     Args:
-        table: by name, columns `copied_accuracy`, `distinct_accuracy`, `inflation`, `low`, `high`.
+        table: names as index; columns `copied_accuracy`, `distinct_accuracy`, `inflation`, `low`,
+            `high` (see `fer_lib.compare.copies.inflation`).
     """
     width = 5 + 0.075 * max(map(len, table.index))
     figure, (left, right) = new_figure(
@@ -166,10 +170,11 @@ def copies(table: pd.DataFrame, *, mark: str) -> Figure:
 
 
 def subsets(steps: Sequence[dict[str, Any]], *, mark: str) -> Figure:
-    """Validation accuracy of the best subset of each size, the chosen one ringed.
+    """Plot the validation accuracy of the best subset of each size, with a ring around the best.
 
     Args:
-        steps: dicts of `members` (names) and `valid_accuracy`, by size.
+        steps: one dict for each subset, in the order of size, with `members` (names) and
+            `valid_accuracy`.
     """
     sizes = [len(step["members"]) for step in steps]
     scores = [step["valid_accuracy"] for step in steps]
@@ -185,13 +190,14 @@ def subsets(steps: Sequence[dict[str, Any]], *, mark: str) -> Figure:
 
 
 def claims(table: pd.DataFrame, *, mark: str) -> Figure:
-    """Published accuracies beside those reached here on images of the same kind.
+    """Plot published accuracies beside those reached here on images of the same kind.
 
     Args:
-        table: columns `system`, `on`, `accuracy`, `published_alike`, `ours_alike`, and where there
-            is any, `ours_other_alike` and `published_other_alike` of another network, small and
-            grey; a row without `accuracy` is left out, one without the others says so, and why:
-            `ours_test` and `ours_other_test` tell whether there was a run.
+        table: columns `system`, `on`, `accuracy` (published), and `published_alike` and
+            `ours_alike` (reached here with the published and with our recipe). Optional columns
+            are `published_other_alike` and `ours_other_alike`, reached on another network and drawn
+            small and grey. A row without `accuracy` is left out. A row in which nothing was reached
+            says why; `ours_test` and `ours_other_test` show whether there was a run.
     """
     table = table[table["accuracy"].notna()].reset_index(drop=True)
     figure, axis = new_figure(7.4, 1.2 + 0.42 * len(table), mark=mark)
@@ -224,7 +230,7 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
     names = [f"{row.system}: {row.on}" for row in table.itertuples()]
     axis.set(xlabel="accuracy", yticks=range(len(table)), yticklabels=names)
     axis.set_ylim(len(table) - 0.5, -0.5)
-    axis.margins(x=0.25)  # room for what stands beside the last
+    axis.margins(x=0.25)  # room for the text beside the last point
     axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure

@@ -1,4 +1,4 @@
-"""Figures of one run in depth: is it calibrated, when should it be silent, what unsettles it.
+"""Figures about one run: its calibration, abstention, test-time views and robustness.
 
 They take what `fer_lib.in_depth` writes into `evaluation.json`.
 """
@@ -20,12 +20,12 @@ VIEW_TITLES = {"one": "one view", "mirror": "with its mirror image", "ten_crop":
 
 
 def reliability(bins: dict[str, Sequence[dict[str, Any]]], *, mark: str) -> Figure:
-    """Accuracy of the images of like confidence, above the share of the images in each bin.
+    """Plot accuracy against confidence by bins, above the share of the images in each bin.
 
-    On the diagonal, confidence says how often a model is right; below it the model is too sure.
+    On the diagonal, confidence says how often a model is right; below it, the model is too sure.
 
     Args:
-        bins: by title, as `calibration.reliability` gives them; one diagram for each.
+        bins: results of `calibration.reliability` by title; one diagram for each.
     """
     figure, axes = new_figure(
         0.6 + 3.9 * len(bins), 4.8, mark=mark, nrows=2, ncols=len(bins), squeeze=False,
@@ -57,6 +57,7 @@ def reliability(bins: dict[str, Sequence[dict[str, Any]]], *, mark: str) -> Figu
 
 
 def percent(*sides: Any) -> None:
+    """Label axes, such as `axis.xaxis`, in whole per cent."""
     for side in sides:
         side.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
 
@@ -64,11 +65,12 @@ def percent(*sides: Any) -> None:
 def coverage(
     curve: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]] = (), *, mark: str
 ) -> Figure:
-    """Accuracy of the surest answers by the share of images that is answered.
+    """Plot the accuracy of the surest answers against the share of images answered.
 
     Args:
-        curve: as `abstention.coverage` gives it.
-        targets: of `abstention.abstention`; a point with its interval for each that was reached.
+        curve: result of `abstention.coverage`.
+        targets: `targets` of `abstention.abstention`; those that were reached are drawn as points
+            with intervals.
     """
     table = pd.DataFrame(curve)
     figure, axis = new_figure(6, 3.8, mark=mark)
@@ -95,10 +97,10 @@ def coverage(
 
 
 def by_agreement(groups: Sequence[dict[str, Any]], *, mark: str) -> Figure:
-    """Accuracy by the share of annotators who agree with the label.
+    """Plot accuracy by the share of annotators who agree with the label.
 
     Args:
-        groups: as `answers.by_agreement` gives them, at least one.
+        groups: result of `answers.by_agreement`, with at least one group.
     """
     table = pd.DataFrame(groups)
     names = [f"{row['from']:.0%} to {row['to']:.0%}\n{row['n']:,} images" for row in groups]
@@ -113,10 +115,10 @@ def by_agreement(groups: Sequence[dict[str, Any]], *, mark: str) -> Figure:
 
 
 def views(found: dict[str, dict[str, Any]], *, mark: str) -> Figure:
-    """Accuracy with each way of looking at a face, and the time it takes.
+    """Plot accuracy with each set of views of a face, and the time that it takes.
 
     Args:
-        found: as `robustness.compare_views` gives it.
+        found: result of `robustness.compare_views`.
     """
     names = [VIEW_TITLES.get(name, name) for name in found]
     table = pd.DataFrame(found.values(), index=names)
@@ -142,13 +144,13 @@ def views(found: dict[str, dict[str, Any]], *, mark: str) -> Figure:
 def robustness(
     found: dict[str, dict[str, Sequence[dict[str, Any]]]], *, mark: str, guess: float | None = None
 ) -> Figure:
-    """Accuracy under each kind of damage by its severity: small multiples on one scale.
+    """Plot accuracy against severity, in a small panel for each kind of damage, on one scale.
 
     Args:
-        found: by model, and then by kind, as `evaluation.json` has it under `robustness`; a model
-            need not have been tried under every kind. The first entry of a kind is the undamaged
-            image: a dashed line, where there is one model.
-        guess: accuracy of the most frequent class as the answer to all images, a dotted line.
+        found: results by model and then by kind, which `evaluation.json` has under `robustness`. A
+            model need not have every kind. The first entry of a kind is the undamaged image; it is
+            drawn as a dashed line if there is only one model.
+        guess: accuracy of answering the most frequent class for all images, drawn as a dotted line.
     """
     kinds = list(dict.fromkeys(kind for curves in found.values() for kind in curves))
     rows = -(-len(kinds) // 3)
@@ -174,7 +176,7 @@ def robustness(
         axis.set(title=kind, xlabel=curve[0]["unit"], xticks=table["severity"])
         percent(axis.yaxis)
         if curve[0]["severity"] > curve[-1]["severity"]:
-            axis.invert_xaxis()  # worse to the right
+            axis.invert_xaxis()  # so that damage grows to the right
     for axis in axes[:, 0]:
         axis.set(ylabel="accuracy\n(bars: 95 % interval)", ylim=(0, 1))
     for axis in axes.ravel()[len(kinds) :]:

@@ -1,4 +1,4 @@
-"""Figures of faces: how many, what they look like, what people and models see in them."""
+"""Figures of faces: their number, what they look like, what people and models see in them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from fer_lib.plots.style import EMOTION_COLOURS, new_figure
 
 
 def class_counts(faces: FaceSet) -> Figure:
-    """Images of each class in each split."""
+    """Plot the number of images of each class in each split."""
     table = pd.DataFrame(faces.counts())
     figure, axes = new_figure(9, 2.8, mark=faces.mark, ncols=3)
     for axis, split in zip(axes, SPLITS, strict=True):
@@ -42,16 +42,16 @@ def show_face(axis: Any, image: np.ndarray, caption: str = "") -> None:
 
 
 NO_TICKS = {"xticks": [], "yticks": []}
-"""For axes that are off, which would take two thirds of the time of a grid to compute them."""
+"""Options for axes that are off: computing their ticks would take two thirds of a grid's time."""
 
 
-SIZE = 1.3  # inches, of a face in a grid
+SIZE = 1.3  # inches, side of a face in a grid
 
 
 def faces_grid(
     images: np.ndarray, captions: Sequence[str], *, mark: str, columns: int = 7
 ) -> Figure:
-    """Faces (N, C, H, W), uint8 or float in 0..1, with a caption above each."""
+    """Draw faces (N, C, H, W), uint8 or float in 0..1, with a caption above each."""
     rows = -(-len(images) // columns)
     figure, axes = new_figure(
         columns * SIZE, rows * (SIZE + 0.25), mark=mark, nrows=rows, ncols=columns, squeeze=False,
@@ -67,7 +67,7 @@ def faces_grid(
 def faces_with_votes(
     images: np.ndarray, votes: np.ndarray, captions: Sequence[str], *, mark: str
 ) -> Figure:
-    """Faces (N, C, H, W), each above its votes (N, 10), over `labels.VOTES`, as bars."""
+    """Draw faces (N, C, H, W), each above a bar chart of its votes (N, 10) by `labels.VOTES`."""
     n = len(images)
     figure, axes = new_figure(
         1.5 * n + 0.8, 3.9, mark=mark, nrows=2, ncols=n, squeeze=False, sharey="row"
@@ -84,10 +84,11 @@ def faces_with_votes(
 
 
 def answers(faces: FaceSet, some: pd.DataFrame, *, mark: str) -> Figure:
-    """Faces with label, answer and confidence above each, and votes below where there are any.
+    """Draw faces with label, answer and confidence above, and votes below if there are any.
 
     Args:
-        some: rows of `evaluate.answers.answers`, one or more; seven fit the width of a page.
+        some: one or more rows of the table of `evaluate.answers.answers`; seven fit the width of a
+            page.
     """
     rows = some["row"].to_numpy()
     captions = [
@@ -106,14 +107,14 @@ def overlays(
     mark: str,
     columns: int = 7,
 ) -> Figure:
-    """Faces, and below each the same face under a heat map of what a model looks at.
+    """Draw faces, and below each the same face under a heat map of what a model looks at.
 
-    Every map has its own scale, from its least value (dark) to its greatest (bright): two faces
-    can be compared by where the light falls, not by how much of it there is.
+    Every map has its own scale, from its smallest value (dark) to its largest (bright), so two
+    faces can be compared by where the map is bright, but not by how bright it is.
 
     Args:
         images: (N, C, H, W), uint8 or float in 0..1.
-        maps: (N, h, w) float; of any size, scaled up to that of the images.
+        maps: (N, h, w) float, of any size; they are scaled to the size of the images.
         captions: one for each face.
     """
     rows = -(-len(images) // columns)
@@ -133,15 +134,15 @@ def overlays(
     return figure
 
 
-SIDE = 240  # pixels, of a face on a page
+SIDE = 240  # pixels, side of a face on a page
 
 
 def heated(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """One face under a heat map, as `overlays` shows it, without a figure: a page draws it quickly.
+    """Return a face under a heat map as in `overlays`, but as pixels, which a page shows quickly.
 
     Args:
         image: (C, H, W) uint8.
-        heat: (h, w) float, with a scale of its own.
+        heat: (h, w) float, on a scale of its own.
 
     Returns:
         (SIDE, SIDE, 3) uint8.
@@ -158,11 +159,11 @@ def heated(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def reconstructions(
     images: np.ndarray, masked: np.ndarray, reconstructed: np.ndarray, *, mark: str
 ) -> Figure:
-    """Three rows: faces, what a masked autoencoder saw of them, what it made of that.
+    """Draw three rows: faces, the patches that an autoencoder saw, and its reconstructions.
 
     Args:
-        images, masked, reconstructed: (N, C, H, W), uint8 or float in 0..1; in `masked`, float,
-            what was hidden is NaN and is drawn in a pale blue that no grey face has.
+        images, masked, reconstructed: (N, C, H, W), uint8 or float in 0..1. `masked` is float; its
+            hidden pixels are NaN and are drawn in a pale blue that no grey face has.
     """
     names = ("original", "visible patches", "reconstruction")
     n = len(images)

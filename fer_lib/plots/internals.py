@@ -1,4 +1,4 @@
-"""Figures of what happens inside a model: which experts work, where embeddings and anchors lie."""
+"""Figures of what happens inside a model: load of experts, spatial gates, embeddings, anchors."""
 
 import re
 from collections.abc import Sequence
@@ -14,12 +14,13 @@ from fer_lib.plots.style import EMOTION_COLOURS, new_figure
 
 
 def routing(metrics: pd.DataFrame, *, mark: str, title: str = "") -> Figure:
-    """Load of each expert and entropy of the router by epoch.
+    """Plot the load of each expert and the entropies of the router by epoch.
 
     Args:
-        metrics: `metrics.csv`, with the columns `epoch`; `load_0` to `load_<E - 1>` (shares of
-            the routes, sum 1); `routing_entropy` and `routing_entropy_image` (nats, at most log E)
-            of the router's average probabilities, and of those of one image.
+        metrics: `metrics.csv`, with the columns `epoch`; `load_0` to `load_<E - 1>` (shares of the
+            routes, sum 1); `routing_entropy` and `routing_entropy_image` (nats, at most log E), the
+            entropy of the router's average probabilities and that of the probabilities of one
+            image.
     """
     loads = [name for name in metrics if re.fullmatch(r"load_\d+", name)]
     figure, (left, right) = new_figure(9, 3.2, mark=mark, ncols=2)
@@ -47,10 +48,10 @@ def routing(metrics: pd.DataFrame, *, mark: str, title: str = "") -> Figure:
 
 
 def gates(maps: Sequence[np.ndarray], *, mark: str) -> Figure:
-    """What spatial gates pass, a panel for each, all on one scale from 0 to 1.
+    """Draw what spatial gates let through, in a panel for each, all on one scale from 0 to 1.
 
     Args:
-        maps: (h, w) of each gate, in order.
+        maps: one (h, w) map for each gate, in the order of the stages.
     """
     figure, axes = new_figure(2.4 * len(maps) + 0.9, 2.6, mark=mark, ncols=len(maps), squeeze=False)
     for number, (axis, gate) in enumerate(zip(axes[0], maps, strict=True), 1):
@@ -69,15 +70,15 @@ def embedding(
     *,
     mark: str,
 ) -> Figure:
-    """Images as points in the colours of their classes, with the anchors of the classes.
+    """Plot images as points in the colours of their classes, with the anchors of the classes.
 
-    Each class is also named, in the middle of its points.
+    The name of each class is also written in the middle of its points.
 
     Args:
         points: (N, 2) float, embeddings projected to two dimensions.
-        labels: (N,) int.
-        classes: K names.
-        anchors: (K, A, 2) float, projected likewise.
+        labels: (N,) int, numbers of the classes.
+        classes: names of the K classes.
+        anchors: (K, A, 2) float, A anchors of each class in the same projection.
     """
     figure, axis = new_figure(6.4, 5, mark=mark)
     halo = [patheffects.withStroke(linewidth=3, foreground="white")]

@@ -1,4 +1,4 @@
-"""Figures of scores: curves of a training, confusion, intervals, a class against another."""
+"""Figures of scores: learning curves, confusion matrices, intervals, scores of each class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,16 +12,16 @@ from matplotlib.figure import Figure
 from fer_lib.plots.style import EMOTION_COLOURS, new_figure
 
 Rows = pd.DataFrame | Sequence[dict[str, Any]]
-"""Of `metrics.csv`, one an epoch."""
+"""Rows of `metrics.csv`, one for each epoch."""
 
 
 def learning_curves(
     rows: Rows, *, mark: str, title: str = "", guess: float | None = None
 ) -> Figure:
-    """Loss and accuracy by epoch, side by side.
+    """Plot loss and accuracy by epoch, side by side.
 
     Args:
-        guess: accuracy of the most frequent class as the answer to all images, a dotted line.
+        guess: accuracy of answering the most frequent class for all images, drawn as a dotted line.
     """
     figure, axes = new_figure(9, 3.2, mark=mark, ncols=2)
     figure.suptitle(title, fontsize=11)
@@ -31,7 +31,7 @@ def learning_curves(
 
 
 def learning_curve(rows: Rows, name: str, *, mark: str) -> Figure:
-    """One of `learning_curves` alone: "loss" or "accuracy"."""
+    """Plot one of the `learning_curves` alone; `name` is "loss" or "accuracy"."""
     figure, axis = new_figure(5, 3.4, mark=mark)
     _curve(axis, rows, name)
     return figure
@@ -61,7 +61,12 @@ def _curve(axis: Any, rows: Rows, name: str, guess: float | None = None) -> None
 def confusion_matrix(
     confusion: Sequence[Sequence[int]], classes: Sequence[str], *, mark: str, title: str = ""
 ) -> Figure:
-    """Share of each true class (rows) that was given each label (columns), with the counts' sum."""
+    """Draw which share of each true class (rows) was predicted as each class (columns).
+
+    Args:
+        confusion: (K, K) counts of images; each row is shown with its sum.
+        classes: names of the K classes.
+    """
     counts = np.asarray(confusion)
     support = counts.sum(1, keepdims=True)
     share = counts / np.maximum(support, 1)
@@ -85,7 +90,7 @@ def row_shares(
     xlabel: str = "what most annotators see",
     ylabel: str = "label",
 ) -> Figure:
-    """Share of each row's total in each column, as a heat map."""
+    """Draw the share of each row's total in each column as a heat map."""
     counts = np.asarray(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure, axis = new_figure(6.4, 4.4, mark=mark)
@@ -100,7 +105,7 @@ def row_shares(
 
 
 def intervals(table: pd.DataFrame, *, mark: str, xlabel: str = "accuracy") -> Figure:
-    """Points with their 95 % intervals: one row a model, one colour a test set.
+    """Plot values with their 95 % intervals: a row for each model, a colour for each test set.
 
     Args:
         table: columns `model`, `set`, `value`, `low`, `high`.
@@ -130,12 +135,12 @@ def recovery(
     *,
     mark: str,
 ) -> Figure:
-    """Precision against recall: named points, and a dashed curve of one rule by its threshold.
+    """Plot precision against recall: named points, and a dashed curve of one rule by threshold.
 
     Args:
-        points: recall and precision, 0..1; one without precision, as nothing was changed, is left
-            out.
-        curve: likewise, of the rule `soft`.
+        points: recall and precision (0..1) by name. A point without a precision, because nothing
+            was changed, is left out.
+        curve: recall and precision of the rule `soft` at each of its thresholds.
     """
     figure, axis = new_figure(5.4, 4, mark=mark)
     axis.plot(*np.transpose(curve), "--", color="0.6", label="soft, by its threshold")
@@ -152,7 +157,7 @@ def recovery(
 
 
 def per_class(scores: dict[str, dict[str, float]], *, mark: str, ylabel: str = "recall") -> Figure:
-    """Heat map of a score by model (rows) and class (columns)."""
+    """Draw a heat map of a score (0..1) by model (rows) and class (columns)."""
     table = pd.DataFrame(scores).T
     figure, axis = new_figure(5.5 + 0.08 * max(map(len, scores)), 1 + 0.45 * len(table), mark=mark)
     sns.heatmap(table, annot=True, fmt=".0%", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=axis)
@@ -162,7 +167,7 @@ def per_class(scores: dict[str, dict[str, float]], *, mark: str, ylabel: str = "
 
 
 def class_shares(shares: dict[str, float], *, mark: str, xlabel: str) -> Figure:
-    """A share (0..1) of each class as a bar in the colour of the class."""
+    """Draw a share (0..1) of each class as a bar in the colour of the class."""
     figure, axis = new_figure(6, 1 + 0.27 * len(shares), mark=mark)
     axis.barh(list(shares), list(shares.values()), color=[EMOTION_COLOURS[name] for name in shares])
     axis.bar_label(axis.containers[0], fmt="{:.0%}", fontsize=8, padding=2)

@@ -1,4 +1,4 @@
-"""The style of all figures and tables: colour-blind safe, a colour an emotion and a model."""
+"""The style of all figures and tables, with a colour for each emotion and each model."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ from fer_lib.files import InputError, replacing
 from fer_lib.labels import EMOTIONS_8
 
 EMOTION_COLOURS = dict(zip(EMOTIONS_8, sns.color_palette("colorblind", 8), strict=True))
-"""Colour of each emotion, everywhere."""
+"""Colour of each emotion in all figures; the palette is colour-blind safe."""
 
 
 class ModelStyle(NamedTuple):
-    """How a model is drawn: the colour alone is not enough in grey, so one marker and dash too.
+    """How a model is drawn; marker and dash differ too, because grey hides the colour.
 
     Attributes:
-        colour: a hexadecimal one.
+        colour: hexadecimal code.
         marker, dash: as matplotlib's `marker` and `linestyle` take them.
     """
 
@@ -41,11 +41,14 @@ MODEL_STYLES = {
     "vit_moe": ModelStyle("#44aa99", "X", (0, (9, 2))),
     "grefel": ModelStyle("#999933", "*", (0, (3, 1.5, 1, 1.5))),
 }
-"""Style of each model, in the order in which models are listed; the colours are the scheme *muted*
-of Paul Tol, https://sronpersonalpages.nl/~pault/, of unlike lightness within a family."""
+"""Style of each model, in the order in which models are listed.
+
+The colours are the scheme *muted* of Paul Tol, https://sronpersonalpages.nl/~pault/, with different
+lightness within a family of models.
+"""
 
 OTHER = ModelStyle("#555555", "h", "-")
-"""Style of what is no model, such as an ensemble or a published figure."""
+"""Style of everything that is not a model, such as an ensemble or a published figure."""
 
 STYLE = sns.axes_style("whitegrid") | {
     "figure.dpi": 110,
@@ -64,16 +67,19 @@ METADATA = {
     ".png": {"Software": None},
     ".svg": {"Date": None, "Creator": None},
 }
-"""What matplotlib would write about itself and the time, left out; the formats that `save` has."""
+"""Formats of `save`, each with the metadata on matplotlib and the time that is left out."""
 
 
 def model_style(name: str) -> ModelStyle:
-    """Style of a model, also by the name of a run that begins with it ("vit_cnn ours s0")."""
+    """Return the style of a model, by its name or a run's that begins with it ("vit_cnn ours s0").
+
+    Any other name gets the style `OTHER`.
+    """
     return MODEL_STYLES.get(name.partition(" ")[0], OTHER)
 
 
 class Picture(Figure):
-    """A figure that a notebook shows without pyplot, so neither kept open nor shown twice."""
+    """A figure that a notebook shows without pyplot, so it is not kept open or shown twice."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -83,7 +89,14 @@ class Picture(Figure):
 
 
 def new_figure(width: float, height: float, *, mark: str, **grid: Any) -> tuple[Figure, Any]:
-    """A figure of our style and its axes; `mark` is printed in the lower right corner."""
+    """Create a figure in our style, and its axes; `mark` is printed in the lower right corner.
+
+    Args:
+        width: width in inches.
+        height: height in inches.
+        mark: text such as "sample data", or "" for none.
+        grid: arguments of `Figure.subplots`.
+    """
     with mpl.rc_context(STYLE):
         figure = Picture(figsize=(width, height), layout="constrained")
         axes = figure.subplots(**grid)
@@ -93,32 +106,32 @@ def new_figure(width: float, height: float, *, mark: str, **grid: Any) -> tuple[
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as png, or as svg (vectors), as the suffix says, all or nothing.
+    """Write a figure as png or svg (vectors), by the suffix of `path`, completely or not at all.
 
-    The same figure gives the same bytes, without a date, with the same version of matplotlib.
+    With the same version of matplotlib, the same figure gives the same bytes; no date is written.
 
     Raises:
-        InputError: another suffix.
+        InputError: the suffix is neither .png nor .svg.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in METADATA:
-        raise InputError(f"{path} is a figure: let its name end in {', '.join(METADATA)}")
+        raise InputError(f"{path} must have one of the suffixes {', '.join(METADATA)}")
     with replacing(path) as temporary, mpl.rc_context(STYLE):
         figure.savefig(temporary, metadata=METADATA[suffix])
 
 
 def table(frame: pd.DataFrame, *, mark: str, percent: Sequence[str] = ()) -> Styler:
-    """A table as a notebook shows it: `mark` above, the columns `percent` (0..1) in per cent."""
+    """Format a table for a notebook: `mark` above, the columns `percent` (0..1) in per cent."""
     shown = frame.style.format(precision=3, thousands=",", na_rep="")
     return shown.format("{:.1%}", subset=list(percent), na_rep="").set_caption(mark)
 
 
 def interact(show: Callable[..., object], **choices: Any) -> Any:
-    """Menus and sliders for the arguments of `show`, as ipywidgets makes them from `choices`.
+    """Show menus and sliders for the arguments of `show`, made by ipywidgets from `choices`.
 
-    `show` runs whenever one is changed, and not before: its plain call has shown the first view,
-    and a notebook executed without a browser may wait for ever on the first output of a widget
-    (https://github.com/jupyter/nbclient/issues/312).
+    `show` runs whenever one of them is changed, and not before. The caller shows the first view by
+    a plain call, because a notebook executed without a browser may wait for ever for the first
+    output of a widget (https://github.com/jupyter/nbclient/issues/312).
     """
     from IPython.display import display
     from ipywidgets import interactive
@@ -132,9 +145,10 @@ def interact(show: Callable[..., object], **choices: Any) -> Any:
 
 
 def upload(show: Callable[[str, bytes], object]) -> Any:
-    """A button that takes pictures; `show` runs below it for each, with its name and content.
+    """Show a button for uploading pictures; `show` runs for each, with its name and content.
 
-    Where it raises InputError, the sentence stands in its place, and the next picture follows.
+    Its output appears below the button. If it raises InputError, the message is printed instead,
+    and the next picture follows.
     """
     from IPython.display import display
     from ipywidgets import FileUpload, Output

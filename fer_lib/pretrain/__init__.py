@@ -2,9 +2,9 @@
 
     python -m fer_lib.pretrain --dataset fer2013 --data-dir DIR --preset full
 
-As in training, every draw follows from (seed, epoch) alone, and metrics stay on the device until
-the epoch ends. A pretraining that is killed resumes at its last finished epoch and, on the same
-CPU, ends with the same numbers as one that was not. It runs in one process.
+As in training, all random numbers depend on (seed, epoch) alone, and metrics stay on the device
+until the epoch ends. A pretraining that is killed resumes after its last finished epoch and, on the
+same CPU, gives the same numbers as one that was not interrupted. It runs in one process.
 """
 
 from fer_lib.pretrain.autoencoder import reconstruct

@@ -12,7 +12,7 @@ from fer_lib.settings import add_arguments, parse_settings
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line; an error of the user's ends it with one sentence and status 2."""
+    """Run the command line; an error of the user ends it with one sentence and status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.pretrain",
         description="Pretrain a masked autoencoder on the images of a dataset, without labels.",

@@ -1,7 +1,7 @@
-"""The masked autoencoder itself, and what it reconstructs.
+"""Build the masked autoencoder, and reconstruct images with it.
 
 Masked Autoencoders Are Scalable Vision Learners, https://arxiv.org/abs/2111.06377: a ViT encodes
-the few patches that are left visible, and a small decoder draws the others.
+the few patches that are left visible, and a small decoder predicts the others.
 """
 
 import math
@@ -14,12 +14,13 @@ from fer_lib.pretrain.config import PretrainConfig, require_mask_ratio
 
 
 def attention(device: str) -> str:
-    """How attention is computed on a type of device, as transformers names it.
+    """Return transformers' name for the attention to use on a type of device.
 
-    On a CPU plainly, since with the fused kernel a training step in bf16 takes twice as long. On a
-    GPU by the fused one, under a name of our own: for those that it knows, transformers 5.17 makes
-    a mask while a step is recorded, and else none, so another kernel would be recorded than ran
-    before, and plain attention copies a number to the device, which a recording forbids.
+    On a CPU this is plain attention, because a training step in bf16 takes twice as long with the
+    fused kernel. On a GPU it is the fused kernel, under a name of our own: for the names that it
+    knows, transformers 5.17 makes a mask only while a step is recorded, so the recorded kernel
+    would not be the one that ran before. Plain attention copies a number to the device, which a
+    recording forbids.
     """
     if device != "cuda":
         return "eager"
@@ -31,12 +32,12 @@ def attention(device: str) -> str:
 
 
 def build_autoencoder(config: PretrainConfig, device: str = "cpu") -> nn.Module:
-    """A `transformers.ViTMAEForPreTraining` with random weights; nothing is downloaded.
+    """Build a `transformers.ViTMAEForPreTraining` with random weights; nothing is downloaded.
 
     Args:
-        device: type of that on which it is to compute; it is built on the CPU.
+        device: type of the device on which it will compute, such as "cuda". It is built on the CPU.
     """
-    from transformers import ViTMAEConfig, ViTMAEForPreTraining  # loads in seconds
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining  # takes seconds to import
 
     autoencoder = ViTMAEForPreTraining(
         ViTMAEConfig(
@@ -51,7 +52,7 @@ def build_autoencoder(config: PretrainConfig, device: str = "cpu") -> nn.Module:
             decoder_num_hidden_layers=config.decoder_depth,
             decoder_num_attention_heads=config.decoder_heads,
             decoder_intermediate_size=4 * config.decoder_dim,
-            layer_norm_eps=1e-6,  # that of timm's ViTs, which take the encoder's weights over
+            layer_norm_eps=1e-6,  # as in timm's ViTs, which take over the encoder's weights
             mask_ratio=config.mask_ratio,
             norm_pix_loss=config.norm_pix_loss,
             attn_implementation=attention(device),
@@ -66,7 +67,7 @@ def initialise(autoencoder: nn.Module) -> None:
     """Draw weights as the paper's code does, and set the fixed sine and cosine positions.
 
     transformers 5.23 itself leaves the positions at zero, and they are not trained: neither encoder
-    nor decoder could tell where a patch is, and the loss stays at that of the mean image.
+    nor decoder could then tell where a patch is, and the loss would stay at that of the mean image.
     """
     encoder, decoder = autoencoder.vit.embeddings, autoencoder.decoder
     for module in autoencoder.modules():
@@ -81,7 +82,11 @@ def initialise(autoencoder: nn.Module) -> None:
 
 
 def mask_noise(images: int, patches: int, seed: int) -> Tensor:
-    """(images, patches) float32 on the CPU; the patches with the largest numbers are masked."""
+    """Draw random numbers that decide which patches are masked.
+
+    Returns:
+        (images, patches) float32 on the CPU; the patches with the largest numbers are masked.
+    """
     return torch.rand(images, patches, generator=torch.Generator().manual_seed(seed))
 
 
@@ -89,23 +94,23 @@ def mask_noise(images: int, patches: int, seed: int) -> Tensor:
 def reconstruct(
     autoencoder: nn.Module, x: Tensor, *, mask_ratio: float = 0.75, seed: int = 0
 ) -> Tensor:
-    """What the autoencoder makes of some images of which it sees a part.
+    """Hide a part of each image, and let the autoencoder predict it from the rest.
 
-    Trained with `norm_pix_loss`, it predicts the pattern of a patch but neither its mean nor its
-    standard deviation: both are taken from the true patch, so brightness and contrast of what is
-    masked are given, not predicted.
+    An autoencoder trained with `norm_pix_loss` predicts the pattern of a patch, but neither its
+    mean nor its standard deviation. Both are taken from the true patch, so brightness and contrast
+    of masked patches are given, not predicted.
 
     Args:
-        autoencoder: of `Pretraining.load()`.
+        autoencoder: as `Pretraining.load()` returns it.
         x: (B, 1, H, W) float, normalised, on the device of the autoencoder.
-        mask_ratio: share of the patches to hide, also another than in training.
-        seed: rules which.
+        mask_ratio: share of the patches to hide; it may differ from the one in training.
+        seed: decides which patches are hidden.
 
     Returns:
-        (B, 1, H, W), visible patches as they are, masked ones as predicted.
+        (B, 1, H, W): visible patches as they are, masked patches as predicted.
 
     Raises:
-        InputError: see `require_mask_ratio`.
+        InputError: `mask_ratio` hides no patch or leaves none, see `require_mask_ratio`.
     """
     patches = autoencoder.patchify(x)  # (B, P, pixels)
     number = patches.shape[1]

@@ -1,4 +1,4 @@
-"""Everything about a pretraining but the data: `PretrainConfig`, and its presets."""
+"""All settings of a pretraining except the data: `PretrainConfig`, and its presets."""
 
 import json
 import math
@@ -11,39 +11,41 @@ from fer_lib.config import Settings, TrainConfig
 from fer_lib.files import InputError
 
 BACKBONE = "vit_tiny_patch16_224"
-"""timm's ViT that the encoder is at another size; it takes inputs from -1 to 1, as ours does."""
+"""timm's name of the ViT that is the encoder, at other sizes; both take inputs from -1 to 1."""
 
 LR_OF_256 = 2e-3
-"""Learning rate of a batch of 256 images; it grows with the batch, as in the paper.
+"""Learning rate for a batch of 256 images; it grows with the batch size, as in the paper.
 
-The paper's is 1.5e-4, for a wider network and batches of 4096, of which FER2013 has seven.
+The paper's is 1.5e-4, for a wider network and batches of 4096; FER2013 has seven such batches.
 """
 
 
 @dataclass(frozen=True)
 class PretrainConfig(Settings):
-    """Everything about a pretraining but the data; equal configs on equal data are the same one.
+    """All settings of a pretraining except the data.
+
+    Equal settings on equal data are the same pretraining.
 
     Attributes:
         preset: "sample", "quick" or "full", a name for the values below.
-        seed: rules initial weights, batches, augmentation and masks.
-        limit: train on this many images, drawn once by the seed; None for all.
-        epochs: passes over the training images.
-        batch_size: images of one optimizer step.
+        seed: seed of the initial weights, batches, augmentation and masks.
+        limit: number of training images to use, drawn once by the seed; None for all.
+        epochs: number of passes over the training images.
+        batch_size: number of images in one optimizer step.
         lr: largest learning rate, reached by a linear warm-up and lowered to 0 by a cosine.
-        weight_decay: on weights with two dimensions or more; norms and biases have none.
+        weight_decay: decay of weights with two dimensions or more; norms and biases have none.
         warmup_epochs: epochs of linear warm-up.
         mask_ratio: share of the patches that the encoder does not see.
-        norm_pix_loss: the target is each patch less its mean, over its standard deviation.
+        norm_pix_loss: predict each patch minus its mean, divided by its standard deviation.
         img_size: side of the grey input image, pixels.
         patch_size: side of a patch, pixels.
-        embed_dim, depth, num_heads: of the encoder, as timm names them; its MLPs are 4 times as
-            wide.
-        decoder_dim, decoder_depth, decoder_heads: of the decoder, likewise.
-        augmentation: draws for each training image.
+        embed_dim, depth, num_heads: sizes of the encoder, as timm names them; its MLPs are 4 times
+            as wide as `embed_dim`.
+        decoder_dim, decoder_depth, decoder_heads: the same sizes of the decoder.
+        augmentation: random changes to each training image.
         precision: "bf16", "fp16", "no" (float32), or "auto", as in `TrainConfig`.
-        cuda_graph: record a step and replay it, as in `TrainConfig`; the same pretraining either
-            way.
+        cuda_graph: record a step and replay it, as in `TrainConfig`; the pretraining counts as the
+            same with and without it.
     """
 
     preset: str = "full"
@@ -73,7 +75,7 @@ class PretrainConfig(Settings):
     kind = "pretraining"
 
     def __post_init__(self):
-        _ = self.training  # refuses wrong values of what every training has
+        _ = self.training  # refuses wrong values of the settings that every training has
         for name in ("patch_size", "depth", "decoder_depth"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be 1 or more, not {getattr(self, name)}")
@@ -87,39 +89,39 @@ class PretrainConfig(Settings):
 
     @property
     def training(self) -> TrainConfig:
-        """The settings that this one has in common with every training."""
+        """The settings that a pretraining shares with every training."""
         names = {f.name for f in fields(self)} & {f.name for f in fields(TrainConfig)}
         return TrainConfig(model="vit_mae", **{name: getattr(self, name) for name in names})
 
     @property
     def patches(self) -> int:
-        """Patches of one image."""
+        """Number of patches in one image."""
         return (self.img_size // self.patch_size) ** 2
 
     @property
     def encoder(self) -> dict[str, int]:
-        """The encoder as options of timm's VisionTransformer."""
+        """The sizes of the encoder, as options of timm's VisionTransformer."""
         names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
         return {"in_chans": 1} | {name: getattr(self, name) for name in names}
 
     @property
     def classifier_options(self) -> dict[str, Any]:
-        """Options of a classifier on the encoder, as `create_model("vit_mae", ...)` takes them."""
+        """Options of `create_model("vit_mae", ...)` for a classifier on the encoder."""
         sizes = self.encoder
         outside = {name: sizes.pop(name) for name in ("img_size", "in_chans")}
         return {"backbone": BACKBONE, **outside, "backbone_options": sizes}
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """What `fer_lib.augment.Prepare` has to know of the input."""
+        """Size, mean and standard deviation of the input, for `fer_lib.augment.Prepare`."""
         return {"input_size": (1, self.img_size, self.img_size), "mean": (0.5,), "std": (0.5,)}
 
 
 def require_mask_ratio(ratio: float, patches: int) -> None:
-    """InputError where a share hides none of the patches, or leaves none."""
-    seen = patches * (1 - ratio)  # NaN is neither
+    """Raise InputError if masking a share of the patches hides none or leaves none visible."""
+    seen = patches * (1 - ratio)  # if this is NaN, it fails the comparison below
     if not (1 <= seen < math.inf and int(seen) < patches):
-        raise InputError(f"mask_ratio={ratio} must hide some of the {patches} patches, leave some")
+        raise InputError(f"mask_ratio={ratio} must hide some of the {patches} patches, not all")
 
 
 PRETRAINING: dict[str, dict[str, Any]] = {
@@ -143,11 +145,14 @@ PRETRAINING: dict[str, dict[str, Any]] = {
 def pretraining(preset: str = "full", **overrides: Any) -> PretrainConfig:
     """Return the settings of a preset, changed by `overrides`.
 
-    Unless it is given, the learning rate is `LR_OF_256` times batch_size / 256, and the warm-up
-    takes at most a tenth of the epochs.
+    Unless the preset or `overrides` contain them, the learning rate is `LR_OF_256` times
+    batch_size / 256, and the warm-up takes at most a tenth of the epochs.
+
+    Args:
+        overrides: fields of `PretrainConfig`. A dict for `augmentation` changes only its own keys.
 
     Raises:
-        InputError: there is no such preset or setting, or settings contradict.
+        InputError: there is no such preset or setting, or settings contradict each other.
     """
     if preset not in PRETRAINING:
         raise InputError(f"preset is one of {', '.join(PRETRAINING)}, not {preset!r}")
@@ -163,7 +168,7 @@ def pretraining(preset: str = "full", **overrides: Any) -> PretrainConfig:
 
 
 def pretraining_command(config: PretrainConfig, dataset: str) -> str:
-    """The command that pretrains by this config, for a shell; DIR is the folder of the data."""
+    """Return the shell command that pretrains with this config; DIR is the folder of the data."""
     apart = ("preset", "seed", "cuda_graph")
     after = {key: value for key, value in config.to_dict().items() if key not in apart}
     plain = pretraining(config.preset).to_dict()

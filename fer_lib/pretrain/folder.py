@@ -1,4 +1,4 @@
-"""The folder of a pretraining: what is written, and how the next stage finds and reads it."""
+"""The folder of a pretraining: what is written to it, and how the next stage finds and reads it."""
 
 import json
 from importlib.metadata import version
@@ -25,13 +25,15 @@ CODE = (
 
 
 class Pretraining(RunFolder):
-    """One pretraining's folder, `runs/pretraining/<timestamp>_mae_<dataset>_s<seed>/`.
+    """Folder of one pretraining, `runs/pretraining/<timestamp>_mae_<dataset>_s<seed>/`.
 
-    Pretraining again resumes an unfinished one.
+    Starting the same pretraining again resumes an unfinished one.
 
     Attributes:
-        encoder_path: the encoder's weights, in the names of timm's VisionTransformer.
-        options: of the classifier on it:
+        pretrain_config: its settings.
+        encoder_path: file with the encoder's weights, under the names of timm's VisionTransformer.
+        autoencoder_path: file with the weights of the whole autoencoder.
+        options: options for building a classifier on the encoder:
             `create_model("vit_mae", pretrained=encoder_path, **options)`.
     """
 
@@ -40,13 +42,13 @@ class Pretraining(RunFolder):
         try:
             self.pretrain_config = PretrainConfig.from_dict(self.config["pretrain"])
         except (KeyError, TypeError, InputError) as error:
-            raise InputError(f"{folder} is no pretraining of this version ({error})") from error
+            raise InputError(f"{folder} is not a pretraining of this version ({error})") from error
         self.encoder_path = self.folder / "encoder.safetensors"
         self.autoencoder_path = self.folder / "autoencoder.safetensors"
         self.options = self.pretrain_config.classifier_options
 
     def load(self) -> nn.Module:
-        """The autoencoder after its last epoch, in evaluation mode, on the CPU."""
+        """Load the autoencoder after its last epoch, in evaluation mode, on the CPU."""
         state, _ = read_weights(self.autoencoder_path)
         autoencoder = build_autoencoder(self.pretrain_config)
         load_into(autoencoder, state, self.autoencoder_path)
@@ -54,7 +56,10 @@ class Pretraining(RunFolder):
 
 
 def find_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pretraining | None:
-    """The newest of exactly this config on exactly these data; a finished one if there is."""
+    """Find the newest pretraining with exactly this config and these data, if there is one.
+
+    Finished pretrainings come before unfinished ones.
+    """
     return newest(
         one
         for one in read_runs(root, Pretraining)
@@ -63,9 +68,11 @@ def find_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pret
 
 
 def origin(encoder: str | Path) -> dict[str, Any] | None:
-    """Where the file of an encoder comes from: the pretraining's command, commit and losses.
+    """Describe the pretraining that an encoder file comes from.
 
-    None where the file does not lie in the folder of a finished pretraining.
+    Returns:
+        `command`, `commit`, `epochs`, `train_seconds` and `valid_loss` of the pretraining; None if
+        the file is not in the folder of a finished one.
     """
     try:
         run = Pretraining(expanded(encoder).parent)
@@ -81,16 +88,20 @@ def origin(encoder: str | Path) -> dict[str, Any] | None:
 
 
 def pretraining_of(config: dict[str, Any]) -> dict[str, Any] | None:
-    """`origin` of what a run started from, by the run's config; None where it is not known.
+    """Return the `origin` of the encoder that a run started from; None if it is not known.
 
-    A restored run has it in its config; else it is found where the run's encoder lies.
+    It is read from the folder of the encoder. If that is not there, it is taken from the config of
+    the run, in which a restored run has it.
+
+    Args:
+        config: the `config.json` of the run.
     """
     start = config["train"]["pretrained"]
     return (origin(start) if isinstance(start, str) else None) or config.get("pretraining")
 
 
 def start_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pretraining:
-    """Make a new folder with its `config.json`."""
+    """Create the folder of a new pretraining, with its `config.json`."""
     folder = new_folder(root, "mae", faces, config.seed)
     images = {split: len(faces.where(split)) for split in SPLITS}
     data = describe_data(faces, fingerprint=faces.fingerprint, images=images)
@@ -104,7 +115,7 @@ def start_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pre
 
 
 def write_autoencoder(run: Pretraining, autoencoder: nn.Module) -> None:
-    """Write the whole autoencoder, and its encoder alone in timm's names."""
+    """Write the whole autoencoder, and in another file its encoder alone, with timm's names."""
     state = autoencoder.state_dict()
     data = run.config["data"]
     metadata = {
@@ -118,7 +129,7 @@ def write_autoencoder(run: Pretraining, autoencoder: nn.Module) -> None:
 
 
 def write_results(run: Pretraining, faces: FaceSet, rows: list[dict[str, Any]]) -> None:
-    """Write `results.json`, last of all: it makes the pretraining finished."""
+    """Write `results.json`. This comes last, because it marks the pretraining as finished."""
     results = {
         **in_common(run.pretrain_config, faces, rows, "pretrained"),
         "train_loss": {"first": rows[0]["train_loss"], "last": rows[-1]["train_loss"]},

@@ -1,4 +1,4 @@
-"""What learns in a pretraining: autoencoder, optimizer, schedule and images on the device."""
+"""The learner of a pretraining: autoencoder, optimizer, schedule and images on the device."""
 
 from functools import partial
 from typing import Any
@@ -21,12 +21,12 @@ from fer_lib.pretrain.config import PretrainConfig
 
 
 class MaskedLearner:
-    """One autoencoder in training; knows nothing of files, and of the faces only their images.
+    """An autoencoder in training; it uses only the images of the faces, and no files.
 
     Attributes:
-        images: uint8 (N, C, H, W) of "train" and "valid", on the device.
-        noise: (validation images, patches), which rules their masks: the same in every epoch and
-            for every seed, so that all validation losses compare.
+        images: images of "train" and of "valid", (N, C, H, W) uint8, on the device.
+        noise: (validation images, patches), which decides their masks. It is the same in every
+            epoch and for every seed, so that all validation losses can be compared.
     """
 
     def __init__(self, config: PretrainConfig, faces: FaceSet, *, progress: bool = False):
@@ -44,7 +44,7 @@ class MaskedLearner:
         }
         self.batches = Batches(
             self.images["train"],
-            torch.zeros(len(rows["train"]), 0, device=self.device),  # there is nothing to tell
+            torch.zeros(len(rows["train"]), 0, device=self.device),  # there are no targets
             batch_size=config.batch_size,
             seed=config.seed,
         )
@@ -66,12 +66,21 @@ class MaskedLearner:
             self.recorded = RecordedStep(self.optimizer, self.generator)
 
     def loss(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Mean squared error of the masked patches; with norm_pix_loss nearly 1 for their means."""
+        """Return the mean squared error of the masked patches.
+
+        With `norm_pix_loss`, predicting the mean of each patch gives nearly 1.
+        """
         with autocast(self.device, self.precision):
             return self.model(x, noise=noise).loss
 
     def train_epoch(self, epoch: int) -> dict[str, Any]:
-        """Train one epoch, counted from 0; its part of a row of `metrics.csv`.
+        """Train one epoch.
+
+        Args:
+            epoch: number of the epoch, counted from 0.
+
+        Returns:
+            `train_loss` and `train_images`, for a row of `metrics.csv`.
 
         Raises:
             FloatingPointError: the loss was infinite or NaN at a step.
@@ -89,7 +98,7 @@ class MaskedLearner:
         return {"train_loss": losses.mean().item(), "train_images": seen}
 
     def one_batch(self, images: Tensor, _: Tensor) -> dict[str, Tensor]:
-        """Augment a batch, hide patches and learn from it: its "loss"."""
+        """Augment a batch, hide patches and take a training step; return the "loss"."""
         x = self.prepare(images, self.config.augmentation, self.generator)
         size = (len(x), self.config.patches)
         loss = self.loss(x, torch.rand(size, generator=self.generator, device=self.device))
@@ -101,7 +110,7 @@ class MaskedLearner:
 
     @torch.inference_mode()
     def validate(self, batch_size: int = 512) -> dict[str, Any]:
-        """Loss on the validation images, which are not augmented."""
+        """Return the loss on the validation images, which are not augmented, and their number."""
         self.model.eval()
         images, total = self.images["valid"], torch.zeros((), device=self.device)
         for some, noise in zip(images.split(batch_size), self.noise.split(batch_size), strict=True):
@@ -113,13 +122,14 @@ class MaskedLearner:
         return {name: getattr(self, name).state_dict() for name in names}
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
-        """Inverse of `state_dict`; InputError, naming `source`, where it does not fit."""
+        """Restore what `state_dict` returned; InputError, with `source`, if it does not fit."""
         load_into(self.model, state["model"], source)
         try:
             for name in ("optimizer", "schedule", "scaler"):
-                if state[name]:  # a scaler has no state where there was no need for one
+                if state[name]:  # a scaler that was not needed has no state
                     getattr(self, name).load_state_dict(state[name])
         except (KeyError, ValueError, RuntimeError) as error:  # another precision, or other code
             raise InputError(
-                f"{source} does not fit ({error}): delete its folder, or pretrain as it was begun"
+                f"{source} does not fit ({error}): delete the folder of the pretraining, or resume "
+                "with the precision and the code that it was begun with"
             ) from error

@@ -1,4 +1,4 @@
-"""The loop of a pretraining: it goes to the end from wherever it stands, and keeps every epoch."""
+"""The loop of a pretraining: it resumes after the last finished epoch and saves every epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,17 @@ def pretrain(
 ) -> Pretraining:
     """Pretrain an autoencoder, or resume or return the pretraining of this config on these data.
 
-    Training images are seen without labels, which are only a part of the data's fingerprint;
-    validation images only measure; test images are not touched.
+    Training images are used without their labels, which only enter the fingerprint of the data.
+    Validation images only measure the loss; test images are not used.
 
     Args:
-        runs: folder of all runs, None for `runs/` at home; pretrainings are in its `pretraining/`.
-        progress: a bar for each epoch beside the line after it.
+        runs: folder of all runs, None for `runs/` in `fer_lib.files.home()`; pretrainings are in
+            its folder `pretraining/`.
+        progress: show a progress bar during each epoch; a line is always printed after it.
 
     Raises:
-        InputError: the config and the data do not fit, the faces were changed after loading, or
-            another process is at this very one.
+        InputError: the config and the data do not fit, the faces were changed after loading,
+            another process is running this pretraining, or this is one of several processes.
         FloatingPointError: the loss became infinite or NaN; the last good epoch is kept.
     """
     faces.require_unchanged()
@@ -54,7 +55,7 @@ def pretrain(
     if run and run.finished:
         print(f"loaded {run.name}, a finished pretraining of these settings and data")
         return run
-    learner = MaskedLearner(config, faces, progress=progress)  # refuses what does not fit
+    learner = MaskedLearner(config, faces, progress=progress)  # refuses data that do not fit
     with locked(root / ".lock", "starting a pretraining"):
         run = find_pretraining(config, faces, root) or start_pretraining(config, faces, root)
     with locked(run.folder / ".lock", f"pretraining {run.folder}"):
@@ -62,7 +63,7 @@ def pretrain(
 
 
 def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining:
-    """Train the epochs that are left, then write the weights and the results."""
+    """Train the remaining epochs, then write the weights and the results."""
     rows = resume(run, learner)
     if rows:
         print(f"{run.name} resumes after epoch {len(rows)}", flush=True)
@@ -77,7 +78,7 @@ def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining
 
 
 def line(row: dict[str, Any], epochs: int, mark: str) -> str:
-    """What is printed of an epoch."""
+    """Return the line that is printed after an epoch."""
     return (
         f"pretraining epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}, "
         f"validation {row['valid_loss']:.4f}, {row['seconds']:.1f} s {mark}"
