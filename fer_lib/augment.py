@@ -1,9 +1,9 @@
-"""Augmentation of a whole batch on its device, every draw made for each image by itself.
+"""Augment a whole batch on its device, with separate random draws for each image.
 
 Flip, rotation, shift, scale, crop and the resize to the model's input are one affine map and one
 `grid_sample`; photometric changes, noise and erasing follow. torchvision's v2 transforms draw once
-for a batch; kornia draws for each image, but takes no generator and about twice as long for
-the same operations (benchmarks/README.md has the command). So this is our own.
+for a batch; kornia draws for each image, but takes no generator, and about twice as long
+for the same operations (benchmarks/README.md has the command). So the project has its own.
 """
 
 import math
@@ -19,7 +19,7 @@ from fer_lib.files import InputError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What to draw for each training image; the default draws nothing.
+    """What is drawn at random for each training image; by default nothing.
 
     Attributes:
         flip: probability of a mirrored image.
@@ -27,15 +27,17 @@ class Augmentation:
         rotate: largest rotation, degrees.
         translate: largest shift, share of the side.
         scale: range of the zoom; above 1 enlarges the face.
-        crop: range of the area that a random resized crop keeps; (1, 1) is none.
+        crop: range of the share of the area that a random resized crop keeps; (1, 1) for none.
         photometric: probability of the brightness and contrast changes.
         brightness: largest change, share of the full range.
         contrast: largest relative change about the image's mean.
         noise: probability of Gaussian noise.
-        noise_std: its standard deviation, share of the full range.
-        dropout: probability of coarse dropout: `holes` squares of `hole` × side set to the mean.
-        erase: probability of random erasing, one rectangle filled with normal noise
-            (https://arxiv.org/abs/1708.04896), drawn after normalisation.
+        noise_std: standard deviation of the noise, share of the full range.
+        dropout: probability of coarse dropout, which sets squares of the image to the data's mean.
+        holes: number of these squares.
+        hole: side of a square, share of the image's side.
+        erase: probability of random erasing: after normalisation, one rectangle is filled with
+            normal noise (https://arxiv.org/abs/1708.04896).
     """
 
     flip: float = 0.0
@@ -59,22 +61,26 @@ class Augmentation:
             value, pair = getattr(self, one.name), one.name in ("scale", "crop")
             numbers = value if pair and isinstance(value, tuple) else (value,)
             if len(numbers) != 1 + pair or not all(map(_is_number, numbers)):
-                kind = "two numbers, low first," if pair else "a number"
-                raise InputError(f"augmentation {one.name} is {kind} from 0 on, not {value!r}")
+                kind = "two numbers, low first, both" if pair else "a number,"
+                raise InputError(f"augmentation {one.name} must be {kind} 0 or more, not {value!r}")
             if pair and not 0 < value[0] <= value[1]:
-                raise InputError(f"augmentation {one.name} is a range above 0, low first: {value}")
+                raise InputError(
+                    f"augmentation {one.name} must be a range above 0, low first, not {value}"
+                )
         shares = ("flip", "affine", "translate", "photometric", "brightness", "contrast", "noise")
         for name in (*shares, "dropout", "hole", "erase"):
             if getattr(self, name) > 1:
                 raise InputError(f"augmentation {name} is at most 1, not {getattr(self, name)}")
         if self.crop[1] > 1:
-            raise InputError(f"augmentation crop keeps at most 1, the whole area: {self.crop}")
+            raise InputError(
+                f"augmentation crop must be at most 1, which is the whole area, not {self.crop}"
+            )
         if not isinstance(self.holes, int):
             raise InputError(f"augmentation holes is a whole number, not {self.holes}")
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is finite, at least 0 and no bool."""
+    """Return whether a value is a finite number (not a bool) of at least 0."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value) and value >= 0
 
@@ -86,6 +92,7 @@ class Draw:
         self.n, self.generator, self.device = n, generator, generator.device
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Draw (n, *shape) float32 uniformly between `low` and `high`."""
         size = (self.n, *shape)
         return low + (high - low) * torch.rand(size, generator=self.generator, device=self.device)
 
@@ -93,21 +100,21 @@ class Draw:
         return torch.randn(shape, generator=self.generator, device=self.device)
 
     def happens(self, probability: float) -> Tensor:
-        """(n,) bool."""
+        """Draw (n,) bool, each True with this probability."""
         return self.uniform(0, 1) < probability
 
 
 def affine_maps(config: Augmentation, draw: Draw) -> Tensor:
     """Draw one map from output to input coordinates for each image: (n, 2, 3) float32.
 
-    Coordinates run from -1 to 1 across the image, as `affine_grid` wants them.
+    Coordinates run from -1 to 1 across the image, as `affine_grid` expects.
     """
     on = draw.happens(config.affine)
     mirror = torch.where(draw.happens(config.flip), -1.0, 1.0)
     angle = torch.where(on, draw.uniform(-1, 1) * math.radians(config.rotate), 0.0)
     zoom = torch.where(on, draw.uniform(*config.scale), 1.0)
     shift = torch.where(on[:, None], 2 * config.translate * draw.uniform(-1, 1, 2), 0.0)
-    # A random resized crop is a zoom by side and a shift that keeps the window inside the image.
+    # A random resized crop zooms each side and shifts, with the window kept inside the image.
     area = draw.uniform(*config.crop)
     ratio = torch.exp(draw.uniform(-1, 1) * math.log(4 / 3)) if config.crop[0] < 1 else 1.0
     width = (area * ratio).sqrt().clamp(max=1.0)
@@ -120,7 +127,11 @@ def affine_maps(config: Augmentation, draw: Draw) -> Tensor:
 
 
 def warp(images: Tensor, maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Sample (B, C, H, W) through (B, 2, 3) maps to (B, C, *size), bilinear, edges repeated."""
+    """Sample (B, C, H, W) images through (B, 2, 3) maps, bilinearly and with repeated edges.
+
+    Returns:
+        (B, C, *size).
+    """
     grid = F.affine_grid(maps, [len(images), images.shape[1], *size], align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
@@ -144,7 +155,11 @@ def noise(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
 def rectangles(
     top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: torch.Size
 ) -> Tensor:
-    """Masks (B, 1, *size) bool of (B, R) rectangles given in shares of the side, united over R."""
+    """Return masks (B, 1, *size) bool that are True inside any of an image's R rectangles.
+
+    Args:
+        top, left, height, width: (B, R), in shares of the image's side.
+    """
     rows = torch.arange(size[0], device=top.device) / size[0]
     columns = torch.arange(size[1], device=top.device) / size[1]
     inside_rows = (rows >= top[..., None]) & (rows < (top + height)[..., None])  # (B, R, H)
@@ -163,7 +178,7 @@ def coarse_dropout(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
 def erase(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
     """Fill one rectangle of some normalised (B, C, H, W) images with standard normal noise.
 
-    Area 2 to 33 % of the image and sides in a ratio of 0.3 to 3.3, as in the paper.
+    It has 2 to 33 % of the image's area and sides in a ratio of 0.3 to 3.3, as in the paper.
     """
     area = draw.uniform(0.02, 0.33)
     ratio = torch.exp(draw.uniform(math.log(0.3), math.log(1 / 0.3)))
@@ -175,14 +190,15 @@ def erase(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
 
 
 class Prepare:
-    """From uint8 images to what a model takes: channels, size, augmentation, normalisation.
+    """Turn uint8 images into what a model takes: channels, size, augmentation, normalisation.
+
+    Call it with (B, c, h, w) uint8 to get (B, C, H, W) float32. Without a config or without a
+    generator, nothing is drawn, as validation and test require.
 
     Args:
-        pretrained_cfg: of the model: `input_size` (C, H, W), `mean` and `std` (C,), for 0..1.
-        device: of the model; images that lie elsewhere are brought there.
-
-    Calling it with (B, c, h, w) uint8 gives (B, C, H, W) float32; without a generator nothing is
-    drawn, as validation and test want it.
+        pretrained_cfg: the model's, with `input_size` (C, H, W), and `mean` and `std` (C,) of
+            values in 0..1.
+        device: the model's device, to which images from elsewhere are moved.
     """
 
     def __init__(self, pretrained_cfg: dict, device: torch.device | str = "cpu"):
@@ -202,7 +218,7 @@ class Prepare:
         if config is None or generator is None:
             return (self.resize(x) - self.mean) / self.std
         draw = Draw(len(x), generator)
-        if self.size[0] < x.shape[2]:  # a bare grid_sample would alias, where validation does not
+        if self.size[0] < x.shape[2]:  # grid_sample alone would alias, and validation does not
             x = self.resize(x)
         x = warp(x, affine_maps(config, draw), self.size)
         if config.photometric:
@@ -215,15 +231,16 @@ class Prepare:
         return erase(x, config, draw) if config.erase else x
 
     def grey(self, x: Tensor) -> Tensor:
-        """RGB to grey, ITU-R 601-2 luma as PIL does, where the model wants one channel.
+        """Convert RGB to grey (ITU-R 601-2 luma, as in PIL) if the model takes one channel.
 
-        The other way needs no code: a grey image minus three means has three channels.
+        The opposite needs no code: a grey image minus three means has three channels.
         """
         if x.shape[1] <= self.channels:
             return x
         return (x * self.luma).sum(1, keepdim=True)
 
     def resize(self, x: Tensor) -> Tensor:
+        """Resize images to the model's input, with antialiasing if they become smaller."""
         if x.shape[2:] == self.size:
             return x
         smaller = self.size[0] < x.shape[2]
@@ -233,24 +250,27 @@ class Prepare:
 def mix(
     images: Tensor, targets: Tensor, generator: Generator, *, mixup: float, cutmix: float
 ) -> tuple[Tensor, Tensor]:
-    """Mix each image with another of its batch, and their targets by the same share.
+    """Mix each image with another image of its batch, and their targets by the same shares.
 
-    With both given, each image takes one of the two with equal chance. Shares are drawn for each
-    image from Beta(alpha, alpha). mixup: https://arxiv.org/abs/1710.09412; CutMix:
-    https://arxiv.org/abs/1905.04899 (the share is the exact count of pixels kept).
+    If both methods are on, each image gets one of them with equal chance. The share that an image
+    keeps is drawn for each image from Beta(alpha, alpha). mixup: https://arxiv.org/abs/1710.09412;
+    CutMix: https://arxiv.org/abs/1905.04899 (the target's share is the exact share of pixels kept).
 
     Args:
         images: (B, C, H, W) float.
         targets: (B, K) float, hard or soft; every row keeps its sum.
-        generator: on the device of the images.
-        mixup, cutmix: alpha of the Beta distribution, 0 for none.
+        generator: a generator on the device of the images.
+        mixup, cutmix: alpha of the Beta distribution; 0 turns the method off.
+
+    Returns:
+        The mixed images and targets, in the same shapes.
     """
     if not mixup and not cutmix:
         return images, targets
     draw = Draw(len(images), generator)
     partner = draw.uniform(0, 1).argsort()
     cut = draw.happens(0.5 if mixup and cutmix else float(bool(cutmix)))
-    share = torch.where(cut, beta(cutmix, draw), beta(mixup, draw))  # kept of the image itself
+    share = torch.where(cut, beta(cutmix, draw), beta(mixup, draw))  # what the image keeps
     side = (1 - share).sqrt()
     centre = draw.uniform(0, 1, 2)
     low = (centre - side[:, None] / 2).clamp(0, 1)
@@ -264,9 +284,9 @@ def mix(
 
 
 def beta(alpha: float, draw: Draw) -> Tensor:
-    """(n,) draws of Beta(alpha, alpha); ones for alpha 0.
+    """Draw (n,) float32 from Beta(alpha, alpha); ones if alpha is 0.
 
-    By the kernel under `torch.distributions.Beta`, which itself takes no generator.
+    It calls the kernel of `torch.distributions.Beta`, which itself takes no generator.
     """
     if not alpha:
         return torch.ones(draw.n, device=draw.device)

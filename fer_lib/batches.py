@@ -1,4 +1,4 @@
-"""Faces as one uint8 tensor on the device, and shuffled batches of it."""
+"""Training targets, shuffled batches of uint8 faces on the device, and a model's predictions."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -15,15 +15,20 @@ from fer_lib.files import InputError
 
 
 def targets(faces: FaceSet, rows: np.ndarray, labels: str = "original") -> np.ndarray:
-    """Training targets of some faces: (len(rows), classes) float32, each row sums to 1.
+    """Return the training targets of some faces.
 
     Args:
-        labels: "original" (one-hot), "votes" (share of each emotion among the annotators), or
-            refined ones, for training images only (see `data.refined`).
+        rows: row numbers of the faces.
+        labels: "original" (one-hot), "votes" (share of each emotion among the votes for
+            emotions), or the name of refined labels, which only training images have (see
+            `data.refined`).
+
+    Returns:
+        (len(rows), classes) float32; each row sums to 1.
 
     Raises:
-        InputError: votes are asked for and the data has none, or a face has no emotion vote; or
-            there are no such refined labels of these faces.
+        InputError: votes are asked for, but the data has none or a face has no emotion vote; or
+            these faces have no such refined labels.
     """
     if labels == "original":
         return np.eye(len(faces.classes), dtype=np.float32)[faces.labels[rows]]
@@ -31,7 +36,7 @@ def targets(faces: FaceSet, rows: np.ndarray, labels: str = "original") -> np.nd
         return refined_targets(faces, rows, labels)
     if faces.votes is None:
         raise InputError(
-            f"{faces.name} has no votes: learn from other labels (--labels original), or, of "
+            f"{faces.name} has no votes: train on other labels (--labels original), or, for "
             "fer2013, put fer2013new.csv beside its data"
         )
     soft, keep = soft_targets(faces.votes[rows], faces.classes)
@@ -46,9 +51,12 @@ def targets(faces: FaceSet, rows: np.ndarray, labels: str = "original") -> np.nd
 def training_rows(
     faces: FaceSet, limit: int | None, seed: int, labels: str = "original"
 ) -> np.ndarray:
-    """Rows of the training images used: all, or `limit` of them drawn by the seed.
+    """Return the row numbers of the images to train on, in ascending order: (n,) int64.
 
-    With `labels` "votes", those without an emotion vote are left out: they have no target.
+    With `labels` "votes", images without an emotion vote are left out, as they have no target.
+
+    Args:
+        limit: number of images, drawn by the seed; None for all.
     """
     rows = faces.where("train")
     if labels == "votes" and faces.votes is not None:
@@ -59,7 +67,7 @@ def training_rows(
 
 
 def placed(images: Tensor, device: torch.device) -> Tensor:
-    """Images on the device; where they would fill over half of its free memory, on the host."""
+    """Move images to the device, unless they would fill more than half of a GPU's free memory."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         if images.nbytes > (torch.cuda.mem_get_info(device)[0] + cached) / 2:
@@ -70,15 +78,20 @@ def placed(images: Tensor, device: torch.device) -> Tensor:
 class Batches:
     """Shuffled batches of images and targets, on the device of the targets.
 
-    One permutation an epoch, drawn from (seed, epoch) alone, so that a resumed run sees the same
-    batches. Each process of several takes its share of every batch. The last, incomplete batch is
-    left out: another one in each epoch.
+    The order of each epoch is drawn from (seed, epoch) alone, so that a resumed run sees the same
+    batches. If there are several processes, each takes its share of every batch. The last,
+    incomplete batch is left out, which leaves out other images in each epoch.
 
     Args:
-        images: (N, C, H, W) uint8, on the device or on the host (`placed`); there each batch is
-            gathered while the device computes the one before.
+        images: (N, C, H, W) uint8, on the device or on the host (see `placed`). On the host, each
+            batch is gathered while the device computes the batch before it.
         targets: (N, K) float32.
-        batch_size: images of a batch, over all processes.
+        batch_size: images in a batch, over all processes; smaller if there are fewer images.
+        rank: number of this process, counted from 0.
+        processes: number of all processes.
+
+    Raises:
+        InputError: `batch_size` is not a multiple of `processes`.
     """
 
     def __init__(
@@ -102,34 +115,34 @@ class Batches:
         return len(self.images) // self.batch_size
 
     def permutation(self, epoch: int) -> Tensor:
-        """(N,) int64: the order of the images in an epoch, the same in every process."""
+        """Return the order of the images in an epoch, the same in every process: (N,) int64."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return torch.randperm(len(self.images), generator=generator)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (B, C, H, W) uint8 and targets (B, K) of this process, in order."""
+        """Yield this process's images (B, C, H, W) uint8 and targets (B, K) of each batch."""
         order = self.permutation(number)
         here, there = order.to(self.images.device), order.to(self.targets.device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             share = slice(start + self.rank, start + self.batch_size, self.processes)
             images = self.images[here[share]]
             if self.images.device != self.targets.device:
-                # Only from page-locked memory does a copy not wait for what the device computes.
+                # Only a copy from page-locked memory does not wait for what the device computes.
                 images = images.pin_memory().to(self.targets.device, non_blocking=True)
             yield images, self.targets[there[share]]
 
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
-"""In what a model computes, by the name of the precision."""
+"""Name of a precision -> the dtype in which a model computes."""
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a model computes in "bf16" or "fp16"; none for "no"."""
+    """Return the context in which a model computes in "bf16" or "fp16"; "no" changes nothing."""
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "no")
 
 
 def exact_convolutions() -> AbstractContextManager:
-    """The context in which a GPU convolves float32 in float32: not in TF32, as by default."""
+    """Return a context in which a GPU convolves float32 in float32, not in TF32 (the default)."""
     now = torch.backends.cudnn
     same = {name: getattr(now, name) for name in ("enabled", "benchmark", "deterministic")}
     return now.flags(**same, allow_tf32=False)
@@ -145,11 +158,18 @@ def probabilities(
     precision: str = "no",
     flip: bool = False,
 ) -> Tensor:
-    """Class probabilities of uint8 images (N, C, H, W): (N, K) float32, on the model's device.
+    """Predict class probabilities, with the model in evaluation mode.
 
-    Nothing is drawn, and no image has a part in the result of another. With `flip` they are the
-    mean of those of the image and of its mirror image (test-time augmentation). The precision "no"
-    is float32 without TF32, also in a GPU's convolutions.
+    Nothing is random, and the result for an image does not depend on the other images.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        precision: "bf16", "fp16" or "no": float32 without TF32, in a GPU's convolutions too.
+        flip: average the probabilities of each image and its mirror image (test-time
+            augmentation).
+
+    Returns:
+        (N, K) float32, on the model's device.
     """
     model.eval()
     parts = []

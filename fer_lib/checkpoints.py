@@ -1,4 +1,7 @@
-"""Weights and training states on disk: written whole, in the background; checked when read."""
+"""Write and read weights and training states.
+
+Files are written all or nothing, in the background if wanted, and checked when they are read.
+"""
 
 import io
 import json
@@ -18,12 +21,12 @@ from fer_lib.models.weights import State, load_into, read_weights, write_weights
 
 
 class Background:
-    """Makes calls in a thread, one at a time and in order, while the caller goes on.
+    """Runs function calls in a thread, one at a time and in order, while the caller continues.
 
-    Writing the state of a ViT-S takes a quarter of the time in which a GPU trains its epoch. A call
-    waits for the one before, and raises what that raised; so does the end of the `with` block,
-    which waits for the last one however the block is left; where it is left by an error, a failure
-    of that last one is a note to it.
+    Writing the state of a ViT-S takes a quarter of the time in which a GPU trains it for an epoch.
+    Each call first waits for the previous one and raises the error that it raised. The end of the
+    `with` block waits for the last call and does the same; but if the block itself ends with an
+    error, an error of the last call is added to that one as a note.
     """
 
     def __enter__(self) -> "Background":
@@ -41,11 +44,11 @@ class Background:
         if self.last and error is None:
             self.last.result()
         elif self.last and (failed := self.last.exception()):
-            error.add_note(f"besides, what was to be written before it was not: {failed}")
+            error.add_note(f"in addition, writing in the background failed: {failed}")
 
 
 def snapshot(state: dict[str, Any]) -> dict[str, Any]:
-    """Copy a training state, of which no tensor is on a device nor changed by later steps."""
+    """Copy a training state to the CPU, where later steps cannot change it."""
     return recursively_apply(lambda tensor: tensor.detach().to("cpu", copy=True), state)
 
 
@@ -58,7 +61,11 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what `save_state` wrote; only tensors and plain values, no code is run."""
+    """Read a state that `save_state` wrote: only tensors and plain values, so no code is run.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # on damaged files torch raises almost anything
@@ -75,11 +82,12 @@ def save_weights(
     classes: Iterable[str],
     image: Iterable[int] = (1, 48, 48),
 ) -> None:
-    """Write weights as safetensors, with what it takes to build and use the model in the metadata.
+    """Write weights as safetensors, with metadata from which the model can be built and used.
 
     Args:
-        state: of a model, or of the moving average of one.
-        image: (C, H, W) of the images that it was trained on.
+        state: state dict of a model, or of its moving average.
+        classes: names of the classes, in the order of the logits.
+        image: (C, H, W) of the images that the model was trained on.
     """
     metadata = {
         "image": json.dumps(list(image)),
@@ -92,9 +100,12 @@ def save_weights(
 
 
 def load_weights(path: str | Path) -> nn.Module:
-    """Build the model that a weights file describes and load it: CPU, evaluation mode.
+    """Build the model that a weights file describes, and load its weights.
 
-    Touches no network: what the training started from is in the file already.
+    It needs no network connection, as the file contains all weights, pretrained ones included.
+
+    Returns:
+        The model on the CPU, in evaluation mode.
 
     Raises:
         InputError: the file is missing, damaged, not of this project, or of another model.

@@ -1,4 +1,4 @@
-"""Everything about a training but the data: `TrainConfig`."""
+"""All settings of a training except the data: `TrainConfig`."""
 
 import json
 import math
@@ -15,24 +15,26 @@ RECIPE_NAMES = ("published", "ours", "finetune")
 
 
 class Settings:
-    """What every dataclass of settings has: plain values, and back from them if they fit.
+    """Base class of dataclasses of settings: converts them to plain values and back.
 
     Attributes:
-        kind: what an error calls them, and what it adds `besides`.
+        kind: how error messages call the settings, as in "training".
+        besides: what the message on an unknown setting ends with.
     """
 
     kind, besides = "", ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: the same for the same settings, whether they were lists or tuples."""
+        """Return the settings as JSON has them, so that lists and tuples give the same dict."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`; missing fields keep the default.
+        """Make settings from what `to_dict` returned; missing fields keep their defaults.
 
         Raises:
-            InputError: see `check_types`, or settings contradict.
+            InputError: a field is unknown, a value has a wrong type or is not allowed, or settings
+                contradict each other.
         """
         cls.check_types(values)
         if "augmentation" in values:
@@ -41,7 +43,7 @@ class Settings:
 
     @classmethod
     def check_types(cls, values: dict[str, Any]) -> None:
-        """Raise InputError where a field is unknown, or a value of another type than its field."""
+        """Raise InputError if a field is unknown, or a value does not have its field's type."""
         types = {one.name: one.type for one in fields(cls)}
         if unknown := values.keys() - types:
             names = ", ".join(sorted(unknown))
@@ -53,53 +55,57 @@ class Settings:
 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
-    """Everything about a training but the data; equal configs on equal data are the same run.
+    """All settings of a training except the data; equal configs on equal data are the same run.
 
     Attributes:
         model: name of the model (`fer_lib.models.MODULES`).
-        recipe: "published", "ours" or "finetune", a name for the values below.
-        preset: "sample", "quick" or "full", likewise.
-        seed: rules initial weights, batches, augmentation and dropout.
+        recipe: "published", "ours" or "finetune", the recipe that the values below come from.
+        preset: "sample", "quick" or "full", the preset that they come from.
+        seed: determines initial weights, batches, augmentation and dropout.
         options: keyword arguments of the model's constructor.
         pretrained: what the weights start from: False (at random), True (from the backbone's hub),
             or a safetensors file, of the backbone or of a finished run.
         labels: training targets: "original", "votes", or "refined_<rule>", with ":soft" for the
-            soft ones of a rule (`fer_lib.refine`); validation and test keep their own labels.
-        limit: train on this many images, drawn once by the seed; None for all.
+            rule's soft labels (`fer_lib.refine`); validation and test keep their own labels.
+        limit: number of training images, drawn once by the seed; None for all.
         epochs: passes over the training images.
-        batch_size: images of one optimizer step, over all processes.
-        accumulate: parts that a batch is split into, one after the other, to save memory.
+        batch_size: images in one optimizer step, over all processes.
+        accumulate: number of parts that a batch is split into, one after the other, to save memory.
         optimizer: "adamw", "sgd", or another of timm's names.
         lr: largest learning rate.
-        weight_decay: on weights with two dimensions or more; norms and biases have none.
-        momentum: of the optimizers that have one, such as "sgd" and "muon".
-        head_lr_scale: learning rate of the classifier as a multiple of `lr`.
+        weight_decay: decay of weights with two dimensions or more; norms, biases and what a model's
+            `no_weight_decay()` names have none.
+        momentum: momentum of the optimizers that have one, such as "sgd" and "muon".
+        head_lr_scale: learning rate of the classifier, as a multiple of `lr`.
         layer_decay: factor on the learning rate for each layer away from the head.
-        frozen_layers: so many layers, from the input on, are not trained. Of a ViT, layer 0 is the
-            embedding of patches and positions, layer 1 the first block; of a CNN the first stage.
-        unfreeze_every: gradual unfreezing (https://arxiv.org/abs/1801.06146): after every so many
-            epochs, the last of the frozen layers is trained too; None: never.
+        frozen_layers: number of layers, from the input on, that are not trained. In a ViT, layer 0
+            is the embedding of patches and positions, layer 1 the first block; in a CNN, layer 0 is
+            the first stage.
+        unfreeze_every: gradual unfreezing (https://arxiv.org/abs/1801.06146): each time this many
+            epochs have passed, the last frozen layer is trained too; None: never.
         schedule: "cosine" (to zero), "plateau" (of `plateau_metric`) or "constant".
         warmup_epochs: epochs of linear warm-up.
         plateau_metric: "valid_accuracy" or "valid_loss".
-        plateau_factor, plateau_patience: of "plateau", patience in epochs.
-        patience: epochs without a better validation accuracy before stopping; None: never.
+        plateau_factor: factor on the learning rate at a plateau.
+        plateau_patience: epochs without improvement that "plateau" tolerates.
+        patience: epochs without a better validation accuracy before training stops; None: never.
         clip_grad: largest norm of the gradient; None: no clipping.
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: share of the target that is spread over all classes.
         class_weights: weight classes by inverse frequency.
-        logit_adjustment: tau of the log-prior added to the logits in training.
+        logit_adjustment: tau, the factor of the log-prior added to the logits in training; 0: none.
         mixup, cutmix: alpha of the Beta distribution; 0: none.
-        ema_decay: largest decay of the moving average of the weights, which is then what is kept;
-            in step n it is at most 1 - n^(-2/3) (the warm-up of timm's `ModelEmaV3`).
-            The weights themselves are validated beside it.
-        flip_tta: a prediction is the mean of those of the image and of its mirror image.
-        augmentation: draws for each training image.
-        precision: "bf16", "fp16", "no" (float32), or "auto": bf16 where the device computes in it.
+        ema_decay: largest decay of the moving average of the weights; 0: none. The average is then
+            what is validated and kept, and the accuracy of the weights themselves is recorded too.
+            In step n, the decay is at most 1 - n^(-2/3) (the warm-up of timm's `ModelEmaV3`).
+        flip_tta: average the predictions for an image and its mirror image.
+        augmentation: what is drawn at random for each training image.
+        precision: "bf16", "fp16", "no" (float32), or "auto": bf16 if the device computes in it (see
+            `fer_lib.device.choose_precision`).
         compile: run the model through torch.compile (no faster on the CPUs tried).
         cuda_graph: on one NVIDIA GPU, record a training step once and replay it: the same up to
-            rounding, sooner where kernels are small. That takes adamw in bf16 or float32, layers
-            that stay frozen or free, and shapes known beforehand (not vit_moe's); without one of
-            these, steps run as written.
+            rounding, and faster if kernels are small. This needs adamw in bf16 or float32, no
+            `unfreeze_every`, and shapes known beforehand (unlike vit_moe's); otherwise, steps run
+            as written.
     """
 
     model: str
@@ -193,30 +199,36 @@ class TrainConfig(Settings):
                 f"accumulate={self.accumulate} must divide batch_size={self.batch_size}"
             )
         if self.warmup_epochs >= self.epochs:
-            raise InputError(f"{self.warmup_epochs} warm-up epochs leave none of {self.epochs}")
+            raise InputError(
+                f"warm-up epochs ({self.warmup_epochs}) must be fewer than epochs ({self.epochs})"
+            )
         if self.class_weights and self.logit_adjustment:
             raise InputError(
-                "class_weights and logit_adjustment both correct for rare classes: take one"
+                "class_weights and logit_adjustment both correct for rare classes: use only one"
             )
         if self.unfreeze_every is not None and (self.unfreeze_every < 1 or not self.frozen_layers):
             raise InputError(
-                f"unfreeze_every={self.unfreeze_every} is a number of epochs, 1 or more, and needs "
-                "frozen_layers"
+                f"unfreeze_every={self.unfreeze_every} must be 1 or more, or null, and "
+                "needs frozen_layers above 0"
             )
 
     @property
     def may_record(self) -> bool:
-        """Whether these settings let a training step be recorded as a CUDA graph."""
+        """Whether these settings allow recording a training step as a CUDA graph."""
         return self.cuda_graph and self.optimizer == "adamw" and not self.unfreeze_every
 
     def frozen_at(self, epoch: int) -> int:
-        """Number of layers that are frozen in an epoch, counted from 0."""
+        """Return the number of frozen layers in an epoch; epochs are counted from 0."""
         thawed = epoch // self.unfreeze_every if self.unfreeze_every else 0
         return max(0, self.frozen_layers - thawed)
 
 
 def read_augmentation(values: dict[str, Any] | Augmentation) -> Augmentation:
-    """An augmentation, also from a dict of its settings; InputError where they are none."""
+    """Return an augmentation, made from a dict of its settings if it is one.
+
+    Raises:
+        InputError: the dict has an unknown setting or a value that is not allowed.
+    """
     if isinstance(values, Augmentation):
         return values
     try:
@@ -229,7 +241,10 @@ def read_augmentation(values: dict[str, Any] | Augmentation) -> Augmentation:
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether a value, also one read from JSON, is of an annotated type."""
+    """Return whether a value, which may come from JSON, has an annotated type.
+
+    An int counts as a float, a list as a tuple, and a dict as an `Augmentation`.
+    """
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     kinds = [get_origin(kind) or kind for kind in kinds]
     if isinstance(value, bool):

@@ -12,13 +12,14 @@ from fer_lib.files import InputError
 
 
 def processes() -> PartialState:
-    """This process among those of its launch, on CUDA's GPUs if there are any, else on the CPU.
+    """Return accelerate's `PartialState`: this process's rank, how many there are, and the device.
 
-    Apple's GPUs are left alone: they lack some of what augmentation needs.
+    The device is a CUDA GPU if there is one, else the CPU. Apple's GPUs are not used, as they lack
+    some of what augmentation needs.
 
     Raises:
-        InputError: `accelerate launch --cpu` was asked for several processes. Without MPI it
-            starts a single one, and says nothing.
+        InputError: `accelerate launch --cpu` was asked for several processes. Without MPI, it
+            silently starts only one.
     """
     env = os.environ
     launched = env.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in env
@@ -33,21 +34,21 @@ def processes() -> PartialState:
 def keep_memory() -> None:
     """Let glibc keep the memory of freed tensors for the next step (Linux, CPU).
 
-    It would return every large one to the kernel and fault it in again page by page, which takes a
-    third of the time of training, and of prediction in large batches.
+    By default, it returns every large block to the kernel and faults it in again page by page,
+    which takes a third of the time of training, and of prediction in large batches.
     """
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        # M_MMAP_THRESHOLD, bytes: older versions take no more than 32 MiB.
+        # M_MMAP_THRESHOLD, bytes: older versions accept at most 32 MiB.
         if mallopt(-3, 2**30) or mallopt(-3, 2**25):
             mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
 
 
 def plain_attention(model: nn.Module) -> None:
-    """Let timm's attention multiply matrices itself, where the fused kernel is the slower one.
+    """Make timm's attention layers multiply matrices themselves, without the fused kernel.
 
-    That is so for bf16 on CPUs: with it, a training step of vit_patch and vit_cnn takes nearly
-    twice as long (benchmarks/attention.py).
+    The fused kernel is slower for bf16 on CPUs: with it, a training step of vit_patch and vit_cnn
+    takes nearly twice as long (benchmarks/attention.py).
     """
     for module in model.modules():
         if getattr(module, "fused_attn", False):
@@ -55,12 +56,13 @@ def plain_attention(model: nn.Module) -> None:
 
 
 def choose_precision(precision: str = "auto") -> str:
-    """Resolve "auto": bf16 where the device multiplies in it, else fp16 on a GPU, else float32.
+    """Return the precision to compute in: "bf16", "fp16" or "no" (float32).
 
-    Older GPUs (Colab's T4) and CPUs only emulate bf16, which is slower than float32.
+    "auto" is bf16 if the device multiplies in it, else fp16 on a GPU and float32 on a CPU. Older
+    GPUs (Colab's T4) and CPUs only emulate bf16, which is slower than float32.
 
     Raises:
-        InputError: fp16 is asked of a CPU, on which accelerate would train in float32 instead.
+        InputError: fp16 is asked for on a CPU, where accelerate would train in float32 instead.
     """
     if precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision=fp16 needs a GPU: use auto, bf16 or no on a CPU")

@@ -1,4 +1,4 @@
-"""What the epochs of every training have in common, with labels or without: rows, bar, files."""
+"""What the epochs of all trainings share, with or without labels: metrics, progress, files."""
 
 import math
 import time
@@ -15,9 +15,15 @@ from fer_lib.runs import RunFolder, write_metrics
 
 
 def resume(run: RunFolder, learner: Any) -> list[dict[str, Any]]:
-    """Give a learner the state of a run's last epoch; the rows of the epochs so far, [] for none.
+    """Restore a learner from the state that a run saved after its last epoch.
 
-    What a process that was killed while writing has left behind is deleted.
+    Partly written files, which a killed process left behind, are deleted first.
+
+    Returns:
+        The rows of `metrics.csv` so far, one for each epoch; [] if no state was saved.
+
+    Raises:
+        InputError: the state is damaged or does not fit the learner.
     """
     if processes().is_main_process:
         for leftover in run.folder.rglob(".*.partial.*"):
@@ -31,7 +37,14 @@ def resume(run: RunFolder, learner: Any) -> list[dict[str, Any]]:
 
 
 def one_epoch(run: RunFolder, learner: Any, epoch: int) -> dict[str, Any]:
-    """Train an epoch, counted from 0, and validate; its row of `metrics.csv`.
+    """Train for one epoch and validate.
+
+    Args:
+        epoch: number of the epoch, counted from 0.
+
+    Returns:
+        The epoch's row of `metrics.csv`. In it, `epoch` counts from 1, `lr` is the largest learning
+        rate at the start, and `seconds` includes the validation, `train_seconds` does not.
 
     Raises:
         FloatingPointError: the training or the validation loss became infinite or NaN.
@@ -42,7 +55,8 @@ def one_epoch(run: RunFolder, learner: Any, epoch: int) -> dict[str, Any]:
         trained = learner.train_epoch(epoch)
         seconds = time.perf_counter() - start
         valid = learner.validate()
-        if not math.isfinite(loss := valid["valid_loss"]):  # after a last step that none followed
+        # No training loss shows what the last step of the epoch did.
+        if not math.isfinite(loss := valid["valid_loss"]):
             raise FloatingPointError(f"the validation loss became {loss} in epoch {epoch + 1}")
     except FloatingPointError as error:
         clip = " set clip_grad," * hasattr(learner.config, "clip_grad")
@@ -61,14 +75,14 @@ def one_epoch(run: RunFolder, learner: Any, epoch: int) -> dict[str, Any]:
 
 
 def require_finite(losses: Tensor, epoch: int) -> None:
-    """FloatingPointError, with the step, where one of an epoch's losses is infinite or NaN."""
+    """Raise FloatingPointError, naming the step, if a loss of an epoch is infinite or NaN."""
     for step, loss in enumerate(losses.tolist(), start=1):
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss became {loss} at step {step} of epoch {epoch + 1}")
 
 
 def with_bar(learner: Any, epoch: int, title: str) -> Iterable[tuple[Tensor, Tensor]]:
-    """The batches of an epoch, with a progress bar where one is wanted."""
+    """Return the batches of an epoch, with a progress bar if the learner is to show one."""
     batches = learner.batches.epoch(epoch)
     if not (learner.progress and processes().is_main_process):
         return batches
@@ -79,7 +93,14 @@ def with_bar(learner: Any, epoch: int, title: str) -> Iterable[tuple[Tensor, Ten
 
 
 def keep(run: RunFolder, state: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Write metrics and resumable state; killed in between, the next process repeats the epoch."""
+    """Write `metrics.csv` and the state to resume from.
+
+    If the process is killed in between, the next one repeats the epoch.
+
+    Args:
+        state: what the learner's `state_dict` returned.
+        rows: rows of `metrics.csv`, one for each epoch so far.
+    """
     write_metrics(run.folder / "metrics.csv", rows)
     save_state(run.state_path, state | {"rows": rows})
 
@@ -87,7 +108,12 @@ def keep(run: RunFolder, state: dict[str, Any], rows: list[dict[str, Any]]) -> N
 def in_common(
     config: Settings, faces: FaceSet, rows: list[dict[str, Any]], how: str = "trained"
 ) -> dict[str, Any]:
-    """What the `results.json` of every training says."""
+    """Return the entries that the `results.json` of every training has.
+
+    Args:
+        rows: rows of `metrics.csv`, one for each epoch.
+        how: the verb of the mark if training images were limited, "trained on 8,192 images".
+    """
     seconds = sum(row["train_seconds"] for row in rows)
     marks = [faces.mark] if faces.mark else []
     if config.limit is not None and config.limit < len(faces.where("train")):

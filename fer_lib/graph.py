@@ -1,8 +1,8 @@
-"""A training step recorded once as a CUDA graph and replayed: one launch in place of hundreds.
+"""Record a training step once as a CUDA graph and replay it: one launch instead of hundreds.
 
-A small network leaves a GPU idle while Python starts its kernels one by one. What a replay does is
-what the recorded step did, kernel by kernel, with the next random numbers, the images and targets
-that were copied to where it reads them, and the learning rates of the moment.
+A small network leaves a GPU idle while Python starts its kernels one by one. A replay runs the
+kernels of the recorded step again, with the next random numbers, with the images and targets that
+were copied to where the step reads them, and with the current learning rates.
 """
 
 from collections.abc import Callable
@@ -16,40 +16,41 @@ from fer_lib.device import processes
 from fer_lib.files import first_line
 
 WARM_UP = 3
-"""Steps that run as they are before one is recorded: libraries choose and allocate in them."""
+"""Steps that run normally before one is recorded: in them, libraries choose their algorithms and
+allocate memory."""
 
 Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 
 def static_shapes(model: nn.Module) -> bool:
-    """Whether all shapes in a model are known before the device has computed anything."""
+    """Return whether all shapes in a model are known before the device computes anything."""
     return all(getattr(module, "static_shapes", True) for module in model.modules())
 
 
 def recordable(config: TrainConfig, model: nn.Module, precision: str) -> bool:
-    """Whether a training step of a model can be recorded on this device, and is to be."""
+    """Return whether the steps of a training can be recorded on this device, and are to be."""
     here = processes()
     return (
         config.may_record
         and here.device.type == "cuda"
         and here.num_processes == 1
-        and precision != "fp16"  # whose scaler looks at the gradients
+        and precision != "fp16"  # its scaler inspects the gradients
         and static_shapes(model)
     )
 
 
 class RecordedStep:
-    """Does what a step on a batch does; from the fourth call on by replaying a recording of it.
+    """A training step that runs normally in the first three calls, and as a recording after that.
+
+    Call it with the step, images (B, C, H, W) uint8 and targets (B, K) float32, all on the device.
+    It returns what the step returns; the next call overwrites this result. All calls must have the
+    same step and the same shapes. The step must not wait for the device or copy anything to it, and
+    none of its shapes may depend on a value on the device.
 
     Args:
-        optimizer: that the step steps, of torch and fused; its learning rates, Python numbers, may
-            change between calls.
-        generator: of the device, from which the step draws besides torch's own.
-
-    Calling it with the step, images (B, C, H, W) uint8 and targets (B, K) float32, all on the
-    device, returns what the step returns; the next call overwrites that. It is always the same
-    step, of images and targets of the same shapes. It waits for nothing on the device, copies
-    nothing there, and none of its shapes depends on a value there.
+        optimizer: the optimizer that the step uses, a fused one of torch. Its learning rates are
+            Python numbers and may change between calls.
+        generator: a generator of the device, from which the step draws besides torch's own.
 
     Raises:
         RuntimeError: the step cannot be recorded.
@@ -62,7 +63,7 @@ class RecordedStep:
         self.calls = 0
 
     def __call__(self, step: Step, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The step on a batch; what it returned."""
+        """Run the step on a batch, or replay it, and return its result."""
         self.calls += 1
         if self.calls <= WARM_UP:
             return self.beside(step, images, targets)
@@ -70,17 +71,17 @@ class RecordedStep:
             self.record(step, images, targets)
         self.images.copy_(images)
         self.targets.copy_(targets)
-        # From ordinary memory: it is read before the call returns, whenever the copy is done.
+        # Ordinary memory is read before this call returns, even if the copy is done later.
         self.rates.copy_(torch.tensor(self.current_rates()), non_blocking=True)
         self.graph.replay()
         return self.result
 
     def current_rates(self) -> list[float]:
-        """The learning rates of the optimizer's groups."""
+        """Return the learning rates of the optimizer's parameter groups."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def beside(self, step: Step, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The step on a stream of its own, as a recording wants it to have been before."""
+        """Run the step on a separate stream, which must happen before it is recorded."""
         here = torch.cuda.current_stream()
         self.stream.wait_stream(here)
         with torch.cuda.stream(self.stream):
@@ -89,7 +90,7 @@ class RecordedStep:
         return result
 
     def record(self, step: Step, images: Tensor, targets: Tensor) -> None:
-        """Record a step, without doing it."""
+        """Record the step without running it."""
         self.images, self.targets = images.clone(), targets.clone()
         self.rates = torch.tensor(self.current_rates(), device=images.device)
         self.graph = torch.cuda.CUDAGraph()
@@ -103,7 +104,8 @@ class RecordedStep:
                 self.result = step(self.images, self.targets)
         except RuntimeError as error:
             self.graph, first = None, error
-            while first.__context__:  # the last one only says that an earlier one ended it
+            # The last error only says that an earlier one ended the recording.
+            while first.__context__:
                 first = first.__context__
             raise RuntimeError(
                 "a training step could not be recorded as a CUDA graph "

@@ -1,4 +1,7 @@
-"""Held-out images on the device, and what a model makes of them. Knows nothing of files."""
+"""Validation and test images on the device, and a model's predictions for them.
+
+The module neither reads nor writes files.
+"""
 
 import torch
 from accelerate import Accelerator
@@ -14,11 +17,11 @@ class HeldOut:
     """Validation and test images, predicted by all processes together.
 
     Args:
-        flip: average each prediction with that of the mirror image.
+        flip: average the predictions for each image and its mirror image.
 
     Attributes:
-        images: uint8 (N, C, H, W) of "valid" and "test".
-        labels: int64 (N,) of the validation images; those of the test images are not known here.
+        images: (N, C, H, W) uint8 of the splits "valid" and "test".
+        labels: (N,) int64 of the validation images; the labels of the test images are not kept.
     """
 
     def __init__(self, faces: FaceSet, accelerator: Accelerator, prepare: Prepare, *, flip: bool):
@@ -33,10 +36,13 @@ class HeldOut:
     def predict(
         self, split: str, model: nn.Module, precision: str, flip: bool | None = None
     ) -> Tensor:
-        """Probabilities (N, K) of all images of a split; each process gets the whole.
+        """Predict the class probabilities of all images of a split.
 
         Args:
-            flip: other than that of all predictions; None: that.
+            flip: replaces the `flip` of the constructor; None keeps it.
+
+        Returns:
+            (N, K) float32; every process gets all rows.
         """
         images = self.images[split]
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -55,8 +61,8 @@ class HeldOut:
         return whole
 
     def validate(self, model: nn.Module, precision: str) -> dict[str, float]:
-        """Loss (nats) and accuracy on the validation images, and how many they are."""
-        for buffer in model.buffers():  # batch statistics are those of the main process
+        """Compute loss (nats) and accuracy on the validation images, and count the images."""
+        for buffer in model.buffers():  # use the batch statistics of the main process
             broadcast(buffer)
         p = self.predict("valid", model, precision)
         loss = nn.functional.nll_loss(p.clamp(min=1e-12).log(), self.labels)

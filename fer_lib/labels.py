@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from fer_lib.files import InputError
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-"""The canonical order: that of fer2013.csv."""
+"""The classes in the canonical order, which is that of fer2013.csv."""
 
 EMOTIONS_8 = (*EMOTIONS, "contempt")
-"""FERPlus adds contempt, last."""
+"""The classes of FERPlus, which adds contempt at the end."""
 
 EMOJI = {
     "angry": "😠",
@@ -29,7 +29,7 @@ FERPLUS_COLUMNS = (
     *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
     *("unknown", "NF"),
 )
-"""Vote columns of fer2013new.csv, in its order."""
+"""The vote columns of fer2013new.csv, in the order of the file."""
 
 RAFDB_CODES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
 """RAF-DB's labels 1 to 7."""
@@ -54,13 +54,13 @@ def canonical(name: str) -> str:
     """Return the canonical name of a class: `canonical("Happiness") == "happy"`.
 
     Raises:
-        InputError: the name is none that is known.
+        InputError: the name is unknown.
     """
     try:
         return CANONICAL[name.strip().lower()]
     except KeyError:
         raise InputError(
-            f"class {name!r} is not an expression that is known here: use one of "
+            f"class {name!r} is not a known expression: use one of "
             f"{', '.join(EMOTIONS_8)} (or a usual synonym, as in anger, happiness, fearful)"
         ) from None
 

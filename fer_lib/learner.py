@@ -1,4 +1,4 @@
-"""What learns: model, optimizer, schedule and batches on the device. Knows nothing of files."""
+"""The learner: model, optimizer, schedule and batches on the device. It knows no run folder."""
 
 import gc
 from functools import partial
@@ -26,15 +26,20 @@ from fer_lib.optim import create_optimizer, freeze, layers, schedules
 
 
 class Learner:
-    """One model in training; knows nothing of files, nor which model it is.
+    """One model in training. It knows neither the run's folder nor which model it trains.
 
     Args:
-        progress: a bar for each epoch.
-        resumes: a state will be loaded, so the model need not be given its first weights.
+        progress: show a progress bar for each epoch.
+        resumes: a saved state will be loaded, so pretrained weights are not loaded first.
 
     Attributes:
-        core: the bare model; `ema`: its moving average, or None.
-        held_out: the images of "valid" and "test", by which it is validated and scored.
+        core: the bare model, without the wrapper of torch.compile or of several processes.
+        ema: the moving average of the model (timm's `ModelEmaV3`), or None.
+        held_out: the validation and test images, on which the model is validated and scored.
+
+    Raises:
+        InputError: the settings do not fit the faces, the model, the device or the number of
+            processes, or pretrained weights cannot be had.
     """
 
     def __init__(
@@ -45,10 +50,10 @@ class Learner:
         self.precision = choose_precision(config.precision)
         device = processes().device
         if device.type == "cuda":
-            # In mixed precision accelerate binds a model to itself: the weights of a training that
-            # has ended stay on the device until such cycles are looked for.
+            # In mixed precision, accelerate makes a model refer to itself: the weights of a
+            # finished training stay on the device until such reference cycles are collected.
             gc.collect()
-        # Several trainings of one process may differ in precision; accelerate's state is global.
+        # Trainings in one process may differ in precision, but accelerate's state is global.
         AcceleratorState._reset_state()
         unused = DistributedDataParallelKwargs(find_unused_parameters=bool(config.frozen_layers))
         self.accelerator = Accelerator(
@@ -64,6 +69,7 @@ class Learner:
         self.held_out = HeldOut(faces, self.accelerator, self.prepare, flip=config.flip_tta)
 
     def set_up_data(self, faces: FaceSet) -> None:
+        """Make the batches of training images and targets, and the loss for these targets."""
         config, device = self.config, self.device
         faces.require("train", "valid", "test")
         rows = training_rows(faces, config.limit, config.seed, config.labels)
@@ -92,8 +98,9 @@ class Learner:
         )
 
     def set_up_model(self, classes: int, resumes: bool) -> None:
+        """Build the model, its moving average, its optimizer and its schedules."""
         config = self.config
-        # A state that is loaded afterwards holds all weights: no hub and no file is asked again.
+        # The state that is loaded later contains all weights: no hub or weights file is needed.
         pretrained = False if resumes else config.pretrained
         torch.manual_seed(config.seed)
         core = create_model(
@@ -122,7 +129,14 @@ class Learner:
             self.recorded = RecordedStep(self.optimizer, self.generator)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train one epoch, counted from 0; its part of a row of `metrics.csv`.
+        """Train for one epoch.
+
+        Args:
+            epoch: number of the epoch, counted from 0.
+
+        Returns:
+            The training columns of a row of `metrics.csv`: `train_loss`, `train_accuracy`,
+            `train_images`, and the mean of each auxiliary loss and statistic of the model.
 
         Raises:
             FloatingPointError: the loss was infinite or NaN at a step.
@@ -130,7 +144,8 @@ class Learner:
         config, steps = self.config, len(self.batches)
         self.model.train()
         freeze(self.core, config.frozen_at(epoch))
-        # Dropout draws from torch's own generator, the rest from this one: both by epoch and rank.
+        # Dropout draws from torch's global generator, the rest from self.generator; both are seeded
+        # by epoch and rank.
         seed = (config.seed * 1_000_003 + epoch) * 64 + self.accelerator.process_index
         torch.manual_seed(seed)
         self.generator.manual_seed(seed)
@@ -161,13 +176,18 @@ class Learner:
         }
 
     def one_batch(self, images: Tensor, soft: Tensor) -> dict[str, Tensor]:
-        """Augment a batch and learn from it, in `accumulate` parts.
+        """Augment a batch and train on it, in `config.accumulate` parts one after the other.
 
-        An image is mixed with another of its part, so parts of few images mix less than the batch.
+        An image is mixed with another image of its part, so small parts mix less than the whole
+        batch would.
+
+        Args:
+            images: (B, C, H, W) uint8.
+            soft: (B, K) float32 targets.
 
         Returns:
-            "loss": mean over the batch; "right": right answers, int64; and the sums over the parts
-            of whatever else the model has to say.
+            Scalars on the device: "loss", the mean over the batch; "right", the number of correct
+            answers, int64; and each auxiliary loss and statistic, summed over the parts.
         """
         config, extra = self.config, {}
         loss = torch.zeros((), device=self.device)
@@ -183,7 +203,18 @@ class Learner:
         return {"loss": loss, "right": right, **extra}
 
     def step(self, x: Tensor, answer: Tensor, extra: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Forward, backward and update; nothing of the loop's own waits for the device."""
+        """Run one part of a batch forward and backward, and update after the last part.
+
+        The code here does not wait for the device; libraries and the model may.
+
+        Args:
+            x: (B, C, H, W) float32, the prepared images of the part.
+            answer: (B, K) float32 targets.
+            extra: auxiliary losses and statistics by name, to which those of this part are added.
+
+        Returns:
+            Logits (B, K) and the loss of the part, a scalar with the auxiliary losses in it.
+        """
         with self.accelerator.accumulate(self.model):
             logits = self.model(x.contiguous(memory_format=torch.channels_last))
             loss = self.criterion(logits, answer)
@@ -204,14 +235,14 @@ class Learner:
 
     @property
     def kept(self) -> nn.Module:
-        """The weights that are validated and saved: the moving average where there is one."""
+        """The model that is validated and saved: the moving average, or `core` without one."""
         return self.ema.module if self.ema else self.core
 
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy on the validation images; the rest of a row of `metrics.csv`.
+        """Compute loss and accuracy on the validation images, as a part of a row of `metrics.csv`.
 
-        With a moving average it is that of the average, and the accuracy of the weights themselves
-        stands beside it.
+        If there is a moving average, the scores are its own, and `valid_accuracy_unaveraged` is the
+        accuracy of the weights themselves.
         """
         row = self.held_out.validate(self.kept, self.precision)
         if self.ema:
@@ -220,7 +251,10 @@ class Learner:
         return row
 
     def parts(self) -> dict[str, Any]:
-        """What has a state of its own, by name. Draws have none: they follow from the epoch."""
+        """Return by name what has a state to save, besides the models.
+
+        Random generators are not saved, as they are seeded anew in each epoch.
+        """
         every = {
             "optimizer": self.optimizer,
             "schedule": self.schedule,
@@ -230,23 +264,31 @@ class Learner:
         return {name: part for name, part in every.items() if part is not None}
 
     def state_dict(self) -> dict[str, Any]:
+        """Return all that is needed to resume: the states of the models and of `parts`."""
         models = {"model": self.core.state_dict()}
         if self.ema:
             models["ema"] = self.ema.module.state_dict()
         return models | {name: part.state_dict() for name, part in self.parts().items()}
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
-        """Inverse of `state_dict`; InputError, naming `source`, where it is of another model."""
+        """Restore what `state_dict` returned.
+
+        Args:
+            source: the file that the state was read from, for error messages.
+
+        Raises:
+            InputError: the state is of another model, or does not fit one of the `parts`.
+        """
         load_into(self.core, state["model"], source)
         if self.ema:
             load_into(self.ema.module, state["ema"], source)
         for name, part in self.parts().items():
-            if name == "scaler" and name not in state:  # begun where there is no need for one
+            if name == "scaler" and name not in state:  # saved in a precision that needs none
                 continue
             try:
                 part.load_state_dict(state[name])
             except (KeyError, ValueError) as error:  # another precision, or other code
                 raise InputError(
-                    f"{source} does not fit the {name} ({error}): delete its run folder, or train "
-                    "as it was begun"
+                    f"{source} does not fit the {name} ({error}): delete its run folder, or resume "
+                    "with the code and precision that the run was begun with"
                 ) from error

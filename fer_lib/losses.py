@@ -1,4 +1,4 @@
-"""The loss of soft targets, and the statistics of the classes that it takes."""
+"""Cross-entropy for soft targets, and the class statistics that it uses."""
 
 import torch
 from torch import Tensor, nn
@@ -6,9 +6,10 @@ from torch.nn import functional as F
 
 
 def inverse_frequency(targets: Tensor) -> Tensor:
-    """Class weights N / (K n_c) from (N, K) targets: (K,) float32, 1 for balanced classes.
+    """Compute class weights N / (K n_c) from (N, K) targets.
 
-    A class without images gets weight 0.
+    Returns:
+        (K,) float32: all 1 if the classes are balanced, and 0 for a class without images.
     """
     counts = targets.sum(0)
     weights = len(targets) / (targets.shape[1] * counts.clamp(min=1e-12))
@@ -16,33 +17,35 @@ def inverse_frequency(targets: Tensor) -> Tensor:
 
 
 def log_prior(targets: Tensor) -> Tensor:
-    """Logarithm of each class's share in (N, K) targets: (K,) float32.
+    """Compute the logarithm of each class's share in (N, K) targets: (K,) float32.
 
-    0 for a class without images, so that what is added to logits favours it most in training, and
-    the network learns never to name it.
+    A class without images gets 0. Added to the logits, this favours the class most in training, so
+    that the network learns never to predict it.
     """
     share = targets.mean(0)
     return torch.where(share > 0, share.log(), 0.0)
 
 
 class SoftCrossEntropy(nn.Module):
-    """Cross-entropy of logits and soft targets, mean over the images.
+    """Cross-entropy of logits and soft targets, averaged over the images.
 
-    So is a weighted one, as torch has it for soft targets; for indices of classes torch divides by
-    the sum of the batch's weights instead, by which batches with a rare class count less.
+    A weighted loss is averaged over the images too, as torch does for soft targets. (For class
+    indices, torch divides by the sum of the batch's weights instead, so that batches with a rare
+    class count less.)
 
-    Label smoothing together with a correction for rare classes is not torch's: its class weights
-    multiply also the share that smoothing spreads, and an adjustment of the logits is undone by
-    even shares. Either gives most of what is spread to the rarest class, which becomes the answer
-    to images of a frequent one. Here an image's weight is that of its own classes, for what is
-    spread too, and an adjusted loss spreads by the prior, so that what is spread is even again once
-    the correction is off. One of them without smoothing, or smoothing alone, is torch's loss.
+    Label smoothing together with a correction for rare classes differs from torch's loss. In
+    torch's, class weights also multiply the share of the target that smoothing spreads over the
+    classes, and spreading evenly undoes an adjustment of the logits. Either way, most of what is
+    spread goes to the rarest class, which becomes the answer to images of a frequent one. Here, an
+    image has the weight of its own classes for the spread share too, and an adjusted loss spreads
+    by the prior, so that the spread is even again once the adjustment is off. With a correction
+    but no smoothing, or smoothing alone, this is torch's loss.
 
     Args:
-        targets: (N, K) of all training images, of which weights and prior are taken.
+        targets: (N, K) targets of all training images, which give the weights and the prior.
         smoothing: share of each target that is spread over all classes.
         weighted: weight classes by `inverse_frequency`.
-        tau: of logit adjustment (https://arxiv.org/abs/2007.07314), 0 for none.
+        tau: strength of logit adjustment (https://arxiv.org/abs/2007.07314), 0 for none.
     """
 
     def __init__(
@@ -52,11 +55,11 @@ class SoftCrossEntropy(nn.Module):
         self.smoothing = smoothing
         self.weight = inverse_frequency(targets) if weighted else None
         self.adjustment = tau * log_prior(targets) if tau else None
-        prior = targets.mean(0) ** tau  # (K,), all 1 where nothing is adjusted
+        prior = targets.mean(0) ** tau  # (K,), all 1 if tau is 0
         self.spread = prior / prior.sum()
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Both (B, K); a scalar, float32."""
+        """Compute the loss of logits (B, K) and targets (B, K): a scalar, float32."""
         logits = logits.float()
         if self.adjustment is not None:
             logits = logits + self.adjustment

@@ -20,15 +20,16 @@ from fer_lib.files import InputError, first_line
 
 
 def layers(model: nn.Module) -> list[list[str]]:
-    """Names of the parameters of each layer, from the input to the head (timm's layer order)."""
+    """Return the parameter names of each layer, from the input to the head (timm's order)."""
     grouped = group_parameters(model, model.group_matcher(coarse=False))
     return [grouped[number] for number in sorted(grouped)]
 
 
 def freeze(model: nn.Module, count: int) -> None:
-    """Let all but the first `count` layers have gradients; the frozen ones are in evaluation mode.
+    """Freeze the first `count` layers: no gradients, evaluation mode. All others get gradients.
 
-    Frozen dropout and batch statistics would otherwise go on changing what later layers see.
+    Without evaluation mode, dropout and batch statistics of the frozen layers would still change
+    what later layers see.
     """
     frozen = {name for layer in layers(model)[:count] for name in layer}
     for name, parameter in model.named_parameters():
@@ -37,7 +38,7 @@ def freeze(model: nn.Module, count: int) -> None:
         own = list(module.parameters())
         if own and not any(parameter.requires_grad for parameter in own):
             module.eval()
-    if count:  # of a ViT, what belongs to the embedding and has no parameter by which to tell
+    if count:  # parts of a ViT's embedding that may have no parameters, so were not found above
         vit = getattr(model, "backbone", model)
         for name in ("pos_drop", "patch_drop", "norm_pre"):
             if hasattr(vit, name):
@@ -45,9 +46,11 @@ def freeze(model: nn.Module, count: int) -> None:
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Every parameter once: no decay for norms and biases, a rate for each layer and the head.
+    """Return the parameter groups of the optimizer, with every parameter in one of them.
 
-    Parameters of the same rate and decay are one group, so that the optimizer is called less often.
+    The learning rate can differ between layers and for the head. Norms, biases and what the
+    model's `no_weight_decay()` names have no decay. Parameters with the same rate and decay form
+    one group, so that the optimizer is called less often.
     """
     skip = getattr(model, "no_weight_decay", set)()
     head = {id(p) for p in model.get_classifier().parameters()}
@@ -66,10 +69,11 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 
 
 def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of a config, made by timm, on `parameter_groups`.
+    """Create the optimizer of a config with timm, on the groups of `parameter_groups`.
 
     Raises:
-        InputError: timm knows none of this name, or it does not take the settings.
+        InputError: timm has no optimizer of this name, or the optimizer does not take the settings
+            or needs second derivatives.
     """
     fused = {"fused": True} if config.optimizer == "adamw" else {}
     try:
@@ -102,7 +106,15 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
 def schedules(
     config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int
 ) -> tuple[LRScheduler, ReduceLROnPlateau | None]:
-    """One schedule stepped after every batch, and one stepped with `plateau_metric`."""
+    """Create the learning-rate schedules of a config.
+
+    Args:
+        steps: number of batches in an epoch.
+
+    Returns:
+        A schedule to step after every batch, and one to step with the value of `plateau_metric`
+        after an epoch, which is None unless `config.schedule` is "plateau".
+    """
     warmup = round(config.warmup_epochs * steps)
     if config.schedule == "cosine":
         main = CosineAnnealingLR(optimizer, T_max=max(1, config.epochs * steps - warmup))

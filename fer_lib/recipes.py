@@ -1,4 +1,4 @@
-"""How each model is trained: recipes as published and ours, shorter presets, and what differs."""
+"""Recipes of all models, as published and our own, their shorter presets, and changes to them."""
 
 import json
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from fer_lib.models import MODULES
 
 
 def default_preset(dataset: str) -> str:
-    """The preset where none is given: a first look, never hours of training by surprise."""
+    """Return the preset if none is given: "sample" for drawn faces, else "quick", a first look."""
     return "sample" if SAMPLE.fullmatch(dataset) else "quick"
 
 
@@ -28,8 +28,8 @@ CNN_PUBLISHED = {
         brightness=0.2, contrast=0.2, noise=0.2, dropout=0.3,
     ),
 }  # fmt: skip
-# No class weights (they trade accuracy for rare classes), a larger rate with warm-up and cosine, a
-# moving average, and milder augmentation: the published runs underfitted.
+# The published runs underfitted. So: a larger learning rate with warm-up and cosine, a moving
+# average, milder augmentation, and no class weights, which trade accuracy for rare classes.
 CNN_OURS = {
     "epochs": 30,
     "lr": 2e-3,
@@ -54,9 +54,9 @@ SCRATCH_PUBLISHED = {
         photometric=0.5, brightness=0.2, contrast=0.2, erase=0.25,
     ),
 }  # fmt: skip
-# Fitting the faces comes first: a wider start and the milder augmentation of the CNNs, with which
-# vit_cnn learned sooner (benchmarks/README.md). Against learning 28,709 faces by heart later:
-# stochastic depth and mixup instead of dropout, ten times the weight decay, and a moving average.
+# First, to fit the faces: initial weights of wider spread and the milder augmentation of the CNNs,
+# with which vit_cnn learned sooner (benchmarks/README.md). Later, against overfitting to 28,709
+# faces: stochastic depth and mixup, not dropout, ten times the weight decay, and a moving average.
 SCRATCH_OURS = SCRATCH_PUBLISHED | {
     "batch_size": 128,
     "weight_decay": 0.1,
@@ -67,7 +67,7 @@ SCRATCH_OURS = SCRATCH_PUBLISHED | {
     "augmentation": CNN_OURS["augmentation"],
 }
 # Fine-tuning as in https://arxiv.org/abs/2106.08254: each layer learns more slowly than the one
-# after it, so that what was pretrained is bent rather than overwritten.
+# after it, so that pretrained weights are adapted rather than overwritten.
 FINE_TUNING = {
     "pretrained": True,
     "epochs": 20,
@@ -129,7 +129,7 @@ GREFEL_PUBLISHED = {
 }
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("baseline_cnn", "published"): CNN_PUBLISHED,
-    # Less dropout than published (0.5, 0.3): so small a network is short of capacity, not of noise.
+    # Less dropout than published (0.5, 0.3): such a small network lacks capacity, not noise.
     ("baseline_cnn", "ours"): CNN_OURS | {"options": {"dropout": [0.2, 0.1]}},
     ("attention_cnn", "published"): CNN_PUBLISHED | {"options": {"attention": "published"}},
     ("attention_cnn", "ours"): CNN_OURS | {"weight_decay": 0.05},
@@ -141,14 +141,14 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     | {"pretrained": True, "lr": 5e-5, "patience": 20, "warmup_epochs": 5},
     ("vit_tiny", "ours"): FINE_TUNING,
     ("vit_mae", "published"): MAE_PUBLISHED,
-    # A masked autoencoder's encoder has never been asked for a class: it needs longer.
+    # The encoder of a masked autoencoder has never learned to classify, so it needs longer.
     ("vit_mae", "ours"): FINE_TUNING | {"epochs": 30, "warmup_epochs": 3},
     ("vit_moe", "published"): MOE_PUBLISHED,
     ("vit_moe", "ours"): FINE_TUNING,
     ("grefel", "published"): GREFEL_PUBLISHED,
-    # Each branch is taught by itself too: else the surest takes the weight and all of the gradient.
+    # Each branch has its own loss too, or the surest one takes the weight and all of the gradient.
     ("grefel", "ours"): FINE_TUNING | {"options": FINE_TUNING["options"] | {"branch_weight": 0.3}},
-    # From a finished run of grefel, on the same data or on others.
+    # Starts from a finished run of grefel, on the same data or on other data.
     ("grefel", "finetune"): GREFEL_PUBLISHED
     | {
         "epochs": 50,
@@ -167,8 +167,8 @@ SMALL = {
     "mixup": 0.0,
     "augmentation": LIGHT,
 }
-# The same networks, small enough for two cores and with random weights, so with a larger rate, as
-# the two from scratch have it there.
+# The same networks, small enough for two cores. As they start from random weights, they have a
+# larger learning rate, which is that of vit_patch and vit_cnn in this preset.
 SMALL_BACKBONE = SMALL | {
     "pretrained": False,
     "lr": 1e-3,
@@ -199,24 +199,24 @@ SHORTER: dict[tuple[str, ...], dict[str, Any]] = {
     ("grefel", "sample", "finetune"): SMALL_BACKBONE | {"epochs": 4, "lr": 2e-4},
     **{(model, "quick"): QUICK for model in MODULES},
 }
-"""What the two short presets change in the recipes of a model, or in one that is named."""
+"""(model, preset) -> what the short preset changes in all recipes; with a recipe: in this one."""
 
 
 def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: Any) -> TrainConfig:
     """Return the recipe of a model, shortened by a preset and changed by `overrides`.
 
-    Of `options`, those of a backbone among them, and of an augmentation that is given as a dict,
-    what is not named stays as it is; but another `backbone` has no size of a preset, its input's
-    neither.
+    `options`, `backbone_options` in them, and an augmentation given as a dict change only what they
+    name. But another `backbone` drops the `backbone_options` and `img_size` of a preset.
 
     Raises:
-        InputError: there is no such model, recipe, preset or setting, or settings contradict.
+        InputError: there is no such model, recipe, preset or setting, or settings contradict each
+            other.
     """
     if (model, name) not in RECIPES:
         every = ", ".join(f"{key[1]} {key[0]}" for key in RECIPES)
         raise InputError(f"there is no recipe {name!r} of {model!r}; there are {every}")
     if "recipe" in overrides:
-        raise InputError("recipe is no setting of a recipe: it is given by name")
+        raise InputError("recipe is not a setting to change: choose a recipe by its name")
     TrainConfig.check_types(overrides)
     shorter = dict(SHORTER.get((model, preset, name), SHORTER.get((model, preset), {})))
     values = dict(RECIPES[model, name])
@@ -242,7 +242,7 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
 
 
 def merged_options(*parts: dict[str, Any]) -> dict[str, Any]:
-    """Options of a model, of which the last that are named count; those of a backbone likewise."""
+    """Merge options of a model; later parts take precedence, also within `backbone_options`."""
     options, inner = {}, {}
     for part in parts:
         options |= part
@@ -260,18 +260,17 @@ OWN_STARTS = {
 
 
 def own_start(pretrained: str | bool) -> str | None:
-    """What of ours the weights to start from are a file of, "run" or "pretraining"; None: none."""
+    """Return by its name what wrote a weights file, "run" or "pretraining"; None for others."""
     return OWN_STARTS.get(Path(pretrained).name) if isinstance(pretrained, str) else None
 
 
 def changed_settings(config: TrainConfig) -> list[str]:
-    """What a run changed in its recipe, as in ["epochs=5", "width=16"]; [] for the plain recipe.
+    """List what a run changed in its recipe, as in ["epochs=5", "width=16"]; [] for nothing.
 
-    Neither the seed counts, nor how steps are launched, nor a warm-up that is shorter because the
-    epochs are. Values are JSON; `default` stands for an option that the recipe sets and the run
-    does not.
+    The seed does not count, nor `cuda_graph`, nor a warm-up that is shorter because there are fewer
+    epochs. Values are JSON; `default` means that the recipe sets an option and the run does not.
     """
-    # Another backbone is a change, and that it has no size of a preset is none besides.
+    # Another backbone is one change; that it lacks the preset's sizes does not count as another.
     network = {key: value for key, value in config.options.items() if key == "backbone"}
     shortened = recipe(
         config.model, config.recipe, config.preset, epochs=config.epochs, options=network
@@ -286,10 +285,10 @@ def changed_settings(config: TrainConfig) -> list[str]:
 
 
 def _flat(config: TrainConfig) -> dict[str, Any]:
-    """All settings by name, those of the model and of the augmentation among them."""
+    """Return all settings in one dict, including those of the model and of the augmentation."""
     values = config.to_dict()
     options, draws = values.pop("options"), values.pop("augmentation")
-    if isinstance(values["pretrained"], str):  # files of runs have the same names: say which run
+    if isinstance(values["pretrained"], str):  # files of all runs have the same names: name the run
         start = Path(values["pretrained"])
         values["pretrained"] = (start.parent if own_start(str(start)) else start).name
     options |= options.pop("backbone_options", None) or {}

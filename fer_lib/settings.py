@@ -1,4 +1,4 @@
-"""Settings as people give them: on a command line, and in a notebook."""
+"""Read settings that users give on a command line or in a notebook."""
 
 import argparse
 import ast
@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 APART = ("model", "name", "recipe", "preset")
-"""What names the recipe that settings change, and is no such setting."""
+"""Names that choose the recipe, so they are not settings that can be changed in it."""
 SET = {"nargs": "+", "action": "extend", "default": [], "metavar": "NAME=VALUE"}
-"""Of a command line's `--set`, which may be given more than once."""
+"""Arguments of `add_argument` for `--set`, which may be given more than once."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, settings: str) -> None:
-    """Add what every training takes; `settings` names the class whose fields `--set` changes."""
+    """Add the arguments that the commands of all trainings take.
+
+    Args:
+        settings: name of the class whose fields `--set` changes, for the help text.
+    """
     add = parser.add_argument
-    add("--dataset", default="sample", help="sample, fer2013, ferplus, rafdb, or a name")
+    add("--dataset", default="sample", help="sample, fer2013, ferplus, rafdb, or any other name")
     add("--data-dir", help="folder or file of the data; default: data/<dataset>, then Kaggle")
     add("--preset", choices=PRESETS, help="default: sample, or quick on real data")
     add("--seed", type=int, default=0)
@@ -31,16 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser, settings: str) -> None:
 
 
 def own_changes(changes: Any, *apart: str, parameter: str = "changes") -> dict[str, Any]:
-    """The settings that a notebook changes by this `parameter`, as they are.
+    """Check the settings that a notebook changes, and return them as they are.
+
+    Args:
+        changes: the value of the notebook's parameter; it should be a dict.
+        apart: names that, like those of `APART`, have a parameter of their own.
+        parameter: name of the notebook's parameter, for error messages.
 
     Raises:
-        InputError: they are no dict, or name, also among a model's options, one of `APART` or
-            `apart`, which have a parameter of their own.
+        InputError: the settings or the model's options in them are not a dict, or contain a name
+            that has a parameter of its own.
     """
     options = changes.get("options", {}) if isinstance(changes, dict) else {}
     for what, value in ((parameter, changes), (f"options of {parameter}", options)):
         if not isinstance(value, dict):
-            raise InputError(f"{what}={value!r} is no dict: by papermill, give it with -y")
+            raise InputError(f"{what}={value!r} is not a dict: in papermill, pass it with -y")
     for name in (*APART, *apart):
         if name in changes or name in options:
             raise InputError(f"{name} in {parameter} has a parameter of its own: set that instead")
@@ -48,10 +57,13 @@ def own_changes(changes: Any, *apart: str, parameter: str = "changes") -> dict[s
 
 
 def several(value: str | Iterable[str], known: Collection[str] = ()) -> list[str]:
-    """A list, also of a single name that was given without one.
+    """Return names as a list, even if a single name was given as a plain string.
+
+    Args:
+        known: the names that are allowed; if it is empty, all are.
 
     Raises:
-        InputError: a name is not among the `known`, where there are such, or none was given.
+        InputError: a name is not allowed, or only some are allowed and none was given.
     """
     names = [value] if isinstance(value, str) else list(value)
     if known and (not names or set(names) - set(known)):
@@ -61,36 +73,46 @@ def several(value: str | Iterable[str], known: Collection[str] = ()) -> list[str
 
 
 def parse_settings(texts: Iterable[str], apart: Iterable[str] = APART) -> dict[str, Any]:
-    """Read several NAME=VALUE; InputError for a name of `apart`, which has its own argument."""
+    """Read several texts of the form NAME=VALUE into a dict.
+
+    Args:
+        apart: names that may not be set, as they have arguments of their own.
+
+    Raises:
+        InputError: a text has no "=", or its name is one of `apart`.
+    """
     settings = dict(map(parse_setting, texts))
     if own := settings.keys() & set(apart):
         name = min(own)
-        raise InputError(f"{name} is not changed by --set: it has an argument of its own")
+        raise InputError(f"{name} cannot be changed by --set: it has an argument of its own")
     return settings
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE; the value as JSON or Python where it is that, else as text."""
+    """Read NAME=VALUE; the value is read as JSON or Python if possible, else kept as text."""
     name, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--set takes NAME=VALUE, not {text!r}")
     for read in (json.loads, ast.literal_eval):  # true and True, null and None
         try:
             return name, read(value)
-        except (ValueError, SyntaxError, TypeError):  # the last where a key is a list
+        except (ValueError, SyntaxError, TypeError):  # the last if a key is a list
             pass
     return name, value
 
 
 def side_by_side(configs: Mapping[Hashable, TrainConfig]) -> "DataFrame":
-    """The settings in which some trainings differ, as text: a row each, and a column a training.
+    """Return a table of the settings in which trainings differ.
 
-    Those of the augmentation have rows of their own; what names the recipe is left out.
+    Settings of the augmentation have rows of their own; model, recipe and preset are left out.
 
     Args:
-        configs: by the titles of the columns.
+        configs: column title -> config of a training.
+
+    Returns:
+        One row for each setting and one column for each training, all values as text.
     """
-    import pandas as pd  # a second of time, which a prediction can do without
+    import pandas as pd  # takes a second to import, which a prediction does not need
 
     settings = {title: config.to_dict() for title, config in configs.items()}
     columns = {title: every | every.pop("augmentation") for title, every in settings.items()}

@@ -149,7 +149,7 @@ def test_of_the_options_of_a_backbone_what_is_not_named_stays_as_the_recipe_has_
 
 
 def test_a_recipe_has_its_own_name():
-    with pytest.raises(InputError, match="recipe is no setting of a recipe"):
+    with pytest.raises(InputError, match="recipe is not a setting to change"):
         recipe("baseline_cnn", recipe="published")
 
 
@@ -162,7 +162,7 @@ def test_the_changes_of_a_notebook_name_nothing_that_has_a_parameter_there():
     with pytest.raises(InputError, match="recipe in changes has a parameter of its own"):
         own_changes({"recipe": "published"})
     for wrong in ("{'epochs': 1}", {"options": "{}"}):
-        with pytest.raises(InputError, match="is no dict: by papermill, give it with -y"):
+        with pytest.raises(InputError, match="is not a dict: in papermill, pass it with -y"):
             own_changes(wrong)
     with pytest.raises(InputError, match="preset in pretrain_changes has"):
         own_changes({"preset": "full"}, parameter="pretrain_changes")
@@ -215,7 +215,7 @@ def test_overrides_of_another_type_are_refused(values):
 
 @pytest.mark.parametrize("name", ["model", "name", "recipe", "preset"])
 def test_what_names_the_recipe_is_no_setting_of_it(name):
-    with pytest.raises(InputError, match=f"{name} is not changed by --set"):
+    with pytest.raises(InputError, match=f"{name} cannot be changed by --set"):
         parse_settings(["epochs=1", f"{name}=full"])
 
 
