@@ -131,5 +131,5 @@ class MaskedLearner:
         except (KeyError, ValueError, RuntimeError) as error:  # another precision, or other code
             raise InputError(
                 f"{source} does not fit ({error}): delete the folder of the pretraining, or resume "
-                "with the precision and the code that it was begun with"
+                "with the code and precision that it was begun with"
             ) from error
