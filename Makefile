@@ -24,14 +24,14 @@ help:
 	@echo "make notebook   open the notebooks in JupyterLab"
 	@echo "make venv       only set up: the virtual environment $(VENV), made with PYTHON=$(PYTHON)"
 	@echo "make lint       check style, without changing anything"
-	@echo "make format     mend style (pre-commit does that too, and strips notebooks)"
+	@echo "make format     fix style (pre-commit does that too, and strips notebooks)"
 	@echo "make lock       pin the newest versions that fit together in requirements.lock (needs uv)"
 	@echo "make clean      remove $(VENV) and caches; data/ and runs/ stay"
 
 venv: $(STAMP)
 
-# The stamp comes last, so an interrupted installation is taken up again.
-# --no-compile, as uv: Python compiles what is imported, a small part of what is installed.
+# The stamp comes last, so that an interrupted installation is continued.
+# --no-compile, as by uv: Python compiles what is imported, a small part of what is installed.
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 		echo "Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is not one of them:" \
@@ -45,7 +45,7 @@ $(STAMP): requirements.txt pyproject.toml
 	fi
 	@touch "$@"
 
-# What only the two pages need, and their tests.
+# Packages that only the two pages and their tests need.
 $(DEMO): $(STAMP)
 	@echo "Installing what the pages need into $(VENV)"
 	@if command -v uv >/dev/null 2>&1; then \
@@ -68,8 +68,9 @@ demo: $(DEMO)
 mirror: $(DEMO)
 	@"$(BIN)/python" -m streamlit run demo/emoji_mirror.py
 
-# One thread for each of the two processes: more of them only wait for one another. Whole modules go
-# to a process, both that use a browser to the same one, and the longest first (tests/conftest.py).
+# One thread for each of the two processes: more threads only wait for one another. A module is
+# run whole by one process, both modules that use a browser by the same one, and the longest modules
+# come first (tests/conftest.py).
 test: $(DEMO)
 	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 

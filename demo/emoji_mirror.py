@@ -1,10 +1,10 @@
 """The Emoji Mirror: the emoji of the expression that a camera sees, live in the browser.
 
-    make mirror          or, where the extra `demo` is installed:
+    make mirror          or, if the extra `demo` is installed:
     python -m streamlit run demo/emoji_mirror.py
 
-Frames go from the browser to this process over WebRTC, without a STUN or TURN server: both run on
-one machine. The settings are in `.streamlit/config.toml` beside this file.
+Frames go from the browser to this process over WebRTC, without a STUN or TURN server, because both
+run on the same machine. The settings are in `.streamlit/config.toml` beside this file.
 """
 
 import numpy as np
@@ -26,24 +26,25 @@ from fer_lib.predict.faces import Detector, make_detector
 from fer_lib.predict.outputs import draw_faces
 
 LIVE, STILL = "Live camera", "Still picture"
-NO_SERVER = {"iceServers": []}  # the library's default would ask one of Google's
+NO_SERVER = {"iceServers": []}  # by default the library would ask a server of Google
 CAMERA = {"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}, "audio": False}
 NO_ADDRESS = (
-    "This machine has no network address but its own loopback, which WebRTC leaves out: switch on "
-    "Wi-Fi or plug in a cable, although nothing is sent through it, or take a still picture."
+    "This machine has no network address except its own loopback, which WebRTC does not use: turn "
+    "on Wi-Fi or plug in a cable (nothing is sent through it), or use a still picture."
 )
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-KEPT = "Pictures lie in its memory while the page shows them, and in no file."
+KEPT = "Pictures are in its memory while the page shows them, and never in a file."
 START = "Start the camera, and look into it."
 STALE = "No new frame for some seconds: stop and start the camera."
 STYLE = "<style>.stMainBlockContainer { padding-top: 2.5rem; }</style>"
-REFRESH = 0.25  # seconds between two looks of the page at what the camera's thread has found
+REFRESH = 0.25  # seconds between updates of the page with what the camera's thread has found
 
 
 class Processor(VideoProcessorBase):
-    """Reads the newest frame in a thread of its own; frames that came meanwhile are dropped.
+    """Reads the newest frame in a separate thread; frames that arrive meanwhile are dropped.
 
-    `error` is what went wrong with the last one, None if nothing did.
+    Attributes:
+        error: why the last frame could not be read; None if it was read.
     """
 
     def __init__(self, mirror: Mirror):
@@ -53,7 +54,7 @@ class Processor(VideoProcessorBase):
     def recv(self, frame: VideoFrame) -> VideoFrame:
         try:
             seen = self.mirror.look(frame.to_ndarray(format="rgb24"))
-        except Exception as error:  # it would end the thread, and nobody would see why
+        except Exception as error:  # it would end the thread without being shown
             self.error = error
             return frame
         self.error = None
@@ -62,31 +63,31 @@ class Processor(VideoProcessorBase):
 
 @st.cache_resource(show_spinner="Looking for a face detector …")
 def detector() -> Detector:
-    """Of all sessions and models: made, and fetched if it must be, before the first frame."""
+    """Make the face detector of all sessions and models, before the first frame is read."""
     return make_detector()
 
 
 @st.cache_data(ttl=10)
 def names() -> list[str]:
-    """Of the models at hand; looked up every ten seconds at most."""
+    """Return the names of the models at hand, looked up at most every ten seconds."""
     return list(models_at_hand(detector()))
 
 
 @st.cache_resource(show_spinner="Loading the model …", max_entries=4)
 def load(name: str) -> Predictor:
-    """One of the models at hand."""
+    """Load one of the models at hand."""
     return model_at_hand(name, detector())
 
 
 @st.cache_data
 def drawn_face(expression: str) -> Image.Image:
-    """A clean drawn face, 360 by 360 pixels."""
+    """Draw a clean face of 360 by 360 pixels."""
     drawn = draw(np.array([EMOTIONS.index(expression)]), 5, rough=0.3, size=360)
     return Image.fromarray(drawn[0, 0])
 
 
 def live(predictor: Predictor) -> None:
-    """The camera's picture, and beside it what is read in it."""
+    """Show the camera's picture and, beside it, what the model reads in it."""
     left, right = st.columns([3, 2], gap="large")
     with left:
         if not get_host_addresses(use_ipv4=True, use_ipv6=True):
@@ -107,7 +108,7 @@ def live(predictor: Predictor) -> None:
 
 @st.fragment(run_every=REFRESH)
 def readings(processor: Processor | None) -> None:
-    """Emoji, probabilities, the last seconds and the speed; drawn anew several times a second."""
+    """Show emoji, probabilities, the last seconds and the speed, anew every `REFRESH` seconds."""
     if processor and processor.error:
         st.error(f"A frame could not be read: {processor.error!r}")
         return
@@ -131,7 +132,7 @@ def others(faces: int) -> str:
 
 
 def still(predictor: Predictor) -> None:
-    """A picture from a file, or a drawn face, and what is read in it."""
+    """Show a picture from a file, or a drawn face, and what the model reads in it."""
     left, right = st.columns([3, 2], gap="large")
     with left:
         file = st.file_uploader("A picture with faces", ["jpg", "jpeg", "png", "webp", "bmp"])
@@ -151,7 +152,7 @@ def still(predictor: Predictor) -> None:
 
 
 def leak() -> str:
-    """A setting that makes the sentence about pictures untrue, and its remedy; "" without one."""
+    """Return which setting makes the sentence about pictures untrue, and the remedy; "" if none."""
     if st.get_option("browser.gatherUsageStats"):
         return "Streamlit reports usage statistics: set browser.gatherUsageStats = false"
     if st.get_option("server.address") not in LOOPBACK:
@@ -160,7 +161,7 @@ def leak() -> str:
 
 
 def foot(predictor: Predictor) -> None:
-    """What happens to the pictures, and what the page cannot tell."""
+    """Show what happens to the pictures, and what the page cannot tell."""
     if problem := leak():
         st.warning(problem)
     else:

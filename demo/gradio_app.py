@@ -1,9 +1,9 @@
-"""A page to try models on: a picture or the camera in, expressions and what the model looks at out.
+"""A page to try models on: the expressions in a picture or the camera, and what the model looks at.
 
-    make demo            or, where the extra `demo` is installed:
+    make demo            or, if the extra `demo` is installed:
     python demo/gradio_app.py
 
-GRADIO_SERVER_PORT chooses another port.
+The environment variable GRADIO_SERVER_PORT sets another port.
 """
 
 import os
@@ -28,10 +28,10 @@ from fer_lib.predict.faces import Detector, make_detector
 from fer_lib.predict.outputs import draw_faces
 
 FRAME_SECONDS = 0.2  # between two frames of the camera
-SHOWN = 4  # faces of one picture, the largest first
+SHOWN = 4  # faces of one picture that are shown, the largest first
 SIDE = 360  # pixels, height of a picture on the page
 MAPS = {"show_label": True, "container": True}
-SHOW = {"interactive": False, "buttons": ["fullscreen"]}  # without Gradio's button that uploads
+SHOW = {"interactive": False, "buttons": ["fullscreen"]}  # leaves out Gradio's button that uploads
 FONT = ["system-ui", "sans-serif"]  # a theme's own fonts would be fetched from Google
 TITLE = "# Facial expressions\nGive a picture, take one, or let the camera run."
 CHOOSE = "Choose a picture, or one of the drawn faces."
@@ -39,15 +39,15 @@ MAP = "What the model looks at"
 NO_MAP = "A map needs the torch model: choose a run, or the default model."
 KEEP = 60  # seconds that a picture's file stays before it is deleted
 KEPT = (
-    "A picture that you give lies in a temporary folder for about a minute, as does its copy with "
-    "the faces marked, and in memory while the page is open; frames of the camera are in no file."
+    "A picture that you give stays in a temporary folder for about a minute, as does its copy with "
+    "the faces marked, and in memory while the page is open; camera frames are never in a file."
 )
-ONE = {"concurrency_id": "model", "concurrency_limit": 1}  # a map hangs a hook on the shared model
+ONE = {"concurrency_id": "model", "concurrency_limit": 1}  # a map puts a hook on the shared model
 
 
 @lru_cache(maxsize=4)
 def load(name: str) -> Predictor:
-    """One of the models at hand; the error on the page says what is wrong."""
+    """Load one of the models at hand; if it cannot be loaded, an error on the page says why."""
     try:
         return model_at_hand(name, detector())
     except InputError as error:
@@ -56,19 +56,20 @@ def load(name: str) -> Predictor:
 
 @cache
 def detector() -> Detector:
-    """Of all models: made, and fetched if it must be, before the page is served."""
+    """Make the face detector of all models, before the page is served."""
     return make_detector()
 
 
 def drawn_faces() -> list[Image.Image]:
-    """A clean drawn face of each expression."""
+    """Draw a clean face for each expression."""
     return [Image.fromarray(one[0]) for one in draw(np.arange(7), 5, rough=0.3, size=360)]
 
 
 def looked_at(predictor: Predictor, faces: list[Face]) -> np.ndarray | None:
-    """The faces as the model was shown them, each under a map of what it looks at, side by side.
+    """Draw faces as the model was given them, each under a map of what it looks at, side by side.
 
-    None where the model is an ONNX file, which shows nothing of its inside.
+    Returns:
+        (H, W, 3) uint8; None if the model is an ONNX file, whose inside cannot be seen.
     """
     if predictor.model is None:
         return None
@@ -78,7 +79,7 @@ def looked_at(predictor: Predictor, faces: list[Face]) -> np.ndarray | None:
 
 
 def map_of(predictor: Predictor, faces: list[Face]) -> str:
-    """HTML of the maps of some faces, or why there are none."""
+    """Return HTML with the maps of some faces, or with the reason why there are none."""
     if not faces:
         return ""
     maps = looked_at(predictor, faces)
@@ -86,15 +87,15 @@ def map_of(predictor: Predictor, faces: list[Face]) -> str:
 
 
 def path_of(sent: ImageData | None) -> str | None:
-    """The file of a picture as it was sent, for `opened`.
+    """Return the path of a picture as it was sent, for `opened`.
 
-    Gradio's own reading of it ends in a bare "Error" where it is none.
+    If the file is not a picture, Gradio's own reader would show only the word "Error".
     """
     return sent.path if sent else None
 
 
 def opened(path: str | None) -> Image.Image | None:
-    """The picture itself, which outlives its file; None, and a warning, for one that is none."""
+    """Read a picture, which then outlives its file; if it is none, show a warning, return None."""
     try:
         return read_picture(path) if path else None
     except InputError as error:
@@ -103,7 +104,11 @@ def opened(path: str | None) -> Image.Image | None:
 
 
 def read(picture: Image.Image | None, name: str) -> tuple[str, Image.Image | None, str]:
-    """What is in a still picture: cards, the picture with its faces marked, the maps."""
+    """Predict the expressions in a still picture.
+
+    Returns:
+        HTML with the cards, the picture with its faces marked, and HTML with the maps.
+    """
     if picture is None:
         return cards.waiting(CHOOSE), None, ""
     predictor = load(name)
@@ -119,7 +124,14 @@ def read(picture: Image.Image | None, name: str) -> tuple[str, Image.Image | Non
 def watch(
     frame: Image.Image | None, name: str, state: tuple[str, Follower] | None
 ) -> tuple[str, str, tuple[str, Follower]]:
-    """One frame of the camera: a card of the face that is followed, steadied in time, its map."""
+    """Predict the expression of the face that is followed in one frame of the camera.
+
+    Args:
+        state: name of the model, and the follower that steadies its answers; None at first.
+
+    Returns:
+        HTML with the card, HTML with the map, and the state for the next frame.
+    """
     predictor = load(name)
     if state is None or state[0] != name:
         state = name, Follower(threshold=predictor.threshold)
@@ -132,9 +144,9 @@ def watch(
 
 
 def page() -> gr.Blocks:
-    """The page, not yet served."""
+    """Build the page, without serving it."""
     names = list(models_at_hand(detector()))
-    deleted = {"delete_cache": (KEEP // 2, KEEP)}  # looked for how often, and from which age on
+    deleted = {"delete_cache": (KEEP // 2, KEEP)}  # seconds between checks, least age in seconds
     with gr.Blocks(title="Facial expressions", analytics_enabled=False, **deleted) as blocks:
         gr.Markdown(TITLE)
         model = gr.Dropdown(names, value=names[0], label="Model")
@@ -143,7 +155,7 @@ def page() -> gr.Blocks:
                 with gr.Column(scale=3):
                     picture = gr.Image(
                         type="filepath",
-                        image_mode=None,  # as it is: read_picture knows 16 bits and transparency
+                        image_mode=None,  # unchanged: read_picture handles 16 bits, transparency
                         sources=["upload", "webcam"],
                         label="Picture",
                         height=SIDE,
@@ -180,7 +192,7 @@ def page() -> gr.Blocks:
 
 
 def main() -> None:
-    """Serve the page until it is stopped, and remove what Gradio has kept for it."""
+    """Serve the page until it is stopped, then remove the files that Gradio stored for it."""
     end_as_interrupted()
     with TemporaryDirectory() as folder:  # where Gradio puts pictures for the browser
         os.environ["GRADIO_TEMP_DIR"] = folder

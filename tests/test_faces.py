@@ -162,7 +162,7 @@ def test_yunet_is_fetched_once_from_the_first_server_that_has_it(server, fer_hom
 def test_another_file_under_the_name_is_not_taken(server, fer_home):
     folder, _, content = server
     (folder / "first").write_bytes(content[:-1])
-    with pytest.raises(InputError, match="another file came"):
+    with pytest.raises(InputError, match="another SHA-256"):
         faces.fetch_yunet()
     assert not list(fer_home.rglob("*.onnx"))
 
@@ -203,7 +203,7 @@ def test_no_more_is_read_than_the_file_has(monkeypatch):
             return b"a" * amount
 
     monkeypatch.setattr(faces.urllib.request, "urlopen", lambda *_, **__: Endless())
-    with pytest.raises(InputError, match="another file came"):
+    with pytest.raises(InputError, match="another SHA-256"):
         faces.fetch_yunet()
     assert asked == [faces.YUNET_BYTES + 1] * 2
 

@@ -1,11 +1,11 @@
-"""Command line: expressions of the faces in pictures, folders and videos.
+"""Command line: predict the expressions of the faces in pictures, folders and videos.
 
     python -m fer_lib.predict party.jpg holidays/ 'more/**/*.png' film.mp4 --out predictions.csv
     python -m fer_lib.predict crops/ --whole --model runs/FOLDER --out predictions.json
     python -m fer_lib.predict --model runs/FOLDER --export model.onnx
 
-Ends with status 1 where something could not be read, or a copy not be written; the rest is written
-all the same.
+The exit status is 1 if an input could not be read or a copy could not be written; everything else
+is written nevertheless.
 """
 
 import argparse
@@ -31,34 +31,34 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("paths", nargs="*", metavar="PATH", help="picture, video, folder or pattern")
-    add("--out", type=Path, metavar="FILE", help="table to write, .csv or .json; default: printed")
-    add("--annotate", type=Path, metavar="DIR", help="write copies with the faces marked")
+    add("--out", type=Path, metavar="FILE", help="table to write, .csv or .json (default: print)")
+    add("--annotate", type=Path, metavar="DIR", help="write copies with the faces marked into DIR")
     add("--whole", action="store_true", help="every picture is a face: do not look for faces")
-    add("--every", type=int, default=10, metavar="N", help="every N-th frame of a video (10)")
-    add("--model", metavar="RUN|FILE", help="run folder, .safetensors or .onnx; default: our own")
-    add("--detector", metavar="FILE", help="YuNet's file, yunet or haar; default: as can be had")
-    add("--export", type=Path, metavar="FILE", help="write the model as ONNX")
+    add("--every", type=int, default=10, metavar="N", help="read every N-th frame of a video (10)")
+    add("--model", metavar="RUN|FILE", help="run folder, .safetensors or .onnx (default: ours)")
+    add("--detector", metavar="FILE", help="YuNet's file, yunet or haar (default: as available)")
+    add("--export", type=Path, metavar="FILE", help="write the model to FILE as ONNX")
     args = parser.parse_args(arguments)
     try:
         check(args)
         args.sources, others = find_sources(args.paths) if args.paths else ([], 0)
         if others:
             say(
-                f"{others} files in the folders, whose names end neither as pictures nor as videos "
-                "usually do, are left out: name one itself to have it read"
+                f"{others} files in the folders were skipped, because their names do not end like "
+                "those of pictures or videos: to read such a file, give its own path"
             )
         if args.annotate:
             check_copies(args.annotate, args.sources)
         args.predictor = Predictor.of(args.model, detector=args.detector, say=say)
         if not args.whole and args.sources:
-            args.predictor.detector  # noqa: B018 refused, or said, before work
+            args.predictor.detector  # noqa: B018 made now: an error ends this before any work
     except InputError as error:
         parser.error(str(error))
     return args
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise InputError where options make no sense, or name what cannot be written."""
+    """Raise InputError if an option is invalid or an output cannot be written."""
     if not args.paths and not args.export:
         raise InputError("give a picture, a video, a folder or a pattern")
     if args.out and args.out.suffix not in FORMATS:
@@ -73,17 +73,22 @@ def check(args: argparse.Namespace) -> None:
         require_writable(file.parent)
     if args.annotate:
         if args.annotate.is_file():
-            raise InputError(f"--annotate is a folder, and {args.annotate} is a file")
+            raise InputError(f"--annotate needs a folder, but {args.annotate} is a file")
         require_writable(args.annotate)
 
 
 def say(text: str) -> None:
-    """Remarks go beside the table that may be printed."""
+    """Print a remark to stderr, apart from the results that may be printed to stdout."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Work:
-    """What was seen, and what could not be read or copied, so far."""
+    """What one call of the command has done so far.
+
+    Attributes:
+        seen: the pictures and frames that were read, without their pixels, and their faces.
+        problems: what could not be read, and what was read but could not be copied.
+    """
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.predictor = args, args.predictor
@@ -91,7 +96,7 @@ class Work:
         self.problems: list[Shot] = []
 
     def do(self) -> int:
-        """Go through all sources; 0, or the status with which it ended before."""
+        """Process all sources; return 0, or 130 after Ctrl+C, or 2 after an InputError."""
         try:
             for part in batches(progress(self.args.sources, self.args.every)):
                 self.batch(part)
@@ -104,6 +109,7 @@ class Work:
         return 0
 
     def batch(self, part: Sequence[Shot]) -> None:
+        """Predict the expressions in some pictures, print them without --out, and write copies."""
         self.problems += [shot for shot in part if shot.problem]
         good = [shot for shot in part if shot.picture]
         mode = "whole" if self.args.whole else "detect"
@@ -125,7 +131,7 @@ class Work:
             self.problems.append(replace(seen.shot, picture=None, problem=str(error)))
 
     def write(self) -> int:
-        """Write the table; where that fails, print the faces, so that they are not lost, and 2."""
+        """Write the table and return 0; if that fails, print its faces instead and return 2."""
         if not self.args.out:
             return 0
         try:
@@ -137,7 +143,7 @@ class Work:
         return 0
 
     def summary(self) -> str:
-        """What was read, and what was wrong with the rest, a line each."""
+        """Return lines of text: the counts, each problem, and pictures without a face."""
         faces = sum(len(seen.faces) for seen in self.seen)
         empty = [title(seen.shot) for seen in self.seen if not seen.faces]
         head = f"{len(self.seen):,} pictures read, {faces:,} faces"
@@ -151,7 +157,12 @@ class Work:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; status 0, 1 for a problem of some input, 2 for an error of the user's."""
+    """Run the command and return its exit status.
+
+    Returns:
+        0 if all went well, 1 if an input could not be read or copied, 2 after a user error, 130 if
+        the command was interrupted.
+    """
     print_anything()
     args = parse(arguments)
     work = Work(args)

@@ -1,4 +1,4 @@
-"""The models that are on this machine, for a page that lets one choose."""
+"""The models on this machine, for a page on which the user chooses one."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,13 +10,15 @@ from fer_lib.runs import list_runs, runs_folder
 
 
 def models_at_hand(detector: Detector) -> dict[str, Callable[[], Predictor]]:
-    """What loads each model that a page offers, by a name for people.
-
-    The default, then the finished runs that have their weights, the newest first, then what was
-    exported into the folder of runs (`--export runs/NAME.onnx` of `python -m fer_lib.predict`).
+    """Return the models that a page can offer, each as a function that loads it.
 
     Args:
-        detector: finds the faces for all of them.
+        detector: finds the faces for every model.
+
+    Returns:
+        Functions by the name that the page shows: the default model, then the finished runs that
+        have their weights, newest first, then the ONNX files in the folder of runs
+        (`python -m fer_lib.predict --export runs/NAME.onnx` writes one), by name.
     """
     choices: dict[str, Callable[[], Predictor]] = {
         "the default model": partial(Predictor.default, detector=detector)
@@ -32,7 +34,11 @@ def models_at_hand(detector: Detector) -> dict[str, Callable[[], Predictor]]:
 
 
 def model_at_hand(name: str, detector: Detector) -> Predictor:
-    """One of `models_at_hand`, loaded; InputError where it is no longer there."""
+    """Load one of `models_at_hand` by its name.
+
+    Raises:
+        InputError: the model is no longer there.
+    """
     known = models_at_hand(detector)
     if name not in known:
         raise InputError(f"the model {name} is no longer there: choose another, or reload the page")

@@ -1,4 +1,4 @@
-"""What a weights file says of its network beside the weights."""
+"""What a weights file says about its network in addition to the weights."""
 
 import json
 import math
@@ -14,16 +14,16 @@ from fer_lib.recipes import own_start
 
 @dataclass(frozen=True)
 class Description:
-    """What it takes to use a network.
+    """What must be known about a network in order to use it.
 
     Attributes:
-        name: for people.
-        classes: K names, in the order of the outputs.
-        image: (C, H, W) of the images that it was trained on.
-        flip: a prediction is the mean of those of the image and of its mirror image.
-        temperature: by which predictions are calibrated; 1 changes nothing.
-        threshold: probability from which on a prediction counts as sure; infinite where none does,
-            None where it is not known.
+        name: the name that users see.
+        classes: names of the K classes, in the order of the outputs.
+        image: (C, H, W) of the images that the network was trained on.
+        flip: whether a prediction is the mean of those for an image and for its mirror image.
+        temperature: divides the logits to calibrate the probabilities; 1 changes nothing.
+        threshold: the least probability at which a prediction counts as sure; infinite if none
+            ever does, None if the threshold is not known.
     """
 
     name: str
@@ -35,21 +35,29 @@ class Description:
 
 
 def tempered(p: Tensor, temperature: float) -> Tensor:
-    """Probabilities (N, K) with their logits divided by a temperature; 1 leaves them alone."""
+    """Divide the logits of probabilities (N, K) by a temperature; 1 changes nothing.
+
+    Returns:
+        Probabilities (N, K).
+    """
     return p if temperature == 1 else (p.clamp_min(1e-12).log() / temperature).softmax(1)
 
 
 def describe(path: Path) -> Description:
-    """What a safetensors file says of itself, and where it lies in a run folder, the run.
+    """Read the description of the network in a safetensors file.
+
+    If the file itself has no calibration, that of the `results.json` beside it in a run folder is
+    taken.
 
     Raises:
-        InputError: it cannot be read, or was not written by this project.
+        InputError: the file cannot be read, was not written by this project, or comes from a
+            pretraining and so contains no classifier.
     """
     metadata = read_metadata(path)
     if "model" not in metadata:
         own = own_start(str(path)) == "pretraining"
         raise InputError(
-            f"{path} is of a pretraining: train a classifier on it first"
+            f"{path} comes from a pretraining: train a classifier on it first"
             if own
             else f"{path} does not say which model it is of: it was not written by fer_lib"
         )
@@ -57,7 +65,7 @@ def describe(path: Path) -> Description:
     results = path.with_name("results.json")
     if not known and results.exists():
         known = read_json(results).get("use") or {}
-    never = math.inf if known else None  # no answer reached the accuracy that counts as sure
+    never = math.inf if known else None  # no threshold gives the accuracy that sure answers need
     threshold = known.get("threshold")
     return Description(
         name=metadata.get("name") or f"{metadata['model']} ({path.parent.name})",

@@ -1,8 +1,9 @@
-"""Finding faces in a picture, and cropping them as the training images are cropped.
+"""Find faces in a picture, and crop them as the training images are cropped.
 
-Two detectors of OpenCV, by what can be had: YuNet (https://doi.org/10.1007/s11633-023-1423-y), a
-small network whose file is given, in the cache or fetched once; else the Haar cascade (Viola and
-Jones, https://doi.org/10.1109/CVPR.2001.990517) that ships inside OpenCV's package.
+There are two detectors, both of OpenCV. YuNet (https://doi.org/10.1007/s11633-023-1423-y) is a
+small network, whose file is given, is in the cache, or is downloaded once. If it is not available,
+the Haar cascade (Viola and Jones, https://doi.org/10.1109/CVPR.2001.990517) inside OpenCV's package
+is used.
 """
 
 import hashlib
@@ -31,15 +32,15 @@ YUNET_URLS = (
 """MIT licence."""
 YUNET_BYTES = 232_589
 
-LONGEST = (1280, 320)  # pixels: YuNet finds faces of 10 to 300, so a large one only when shrunk
+LONGEST = (1280, 320)  # pixels: YuNet finds faces of 10 to 300, so larger ones only when shrunk
 SCORE = 0.7
-OVERLAP = 0.3  # over union, from which two boxes are of one face; YuNet's own in OpenCV
-INSIDE = 0.7  # of the area of a box in a larger one, from which it is a part of that face
-SECONDS = 5  # without an answer, until a download is given up
+OVERLAP = 0.3  # intersection over union from which two boxes are one face: OpenCV's default
+INSIDE = 0.7  # share of a box's area in a larger box from which it is a part of that face
+SECONDS = 5  # without an answer after which a download is given up
 
 
 class Box(NamedTuple):
-    """A face in a picture, in pixels from its upper left corner."""
+    """The box around a face, in pixels; x and y count from the picture's upper left corner."""
 
     x: int
     y: int
@@ -49,31 +50,34 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """A box, and how sure the detector is of it (0..1), None where it does not say."""
+    """A face that was found, with the detector's confidence: 0 to 1, or None if it gives none."""
 
     box: Box
     confidence: float | None
 
 
 class YuNet:
-    """OpenCV's YuNet from its ONNX file.
+    """OpenCV's face detector YuNet, loaded from its ONNX file.
 
     Attributes:
-        scale: side of the square around a box that a training image would show, over the longer
-            side of the box.
+        scale: side of the square around a box that a training image would show, divided by the
+            longer side of the box.
+
+    Raises:
+        InputError: the file cannot be read as YuNet's weights.
     """
 
     scale = 0.95  # benchmarks/framing.py
 
     def __init__(self, path: str | Path):
         self.name = f"YuNet ({path})"
-        self.lock = Lock()  # a detector has one input size at a time
+        self.lock = Lock()  # the detector has one input size, which a call sets
         try:
             self.network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), SCORE)
-            self.network.detect(np.zeros((320, 320, 3), np.uint8))  # any network can be loaded
+            self.network.detect(np.zeros((320, 320, 3), np.uint8))  # loading accepts any network
         except cv2.error as error:
             raise InputError(
-                f"{path} cannot be read as YuNet's weights: give {YUNET} of OpenCV's model zoo"
+                f"{path} cannot be read as YuNet's weights: give {YUNET} from OpenCV's model zoo"
             ) from error
 
     def __call__(self, picture: np.ndarray) -> list[Found]:
@@ -91,7 +95,13 @@ class YuNet:
 
 
 class Cascade:
-    """The Haar cascade of frontal faces inside OpenCV's package: upright, frontal faces only."""
+    """The Haar cascade in OpenCV's package, which finds upright, frontal faces only.
+
+    `scale` has the same meaning as in `YuNet`.
+
+    Raises:
+        InputError: this version of OpenCV has no cascades.
+    """
 
     scale = 1.0  # benchmarks/framing.py
     name = "Haar cascade (inside OpenCV)"
@@ -100,8 +110,8 @@ class Cascade:
         file = "haarcascade_frontalface_alt2.xml"
         if not hasattr(cv2, "CascadeClassifier"):
             raise InputError(
-                f"OpenCV {cv2.__version__} has no cascades and YuNet is not here: install "
-                f"opencv-python-headless<5, or give {YUNET} by --detector"
+                f"OpenCV {cv2.__version__} has no Haar cascades: install "
+                f"opencv-python-headless<5, or give {YUNET} with --detector"
             )
         self.lock = Lock()
         self.cascade = cv2.CascadeClassifier(cv2.data.haarcascades + file)
@@ -123,10 +133,11 @@ Detector = YuNet | Cascade
 
 
 def merged(rows: list[tuple]) -> list[tuple]:
-    """Rows (x, y, width, height, confidence), one for each face.
+    """Reduce rows (x, y, width, height, confidence) to one for each face.
 
-    Of two that overlap the surer one stays; of one that lies mostly inside another, which is a part
-    of a face that is too large for the scale on which it was found, the outer one.
+    Of two boxes that overlap, the one with the higher confidence stays. If a box lies mostly inside
+    another, the outer one stays: the inner one is a part of a face that is too large for the scale
+    at which the part was found.
     """
     surest = cv2.dnn.NMSBoxes([row[:4] for row in rows], [row[4] for row in rows], SCORE, OVERLAP)
     kept: list[tuple] = []
@@ -137,7 +148,7 @@ def merged(rows: list[tuple]) -> list[tuple]:
 
 
 def inside(row: tuple, outer: tuple) -> float:
-    """Share of a box's area that lies in another."""
+    """Return the share of a box's area that lies in another box, 0 to 1."""
     width, height = (
         min(row[axis] + row[axis + 2], outer[axis] + outer[axis + 2]) - max(row[axis], outer[axis])
         for axis in (0, 1)
@@ -146,7 +157,14 @@ def inside(row: tuple, outer: tuple) -> float:
 
 
 def sorted_boxes(rows: Iterable[tuple], shape: tuple[int, ...]) -> list[Found]:
-    """Rows (x, y, width, height, confidence) as boxes inside the picture, the largest first."""
+    """Turn rows (x, y, width, height, confidence) into boxes of whole pixels inside the picture.
+
+    Args:
+        shape: of the picture, (H, W, ...).
+
+    Returns:
+        The boxes that are not empty, the largest first.
+    """
     found = []
     for x, y, width, height, confidence in rows:
         left, top = max(0, round(float(x))), max(0, round(float(y)))
@@ -159,14 +177,15 @@ def sorted_boxes(rows: Iterable[tuple], shape: tuple[int, ...]) -> list[Found]:
 
 
 def make_detector(choice: str | Path | None = None, say: Callable[[str], None] = print) -> Detector:
-    """The detector that is asked for, or else the best that can be had; says which.
+    """Make the detector that is asked for, or else the best one available, and say which it is.
 
     Args:
-        choice: YuNet's file, "yunet" (fetched if need be), "haar", or None: the environment
-            variable FER_DETECTOR, and without it YuNet, or where that cannot be had the cascade.
+        choice: path of YuNet's file, "yunet" (downloaded if necessary), "haar", or None. None means
+            the value of the environment variable FER_DETECTOR; if that is not set, YuNet, or the
+            cascade if YuNet is not available.
 
     Raises:
-        InputError: what is asked for cannot be had.
+        InputError: the detector is not available.
     """
     choice = choice or os.environ.get("FER_DETECTOR") or None
     if choice == "haar":
@@ -189,10 +208,13 @@ def make_detector(choice: str | Path | None = None, say: Callable[[str], None] =
 
 
 def fetch_yunet(say: Callable[[str], None] = print) -> Path:
-    """YuNet's file in the cache, fetched if it is not there.
+    """Return the path of YuNet's file in the cache; download the file if it is not there.
+
+    Nothing is downloaded if the environment variable HF_HUB_OFFLINE is 1, on, yes or true. If the
+    cache cannot be written to, the file is in a temporary folder.
 
     Raises:
-        InputError: it cannot be had, or what came is not the file (by its SHA-256).
+        InputError: the file cannot be downloaded, or the download has another SHA-256.
     """
     path = cache() / YUNET
     if path.exists() and sha256(path) == YUNET_SHA256:
@@ -207,17 +229,17 @@ def fetch_yunet(say: Callable[[str], None] = print) -> Path:
             reasons.append(f"{url.split('/')[2]}: {getattr(error, 'reason', error)}")
             continue
         if hashlib.sha256(data).hexdigest() != YUNET_SHA256:
-            reasons.append(f"{url.split('/')[2]}: another file came")
+            reasons.append(f"{url.split('/')[2]}: the download has another SHA-256")
             continue
         return stored(data, path, url, say)
     raise InputError(
         f"YuNet could not be fetched ({'; '.join(reasons) or 'HF_HUB_OFFLINE is set'}): get "
-        f"{YUNET} elsewhere and give it by --detector or FER_DETECTOR, or put it into {path.parent}"
+        f"{YUNET} elsewhere and give it with --detector or FER_DETECTOR, or put it in {path.parent}"
     )
 
 
 def stored(data: bytes, path: Path, url: str, say: Callable[[str], None]) -> Path:
-    """Write what was fetched to `path`, or where that cannot be written to a temporary folder."""
+    """Write a download to `path`, or to a temporary folder if that fails; return where it is."""
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(data)
@@ -231,9 +253,16 @@ def stored(data: bytes, path: Path, url: str, say: Callable[[str], None]) -> Pat
 
 
 def crop(picture: Image.Image, box: Box, scale: float, image: tuple[int, int, int]) -> np.ndarray:
-    """The square of `scale` times a box's longer side around it, as `image` (C, H, W) uint8.
+    """Crop the square around a box, as a training image would show it.
 
-    What lies outside the picture repeats its edge.
+    The square has the centre of the box. Outside the picture, the picture's edge is repeated.
+
+    Args:
+        scale: side of the square, divided by the longer side of the box.
+        image: shape (C, H, W) of the result; C is 1 (grey) or 3 (RGB).
+
+    Returns:
+        (C, H, W) uint8.
     """
     side = scale * max(box.width, box.height)
     left = box.x + box.width / 2 - side / 2
@@ -250,6 +279,6 @@ def crop(picture: Image.Image, box: Box, scale: float, image: tuple[int, int, in
 
 
 def pixels(picture: Image.Image, channels: int) -> np.ndarray:
-    """(channels, H, W) uint8 of a picture; grey is ITU-R 601-2 luma."""
+    """Return a picture as (channels, H, W) uint8: 1 is grey (ITU-R 601-2 luma), 3 is RGB."""
     array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     return array[None] if channels == 1 else array.transpose(2, 0, 1)

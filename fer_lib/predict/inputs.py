@@ -1,4 +1,4 @@
-"""What is given to be looked at: pictures of every kind; files, folders, globs and videos."""
+"""Read what the user gives: pictures of every kind, files, folders, patterns and videos."""
 
 import glob
 import math
@@ -19,17 +19,20 @@ from fer_lib.files import InputError, exists, require_utf8
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
-UNCOUNTED = {".mkv", ".webm", ".mpg", ".mpeg"}  # whose number of frames is an estimate
-HEAD = 2**20  # bytes in which a fragmented MP4 says that it is one
-NAMED = SUFFIXES | VIDEOS | {".heic", ".heif"}  # of a folder; the last two are then named
-BATCH, PIXELS = 256, 50_000_000  # pictures in memory together: so many, or of so many pixels
+UNCOUNTED = {".mkv", ".webm", ".mpg", ".mpeg"}  # formats whose number of frames is an estimate
+HEAD = 2**20  # bytes at the start of a file in which a fragmented MP4 can be recognised
+NAMED = SUFFIXES | VIDEOS | {".heic", ".heif"}  # tried in a folder; the last two are to be reported
+BATCH, PIXELS = 256, 50_000_000  # limits of one batch in memory: pictures, pixels
 
 
 def open_picture(picture: Picture) -> Image.Image:
-    """Anything that is a picture as an upright PIL image, L or RGB.
+    """Turn any kind of picture into an upright PIL image, L (grey) or RGB.
+
+    Args:
+        picture: as `Predictor` takes it; 16 bits a pixel become 8.
 
     Raises:
-        InputError: it cannot be read, or is no picture.
+        InputError: it cannot be read, or is not a picture.
     """
     if isinstance(picture, str | Path):
         return read_picture(picture)
@@ -59,9 +62,11 @@ def open_picture(picture: Picture) -> Image.Image:
 
 @dataclass(frozen=True)
 class Source:
-    """A file to read, and its name relative to the folder that was given (else its own).
+    """A file to read, or a folder that cannot be read.
 
-    `problem` says why a folder cannot be read, which then stands here in place of its files.
+    Attributes:
+        inside: path relative to the folder that was given; the file's name if it was given itself.
+        problem: why the folder cannot be read; empty for a file.
     """
 
     path: Path
@@ -75,9 +80,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture or a frame of a video, or why it could not be read.
+    """A picture or a frame of a video, or the reason why it could not be read.
 
-    `frame` counts from 0 and `seconds` from the start of the video; both None for a picture.
+    Attributes:
+        picture: None if it could not be read, or is not needed any more.
+        problem: the reason why it could not be read or copied; empty if there is none.
+        frame: number of the frame, from 0; None for a picture.
+        seconds: time since the start of the video; None for a picture, or if the time is unknown.
     """
 
     source: Source
@@ -88,11 +97,16 @@ class Shot:
 
 
 def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
-    """Files to read, each once, and how many in the folders are neither pictures nor videos.
+    """Find the files to read, each once.
 
-    A file that is named itself is read whatever its suffix; of a folder, all pictures and videos
-    in it and below that are not hidden, and a source with a `problem` for each folder that cannot
-    be read; of a pattern (`faces/*.png`, `**` for folders below) what matches.
+    Args:
+        paths: files, folders and patterns. A file is read whatever its suffix. Of a folder, all
+            pictures and videos are read that are in it or below and not hidden. Of a pattern
+            (`faces/*.png`, `**` for folders below), all matches are read.
+
+    Returns:
+        The sources, among them one with a `problem` for each folder that cannot be read; and the
+        number of files in the folders that are neither pictures nor videos by their names.
 
     Raises:
         InputError: a path does not exist, a pattern matches nothing, or there is nothing to read.
@@ -121,7 +135,11 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
 
 
 def may_be_file(path: Path) -> bool:
-    """Whether a path is a file, or in a folder that does not say so: reading it tells why."""
+    """Return whether a path is a file.
+
+    The answer is also True if the folder does not allow the question: reading the file then fails
+    with the reason.
+    """
     try:
         return path.is_file()
     except PermissionError:
@@ -129,13 +147,17 @@ def may_be_file(path: Path) -> bool:
 
 
 def matches(given: str) -> list[Path]:
-    """A path that exists, or what a pattern matches."""
+    """Return the path itself if it exists, or all paths that match the pattern, sorted.
+
+    Raises:
+        InputError: it is empty, does not exist, or matches nothing.
+    """
     if not given.strip():
         raise InputError(
             "an empty path names no picture: name a file or a folder, or . for this one"
         )
     path = Path(given)
-    with suppress(RuntimeError):  # a name that begins with ~ and is no user's
+    with suppress(RuntimeError):  # a name that begins with ~ but names no user
         path = path.expanduser()
     if exists(path):
         return [path]
@@ -148,7 +170,7 @@ def matches(given: str) -> list[Path]:
 
 
 def shots(source: Source, every: int) -> Iterator[Shot]:
-    """The picture of a file, or every n-th frame of a video."""
+    """Yield the picture of a file, or every n-th frame of a video; or a shot with a `problem`."""
     if source.problem:
         yield Shot(source, problem=source.problem)
         return
@@ -162,7 +184,10 @@ def shots(source: Source, every: int) -> Iterator[Shot]:
 
 
 def frames(source: Source, every: int) -> Iterator[Shot]:
-    """Frames 0, `every`, 2 `every` …, upright, as RGB; a problem where some cannot be read."""
+    """Yield frames 0, `every`, 2 `every` … of a video, upright, as RGB.
+
+    For frames that cannot be read, a shot with a `problem` is yielded.
+    """
     try:
         video = open_video(source)
     except InputError as error:
@@ -185,30 +210,30 @@ def frames(source: Source, every: int) -> Iterator[Shot]:
 
 
 def counted(path: Path) -> bool:
-    """Whether a video says how many frames it has, rather than how long picture or sound last.
+    """Return whether a video says how many frames it has, not only how long picture or sound last.
 
-    Not so a fragmented MP4, as recorders write it: it has the box "mvex".
+    A fragmented MP4, as recorders write it, does not say so; it contains the box "mvex".
     """
     with open(path, "rb") as file:
         return path.suffix.lower() not in UNCOUNTED and b"mvex" not in file.read(HEAD)
 
 
 def frame_shot(source: Source, video: cv2.VideoCapture, number: int) -> Shot:
-    """The frame that was grabbed last."""
+    """Decode the frame that was grabbed last."""
     ok, frame = video.retrieve()
     if not ok:
         return Shot(source, problem=f"{source.path}: frame {number} cannot be read")
-    passed = video.get(cv2.CAP_PROP_POS_MSEC)  # frames may be apart unevenly
+    passed = video.get(cv2.CAP_PROP_POS_MSEC)  # the time between frames may vary
     seconds = round(passed / 1000, 3) if passed > 0 or number == 0 else None
     picture = Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
     return Shot(source, picture, frame=number, seconds=seconds)
 
 
 def open_video(source: Source) -> cv2.VideoCapture:
-    """By FFmpeg, whose times are those of the frames, or else by whatever OpenCV has.
+    """Open a video with FFmpeg, which knows the time of each frame, or else with what OpenCV has.
 
     Raises:
-        InputError: the name is not UTF-8, which ends OpenCV and the process with it.
+        InputError: the name is not UTF-8; with such a name OpenCV would end the whole process.
     """
     path = str(source.path.absolute())  # FFmpeg takes 12:30.mp4 for an address
     require_utf8(path)
@@ -217,10 +242,10 @@ def open_video(source: Source) -> cv2.VideoCapture:
 
 
 def progress(sources: Sequence[Source], every: int) -> Iterator[Shot]:
-    """The shots of all sources behind a bar of files, or of frames where there is one video."""
+    """Yield the shots of all sources and show a progress bar of files, or of one video's frames."""
     if len(sources) == 1 and sources[0].is_video:
         total = None
-        with suppress(InputError):  # which its shots tell
+        with suppress(InputError):  # the shots report it
             expected = open_video(sources[0]).get(cv2.CAP_PROP_FRAME_COUNT)
             total = math.ceil(expected / every) if expected > 0 else None
         yield from tqdm(shots(sources[0], every), total=total, unit="frame", disable=None)
@@ -230,7 +255,7 @@ def progress(sources: Sequence[Source], every: int) -> Iterator[Shot]:
 
 
 def batches(stream: Iterable[Shot]) -> Iterator[list[Shot]]:
-    """Shots in parts that fit into memory together."""
+    """Group shots into lists that fit into memory."""
     part: list[Shot] = []
     size = 0
     for shot in stream:

@@ -1,9 +1,9 @@
-"""The weights that come with the package, made from a finished run, and their model card.
+"""Make the weights that come with the package, and their model card, from a finished run.
 
     python -m fer_lib.predict.keep runs/FOLDER --data-dir DIR
 
-Nothing is written unless the file gives every validation and test image the class that its run
-gave it, or one that was as likely.
+Nothing is written unless the file gives every validation and test image the class that the run
+gave it, or a class that was equally likely (see `TIE`).
 """
 
 import argparse
@@ -23,23 +23,27 @@ from fer_lib.predict.predictor import DEFAULT, Predictor
 from fer_lib.runs import Run
 
 LIMIT = 6 * 2**20
-"""Bytes of the largest file that is kept in the repository."""
+"""Size in bytes up to which a weights file is kept in the repository."""
 
 CARD = "MODEL_CARD.md"
 
 TIE = 2e-3
-"""Difference of two probabilities that were as good as equal: those of the CNNs from a GPU that
-convolved in TF32, kept in half precision, differ by up to 1.2e-3 from float32 on a CPU."""
+"""Difference up to which two probabilities count as equal. Probabilities of the CNNs that a GPU
+computed with TF32 convolutions, kept in half precision, differ by up to 1.2e-3 from float32 on a
+CPU."""
 
 
 def keep_weights(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
-    """Write a run's best weights with all it takes to use them, and the model card beside them.
+    """Write a run's best weights with everything needed to use them, and their model card.
 
-    In half precision where they would be larger than `LIMIT` else.
+    The weights are stored in half precision if they would otherwise take more than `LIMIT`.
+
+    Args:
+        path: of the weights file; the card is written beside it.
 
     Raises:
-        InputError: the run is unfinished or of other data, the file would be too large, or it does
-            not answer as its run did.
+        InputError: the run is unfinished or was trained on other data, the file would be too large,
+            or its predictions differ from those of the run.
     """
     run.require_finished()
     run.require_data(faces)
@@ -49,7 +53,7 @@ def keep_weights(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
         state = halved(state)
     use = operating_point(faces, predictions)
     with replacing(path.with_name(CARD)) as card, replacing(path) as temporary:
-        write_weights(temporary, state, metadata | card_metadata(run, faces, use))
+        write_weights(temporary, state, metadata | file_metadata(run, faces, use))
         if (size := temporary.stat().st_size) > LIMIT:
             raise InputError(
                 f"the weights of {run.name} take {size:,} bytes, more than {LIMIT:,}: choose a "
@@ -61,15 +65,15 @@ def keep_weights(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
 
 
 def halved(state: State) -> State:
-    """Weights in half precision; counts and other whole numbers stay."""
+    """Convert weights to half precision; counts and other whole numbers stay as they are."""
     return {
         name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in state.items()
     }
 
 
-def card_metadata(run: Run, faces: FaceSet, use: dict[str, Any]) -> dict[str, str]:
-    """Metadata of the file; where on the trainer's disk anything lay is left out."""
+def file_metadata(run: Run, faces: FaceSet, use: dict[str, Any]) -> dict[str, str]:
+    """Return the metadata of the file, without folders of the disk on which the run was trained."""
     settings = run.train_config.to_dict()
     if isinstance(settings["pretrained"], str):
         settings["pretrained"] = Path(settings["pretrained"]).name
@@ -85,8 +89,8 @@ def card_metadata(run: Run, faces: FaceSet, use: dict[str, Any]) -> dict[str, st
 def check(predictor: Predictor, predictions: Predictions, faces: FaceSet) -> None:
     """Raise InputError unless a predictor gives every image the class that its run gave it.
 
-    Of two classes that were within `TIE` of each other it may give either: a run that was scored on
-    another device rounds otherwise.
+    Of two classes whose probabilities differed by no more than `TIE`, it may give either: a run
+    that was scored on another device rounds differently.
     """
     for split in ("valid", "test"):
         rows = faces.where(split)
@@ -101,13 +105,13 @@ def check(predictor: Predictor, predictions: Predictions, faces: FaceSet) -> Non
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line; an error of the user's ends it with one sentence and status 2."""
+    """Run the command; a user error ends it with one sentence and status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.predict.keep", description=__doc__.split("\n")[0]
     )
     parser.add_argument("run", help="folder of a finished run")
-    parser.add_argument("--data-dir", help="where its data lie, as for a training")
-    parser.add_argument("--out", type=Path, default=DEFAULT, help="default: in the package")
+    parser.add_argument("--data-dir", help="folder of the run's data, as for a training")
+    parser.add_argument("--out", type=Path, default=DEFAULT, help="file (default: in the package)")
     args = parser.parse_args(arguments)
     try:
         run = Run(args.run)

@@ -67,11 +67,12 @@ of the project, and FER2013 was published for research: check whether that permi
 def model_card(
     run: Run, faces: FaceSet, predictions: Predictions, use: dict[str, Any], path: Path, name: str
 ) -> str:
-    """Markdown about the kept weights in `path`.
+    """Return the model card of the kept weights, in Markdown.
 
     Args:
-        use: of `abstention.operating_point`.
-        name: that the file will have.
+        use: as `abstention.operating_point` returns it.
+        path: the weights file, which may still have a temporary name.
+        name: the name that the file will have.
     """
     results = run.results
     state, _ = read_weights(path)
@@ -127,7 +128,7 @@ def training(run: Run, faces: FaceSet) -> str:
 
 
 def scores_table(results: dict[str, Any]) -> str:
-    """Accuracy, macro-F1 and balanced accuracy of every set that there is."""
+    """Return a table of accuracy, macro-F1 and balanced accuracy on each set that was scored."""
     parts = {
         "test": results["test"]["full"],
         "clean test": results["test"].get("clean"),
@@ -158,7 +159,7 @@ def class_table(per_class: dict[str, dict[str, float]]) -> str:
 
 
 def confidence(faces: FaceSet, predictions: Predictions, use: dict[str, Any]) -> str:
-    """What temperature and threshold, chosen on validation images, do on the test images."""
+    """Say what temperature and threshold, chosen on validation images, do on the test images."""
     p, labels = aligned(faces, predictions, "test"), faces.labels[faces.where("test")]
     after = scaled(p, use["temperature"])
     text = (

@@ -1,4 +1,4 @@
-"""Predictors as ONNX: from uint8 faces to class probabilities in one graph of any batch size."""
+"""Predictors as ONNX files: one graph from uint8 faces to probabilities, for any batch size."""
 
 import json
 import os
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 BATCH = 256  # images at a time
 INSTALL = "pip install onnx onnxruntime onnxscript"  # the extra "onnx"
-# onnxruntime 1.32 reports its use to its makers from the first import on; it reads this then.
+# onnxruntime 1.32 reports its use to its makers from its first import on, unless this is set then.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 PROVIDERS = {"CUDAExecutionProvider": {"use_tf32": 0}, "CPUExecutionProvider": {}}
-"""Where onnxruntime may compute, the first that it has, in float32; others round otherwise."""
+"""Providers of onnxruntime, the preferred one first, in float32; others round differently."""
 
 
 class Graph(nn.Module):
@@ -44,10 +44,10 @@ class Graph(nn.Module):
 
 
 class AllExperts(nn.Module):
-    """`SparseExperts` with every image in every expert and gates of 0: the same to rounding.
+    """`SparseExperts` in which every expert computes every image; equal up to rounding.
 
-    How many images go to each expert is known only when the graph runs, and the exporter wants
-    shapes that are known before.
+    An expert to which an image is not routed has a gate of 0. The exporter needs to know all shapes
+    in advance, but how many images go to each expert is known only when the graph runs.
     """
 
     def __init__(self, sparse: SparseExperts):
@@ -63,10 +63,16 @@ class AllExperts(nn.Module):
 
 
 def export(graph: nn.Module, image: tuple[int, ...] = (1, 48, 48), about: str = "") -> bytes:
-    """An ONNX model of `graph`, from "faces" (B, *image) uint8 to "probabilities", B any.
+    """Return `graph` as the bytes of an ONNX model.
+
+    Its input "faces" is (B, *image) uint8 with any B, its output "probabilities" (B, K).
 
     Args:
-        about: text that the file keeps under "fer_lib".
+        image: (C, H, W) of a face.
+        about: text that the file keeps in its metadata, under "fer_lib".
+
+    Raises:
+        RuntimeError: the exporter has fixed the number of faces.
     """
     import onnx
 
@@ -91,10 +97,13 @@ def export(graph: nn.Module, image: tuple[int, ...] = (1, 48, 48), about: str = 
 
 
 def write_onnx(path: str | Path, predictor: "Predictor") -> None:
-    """Export a torch predictor, with its classes and calibration, all or nothing.
+    """Export a torch predictor, with its classes and calibration, to an ONNX file.
+
+    The file is written whole or not at all.
 
     Raises:
-        InputError: it is an ONNX file already, or the packages for it are missing.
+        InputError: the predictor is an ONNX file already, a package that the export needs is
+            missing, or the file cannot be written.
     """
     if predictor.model is None:
         raise InputError(f"{predictor.name} is an ONNX file already: export a run or its weights")
@@ -108,7 +117,7 @@ def write_onnx(path: str | Path, predictor: "Predictor") -> None:
 
 
 def providers() -> list[tuple[str, dict[str, int]]]:
-    """Those of `PROVIDERS` that can be had here, with their options."""
+    """Return those of `PROVIDERS` that are available here, with their options."""
     import onnxruntime
 
     here = set(onnxruntime.get_available_providers())
@@ -120,7 +129,13 @@ def providers() -> list[tuple[str, dict[str, int]]]:
 
 
 class Onnx:
-    """An exported file by onnxruntime: (N, C, H, W) uint8 -> (N, K) float32, both on the CPU."""
+    """An exported file that onnxruntime runs.
+
+    Calling it with faces (N, C, H, W) uint8 gives probabilities (N, K) float32, both on the CPU.
+
+    Raises:
+        InputError: onnxruntime is missing, or the file cannot be read as an ONNX model.
+    """
 
     def __init__(self, path: Path):
         try:
@@ -129,7 +144,7 @@ class Onnx:
             raise InputError(f"{path} needs onnxruntime: pip install onnxruntime") from None
         try:
             self.session = onnxruntime.InferenceSession(path, providers=providers())
-        except Exception as error:  # its own exceptions share no base
+        except Exception as error:  # onnxruntime's exceptions share no base class
             reason = first_line(error)
             raise InputError(f"{path} cannot be read as an ONNX model ({reason})") from error
 
@@ -142,7 +157,12 @@ class Onnx:
 
 
 def read_onnx(path: Path) -> tuple[Onnx, Description]:
-    """A file that `write_onnx` wrote, and what it says of itself."""
+    """Read a file that `write_onnx` wrote: the network and its description.
+
+    Raises:
+        InputError: onnxruntime is missing, or the file cannot be read or was not exported by
+            fer_lib.
+    """
     network = Onnx(path)
     about = network.session.get_modelmeta().custom_metadata_map.get("fer_lib")
     if not about:

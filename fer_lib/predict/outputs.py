@@ -19,31 +19,31 @@ COLUMNS = (
     *("path", "frame", "seconds", "face", "x", "y", "width", "height", "confidence"),
     *("expression", "probability", "sure"),
 )
-"""Of the CSV, followed by a column for the probability of each class.
+"""Columns of the CSV; a column for the probability of each class follows.
 
-path as it was given or found; frame (from 0) and seconds of a video; face, 1 for the largest; its
-box in pixels of the upright picture; the detector's confidence; the expression and its probability;
-sure, 1 where that reaches the calibrated threshold. A picture without a face has one row that is
-empty from `face` on.
+path is the path as it was given or found; frame (from 0) and seconds are those of a video; face is
+1 for the largest; x, y, width and height are its box in pixels of the upright picture; confidence
+is the detector's; sure is 1 if the probability of the expression reaches the model's threshold,
+else 0. A picture without a face has one row, which is empty from `face` on.
 """
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture that was read, and its faces."""
+    """A picture or frame that was read, and its faces, the largest first."""
 
     shot: Shot
     faces: list[Face]
 
 
 def title(shot: Shot) -> str:
-    """A picture's path, with the number of the frame in a video."""
+    """Return the path of a picture; for a video, with the number of the frame."""
     frame = "" if shot.frame is None else f", frame {shot.frame}"
     return f"{shot.source.path}{frame}"
 
 
 def line(seen: Seen) -> str:
-    """A picture and its faces for people to read."""
+    """Return a line of text about a picture and its faces."""
     faces = [
         f"{face.emoji} {face.expression} {face.probability:.0%}"
         f"{'' if face.sure else ' (not sure)'} at {face.box.x}, {face.box.y}"
@@ -53,7 +53,7 @@ def line(seen: Seen) -> str:
 
 
 def rows(seen: Seen, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of the CSV for one picture."""
+    """Return the rows of the CSV for one picture: one for each face, or one without a face."""
     shot = seen.shot
     start = {"path": str(shot.source.path), "frame": shot.frame, "seconds": shot.seconds}
     return [
@@ -69,7 +69,13 @@ def rows(seen: Seen, classes: Sequence[str]) -> list[dict[str, Any]]:
 def write_table(
     path: Path, every: Sequence[Seen], problems: Sequence[Shot], predictor: Predictor
 ) -> None:
-    """Write a CSV (`COLUMNS`) or, by the suffix of `path`, JSON with the same and the problems."""
+    """Write the results as CSV (see `COLUMNS`) or as JSON (see `as_json`).
+
+    Args:
+        path: with the suffix .json for JSON; any other means CSV.
+        every: the pictures that were read.
+        problems: what could not be read or copied; only JSON contains it.
+    """
     if path.suffix == ".json":
         write_json(path, as_json(every, problems, predictor))
         return
@@ -86,9 +92,10 @@ def write_table(
 def as_json(
     every: Sequence[Seen], problems: Sequence[Shot], predictor: Predictor
 ) -> dict[str, Any]:
-    """`model`, `classes`, `threshold`, a list of `pictures` with their `faces`, and `problems`.
+    """Return the results as a dict for JSON.
 
-    The threshold is null where no answer counts as sure.
+    Its keys are `model`, `classes`, `threshold` (None if no answer counts as sure), `pictures`, a
+    list of pictures with their `faces`, and `problems`, a list of paths with the reasons.
     """
     pictures = [
         {
@@ -119,7 +126,10 @@ def as_json(
 
 
 def copy_path(folder: Path, shot: Shot) -> Path:
-    """Where the annotated copy goes: a frame as JPEG, a suffix of no picture gets .png besides."""
+    """Return where the annotated copy of a picture is written.
+
+    A frame is written as JPEG. A name without the suffix of a picture has .png added.
+    """
     inside = shot.source.inside
     if shot.frame is not None:
         return folder / inside.parent / f"{inside.name}_{shot.frame:06d}.jpg"
@@ -127,7 +137,7 @@ def copy_path(folder: Path, shot: Shot) -> Path:
 
 
 def check_copies(folder: Path, sources: Sequence[Source]) -> None:
-    """Raise InputError where a copy would replace an input or another copy."""
+    """Raise InputError if an annotated copy would replace an input or another copy."""
     taken = {source.path.resolve(): "is an input itself" for source in sources}
     for source in sources:
         if source.problem:
@@ -137,20 +147,20 @@ def check_copies(folder: Path, sources: Sequence[Source]) -> None:
         if copy in taken:
             raise InputError(
                 f"the annotated copy of {source.path} would be {copy}, which {taken[copy]}: give "
-                "another folder by --annotate, or fewer inputs at a time"
+                "another folder with --annotate, or fewer inputs at a time"
             )
-        taken[copy] = f"is that of {source.path} already"
+        taken[copy] = f"is already the copy of {source.path}"
 
 
 def annotate(folder: Path, seen: Seen) -> None:
-    """Write a copy of a picture with the boxes of its faces and what they show."""
+    """Write a copy of a picture with its faces marked, as by `draw_faces`."""
     picture = draw_faces(seen.shot.picture, seen.faces)
     with replacing(copy_path(folder, seen.shot)) as temporary:
         picture.save(temporary)
 
 
 def draw_faces(picture: Image.Image, faces: Sequence[Face]) -> Image.Image:
-    """A copy of a picture with the boxes of its faces, their expressions and probabilities."""
+    """Return a copy of a picture with the box, expression and probability of each face drawn in."""
     drawn = picture.convert("RGB")
     pen = ImageDraw.Draw(drawn)
     size = max(12, round(min(drawn.size) / 24))

@@ -1,4 +1,4 @@
-"""From pictures to expressions: `Predictor`."""
+"""`Predictor`, which finds the faces in pictures and predicts their expressions."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -29,17 +29,17 @@ FACES = ("detect", "whole")
 
 @dataclass(frozen=True)
 class Face:
-    """A face, and what a model makes of its expression.
+    """A face, and the expression that a model predicts for it.
 
     Attributes:
         box: x, y, width and height in pixels of the upright picture.
-        probabilities: by class name; they sum to 1.
+        probabilities: probability of each class, by its name; they sum to 1.
         expression: the most probable class.
-        emoji: of the expression.
-        sure: the probability of the expression is at least the predictor's threshold.
-        confidence: of the detector that this is a face, 0..1; None where it does not say, or no
-            face was looked for.
-        crop: (C, H, W) uint8, the face as the model was shown it.
+        emoji: the emoji of the expression.
+        sure: whether the probability of the expression is at least the predictor's threshold.
+        confidence: the detector's confidence that this is a face, 0 to 1; None if it gives none, or
+            if no detector was used.
+        crop: (C, H, W) uint8, the face as it was given to the model.
     """
 
     box: Box
@@ -52,7 +52,7 @@ class Face:
 
     @property
     def probability(self) -> float:
-        """That of the expression."""
+        """Probability of the expression."""
         return self.probabilities[self.expression]
 
 
@@ -71,7 +71,7 @@ class Torch:
 
 
 class Predictor:
-    """Expressions of the faces in pictures.
+    """Finds the faces in pictures and predicts their expressions.
 
         predictor = Predictor.default()
         for face in predictor("party.jpg"):
@@ -80,13 +80,15 @@ class Predictor:
     Args:
         network: images (N, C, H, W) uint8 -> probabilities (N, K) float32, both on the CPU.
         about: classes, images and calibration of the network.
-        detector: as `faces.make_detector` takes it; made when it is needed first.
-        say: where to say which detector is used, and what is not calibrated.
+        detector: a detector, or the choice that `faces.make_detector` takes; the detector is then
+            made when it is first needed.
+        say: is called with each remark: which detector is used, or that there is no calibration.
 
     Attributes:
-        name, classes, threshold: of `about`; without a known threshold, 0.5.
+        name, classes: from `about`.
+        threshold: from `about`; 0.5 if it is not known.
         model, prepare: the torch model and its preparation, for maps of what it looks at; None
-            where the network is an ONNX file.
+            if the network is an ONNX file.
     """
 
     def __init__(
@@ -104,14 +106,19 @@ class Predictor:
         self.prepare: Prepare | None = getattr(network, "prepare", None)
         self.threshold = 0.5 if about.threshold is None else about.threshold
         if about.threshold is None:
-            say(f"{self.name} is not calibrated: from a probability of 0.5 on it counts as sure")
+            say(f"{self.name} is not calibrated: answers count as sure from probability 0.5 on")
 
     @classmethod
     def of(cls, model: str | Path | None = None, **options: Any) -> "Predictor":
-        """Of a run's folder, a weights or an ONNX file, or by default the package's weights.
+        """Make a predictor from a run, a file, or the weights that come with this package.
+
+        Args:
+            model: folder of a finished run, weights file (.safetensors) or ONNX file; None for the
+                weights of the package.
+            options: keyword arguments of `from_file`.
 
         Raises:
-            InputError: nothing is there, or see `from_run` and `from_file`.
+            InputError: the path does not exist, or as in `from_run` and `from_file`.
         """
         if model is None:
             return cls.default(**options)
@@ -124,15 +131,19 @@ class Predictor:
 
     @classmethod
     def default(cls, **options: Any) -> "Predictor":
-        """The weights that come with this package."""
+        """Make a predictor from the weights that come with this package."""
         return cls.from_file(DEFAULT, **options)
 
     @classmethod
     def from_run(cls, run: str | Path | Run, **options: Any) -> "Predictor":
-        """The best weights of a finished run, or its folder.
+        """Make a predictor from the best weights of a finished run.
+
+        Args:
+            run: the run or its folder.
+            options: keyword arguments of `from_file`.
 
         Raises:
-            InputError: it is no run folder, or unfinished.
+            InputError: it is not a run folder, is unfinished, or has no weights here.
         """
         run = run if isinstance(run, Run) else Run(expanded(run))
         run.require_finished()
@@ -142,13 +153,17 @@ class Predictor:
     def from_file(
         cls, path: str | Path, *, device: str | torch.device | None = None, **options: Any
     ) -> "Predictor":
-        """A weights file of this project (.safetensors) or an exported one (.onnx).
+        """Make a predictor from a weights file of this project or an exported ONNX file.
 
         Args:
-            device: of a torch model; None: the GPU where there is one.
+            path: ends with .onnx for an ONNX file; any other file is read as safetensors.
+            device: device of a torch model; None for the GPU if there is one, else the CPU. An ONNX
+                file does not use it.
+            options: `detector` and `say`, as for the class.
 
         Raises:
-            InputError: the file is missing, damaged or not of this project.
+            InputError: the file is missing, damaged or not of this project, or is an ONNX file and
+                onnxruntime is missing.
         """
         path = expanded(path)
         if path.suffix == ".onnx":
@@ -161,16 +176,22 @@ class Predictor:
 
     @cached_property
     def detector(self) -> Detector:
-        """What finds faces, made when it is first wanted."""
+        """The face detector, made when it is first needed."""
         if self.wanted is None or isinstance(self.wanted, str | Path):
             return make_detector(self.wanted, self.say)
         return self.wanted
 
     def probabilities(self, faces: np.ndarray | Tensor) -> np.ndarray:
-        """Probabilities (N, K) float32 of pictures that are faces: (N, C, H, W) uint8.
+        """Predict the class probabilities of cropped faces.
+
+        Args:
+            faces: (N, C, H, W) uint8.
+
+        Returns:
+            (N, K) float32.
 
         Raises:
-            InputError: they are of another type.
+            InputError: the faces are not uint8.
         """
         faces = torch.as_tensor(faces)
         if len(faces) and faces.dtype != torch.uint8:
@@ -183,22 +204,26 @@ class Predictor:
     def __call__(
         self, pictures: Picture | Iterable[Picture], *, faces: str = "detect"
     ) -> list[Face] | list[list[Face]]:
-        """Faces of one picture, the largest first; of several, a list for each.
+        """Find the faces in one or several pictures and predict their expressions.
 
         Args:
             pictures: a path, a PIL image, an array (H, W) or (H, W, 1, 3 or 4), RGB, uint8 or
-                uint16, or a uint8 tensor (H, W) or (C, H, W); or several, all classified together.
-            faces: "detect" looks for faces; "whole" takes every picture for a face.
+                uint16, or a uint8 tensor (H, W) or (C, H, W); or several of these, whose faces are
+                all classified together.
+            faces: "detect" looks for faces; "whole" treats every picture as one face.
+
+        Returns:
+            The faces of one picture, the largest first; for several pictures a list of such lists.
 
         Raises:
-            InputError: a picture cannot be read or is none.
+            InputError: a picture cannot be read or is not a picture, or `faces` is unknown.
         """
         if faces not in FACES:
-            raise InputError(f"faces is one of {', '.join(FACES)}, not {faces!r}")
+            raise InputError(f"faces must be one of {', '.join(FACES)}, not {faces!r}")
         several = isinstance(pictures, Iterable) and not isinstance(pictures, str | Image.Image)
         one = not several or getattr(pictures, "ndim", 4) < 4
         places, crops = [], []
-        for picture in map(open_picture, [pictures] if one else pictures):  # one is in memory
+        for picture in map(open_picture, [pictures] if one else pictures):  # only one is in memory
             places.append(self.places(picture, faces))
             crops += [self.crop(picture, found, faces) for found in places[-1]]
         rows = iter(zip(crops, self.probabilities(np.array(crops)), strict=True))
@@ -206,13 +231,13 @@ class Predictor:
         return answers[0] if one else answers
 
     def places(self, picture: Image.Image, faces: str) -> list[Found]:
-        """Where the faces of a picture are."""
+        """Return the boxes of the faces in a picture: all of it if `faces` is "whole"."""
         if faces == "whole":
             return [Found(Box(0, 0, *picture.size), None)]
         return self.detector(np.asarray(picture.convert("RGB")))
 
     def crop(self, picture: Image.Image, found: Found, faces: str) -> np.ndarray:
-        """(C, H, W) uint8, as the images that the model was trained on."""
+        """Cut out a face as (C, H, W) uint8, like the images that the model was trained on."""
         image = self.about.image
         if faces == "whole":
             return pixels(fit(picture, (image[2], image[1])), image[0])
