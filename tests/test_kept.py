@@ -283,7 +283,7 @@ def test_a_kept_run_comes_back_but_for_its_weights(root, monkeypatch, capsys):
     (root / "report" / "results" / f"{run.name}.npz").write_bytes(b"half a file")
     with pytest.raises(SystemExit):
         main(["--restore"])
-    assert "no complete file of predictions" in capsys.readouterr().err
+    assert "not a complete file of predictions" in capsys.readouterr().err
     assert not list(back.folder.parent.iterdir())
 
 

@@ -232,7 +232,7 @@ def test_old_names_of_a_preprocessor_are_understood(settings, faces, tmp_path):
 def test_missing_voters_are_named_or_left_out_by_name(fer_home, faces, voters, tmp_path):
     missing = [str(tmp_path / "none"), "nobody/nothing", "nobody/nothing@v1"]
     message = refused(fer_home, faces, [*voters, *missing])
-    assert "3 of 7 voters are in no folder and not to be had from the Hugging Face hub" in message
+    assert "3 of 7 voters are neither folders nor available from the Hugging Face hub" in message
     assert all(f"{name} (" in message for name in missing)  # each with its reason
     assert "allow_missing=True" in message
     lines = []
@@ -271,13 +271,13 @@ def no_head(folder):
 
 def head_of_another_width(folder):
     edit(folder, "config.json", id2label=dict(enumerate(EMOTIONS[:5])), label2id=None)
-    return "no classifier that was trained for its 5 labels (classifier.bias would start at random)"
+    return "a classifier that was trained for its 5 labels (classifier.bias would start at random)"
 
 
 def label_numbers_with_a_gap(folder):
     labels = dict(zip((0, 1, 2, 3, 4, 5, 7), EMOTIONS, strict=True))
     edit(folder, "config.json", id2label=labels, label2id=None)
-    return "no classifier that was trained for its 7 labels (7 outputs)"
+    return "not a classifier that was trained for its 7 labels (7 outputs)"
 
 
 def no_label_names(folder):

@@ -1,6 +1,6 @@
-"""Everything about a run's answers: kept predictions, scores, calibration, abstention, robustness.
+"""Evaluate a run's answers: kept predictions, scores, calibration, abstention and robustness.
 
-What stands here needs no torch; `robustness` and `corruptions` do.
+Only the modules `robustness` and `corruptions` need torch.
 """
 
 from fer_lib.evaluate.predictions import (

@@ -1,4 +1,4 @@
-"""Answering only where a model is sure: accuracy against coverage, and thresholds. No torch."""
+"""Let a model answer only if it is sure: accuracy against coverage, thresholds. Needs no torch."""
 
 from typing import Any
 
@@ -9,31 +9,39 @@ from fer_lib.evaluate import Predictions, aligned
 from fer_lib.evaluate.calibration import accuracy, exact, fit_temperature, scaled
 
 TARGETS = (0.8, 0.9, 0.95)
-"""Accuracies for which a threshold of confidence is chosen."""
+"""Accuracies for which a confidence threshold is chosen."""
 
 SURE = 0.8
-"""Accuracy, on validation images, of the answers that count as sure: four of five are right."""
+"""Accuracy on validation images that the sure answers must reach: four of five are right."""
 
 
 def confidence_of(
     faces: FaceSet, predictions: Predictions, split: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence (N,) float64 of each answer of a split, and whether it is right, (N,) bool."""
+    """Return the confidence and correctness of the answers of a split ("test" or "valid").
+
+    Returns:
+        The confidence of each answer, (N,) float64, and whether it is right, (N,) bool.
+    """
     p = exact(aligned(faces, predictions, split))
     return p.max(1), p.argmax(1) == faces.labels[faces.where(split)]
 
 
 STEPS = 20
-"""Shares of the images for which accuracy is given, of equal distance."""
+"""Number of equally spaced shares of the images for which accuracy is given."""
 
 
 def coverage(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
-    """Accuracy on the surest images, for every share of images that is answered.
+    """Compute the accuracy on the surest images, for falling shares of answered images.
+
+    Args:
+        confidence: (N,) float.
+        correct: (N,) bool.
 
     Returns:
-        From all images down to one of `STEPS` parts: `coverage` (share answered), `threshold`
-        (least confidence answered), and what `accuracy` gives. Images of one confidence are
-        answered together.
+        For `STEPS` shares, from all images down to 1 / `STEPS` of them: `coverage` (share
+        answered), `threshold` (lowest confidence answered), and the entries of
+        `calibration.accuracy`. Images of equal confidence are answered together.
     """
     descending = np.sort(confidence)[::-1]
     ranks = np.ceil(np.arange(STEPS, 0, -1) / STEPS * len(confidence)).astype(int)
@@ -46,11 +54,12 @@ def coverage(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]
 
 
 def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Area under the curve of risk against coverage (https://arxiv.org/abs/1805.08206), 0..1.
+    """Compute the area under the curve of risk against coverage, 0..1.
 
-    The mean, over k = 1..N, of the share of errors among the k surest answers. Where confidence
-    says nothing it is the error rate. Images of one confidence stand in random order: their errors
-    are spread evenly over their ranks.
+    It is the mean, over k = 1..N, of the share of errors among the k surest answers
+    (https://arxiv.org/abs/1805.08206). If confidence says nothing, the area is the error rate.
+    Images of equal confidence count as in random order: their errors are spread evenly over their
+    ranks.
     """
     order = np.argsort(-confidence)
     errors = np.cumsum(~correct[order])
@@ -60,9 +69,10 @@ def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
 
 
 def threshold_for(confidence: np.ndarray, correct: np.ndarray, target: float) -> float | None:
-    """The least threshold at which the answers kept reach a target accuracy, or None.
+    """Return the lowest threshold at which the kept answers reach a target accuracy, or None.
 
-    Kept are answers of at least the threshold. The least one answers the most images.
+    An answer is kept if its confidence is at least the threshold. The lowest threshold answers the
+    most images.
     """
     negated, group = np.unique(-confidence, return_inverse=True)  # the surest first
     kept = np.bincount(group).cumsum()
@@ -72,12 +82,13 @@ def threshold_for(confidence: np.ndarray, correct: np.ndarray, target: float) ->
 
 
 def abstention(faces: FaceSet, predictions: Predictions) -> dict[str, Any]:
-    """What a model does that may leave images unanswered, on the test images.
+    """Evaluate on the test images a model that may leave images unanswered.
 
     Returns:
-        `aurc`, and `targets`: for each of `TARGETS` `target`, `threshold` (chosen on
-        validation; None where no threshold reaches the target there), `valid_coverage`, and on the
-        test images `coverage` and what `accuracy` gives, where an image is answered.
+        `aurc`, and `targets`, a dict for each of `TARGETS`: `target`, `threshold` (chosen on
+        validation), `valid_coverage`, and on the test images `coverage` and, if any image is
+        answered, the entries of `calibration.accuracy`. If no threshold reaches the target on
+        validation, `threshold` is None and the entries after it are missing.
     """
     confidence, correct = confidence_of(faces, predictions, "test")
     valid = confidence_of(faces, predictions, "valid")
@@ -94,12 +105,13 @@ def abstention(faces: FaceSet, predictions: Predictions) -> dict[str, Any]:
 
 
 def operating_point(faces: FaceSet, predictions: Predictions) -> dict[str, Any]:
-    """How a model is to be used: what calibrates it, and from when on an answer counts as sure.
+    """Choose on validation how a model is used: its temperature, and when an answer is sure.
 
     Returns:
-        `temperature`; `threshold`, the least confidence at that temperature from which on the
-        validation images are answered with accuracy `target`, None where there is none; and the
-        share of the validation images that reach it, `valid_coverage`.
+        `temperature`, which calibrates the model; `target`, which is `SURE`; `threshold`, the
+        lowest confidence at that temperature from which on the validation images are answered with
+        accuracy `target`, or None if there is none; and `valid_coverage`, the share of the
+        validation images that reach it.
     """
     valid, labels = aligned(faces, predictions, "valid"), faces.labels[faces.where("valid")]
     temperature = fit_temperature(valid, labels)

@@ -1,4 +1,4 @@
-"""The answers of a model as a table, one row an image, to filter and to look at."""
+"""The answers of a model as a table with one row per image, to filter and to look at."""
 
 from typing import Any
 
@@ -17,21 +17,23 @@ ORDERS = {
     "closest call first": ("margin", True),
     "least agreed first": ("agreement", True),
 }
-"""Orders by name: a column, and whether it ascends."""
+"""Sort orders by name: the column, and whether it ascends."""
 
 STEPS = 5
-"""Groups of equal width, by the share of annotators who agree."""
+"""Number of groups of equal width, by the share of annotators who agree."""
 
 
 def answers(faces: FaceSet, predictions: Predictions) -> pd.DataFrame:
-    """The answers to the test images, one row an image, in the order of `faces.where("test")`.
+    """Tabulate the answers to the test images, in the order of `faces.where("test")`.
 
-    Columns: `row` (of `faces`), `id`, `label`, `predicted` (class names), `right` (bool),
-    `confidence` (largest probability), `margin` (over the second largest), `agreement` (share of
-    the annotators' votes that are for the label; NaN without votes).
+    Returns:
+        One row per image, with the columns `row` (of `faces`), `id`, `label`, `predicted` (class
+        names), `right` (bool), `confidence` (largest probability), `margin` (over the second
+        largest) and `agreement` (share of the annotators' votes that are for the label; NaN without
+        votes).
 
     Raises:
-        InputError: the predictions are not those of these faces.
+        InputError: the predictions do not belong to these faces.
     """
     rows, names = faces.where("test"), np.array(faces.classes)
     p = exact(aligned(faces, predictions, "test"))
@@ -65,17 +67,17 @@ def choose(
     agreement: tuple[float, float] = (0.0, 1.0),
     order: str = "surest first",
 ) -> pd.DataFrame:
-    """The rows of `answers` that pass every filter, in an order.
+    """Return the rows of `answers` that pass every filter, sorted.
 
     Args:
-        label, predicted: a class, or "any".
+        label, predicted: a class name, or "any".
         right: True, False, or "any".
-        confidence, agreement: least and largest, both included. An image without votes passes only
-            an agreement of 0 to 1.
-        order: of `ORDERS`.
+        confidence, agreement: lowest and highest value, both included. An image without votes
+            passes only an agreement of 0 to 1.
+        order: a key of `ORDERS`.
 
     Raises:
-        InputError: there is no such order.
+        InputError: `order` is unknown.
     """
     if order not in ORDERS:
         raise InputError(f"order {order!r} is unknown: use one of {', '.join(ORDERS)}")
@@ -91,11 +93,11 @@ def choose(
 
 
 def by_agreement(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Accuracy by the share of annotators who agree with the label; [] without votes.
+    """Compute accuracy by the share of annotators who agree with the label; [] without votes.
 
     Returns:
-        For each of `STEPS` groups that has images: `from`, `to` (a group contains its upper edge,
-        the first also 0), and `n`, `accuracy`, `low`, `high`, as `calibration.accuracy`.
+        For each of `STEPS` groups that has images: `from`, `to` (a group includes its upper edge,
+        the first also 0), and `n`, `accuracy`, `low`, `high` from `calibration.accuracy`.
     """
     known = table[table["agreement"].notna()]
     inside = bin_of(known["agreement"].to_numpy(), STEPS)

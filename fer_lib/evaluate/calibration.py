@@ -1,7 +1,7 @@
-"""Whether confidence is what it claims to be: calibration and temperature scaling. No torch.
+"""Check whether confidence is what it claims to be; temperature scaling. Needs no torch.
 
-The confidence of an answer is the largest of its probabilities. A model is calibrated when, of all
-answers of confidence c, the share c is right.
+The confidence of an answer is the largest of its probabilities. A model is calibrated if, of all
+answers with confidence c, the share c is right.
 """
 
 from collections.abc import Iterator
@@ -14,26 +14,32 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import DRAWS, Predictions, aligned
 
 BINS = 15
-"""Bins of equal width of the expected calibration error, as usual in the literature."""
+"""Number of bins of the expected calibration error, of equal width, as usual in the literature."""
 
 TEMPERATURES = (0.05, 20.0)
-"""Range in which a temperature is looked for."""
+"""Range in which the temperature is searched."""
 
 FLOOR = np.finfo(np.float64).eps
-"""Least probability whose logarithm is taken; scikit-learn's log_loss has the same."""
+"""Lowest probability whose logarithm is taken; scikit-learn's log_loss has the same."""
 
 
 def exact(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K) as float64 rows that sum to 1."""
+    """Return probabilities (N, K) as float64 rows that sum to 1."""
     rows = np.asarray(probabilities, np.float64)
     return rows / rows.sum(1, keepdims=True)
 
 
 def accuracy(correct: np.ndarray) -> dict[str, Any]:
-    """`n`, `accuracy`, and its 95 % interval `low`, `high`, of (N,) bool, N > 0.
+    """Compute the accuracy of answers with its 95 % interval.
 
-    Wilson's interval: with thousands of images it is that of the bootstrap; of a few that are all
-    right, a bootstrap has no width.
+    The interval is Wilson's. With thousands of images it agrees with the bootstrap's; if all of a
+    few answers are right, the bootstrap's has no width.
+
+    Args:
+        correct: (N,) bool, N > 0.
+
+    Returns:
+        `n`, `accuracy`, `low` and `high`.
     """
     from scipy.stats import binomtest
 
@@ -44,7 +50,7 @@ def accuracy(correct: np.ndarray) -> dict[str, Any]:
 
 
 def bin_of(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Number of the bin of each confidence, (N,) int64; a bin contains its upper edge."""
+    """Return the bin number of each confidence, (N,) int64; a bin includes its upper edge."""
     inner = np.linspace(0, 1, bins + 1)[1:-1]
     return np.searchsorted(inner, confidence, side="left")
 
@@ -52,16 +58,16 @@ def bin_of(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
 def reliability(
     confidence: np.ndarray, correct: np.ndarray, bins: int = BINS
 ) -> list[dict[str, Any]]:
-    """Images of like confidence: how sure, and how often right. Bins without images are left out.
+    """Compare confidence with accuracy on images of similar confidence.
 
     Args:
         confidence: (N,) float in 0..1.
         correct: (N,) bool.
-        bins: of equal width.
+        bins: number of bins of equal width.
 
     Returns:
-        For each bin `from`, `to` (its edges), `confidence` (mean), and `n`, `accuracy`, `low`,
-        `high` as `accuracy` gives them.
+        For each bin that has images: `from`, `to` (its edges), `confidence` (mean), and `n`,
+        `accuracy`, `low`, `high` from `accuracy`.
     """
     inside = bin_of(confidence, bins)
     return [
@@ -76,23 +82,24 @@ def reliability(
 
 
 def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Expected calibration error, negative log-likelihood and Brier score, with intervals.
+    """Compute expected calibration error, negative log-likelihood and Brier score, with intervals.
 
     ECE is the mean over images of the gap between accuracy and mean confidence of an image's bin
-    (https://arxiv.org/abs/1706.04599; `BINS` bins of equal width, top label only). Brier is the sum
-    over classes of the squared differences to the one-hot label, 0 to 2, as Brier (1950) has it;
-    some software halves it.
+    (https://arxiv.org/abs/1706.04599; `BINS` bins of equal width, top label only). The Brier score
+    is the sum over classes of the squared differences from the one-hot label, 0 to 2, as in Brier
+    (1950); some software halves it.
 
     Sampling noise alone makes the ECE of a calibrated model larger than 0, and resampling adds the
-    same noise once more. So the intervals are those of the basic bootstrap, which takes that off
-    again, and can lie below the value itself; `ece_if_calibrated` says what noise can do.
+    same noise once more. So the intervals are those of the basic bootstrap, which subtracts this
+    noise again, and can lie below the value itself; `ece_if_calibrated` says how large the ECE can
+    be by noise alone.
 
     Args:
         probabilities: (N, K) float.
         labels: (N,) int64.
 
     Returns:
-        `ece`, `nll` (nats an image), `brier`; `interval` (name -> [low, high], 95 %);
+        `ece`, `nll` (nats per image), `brier`; `interval` (name -> [low, high], 95 %);
         `confidence` (mean); `ece_if_calibrated`: 95 % of calibrated models with these confidences
         and this number of images have at most this ECE.
     """
@@ -118,20 +125,20 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def _from_sums(sums: np.ndarray, n: int) -> dict[str, np.ndarray]:
-    """Scores from sums over images, (B, 2 + BINS): of NLL, of Brier, and of the gaps by bin."""
+    """Compute scores from sums over images, (B, 2 + BINS): NLL, Brier, and gap of each bin."""
     nll, brier = sums[:, 0] / n, sums[:, 1] / n
     return {"ece": np.abs(sums[:, 2:]).sum(1) / n, "nll": nll, "brier": brier}
 
 
 def _resampled(n: int) -> Iterator[np.ndarray]:
-    """How often each of n images is in each of `DRAWS` resamples; 100 draws at once, (100, n)."""
+    """Yield how often each of n images is in each of `DRAWS` resamples; (100, n), 100 at a time."""
     rng, share = np.random.default_rng(0), np.full(n, 1 / n)
     for _ in range(DRAWS // 100):
         yield rng.multinomial(n, share, size=100)
 
 
 def _ece_if_calibrated(confidence: np.ndarray, member: np.ndarray) -> float:
-    """95 % quantile of the ECE where each answer is right with the probability it claims."""
+    """Return the 95 % quantile of the ECE if answers are right with the probability they claim."""
     rng, n = np.random.default_rng(0), len(confidence)
     drawn = []
     for _ in range(DRAWS // 100):
@@ -141,10 +148,10 @@ def _ece_if_calibrated(confidence: np.ndarray, member: np.ndarray) -> float:
 
 
 def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities (N, K) float64 of the logits divided by a temperature.
+    """Return the probabilities (N, K) float64 after dividing the logits by a temperature.
 
-    The logarithm of a probability is its logit up to a constant, which a softmax does not see. A
-    temperature above 1 makes a model less sure; which class is largest stays as it is.
+    The logarithm of a probability is its logit up to a constant, which does not change a softmax. A
+    temperature above 1 makes a model less sure; the most probable class stays the same.
     """
     from scipy.special import softmax
 
@@ -152,14 +159,15 @@ def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the least negative log-likelihood (https://arxiv.org/abs/1706.04599).
+    """Find the temperature with the lowest negative log-likelihood.
 
-    That has one minimum, as it is convex in 1/T. Where every answer is right it lies at 0, and
-    where answers are worse than chance at infinity: then the end of `TEMPERATURES` is returned, or
-    one from where on the likelihood changes no more.
+    The likelihood has one optimum, as its negative logarithm is convex in 1/T
+    (https://arxiv.org/abs/1706.04599). If every answer is right, the best temperature is
+    0, and if answers are worse than chance, it is infinite. Then the end of `TEMPERATURES` is
+    returned, or a temperature from which on the likelihood no longer changes.
 
     Args:
-        probabilities: (N, K) float, of validation images.
+        probabilities: (N, K) float, for validation images.
         labels: (N,) int64.
     """
     from scipy.optimize import minimize_scalar
@@ -177,13 +185,14 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibration(faces: FaceSet, predictions: Predictions) -> dict[str, Any]:
-    """Calibration on the test images, before and after a temperature fitted on validation.
+    """Evaluate calibration on the test images, before and after temperature scaling.
 
     Returns:
-        `temperature`; `before` and `after`, of `scores`; `bins` and `bins_after`, of `reliability`.
+        `temperature`, fitted on validation; `before` and `after` from `scores`; `bins` and
+        `bins_after` from `reliability`.
 
     Raises:
-        InputError: the predictions are not those of these faces.
+        InputError: the predictions do not belong to these faces.
     """
     valid, test = (aligned(faces, predictions, split) for split in ("valid", "test"))
     labels = faces.labels[faces.where("test")]
@@ -199,9 +208,11 @@ def calibration(faces: FaceSet, predictions: Predictions) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> pd.DataFrame:
-    """Scores before and after scaling, of `calibration`, with the columns `value`, `low`, `high`.
+    """Tabulate the scores of `calibration` before and after scaling.
 
-    The index has the stage ("as trained" or "temperature 1.50") and the score.
+    Returns:
+        Columns `value`, `low` and `high`; the index has the stage ("as trained" or
+        "temperature 1.50") and the score.
     """
     stages = {"as trained": "before", f"temperature {found['temperature']:.2f}": "after"}
     rows = [

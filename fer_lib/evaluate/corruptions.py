@@ -1,11 +1,12 @@
-"""Damaged faces: what a bad camera, bad light or a hand before the face does to an image.
+"""Damage images as a bad camera, bad light or a hand in front of the face does.
 
-Each kind has a severity with a physical unit. Lengths are pixels of a face of 48 x 48, and grow
-with larger ones; only a resolution is that many pixels, however large the image. Images come and go
-as uint8. All draws follow from the seed, are made on the CPU, so the same on every device, and are
-the same for every severity of a kind.
+Each kind of damage has a severity with a physical unit. Lengths are pixels of a 48 x 48 face and
+grow with the image; only the severity of `resolution` is a number of pixels whatever the size of
+the image. Images are uint8 before and after. All random draws follow from the seed. They are made
+on the CPU, so they are the same on every device, and they are the same for every severity of a
+kind.
 
-The idea is that of ImageNet-C (https://arxiv.org/abs/1903.12261), whose own levels are meant for
+The idea is from ImageNet-C (https://arxiv.org/abs/1903.12261), whose own levels are meant for
 photographs of 224 pixels.
 """
 
@@ -30,9 +31,10 @@ class Corruption:
     """A kind of damage.
 
     Attributes:
-        apply: (images in 0..255 as float (N, C, H, W), severity, generator) -> the same, damaged.
-        unit: of the severity.
-        clean: the severity that leaves an image as it is; None: the height of the image.
+        apply: function that takes images as float (N, C, H, W) in 0..255, a severity and a
+            generator, and returns the damaged images.
+        unit: unit of the severity.
+        clean: severity that leaves an image unchanged; None for the height of the image.
         severities: from mild to strong.
     """
 
@@ -43,24 +45,25 @@ class Corruption:
 
 
 def blur(images: Tensor, deviation: float, _: Generator) -> Tensor:
-    """Gaussian blur, as of a lens out of focus."""
+    """Blur images with a Gaussian, like a lens out of focus."""
     deviation *= images.shape[2] / SIDE
-    radius = min(math.ceil(3 * deviation), min(images.shape[2:]) - 1)  # it reflects at the edges
+    # The padding reflects the image, so it must be narrower than a side.
+    radius = min(math.ceil(3 * deviation), min(images.shape[2:]) - 1)
     return gaussian_blur(images, 2 * radius + 1, deviation)
 
 
 def noise(images: Tensor, deviation: float, generator: Generator) -> Tensor:
-    """Gaussian noise, independent in every pixel and channel, as of a sensor in the dark."""
+    """Add Gaussian noise, independent in every pixel and channel, like a sensor in the dark."""
     return images + deviation * torch.randn(images.shape, generator=generator).to(images.device)
 
 
 def brightness(images: Tensor, levels: float, _: Generator) -> Tensor:
-    """Every pixel lighter (above 0) or darker; what leaves the range is cut off."""
+    """Make every pixel lighter (levels above 0) or darker; `corrupt` clips values out of range."""
     return images + levels
 
 
 def occlusion(images: Tensor, side: float, generator: Generator) -> Tensor:
-    """A square in the image's mean grey, somewhere inside the image."""
+    """Cover a square at a random place inside the image with the image's mean grey."""
     share = side / SIDE
     corner = torch.rand(len(images), 1, 2, generator=generator).to(images.device) * (1 - share)
     extent = torch.full_like(corner[..., 0], share)
@@ -69,7 +72,7 @@ def occlusion(images: Tensor, side: float, generator: Generator) -> Tensor:
 
 
 def rotation(images: Tensor, degrees: float, generator: Generator) -> Tensor:
-    """A turn about the middle, half of the images to each side; the edges are repeated."""
+    """Turn images about their middle, each to a random side; edge pixels are repeated."""
     left = torch.rand(len(images), generator=generator).to(images.device) < 0.5
     angle = torch.where(left, -1.0, 1.0) * math.radians(degrees)
     cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
@@ -79,7 +82,7 @@ def rotation(images: Tensor, degrees: float, generator: Generator) -> Tensor:
 
 
 def resolution(images: Tensor, side: float, _: Generator) -> Tensor:
-    """A face that is only so many pixels high, enlarged again."""
+    """Shrink images to a height of `side` pixels and enlarge them again."""
     height, width = size = tuple(images.shape[2:])
     small = [round(side), max(1, round(side * width / height))]
     shrunk = F.interpolate(images, small, mode="bilinear", antialias=True)
@@ -97,20 +100,20 @@ CORRUPTIONS = {
 
 
 def undamaged(name: str, images: Tensor) -> float:
-    """The severity of a kind at which images (N, C, H, W) stay as they are."""
+    """Return the severity of a kind at which images (N, C, H, W) stay unchanged."""
     clean = CORRUPTIONS[name].clean
     return images.shape[2] if clean is None else clean
 
 
 def corrupt(images: Tensor, name: str, severity: float, *, seed: int = 0) -> Tensor:
-    """Damaged copies of uint8 images (N, C, H, W), on their device.
+    """Return damaged copies of uint8 images (N, C, H, W), on their device.
 
     Args:
-        name: of `CORRUPTIONS`.
-        severity: in the unit of the kind; that of `undamaged` changes nothing.
+        name: a key of `CORRUPTIONS`.
+        severity: in the unit of the kind; the severity from `undamaged` changes nothing.
 
     Raises:
-        InputError: there is no such kind.
+        InputError: `name` is unknown.
     """
     if name not in CORRUPTIONS:
         raise InputError(f"corruption {name!r} is unknown: use one of {', '.join(CORRUPTIONS)}")
@@ -118,6 +121,6 @@ def corrupt(images: Tensor, name: str, severity: float, *, seed: int = 0) -> Ten
     if severity == undamaged(name, images):
         return images.clone()
     generator = torch.Generator().manual_seed(seed)
-    with exact_convolutions():  # a blur is one
+    with exact_convolutions():  # a blur is a convolution
         damaged = kind.apply(images.float(), severity, generator)
     return damaged.round().clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Kept probabilities of validation and test images: the file, and its rows in the faces' order."""
+"""Store the probabilities of validation and test images, and read them in the faces' order."""
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
@@ -18,9 +18,9 @@ class Predictions:
         valid_ids, test_ids: (N,) str.
         valid_probabilities, test_probabilities: (N, K) float32, rows sum to 1.
         classes: the K class names, in the order of the columns.
-        pictures_digest: SHA-256 over pixels and ids of the images that were predicted. Labels,
-            votes and training images are not in it: the same predictions may be scored against
-            other labels.
+        pictures_digest: SHA-256 over pixels and ids of the predicted images. It leaves out labels,
+            votes and training images, so that the same predictions may be scored against other
+            labels.
     """
 
     valid_ids: np.ndarray
@@ -32,7 +32,14 @@ class Predictions:
 
     @classmethod
     def of(cls, faces: FaceSet, valid: np.ndarray, test: np.ndarray) -> "Predictions":
-        """Predictions from the probabilities of `faces.where("valid")` and `("test")`, in order."""
+        """Build predictions from the probabilities of validation and test images.
+
+        Args:
+            valid, test: (N, K) float, in the order of `faces.where("valid")` and `("test")`.
+
+        Raises:
+            ValueError: the arrays do not fit the faces, or a row is not a distribution.
+        """
         ids = [faces.ids[faces.where(split)] for split in ("valid", "test")]
         valid, test = (np.asarray(array, np.float32) for array in (valid, test))
         made = cls(ids[0], valid, ids[1], test, tuple(faces.classes), _pictures_digest(faces))
@@ -41,15 +48,15 @@ class Predictions:
         return made
 
     def problem(self) -> str:
-        """What is wrong with the arrays, or ""."""
+        """Return what is wrong with the arrays, or "" if nothing is."""
         for split in ("valid", "test"):
             ids, rows = getattr(self, f"{split}_ids"), getattr(self, f"{split}_probabilities")
             if rows.shape != (len(ids), len(self.classes)):
                 return f"{split}: {rows.shape} probabilities for {len(ids)} images"
             if len(set(ids.tolist())) != len(ids):
-                return f"{split}: an id stands twice"
+                return f"{split}: an id is listed twice"
             if not np.allclose(rows.sum(1), 1, atol=1e-3) or (rows < 0).any():
-                return f"{split}: a row is no probability distribution"
+                return f"{split}: a row is not a probability distribution"
         return ""
 
 
@@ -61,10 +68,10 @@ def _pictures_digest(faces: FaceSet) -> str:
 
 
 def save_predictions(path: str | Path, predictions: Predictions, *, small: bool = False) -> None:
-    """Write an npz with one array for each attribute, all or nothing.
+    """Write an npz file with one array for each attribute, whole or not at all.
 
     Args:
-        small: compressed and in half precision (`halved`), a seventh of the size.
+        small: compress, in half precision (see `halved`), to a seventh of the size.
     """
     write, kept = (np.savez_compressed, halved(predictions)) if small else (np.savez, predictions)
     with replacing(path) as temporary:
@@ -72,13 +79,14 @@ def save_predictions(path: str | Path, predictions: Predictions, *, small: bool 
 
 
 def halved(predictions: Predictions) -> Predictions:
-    """The same in half precision; the largest probability of a row stays the largest.
+    """Convert predictions to half precision; the largest probability of a row stays the largest.
 
-    A probability below 6e-8, the smallest such number, becomes that and not 0, which is impossible:
-    in a log-likelihood it counts 17 and not more.
+    A probability above 0 but below 6e-8, the smallest positive number in half precision, becomes
+    that number and not 0, which would mean impossible. So it adds at most 17 to a negative
+    log-likelihood.
 
-    Two that differ by less than a two-thousandth may become equal, and the first of equals would be
-    the answer: there the largest becomes the next larger number.
+    Two probabilities that differ by less than 1/2000 may become equal, and the first of them would
+    be the answer. In that case the largest becomes the next larger number.
     """
     found = {}
     for name in ("valid_probabilities", "test_probabilities"):
@@ -92,10 +100,10 @@ def halved(predictions: Predictions) -> Predictions:
 
 
 def load_predictions(path: str | Path) -> Predictions:
-    """Read what `save_predictions` wrote, in single precision.
+    """Read a file that `save_predictions` wrote, in single precision.
 
     Raises:
-        InputError: the file is missing, damaged, or not one of predictions.
+        InputError: the file is missing, damaged, or not a file of predictions.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -112,25 +120,27 @@ def load_predictions(path: str | Path) -> Predictions:
         problem = str(error) or type(error).__name__
     if problem:
         raise InputError(
-            f"{path} is no complete file of predictions ({problem}): delete the run folder that "
-            "holds it and train again"
+            f"{path} is not a complete file of predictions ({problem}): delete the run folder that "
+            "contains it and train again"
         )
     return read
 
 
 def aligned(faces: FaceSet, predictions: Predictions, split: str) -> np.ndarray:
-    """Probabilities (n, K) of a split ("test" or "valid") in the order of `faces.where(split)`.
+    """Return probabilities (n, K) of a split, "test" or "valid", in the order of the faces.
+
+    Row i belongs to image `faces.where(split)[i]`.
 
     Raises:
-        InputError: the predictions are not those of exactly these images, or of other classes; or
-            the faces were changed after loading (see `FaceSet.require_unchanged`).
+        InputError: the predictions are not for exactly these images, or for other classes; or the
+            faces were changed after loading (see `FaceSet.require_unchanged`).
     """
     faces.require_unchanged()
     return in_order(faces, predictions, split)
 
 
 def in_order(faces: FaceSet, predictions: Predictions, split: str) -> np.ndarray:
-    """The same of faces that are known to be unchanged, which takes a while to find out."""
+    """Do what `aligned` does, but without the slow check that the faces are unchanged."""
     if predictions.classes != tuple(faces.classes):
         raise InputError(
             f"the predictions are for the classes {', '.join(predictions.classes)}, but "
@@ -142,7 +152,7 @@ def in_order(faces: FaceSet, predictions: Predictions, split: str) -> np.ndarray
     if missing or other:
         raise InputError(
             f"the predictions lack {len(missing)} of the {len(wanted)} {split} images of "
-            f"{faces.name} and have {len(other)} others (as {(missing + other)[0]!r}): use the "
+            f"{faces.name} and have {len(other)} others (e.g. {(missing + other)[0]!r}): use the "
             "data that the model was trained with, or predict again"
         )
     if predictions.pictures_digest != _pictures_digest(faces):

@@ -1,4 +1,4 @@
-"""How a model fares on other versions of the same faces: further views of them, or damaged ones."""
+"""Evaluate a model on other versions of the same faces: further views, or damaged images."""
 
 import time
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from fer_lib.evaluate.calibration import accuracy
 from fer_lib.evaluate.corruptions import CORRUPTIONS, corrupt
 
 CROP = 11 / 12
-"""Side of a crop of the ten, as a share of the image's: 44 pixels of 48."""
+"""Side of each of the ten crops, as a share of the image's side: 44 of 48 pixels."""
 
 
 def crops(images: Tensor) -> tuple[Tensor, ...]:
-    """Middle and corners of (N, C, H, W) images, and the mirror images of these five."""
+    """Crop (N, C, H, W) images to corners and middle; return these five and their mirror images."""
     return ten_crop(images, [round(CROP * length) for length in images.shape[2:]])
 
 
@@ -29,36 +29,37 @@ VIEWS: dict[str, Callable[[Tensor], tuple[Tensor, ...]]] = {
     "mirror": lambda images: (images, images.flip(3)),
     "ten_crop": crops,
 }
-"""Ways of looking at a face; a prediction is the mean of the probabilities of all its views."""
+"""Ways of looking at a face; a prediction is the mean of the probabilities over all views."""
 
 
 def damage_passes(flip: bool) -> int:
-    """Passes of the test images that `damaged` makes for all kinds."""
+    """Return how often `damaged` passes over the test images for all kinds of damage."""
     return sum(len(kind.severities) for kind in CORRUPTIONS.values()) * (2 if flip else 1)
 
 
 def view_passes() -> int:
-    """Passes of the test images that `compare_views` makes at most, warming up included."""
+    """Return how often `compare_views` passes over the test images at most, warm-up included."""
     return len(VIEWS) + sum(len(view(torch.zeros(1, 1, 48, 48))) for view in VIEWS.values())
 
 
 def compare_views(
     model: nn.Module, images: Tensor, labels: np.ndarray, prepare: Prepare
 ) -> dict[str, dict[str, Any]]:
-    """Test-time augmentation: each of `VIEWS`, and what it buys over one view and costs.
+    """Measure what test-time augmentation by each of `VIEWS` gains over one view, and its cost.
 
     Args:
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
 
     Returns:
-        For each view: `passes` through the model, `milliseconds` an image (of one measurement, in
-        batches, from pixels to probabilities), what `accuracy` gives, `nll` (nats an image), and
-        for all but "one" the paired comparison with it: `only_this`, `only_one` (images that only
-        this one has right), `p` (McNemar, exact), `p_holm` (corrected for the number of views).
+        For each of `VIEWS`: `passes` through the model, `milliseconds` per image (measured once, in
+        batches, from pixels to probabilities), the entries of `accuracy`, `nll` (nats per image),
+        and except for "one" the paired comparison with "one": `only_this`, `only_one` (number of
+        images that only this, or only "one", has right), `p` (McNemar, exact), `p_holm` (corrected
+        for the number of comparisons).
     """
     right, found = {}, {}
-    # The first call of a shape allocates, compiles and plans: each view's, full and last batch.
+    # The first call of a shape allocates, compiles and plans: warm up with full and last batches.
     for some in {len(some): some for some in images.split(512)}.values():
         for view in VIEWS.values():
             probabilities(model, view(some)[-1], prepare).cpu()
@@ -97,16 +98,16 @@ def damaged(
     flip: bool = False,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Accuracy on the images under one kind of damage, from mild to strong.
+    """Measure the accuracy on images under one kind of damage, from mild to strong.
 
     Args:
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
-        kind: of `corruptions.CORRUPTIONS`.
-        flip: average with the mirror image, as `batches.probabilities`.
+        kind: a key of `corruptions.CORRUPTIONS`.
+        flip: average with the mirror image, as in `batches.probabilities`.
 
     Returns:
-        For each severity: `severity`, `unit`, and what `accuracy` gives.
+        For each severity: `severity`, `unit`, and the entries of `accuracy`.
     """
     rows = []
     for severity in CORRUPTIONS[kind].severities:

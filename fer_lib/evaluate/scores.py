@@ -1,4 +1,4 @@
-"""Scores from kept probabilities: metrics, bootstrap intervals, paired tests. Needs no torch."""
+"""Compute scores from kept probabilities: metrics, bootstrap, paired tests. Needs no torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,26 +11,27 @@ from fer_lib.data.ferplus import majority
 from fer_lib.evaluate.predictions import Predictions, aligned
 
 DRAWS = 2000
-"""Resamples of every bootstrap."""
+"""Number of resamples of every bootstrap."""
 
 
 def metrics(
     probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Metrics of one set of predictions, as plain numbers.
+    """Compute the metrics of one set of predictions, as plain numbers.
 
-    A class that no label has scores 0 with support 0 in `per_class`, and stays out of `macro_f1`,
-    `balanced_accuracy` and `macro`, which average over the classes that occur. Where nothing is
+    A class without labels scores 0 with support 0 in `per_class`, and is left out of `macro_f1`,
+    `balanced_accuracy` and `macro`, which average over the classes that occur. If nothing is
     predicted as a class, its precision is 0.
 
     Args:
-        probabilities: (N, K) float, N > 0; the largest is the prediction, the first of equals.
+        probabilities: (N, K) float, N > 0. The prediction is the largest in a row, or the first of
+            several that are equal.
         labels: (N,) int64.
         classes: K names.
 
     Returns:
-        `n`, `accuracy`, `macro_f1`, `balanced_accuracy` (mean-class accuracy), `nll` (nats an
-        image), `weighted` and `macro` (precision, recall, f1, by support or plainly averaged),
+        `n`, `accuracy`, `macro_f1`, `balanced_accuracy` (mean-class accuracy), `nll` (nats per
+        image), `weighted` and `macro` (mean precision, recall and f1, weighted by support or not),
         `per_class` (name -> precision, recall, f1, support), `confusion` (K lists of K
         counts; rows true, columns predicted).
     """
@@ -65,12 +66,12 @@ def metrics(
 
 
 def _summary(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy, macro-F1 and balanced accuracy of many confusion matrices (B, K, K): (B,) each."""
+    """Compute accuracy, macro-F1, balanced accuracy of confusion matrices (B, K, K): (B,) each."""
     hits = np.diagonal(confusion, axis1=1, axis2=2).astype(float)
     actual, predicted = confusion.sum(2), confusion.sum(1)
     occurs = (actual > 0).sum(1)
     recall = hits / np.maximum(actual, 1)
-    # A class without a label has no hits, so adds 0 to both sums.
+    # A class without a label has no hits, so it adds 0 to both sums.
     f1 = 2 * hits / np.maximum(actual + predicted, 1)
     return {
         "accuracy": hits.sum(1) / confusion.sum((1, 2)),
@@ -85,18 +86,19 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, list[float]]:
-    """Percentile bootstrap intervals of accuracy, macro-F1 and balanced accuracy.
+    """Compute percentile bootstrap intervals of accuracy, macro-F1 and balanced accuracy.
 
-    Drawing images with replacement draws the cells of the confusion matrix from a multinomial, and
-    all three are functions of its counts: this is the ordinary bootstrap over images, exactly, in
-    milliseconds. Scores of a draw average over the classes that occur in it, as in `metrics`.
+    Drawing images with replacement draws the cells of the confusion matrix from a multinomial
+    distribution, and all three scores are functions of its counts. So this is exactly the ordinary
+    bootstrap over images, in milliseconds. Scores of a draw average over the classes that occur in
+    it, as in `metrics`.
 
     Args:
         confusion: (K, K) counts; rows true, columns predicted.
-        n: draws.
+        n: number of draws.
         seed: the same seed gives the same intervals; with another numpy or processor their ends
             may differ by hundredths of a point.
-        level: coverage.
+        level: coverage of the intervals.
 
     Returns:
         `{"accuracy": [low, high], "macro_f1": ..., "balanced_accuracy": ...}`.
@@ -115,14 +117,15 @@ def evaluate(faces: FaceSet, predictions: Predictions, split: str = "test") -> d
     Returns:
         `full`: `metrics` on every image, with their 95 % `interval` (see `bootstrap`).
         `clean` (test only): the same on `audit.clean_test_ids`.
-        `ferplus_majority` (where there are votes): the same against the labels of FERPlus's
-        `majority` mode, with the number of images `left_out` for having none (`no_majority`), or
-        one that is no class of the model (`no_class`: contempt, for seven classes).
-        A part that no image belongs to is None.
+        `ferplus_majority` (if there are votes): the same against the labels of FERPlus's
+        `majority` mode, with the number of images `left_out` because they have no such label
+        (`no_majority`), or one that is not a class of the model (`no_class`: contempt, for seven
+        classes).
+        A part without images is None.
 
     Raises:
-        InputError: the predictions are not those of exactly these images, or of other classes; or
-            the faces were changed after loading (see `FaceSet.require_unchanged`).
+        InputError: the predictions are not for exactly these images, or for other classes; or the
+            faces were changed after loading (see `FaceSet.require_unchanged`).
     """
     probabilities = aligned(faces, predictions, split)
     result = {
@@ -139,7 +142,11 @@ def evaluate(faces: FaceSet, predictions: Predictions, split: str = "test") -> d
 
 
 def labels_by_part(faces: FaceSet, split: str = "test") -> dict[str, np.ndarray]:
-    """What a split is scored against, by the parts of `evaluate`: (N,) int64, -1: left out."""
+    """Return the labels that a split is scored against, for each part of `evaluate`.
+
+    Returns:
+        Part name -> (N,) int64 in the order of `faces.where(split)`; -1 for images left out.
+    """
     rows = faces.where(split)
     labels = faces.labels[rows]
     parts = {"full": labels}
@@ -161,13 +168,19 @@ def _scored(
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
-    """Two-sided exact p value that two models are equally often right on the same images.
+    """Test whether two models are equally often right on the same images (McNemar's exact test).
 
-    Only the images on which exactly one of them is right count: under the hypothesis each model
-    has half of those (binomial). 1.0 where there are none.
+    Only images on which exactly one model is right count: under the hypothesis, each model is right
+    on half of them (binomial).
 
     Args:
         correct_a, correct_b: (N,) bool, row i of both the same image.
+
+    Returns:
+        The two-sided p value; 1.0 if there are no such images.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     from scipy.stats import binomtest
 
@@ -179,7 +192,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """P values adjusted for their number by Holm's step-down method, in the given order, (M,)."""
+    """Adjust p values for their number by Holm's step-down method: (M,), in the given order."""
     p = np.asarray(p_values, float)
     order = np.argsort(p)
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))

@@ -1,4 +1,4 @@
-"""What voters say about images, in one vocabulary, with their right to say nothing."""
+"""The votes of several voters on images, over one set of classes; a voter may abstain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ class Ballots:
 
     Attributes:
         voters: V names.
-        probabilities: (V, N, K) float32 over the K classes of the data; a row sums to 1, or is all
-            NaN where the voter abstains.
-        missing: names of voters who were named too but could not be had; a majority counts them.
+        probabilities: (V, N, K) float32 over the K classes of the data. A row sums to 1, or is all
+            NaN if the voter abstains on the image.
+        missing: names of voters that were requested but not available; the threshold of the rule
+            `majority` counts them.
     """
 
     voters: tuple[str, ...]
@@ -26,33 +27,36 @@ class Ballots:
 
     @property
     def named(self) -> int:
-        """Number of the voters that were named, the missing ones among them."""
+        """Number of voters that were requested, including the missing ones."""
         return len(self.voters) + len(self.missing)
 
     def votes(self) -> np.ndarray:
-        """(V, N) int64: the class that each voter names, -1 where it abstains."""
+        """Return the class that each voter names, (V, N) int64; -1 where it abstains."""
         silent = np.isnan(self.probabilities).any(2)
         return np.where(silent, -1, np.nan_to_num(self.probabilities).argmax(2))
 
     def mean(self) -> np.ndarray:
-        """(N, K) float32: mean of the voters that do not abstain; NaN where all of them do."""
+        """Return the mean of the voters that do not abstain, (N, K) float32; NaN where all do."""
         silent = np.isnan(self.probabilities).any(2)
         total = np.nan_to_num(self.probabilities).sum(0)
         number = (~silent).sum(0)[:, None]
         return np.where(number > 0, total / np.maximum(number, 1), np.nan).astype(np.float32)
 
     def __add__(self, other: "Ballots") -> "Ballots":
-        """The voters of both, on the same images."""
+        """Combine the voters of two sets of ballots on the same images."""
         both = np.concatenate([self.probabilities, other.probabilities])
         return Ballots(self.voters + other.voters, both, self.missing + other.missing)
 
 
 def vocabulary(names: Sequence[str], source: str) -> tuple[str, ...]:
-    """The classes of a voter in our words, in its order.
+    """Translate the class names of a voter into our canonical names, in the same order.
+
+    Args:
+        source: where the names come from, for error messages.
 
     Raises:
-        InputError: a name is no expression that is known, or two of them are the same one; names
-            `source` and the class.
+        InputError: a name is not a known expression, or two names mean the same expression. The
+            message contains `source` and the name.
     """
     known = []
     for name in names:
@@ -62,7 +66,8 @@ def vocabulary(names: Sequence[str], source: str) -> tuple[str, ...]:
             raise InputError(f"{source} cannot vote: {error}") from None
         if known[-1] not in EMOTIONS_8 or known.count(known[-1]) > 1:
             raise InputError(
-                f"{source} cannot vote: its class {name!r} is no expression, or stands there twice"
+                f"{source} cannot vote: its class {name!r} is not an expression, or means the "
+                "same as another one"
             )
     return tuple(known)
 
@@ -73,27 +78,28 @@ def translate(
     classes: Sequence[str],
     labels: np.ndarray,
 ) -> np.ndarray:
-    """Bring the probabilities of a voter into the classes of the data, matched by name.
+    """Map the probabilities of a voter to the classes of the data, matched by name.
 
-    A class that only the voter knows (contempt, where the data have seven) is left out, and the
-    rest made to sum to 1; where it is the voter's first choice, the voter abstains. A class that
-    only the data know gets probability 0, and on images that carry it as their label the voter
-    abstains: who cannot say disgust cannot speak against it either.
+    A class that only the voter knows (contempt, if the data have seven classes) is dropped, and the
+    remaining probabilities are rescaled to sum to 1. If the dropped class is the voter's
+    first choice, the voter abstains. A class that only the data have gets probability 0, and the
+    voter abstains on images with that label: a voter that cannot say disgust cannot speak against
+    it either.
 
     Args:
         probabilities: (N, M) float, rows sum to 1.
-        source: M names of `labels.EMOTIONS_8`, the columns.
-        classes: K names, those of the data.
-        labels: (N,) int64, the present labels, index into `classes`.
+        source: M names from `labels.EMOTIONS_8`, the voter's classes in the order of the columns.
+        classes: K names, the classes of the data.
+        labels: (N,) int64, the present labels as indices into `classes`.
 
     Returns:
-        (N, K) float32; rows sum to 1, or are NaN where the voter abstains.
+        (N, K) float32; a row sums to 1, or is all NaN if the voter abstains.
     """
     translated = np.zeros((len(probabilities), len(classes)), np.float32)
     shared = [name for name in classes if name in source]
     columns = [list(source).index(name) for name in shared]
     translated[:, [list(classes).index(name) for name in shared]] = probabilities[:, columns]
-    with np.errstate(invalid="ignore"):  # all of it may lie on classes that were left out
+    with np.errstate(invalid="ignore"):  # 0 / 0 if only dropped classes have a probability
         translated /= translated.sum(1, keepdims=True)
     foreign = ~np.isin(np.asarray(source)[probabilities.argmax(1)], shared)
     mute = np.isin(np.asarray(classes)[labels], shared, invert=True)

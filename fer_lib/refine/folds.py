@@ -1,4 +1,4 @@
-"""Out-of-fold voters: models of our own, none of which has seen the label that it votes on."""
+"""Out-of-fold voters: our own models, each of which votes on labels that it did not learn from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +25,15 @@ from fer_lib.train import train
 
 
 def fold_sets(faces: FaceSet, folds: int, seed: int) -> list[FaceSet]:
-    """Split the training images into folds: in set k the test images are those of fold k.
+    """Split the training images into folds, and make fold k the test images of set k.
 
     Exact and near copies stay in one fold, and each fold has its share of every class. The
-    training images of set k are all other folds; its validation images, which choose the epoch,
-    are those of `faces` without the copies of images in fold k. The test images of `faces` are in
-    no set.
+    training images of set k are those of all other folds. Its validation images, on which the
+    epoch is chosen, are those of `faces` without copies of images in fold k. The test images of
+    `faces` are in no set.
+
+    Returns:
+        One set for each fold, named `<name>-fold-<k>-of-<folds>` with k from 1.
 
     Raises:
         InputError: `folds` is not between 2 and the number of training images.
@@ -60,16 +63,18 @@ def voter_configs(
     seed: int,
     changes: dict[str, Any],
 ) -> list[TrainConfig]:
-    """Our recipe for each voter, each with a seed of its own, one after the other.
+    """Build the configuration of each voter: our recipe, with consecutive seeds.
 
     Args:
-        voters: of each the model, or the model and changes to its settings.
-        seed: of the first.
-        changes: to the settings of all; those of a voter go before.
+        voters: for each voter its model, or its model and changes to its settings, as in
+            `["baseline_cnn", {"epochs": 5}]`.
+        seed: seed of the first voter.
+        changes: changes to the settings of all voters; a voter's own changes take precedence.
 
     Raises:
-        InputError: `voters` or `changes` are of another form, or two voters are one training, which
-            would have two votes.
+        InputError: `voters` or `changes` have the wrong form, `changes` contain the seed or another
+            setting with a parameter of its own, or two voters have the same configuration, so that
+            one training would have two votes.
     """
     own_changes(changes, "seed")
     configs = []
@@ -87,8 +92,8 @@ def voter_configs(
         config = recipe(model, "ours", preset, **{"seed": seed + number} | changes | more)
         if config in configs:
             raise InputError(
-                f"two voters are one training, {model} with seed {config.seed}: give them seeds or "
-                "settings of their own"
+                f"two voters are the same training, {model} with seed {config.seed}: give them "
+                "different seeds or settings"
             )
         configs.append(config)
     return configs
@@ -102,13 +107,20 @@ def train_folds(
     runs: str | Path | None = None,
     progress: bool = False,
 ) -> list[tuple[Run, FaceSet]]:
-    """The models of one voter, each with its one of `fold_sets`: trained, resumed or found.
+    """Train, resume or load the models of one voter, one for each of `fold_sets`.
 
-    Folds and weights are drawn by the seed of the config; the runs lie in `<runs>/folds/`.
+    The seed of the config draws the folds and the weights. The runs are in `<runs>/folds/`.
+
+    Args:
+        runs: folder of all runs; None for `runs/` at home.
+        progress: show a bar for each epoch.
+
+    Returns:
+        For each fold, the run and the set that it was trained on.
 
     Raises:
-        InputError: the config would train on other labels than the original ones, start from
-            weights that have learned from these, or see `fold_sets`.
+        InputError: the config would train on labels other than the original ones, or start from
+            weights that have learned from labels; or see `fold_sets`.
     """
     if config.labels != "original":
         raise InputError(f"voters learn from the original labels, not from {config.labels!r}")
@@ -124,7 +136,7 @@ def train_folds(
         if not (known and known.finished):
             right = run.results["test"]["full"]["accuracy"]
             name = f"{config.model} s{config.seed}, {some.name}"
-            print(f"{name}: names {right:.1%} of the labels {faces.mark}".rstrip(), flush=True)
+            print(f"{name}: matches {right:.1%} of the labels {faces.mark}".rstrip(), flush=True)
         done.append((run, some))
     return done
 
@@ -138,13 +150,14 @@ def fold_votes(
     runs: str | Path | None = None,
     progress: bool = False,
 ) -> Ballots:
-    """Votes of one voter for each config (of nobody without any), by the models of `train_folds`.
+    """Let the models of `train_folds` vote on images, as one voter for each config.
 
-    On a training image votes the one model of the voter that did not learn from it; on any other
-    image the mean of its models, none of which has learned from validation or test images (copies
-    of some stand among the training images, as the audit tells).
+    On a training image, the voter's vote comes from its one model that did not learn from it. On
+    any other image, it is the mean of its models, none of which has learned from validation or test
+    images (copies of some are among the training images, as the audit shows).
 
     Args:
+        configs: one for each voter; without any, the ballots have no voter.
         rows: row numbers of the images to vote on.
 
     Raises:
@@ -161,7 +174,7 @@ def fold_votes(
 
 
 def voter_names(configs: Sequence[TrainConfig], folds: int) -> tuple[str, ...]:
-    """Each voter with all that its votes depend on, for the file of the labels that they make."""
+    """Name each voter by all that its votes depend on, for the file of the refined labels."""
     return tuple(
         f"{config.model} s{config.seed}, {folds} folds: {' '.join(changed_settings(config))}"
         for config in configs
@@ -171,17 +184,18 @@ def voter_names(configs: Sequence[TrainConfig], folds: int) -> tuple[str, ...]:
 def echo(
     faces: FaceSet, config: TrainConfig, *, folds: int = 5, runs: str | Path | None = None
 ) -> pd.DataFrame:
-    """How often the models of a voter name the label of training images never seen, and learned.
+    """Measure how often a voter's models name the label of unseen and of learned training images.
 
-    Where the truth is known, of images with a wrong label alone: there the label can only be
-    remembered. Of the learned images at most 2,000 a model are asked, drawn by its seed.
+    If the true labels are known, only images with a wrong label count: such a label can only be
+    remembered. Each model is asked about at most 2,000 learned images, drawn by the seed
+    of the config.
 
     Args:
-        config, folds, runs: of `train_folds`, which finds or trains the models.
+        config, folds, runs: as for `train_folds`, which finds or trains the models.
 
     Returns:
-        Rows `never seen` and `learned`; columns `images` (asked, over all models), `names the
-        label` (share; None of nothing).
+        Rows `never seen` and `learned`; columns `images` (number asked about, over all models) and
+        `names the label` (share; None if there are no images).
     """
     wrong = np.ones(len(faces), bool) if faces.truth is None else faces.labels != faces.truth
     right: dict[str, list[np.ndarray]] = {"never seen": [], "learned": []}
@@ -202,7 +216,7 @@ def echo(
 
 
 def _votes(faces: FaceSet, rows: np.ndarray, runs: Sequence[Run]) -> np.ndarray:
-    """Probabilities (len(rows), K) float32 by the models of one voter."""
+    """Return the probabilities that the models of one voter give, (len(rows), K) float32."""
     place = {name: row for row, name in enumerate(faces.ids.tolist())}
     p = np.full((len(faces), len(faces.classes)), np.nan, np.float32)
     for run in runs:
@@ -215,7 +229,7 @@ def _votes(faces: FaceSet, rows: np.ndarray, runs: Sequence[Run]) -> np.ndarray:
 
 
 def predict(run: Run, images: np.ndarray) -> np.ndarray:
-    """Class probabilities (N, K) float32 of uint8 images (N, C, H, W) by the model of a run."""
+    """Predict class probabilities (N, K) float32 of uint8 images (N, C, H, W) by a run's model."""
     device = processes().device
     model = run.load_model().to(device)
     prepare, flip = Prepare(model.pretrained_cfg, device), run.train_config.flip_tta

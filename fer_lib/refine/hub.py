@@ -1,4 +1,4 @@
-"""Voters that are image classifiers of Hugging Face: names on the hub, or folders on disk."""
+"""Voters that are image classifiers from Hugging Face: names on the hub, or folders on disk."""
 
 import hashlib
 import re
@@ -27,25 +27,31 @@ HUB_VOTERS = (
     "mo-thecreator/vit-Facial-Expression-Recognition",
     "HardlyHumans/Facial-expression-detection",
 )
-"""Classifiers of expressions on the hub, the first of them named by the published refinement.
+"""Classifiers of expressions on the hub; the published refinement names the first of them.
 
-They could not be fetched and run here. By its card, the first was trained on FER2013 itself and
-reaches 71.16 % on its test set; a card of the third, under its former name motheecreator/..., names
-FER2013 and MMI; of the others nothing is known here. One that was trained on FER2013 has seen the
-very labels that it votes on, their errors included; out-of-fold voters (`refine.folds`) have not.
+They could not be fetched and run here. According to its card, the first was trained on FER2013
+itself and reaches 71.16 % on its test set; a card of the third, under its former name
+motheecreator/..., names FER2013 and MMI; nothing is known here about the others. A classifier that
+was trained on FER2013 has seen the labels that it votes on, including their errors; out-of-fold
+voters (`refine.folds`) have not.
 """
 
 
 @dataclass
 class Voter:
-    """A classifier of M `classes`, in our words and in the order of its head."""
+    """A loaded classifier.
+
+    Attributes:
+        classes: M names from `labels.EMOTIONS_8`, in the order of the classifier's outputs.
+        processor: the preprocessor of its checkpoint.
+    """
 
     classes: tuple[str, ...]
     processor: Any
     model: nn.Module
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, M) of uint8 images (B, 1 or 3, H, W) on the device of the model."""
+        """Compute the logits (B, M) of uint8 images (B, 1 or 3, H, W) on the model's device."""
         images = images.expand(-1, 3, -1, -1)
         pixels = self.processor(images, input_data_format="channels_first", return_tensors="pt")
         return self.model(pixel_values=pixels["pixel_values"]).logits
@@ -53,9 +59,12 @@ class Voter:
 
 @dataclass
 class VoterAnswers:
-    """What a voter said of N images, and the file that keeps it.
+    """The answers of a voter to N images, and the file that stores them.
 
-    `probabilities` is (N, M) float32 over its M `classes`, NaN in rows that it was not asked yet.
+    Attributes:
+        path: the file, which need not exist yet.
+        classes: M class names.
+        probabilities: (N, M) float32; the row of an image is NaN until the voter is asked about it.
     """
 
     path: Path
@@ -63,7 +72,7 @@ class VoterAnswers:
     probabilities: np.ndarray
 
     def unasked(self, rows: np.ndarray) -> np.ndarray:
-        """Those of `rows` that the voter was not asked yet, each once."""
+        """Return those of `rows` that the voter was not asked about yet, sorted, each once."""
         return np.unique(rows[np.isnan(self.probabilities[rows]).all(1)])
 
 
@@ -76,29 +85,30 @@ def hub_votes(
     batch_size: int = 256,
     say: Callable[[str], None] = print,
 ) -> Ballots:
-    """Ask image classifiers of Hugging Face for their votes, on a GPU where there is one.
+    """Ask image classifiers from Hugging Face for their votes, on a GPU if there is one.
 
-    Classes are matched by the names in a checkpoint's `id2label`; images are prepared by its own
-    preprocessor. All voters are checked before the first is asked. What they say is kept in
-    `data/<dataset>/voter_<name>_<fingerprint>.npz`, rewritten after each batch: another call asks
-    only what is missing there, and loads no weights where nothing is. They are kept by the
-    name on the hub, so pin a revision (`name@revision`) where its weights may change.
+    Classes are matched by the names in a checkpoint's `id2label`; its own preprocessor prepares
+    the images. All voters are checked before the first is asked. Their answers are kept in
+    `data/<dataset>/voter_<name>_<fingerprint>.npz`, rewritten after each batch. A later call asks
+    only about images that are missing there, and loads no weights if none is missing. The file
+    belongs to a name on the hub, so pin a revision (`name@revision`) if the weights may change.
 
     Args:
-        rows: (N,) int, the images of `faces` to vote on.
-        names: on the hub, also as `name@revision`, or folders that `save_pretrained` wrote;
-            True: `HUB_VOTERS`.
-        allow_missing: leave out voters that are in no folder and not to be had from the hub; the
-            threshold of a majority still counts them.
-        batch_size: images asked at a time.
+        rows: (N,) int, row numbers of the images to vote on.
+        names: names on the hub, also as `name@revision`, or folders that `save_pretrained` wrote;
+            True for `HUB_VOTERS`.
+        allow_missing: leave out voters that are neither folders nor available from the hub; the
+            threshold of the rule `majority` still counts them.
+        batch_size: number of images in a batch.
+        say: prints a line for each voter.
 
     Returns:
-        Ballots over `faces.classes`, of the images `rows`; of nobody where none is named or left.
+        Ballots over `faces.classes` on the images `rows`; without voters if none is named or left.
 
     Raises:
-        InputError: a voter is missing, or one is named twice; a head is not the one
-            that was trained, or a label is no expression that is known; a file is damaged; the
-            faces were changed after loading.
+        InputError: a voter is missing (without `allow_missing`) or named twice; a classifier was
+            not trained for its labels, or one of these is not a known expression; a file is
+            damaged; the faces were changed after loading.
     """
     faces.require_unchanged()
     names = several(HUB_VOTERS if names is True else names or ())
@@ -111,12 +121,12 @@ def hub_votes(
     present = [name for name in names if name not in missing]
     if missing and not allow_missing:
         raise InputError(
-            f"{len(missing)} of {len(names)} voters are in no folder and not to be had from the "
+            f"{len(missing)} of {len(names)} voters are neither folders nor available from the "
             f"Hugging Face hub, {'; '.join(map(' '.join, missing.items()))}: correct the name, "
-            "fetch it (`hf download NAME`), or leave it out by allow_missing=True"
+            "fetch it (`hf download NAME`), or leave it out with allow_missing=True"
         )
     for name in missing:
-        say(f"voter {name} is left out, not to be had {missing[name]}")
+        say(f"voter {name} is left out, because it is not available {missing[name]}")
     tables = []
     for name in present:
         known = answers[name]
@@ -128,7 +138,11 @@ def hub_votes(
 
 
 def voter_path(faces: FaceSet, name: str) -> Path:
-    """The file of a voter's answers; other weights in a folder of the same name have another."""
+    """Return the path of the file that stores a voter's answers.
+
+    For a folder, the file name depends on the weights and settings in it, so that other weights in
+    a folder of the same name get another file.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir():
         digest = hashlib.sha256()
@@ -143,7 +157,14 @@ def voter_path(faces: FaceSet, name: str) -> Path:
 
 
 def read_voter_answers(path: Path, number: int) -> VoterAnswers:
-    """What is known of `number` images: nothing where the file does not exist yet."""
+    """Read the stored answers of a voter to `number` images.
+
+    Without a file, no image has an answer: there are no classes, and the probabilities are
+    (number, 1), all NaN.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     if not path.exists():
         return VoterAnswers(path, (), np.full((number, 1), np.nan, np.float32))
     try:
@@ -157,8 +178,19 @@ def read_voter_answers(path: Path, number: int) -> VoterAnswers:
 
 
 def load_voter(name: str) -> Voter | str:
-    """Load a voter and check that it can vote; where it cannot be found or fetched, the reason."""
-    from transformers import AutoConfig, AutoModelForImageClassification  # loads in seconds
+    """Load a voter and check that it can vote.
+
+    Args:
+        name: a folder, or a name on the hub, also as `name@revision`.
+
+    Returns:
+        The voter, or the reason, in parentheses, if it cannot be found or fetched.
+
+    Raises:
+        InputError: it is damaged, not an image classifier, or not trained for its labels, or one of
+            these is not a known expression.
+    """
+    from transformers import AutoConfig, AutoModelForImageClassification  # slow to import
 
     folder = Path(name).expanduser()
     source, _, revision = (str(folder), "", "") if folder.is_dir() else name.partition("@")
@@ -182,25 +214,25 @@ def load_voter(name: str) -> Voter | str:
             f"voter {name} cannot be used as an image classifier ({shorten(str(error), 160)}): "
             "save or fetch it again, or name another one"
         ) from error
-    # A mismatched tensor is reported with both of its shapes.
+    # A mismatched tensor is reported as its name and both shapes.
     fresh = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     if fresh or sorted(labels) != list(range(trial.shape[1])) or not trial.isfinite().all():
         reason = f"{min(fresh)} would start at random" if fresh else f"{trial.shape[1]} outputs"
         raise InputError(
-            f"voter {name} is no classifier that was trained for its {len(labels)} labels "
+            f"voter {name} is not a classifier that was trained for its {len(labels)} labels "
             f"({reason}): correct its config.json or its weights, or name another one"
         )
     return voter
 
 
 def load_processor(source: str, **options: Any) -> Any:
-    """Load a checkpoint's preprocessing, in the form that takes a batch of tensors."""
+    """Load a checkpoint's preprocessor in the variant that takes a batch of tensors."""
     import transformers
 
     try:
         kind = transformers.AutoImageProcessor
         return kind.from_pretrained(source, backend="torchvision", **options)
-    except ValueError:  # old files name a class that is called ...ImageProcessor since
+    except ValueError:  # old files have ...FeatureExtractor, now called ...ImageProcessor
         settings, _ = transformers.BaseImageProcessor.get_image_processor_dict(source, **options)
         old = settings.pop("image_processor_type", "")
         if not old.endswith("FeatureExtractor"):
@@ -213,7 +245,11 @@ def load_processor(source: str, **options: Any) -> Any:
 def ask(
     voter: Voter, known: VoterAnswers, faces: FaceSet, rows: np.ndarray, batch_size: int
 ) -> int:
-    """Ask for those of `rows` that are not known yet, in batches; return their number."""
+    """Ask a voter about those of `rows` that it was not asked about yet; return their number.
+
+    The answers are added to `known`, and its file is rewritten after each batch. If the classes
+    there are not those of the voter, all earlier answers are discarded.
+    """
     if known.classes != voter.classes:
         known.classes = voter.classes
         known.probabilities = np.full((len(faces), len(voter.classes)), np.nan, np.float32)

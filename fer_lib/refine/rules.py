@@ -1,4 +1,4 @@
-"""Rules that turn votes into labels. Each changes a label only for a reason that it states."""
+"""Rules that turn votes into labels. Each gives a reason for every label that it changes."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,19 @@ from fer_lib.refine.ballots import Ballots
 
 
 def published_threshold(voters: int) -> int:
-    """Votes that the published project asks for: more than half, or half of fewer than four."""
+    """Return the votes that the published project requires to change a label.
+
+    These are more than half of four or more voters, and at least half of fewer.
+    """
     return voters // 2 + 1 if voters >= 4 else -(-voters // 2)
 
 
 def majority(ballots: Ballots, labels: np.ndarray, classes: Sequence[str]) -> Refined:
-    """The published rule: the class that enough voters name replaces the label.
+    """Apply the published rule: a class that enough voters name replaces the label.
 
-    The threshold counts all voters that were named, also those that abstain or are missing. Where
-    two classes reach it, as two voters can who disagree, the label is kept. The soft label is the
-    share of each class among the votes, with the label as one more vote.
+    The threshold counts all voters that were requested, including those that abstain or are
+    missing. If two classes reach it, as when two voters disagree, the label is kept. The soft
+    label is the share of each class among the votes, with the label as one more vote.
 
     Args:
         labels: (N,) int64, the present labels.
@@ -41,12 +44,14 @@ def majority(ballots: Ballots, labels: np.ndarray, classes: Sequence[str]) -> Re
 def soft_average(
     ballots: Ballots, labels: np.ndarray, classes: Sequence[str], *, confidence: float = 0.5
 ) -> Refined:
-    """The class with the largest mean probability replaces the label where that is high enough.
+    """Replace the label with the class of the largest mean probability if that is high enough.
 
     The soft label is the mean over the voters, with the label as one more voter that is certain.
 
     Args:
-        confidence: least mean probability of the new label.
+        labels: (N,) int64, the present labels.
+        classes: K names.
+        confidence: lowest mean probability at which a class replaces the label.
     """
     mean = mean_vote(ballots, labels, len(classes))
     best = mean.argmax(1)
@@ -58,20 +63,25 @@ def soft_average(
 
 
 MARGIN = 1.6
-"""Least quotient of a new label by the rule `relative`, as a multiple of that of the old one.
+"""Least ratio of the new label's quotient to the old label's in the rule `relative`.
 
-Chosen on 8,000 drawn faces with 20 % wrong labels, for like recall and precision.
+Chosen on 8,000 drawn faces with 20 % wrong labels, for similar recall and precision.
 """
 
 
 def relative(ballots: Ballots, labels: np.ndarray, classes: Sequence[str]) -> Refined:
-    """The soft average, with each class on a scale of its own.
+    """Replace the label as `soft_average` does, but with a separate scale for each class.
 
     Voters are never as sure of a rare class as of a frequent one. So the mean probability of a
-    class is divided by what it is on average where the class is the label (the class thresholds of
-    confident learning), and the class with the largest quotient replaces the label where it is
-    clearly above that of the label. With weak voters it gives the rare classes away too freely:
-    for them, rare and merely unsure look alike. The soft label is that of `soft_average`.
+    class is divided by its average over the images with that label (the class thresholds of
+    confident learning). The class with the largest quotient replaces the label if its quotient is
+    at least `MARGIN` times that of the label. With weak voters, this rule gives rare labels to too
+    many images: for them, a rare class and mere uncertainty look alike. The soft label is the same
+    as in `soft_average`.
+
+    Args:
+        labels: (N,) int64, the present labels.
+        classes: K names.
     """
     from cleanlab.count import get_confident_thresholds
 
@@ -82,7 +92,7 @@ def relative(ballots: Ballots, labels: np.ndarray, classes: Sequence[str]) -> Re
     times = scaled[rows, best] / scaled[rows, labels].clip(1e-6)
     new = np.where(asked & (times >= MARGIN), best, labels)
     said = [
-        f"{classes[k]} is {min(t, 99):.1f} times as likely as the label, each for its class"
+        f"{classes[k]} is {min(t, 99):.1f} times as likely as the label, relative to class averages"
         for t, k in zip(times, new, strict=True)
     ]
     soft = _soft(ballots, labels, mean)
@@ -90,12 +100,16 @@ def relative(ballots: Ballots, labels: np.ndarray, classes: Sequence[str]) -> Re
 
 
 def confident_learning(ballots: Ballots, labels: np.ndarray, classes: Sequence[str]) -> Refined:
-    """Confident learning (https://arxiv.org/abs/1911.00068), as cleanlab implements it.
+    """Apply confident learning (https://arxiv.org/abs/1911.00068), as cleanlab implements it.
 
-    It estimates how often each class is labelled as each other one, from the images whose mean
-    probability of a class is above the average of that class, and takes as many of the least
-    credible labels out. Those are replaced by the class with the largest mean probability. The
-    soft label is that of `soft_average`.
+    It estimates how often each class is labelled as each other class, from the images whose mean
+    probability of a class is above the average of that class, and rejects that many of the least
+    credible labels. They are replaced with the class of the largest mean probability. The soft
+    label is the same as in `soft_average`.
+
+    Args:
+        labels: (N,) int64, the present labels.
+        classes: K names.
     """
     from cleanlab.filter import find_label_issues
 
@@ -107,7 +121,7 @@ def confident_learning(ballots: Ballots, labels: np.ndarray, classes: Sequence[s
     new = np.where(issues, mean.argmax(1), labels)
     own = mean[np.arange(len(labels)), labels]
     said = [
-        f"label of probability {p:.2f} is not credible, {classes[k]} has {mean[row, k]:.2f}"
+        f"the label, of probability {p:.2f}, is not credible; {classes[k]} has {mean[row, k]:.2f}"
         for row, (p, k) in enumerate(zip(own, new, strict=True))
     ]
     soft = _soft(ballots, labels, mean)
@@ -115,11 +129,11 @@ def confident_learning(ballots: Ballots, labels: np.ndarray, classes: Sequence[s
 
 
 def annotators(votes: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Refined:
-    """The oracle: what most of FERPlus's ten annotators see.
+    """Replace the label with what most of FERPlus's ten annotators see: the oracle.
 
-    The label is kept where most see none of the classes, where nobody sees an emotion, and where as
-    many see it as any other. The soft label is the share of each class among the votes for the
-    classes; without any, the label.
+    The label is kept if most see none of the classes, if nobody sees an emotion, or if nothing
+    else has more votes than it. The soft label is the share of each class among the votes for the
+    classes; without such votes, it is the label.
 
     Args:
         votes: (N, 10) counts over `labels.VOTES`, which begins with the classes.
@@ -145,18 +159,22 @@ def apply_rules(
     *,
     confidence: float = 0.5,
 ) -> dict[str, Refined]:
-    """All rules by name; `annotators` where there are votes of people.
+    """Apply all rules and return their results by name.
 
     Args:
-        votes: (N, 10) counts over `labels.VOTES`, or None.
+        labels: (N,) int64, the present labels.
+        classes: K names.
+        votes: (N, 10) counts over `labels.VOTES`; None to omit the rule `annotators`.
+        confidence: see `soft_average`.
 
     Raises:
-        InputError: nobody voted, or on images of fewer than two labels.
+        InputError: `confidence` is not in 0..1, there is no voter, or the images that were voted on
+            have fewer than two different labels.
     """
     if not 0 <= confidence <= 1:
         raise InputError(f"confidence is a probability, not {confidence}")
     if not ballots.voters:
-        raise InputError("there is no voter: name a model or a classifier of Hugging Face")
+        raise InputError("there is no voter: name a model or a classifier from Hugging Face")
     asked = (ballots.votes() >= 0).any(0)
     if len(np.unique(labels[asked])) < 2:
         raise InputError(
@@ -174,7 +192,7 @@ def apply_rules(
 
 
 def mean_vote(ballots: Ballots, labels: np.ndarray, classes: int) -> np.ndarray:
-    """(N, K) float64: the mean over the voters; where all abstain, certainty of the label."""
+    """Return the mean over the voters, (N, K) float64; if all abstain, the label is certain."""
     mean = ballots.mean().astype(np.float64)
     silent = np.isnan(mean).any(1)
     mean[silent] = np.eye(classes)[labels[silent]]
@@ -182,7 +200,7 @@ def mean_vote(ballots: Ballots, labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _soft(ballots: Ballots, labels: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """(N, K) float64: `mean_vote`, with the label as one more voter that is certain."""
+    """Return `mean_vote` with the label as one more voter that is certain, (N, K) float64."""
     speaking = (ballots.votes() >= 0).sum(0)[:, None]
     return (speaking * mean + np.eye(mean.shape[1])[labels]) / (speaking + 1)
 

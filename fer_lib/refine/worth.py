@@ -1,4 +1,4 @@
-"""What changed labels are worth: against the known truth, and against ten annotators."""
+"""Measure how good changed labels are, against the known truth and against ten annotators."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,15 +19,15 @@ from fer_lib.runs import Run
 def changes(
     labels: np.ndarray, split: np.ndarray, refined: Refined, classes: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """What a rule changed, by split.
+    """Count the labels that a rule changed, by split.
 
     Args:
-        labels: (N,) int64, the labels before.
+        labels: (N,) int64, the old labels.
         split: (N,) str.
 
     Returns:
-        For each split that occurs: `images`, `changed`, `by_class` (changed, by the old label) and
-        `directions` (K lists of K counts: images by old label, rows, and new label, columns).
+        For each split that occurs: `images`, `changed`, `by_class` (changed, by old label) and
+        `directions` (K lists of K counts of images; rows: old label, columns: new label).
     """
     found = {}
     for name in dict.fromkeys(split.tolist()):
@@ -45,23 +45,23 @@ def changes(
 
 
 def against_truth(labels: np.ndarray, refined: Refined, truth: np.ndarray) -> dict[str, Any]:
-    """How well a rule finds labels that are known to be wrong.
+    """Measure how well a rule finds labels that are known to be wrong.
 
     Args:
-        labels, truth: (N,) int64, the labels given and the right ones.
+        labels, truth: (N,) int64, the given labels and the right ones.
 
     Returns:
-        `wrong`: labels that are wrong; `changed`; `recall`: share of the wrong ones that become
-        right; `precision`: share of the changed ones that become right; `right_before`,
-        `right_after`: share of right labels. None for a share of nothing.
+        `wrong`, `changed`: number of wrong and of changed labels; `recall`: share of the wrong
+        labels that become right; `precision`: share of the changed labels that become right;
+        `right_before`, `right_after`: share of right labels. A share of nothing is None.
     """
     wrong, changed = labels != truth, refined.changed
-    mended = changed & (refined.labels == truth)
+    corrected = changed & (refined.labels == truth)
     return {
         "wrong": int(wrong.sum()),
         "changed": int(changed.sum()),
-        "recall": _share(mended, wrong),
-        "precision": _share(mended, changed),
+        "recall": _share(corrected, wrong),
+        "precision": _share(corrected, changed),
         "right_before": float((labels == truth).mean()),
         "right_after": float((refined.labels == truth).mean()),
     }
@@ -70,20 +70,21 @@ def against_truth(labels: np.ndarray, refined: Refined, truth: np.ndarray) -> di
 def against_annotators(
     labels: np.ndarray, refined: Refined, votes: np.ndarray, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Whether a rule moves labels towards what most of FERPlus's ten annotators see.
+    """Measure whether a rule moves labels towards what most of FERPlus's ten annotators see.
 
-    A change goes *towards* them where the new label has the most of the ten votes, *away* where the
-    old one has, and is *neither* where a third thing has; it is *tied* where two things share the
-    first place. Images without a vote for any emotion are left out.
+    A change goes *towards* them if the new label has the most votes, *away* if the old label has
+    the most, and *neither* if something else has; it is *tied* if the first place is shared. Images
+    without a vote for any emotion are left out.
 
     Args:
         votes: (N, 10) counts over `labels.VOTES`, which begins with the classes.
 
     Returns:
-        `images`, `agree_before`, `agree_after` (share of labels that are the plurality, as in the
-        audit), and of the changed labels `changed`, `towards`, `away`, `neither`, `tied` (shares),
-        `votes_old`, `votes_new` (mean share of the votes for the old and for the new label);
-        `by_class`: changed, towards and away of each old label.
+        `images` (number); `agree_before`, `agree_after` (share of labels that are the plurality, as
+        in the audit); `changed` (number); `towards`, `away`, `neither`, `tied` (shares of the
+        changed labels); `votes_old`, `votes_new` (mean share of the votes for the old and for the
+        new label of changed images); `by_class`: `changed`, `towards` and `away` for each old
+        label. Shares of no changed label are None.
     """
     voted = votes[:, : len(EMOTIONS_8)].sum(1) > 0
     old, new, votes = labels[voted], refined.labels[voted], votes[voted]
@@ -120,25 +121,36 @@ def against_annotators(
 def recovery_curve(
     ballots: Ballots, labels: np.ndarray, classes: Sequence[str], truth: np.ndarray
 ) -> list[tuple[float, float]]:
-    """Recall and precision of the rule `soft`, as in `against_truth`, by rising confidence."""
+    """Compute recall and precision of the rule `soft`, as in `against_truth`, by confidence.
+
+    Args:
+        labels, truth: (N,) int64, the given labels and the right ones.
+
+    Returns:
+        A pair (recall, precision) for each of 40 values of `confidence`, rising from 0.2 to 0.98,
+        except those at which no label changes; empty if no label is wrong.
+    """
     mean, wrong, curve = mean_vote(ballots, labels, len(classes)), labels != truth, []
     best, top = mean.argmax(1), mean.max(1)
     for confidence in np.linspace(0.2, 0.98, 40):
         changed = (top >= confidence) & (best != labels)
-        mended = changed & (best == truth)
+        corrected = changed & (best == truth)
         if changed.any() and wrong.any():
-            curve.append((_share(mended, wrong), _share(mended, changed)))
+            curve.append((_share(corrected, wrong), _share(corrected, changed)))
     return curve
 
 
 def agreement(run: Run, faces: FaceSet, rows: np.ndarray, refined: Refined) -> dict[str, float]:
-    """What the published project reported as accuracy, beside the accuracy of the same answers.
+    """Return what the published project reported as accuracy, and the accuracy of the same answers.
 
-    `agreement` is the share of the run's answers on test images that are the label which the
-    voters gave. It says how well a model repeats its teachers, not how often it is right.
+    `agreement` is the share of the run's answers on test images that equal the label given by the
+    voters. It says how well a model repeats its teachers, not how often it is right.
 
     Args:
-        rows: the rows that `refined` is of, in rising order, all test images among them.
+        rows: row numbers of the images in `refined`, in rising order, including all test images.
+
+    Returns:
+        `accuracy` and `agreement`, 0..1.
     """
     answers = aligned(faces, load_predictions(run.folder / "predictions.npz"), "test").argmax(1)
     test = faces.split[rows] == "test"
@@ -149,21 +161,22 @@ def agreement(run: Run, faces: FaceSet, rows: np.ndarray, refined: Refined) -> d
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
-    """Share of `whole` that is in `part`; None where there is nothing, as JSON has no NaN."""
+    """Return the share of `whole` that is in `part`; None if `whole` is empty: JSON has no NaN."""
     return float((part & whole).sum() / whole.sum()) if whole.any() else None
 
 
 def fleiss_kappa(votes: np.ndarray, classes: int) -> float | None:
-    """Agreement of the voters beyond chance, on the images where none abstains; 1: complete.
+    """Compute Fleiss' kappa: the voters' agreement beyond chance on images where none abstains.
 
     Fleiss, Measuring nominal scale agreement among many raters, Psychological Bulletin 76, 1971.
 
     Args:
         votes: (V, N) int64; -1 where a voter abstains.
-        classes: their number.
+        classes: number of classes.
 
     Returns:
-        None where it is not defined: fewer than two voters, no such image, or one class alone.
+        1 for complete agreement, 0 for no more than by chance; None if kappa is not defined, with
+        fewer than two voters, no such image, or votes for one class only.
     """
     complete = votes[:, (votes >= 0).all(0)]
     voters, images = complete.shape
@@ -177,8 +190,13 @@ def fleiss_kappa(votes: np.ndarray, classes: int) -> float | None:
 
 
 def voters_table(ballots: Ballots, labels: np.ndarray, votes: np.ndarray | None) -> pd.DataFrame:
-    """One row a voter: `votes` it cast, `abstains`, and how often it names the `label` and, where
-    there are any, the plurality of the `annotators` (shares of the votes it cast)."""
+    """Summarise each voter in one row.
+
+    Returns:
+        Index `voter`; columns `votes` and `abstains` (number of images), `label` (share of its
+        votes that name the label), and with `votes` of people `annotators` (share that name their
+        plurality, on images with a vote for an emotion).
+    """
     rows = {}
     winner = None if votes is None else plurality(votes)
     for name, said in zip(ballots.voters, ballots.votes(), strict=True):
@@ -192,9 +210,10 @@ def voters_table(ballots: Ballots, labels: np.ndarray, votes: np.ndarray | None)
 
 
 def worth_a_look(ballots: Ballots, labels: np.ndarray, refined: Refined) -> np.ndarray:
-    """Changed images, int64 positions, the surest changes first.
+    """Return the positions of the changed images, int64, the surest changes first.
 
-    Sure is where the mean probability of the new label is far above that of the old one.
+    The surest change has the largest difference between the mean probabilities of the new label
+    and of the old one.
     """
     rows = np.flatnonzero(refined.changed)
     mean = np.nan_to_num(ballots.mean())
