@@ -1,7 +1,8 @@
-"""Finished runs side by side: scores, paired tests, costs, ensembles, copies, and claims.
+"""Compare finished runs: scores, paired tests, costs, ensembles, copied images, published claims.
 
-`comparison` computes all of it from kept predictions, and `write_comparison` writes it; `summary`
-documents the format of `comparison.json`. `python -m fer_lib.compare RUN…` prints scores and tests.
+`comparison` computes all of these from kept predictions, and `write_comparison` writes them to
+files; `summary` documents the format of `comparison.json`. `python -m fer_lib.compare RUN…` prints
+scores and tests.
 """
 
 from fer_lib.compare.answers import read_answers

@@ -3,9 +3,9 @@
     python -m fer_lib.compare runs/*_fer2013_s0
     python -m fer_lib.compare --time runs/*_baseline_cnn_*
 
-The first prints their scores and what the paired tests allow one to say. The second measures the
-time for one image and writes `inference.json` into each run's folder, as the notebooks do; let
-nothing else run meanwhile.
+The first command prints the scores of the runs and what the paired tests allow one to say. The
+second measures the time of a prediction for one image and writes `inference.json` into each run's
+folder, as the notebooks do; nothing else should run on the machine meanwhile.
 """
 
 import argparse
@@ -24,13 +24,13 @@ SHOWN = ("valid_accuracy", "accuracy", "low", "high", "one_view", "clean_accurac
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line; an error of the user's ends it with one sentence and status 2."""
+    """Run the command line; an `InputError` ends it with one sentence and exit status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.compare", description=__doc__.split("\n")[0]
     )
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
-    parser.add_argument("--data-dir", help="folder or file of the data, where they are not cached")
-    parser.add_argument("--time", action="store_true", help="measure, and compare nothing")
+    parser.add_argument("--data-dir", help="folder or file of the data, if they are not cached yet")
+    parser.add_argument("--time", action="store_true", help="measure times, and compare nothing")
     options = parser.parse_args(arguments)
     try:
         runs = [Run(path) for path in options.runs]
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         for run in runs:
             run.require_finished()
         faces = load_faces(runs[0].results["dataset"], options.data_dir)
-        tests = paired_tests(runs, faces)  # refuses runs of other data
+        tests = paired_tests(runs, faces)  # raises InputError for runs of other data
         table = leaderboard(runs)
         print(markdown(table[list(SHOWN)]))
         print(*sentences(tests, table["valid_accuracy"].idxmax()), marks(runs, faces), sep="\n")

@@ -1,4 +1,4 @@
-"""What all runs answered to the same images, read once from their kept predictions."""
+"""Read the predictions of several runs for the same images."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ class Answers:
     """Probabilities of R runs for the validation and the test images of the same faces.
 
     Attributes:
-        names: R short names (`short_names`).
-        faces: whose order of images the columns have.
-        valid, test: (R, N, K) float32.
+        names: R names of runs, as `short_names` makes them unless others are given.
+        faces: the data; the second axis of `valid` is in the order of `faces.where("valid")`, that
+            of `test` in the order of `faces.where("test")`.
+        valid, test: (R, N, K) float32, for N images and K classes.
     """
 
     names: list[str]
@@ -28,37 +29,45 @@ class Answers:
     test: np.ndarray
 
     def labels(self, split: str) -> np.ndarray:
-        """(N,) int64 of "valid" or "test"."""
+        """Return the labels of the images of a split, "valid" or "test": (N,) int64."""
         return self.faces.labels[self.faces.where(split)]
 
     @property
     def predicted(self) -> np.ndarray:
-        """(R, N) int64: the class that each run gives each test image."""
+        """The class that each run predicts for each test image: (R, N) int64."""
         return self.test.argmax(2)
 
     @property
     def correct(self) -> np.ndarray:
-        """(R, N) bool: whether each run is right on each test image."""
+        """Whether each run is right on each test image: (R, N) bool."""
         return self.predicted == self.labels("test")
 
     def correct_on(self, part: str) -> np.ndarray:
-        """(R, M) bool: the same on a part of the test images, named as in `labels_by_part`.
+        """Return whether each run is right on each image of a part of the test images.
 
-        None of them (M = 0) where the faces have no such part.
+        Args:
+            part: a key of `labels_by_part`, whose labels count here.
+
+        Returns:
+            (R, M) bool for the M images of the part; M = 0 if the faces have no such part.
         """
         labels = labels_by_part(self.faces).get(part, np.full(self.test.shape[1], -1))
         return (self.predicted == labels)[:, labels >= 0]
 
     def of(self, names: Sequence[str]) -> "Answers":
-        """Those of named runs alone, in this order."""
+        """Return the answers of the named runs alone, in the order of `names`.
+
+        Raises:
+            InputError: a name is not that of a run.
+        """
         rows = self.rows(names)
         return Answers(list(names), self.faces, self.valid[rows], self.test[rows])
 
     def rows(self, names: Sequence[str]) -> list[int]:
-        """Row numbers of named runs.
+        """Return the row numbers of the named runs.
 
         Raises:
-            InputError: there is no run of a name.
+            InputError: a name is not that of a run.
         """
         for name in names:
             if name not in self.names:
@@ -67,14 +76,15 @@ class Answers:
 
 
 def read_answers(runs: Sequence[Run] | Mapping[str, Run], faces: FaceSet) -> Answers:
-    """Read the predictions of runs; weights are not needed.
+    """Read the kept predictions of runs; their weights are not needed.
 
     Args:
-        runs: also by names of one's own, which then take the place of the short ones.
+        runs: a sequence, whose runs are named by `short_names`, or a dict of runs by other names.
+        faces: the data that the runs were trained on.
 
     Raises:
         InputError: there are no runs, the faces were changed after loading, a run was trained on
-            other data, or its predictions are missing or of other images.
+            other data, or its predictions are missing or for other images.
     """
     require_runs(runs)
     faces.require_unchanged()
@@ -89,7 +99,7 @@ def read_answers(runs: Sequence[Run] | Mapping[str, Run], faces: FaceSet) -> Ans
 
 
 def require_runs(runs: Collection) -> None:
-    """Raise InputError, which says what to do, where there are no runs."""
+    """Raise an InputError that says how to train a run if there are none."""
     if not runs:
         raise InputError(
             "there is no finished run of these data and this preset: train one first, with "

@@ -1,4 +1,4 @@
-"""What was published of each system, with its fault, and what the same system does here."""
+"""List what was published about each system, what was wrong, and what it reaches here."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,20 +18,22 @@ NOT_RUN = "not run yet"
 
 @dataclass(frozen=True)
 class Claim:
-    """One published figure.
+    """A published result and what is wrong with it.
 
     Attributes:
         system: name of the model here, or "refinement".
-        claimed: the figure as it was published.
-        accuracy: the same as a share; None where it is no accuracy, or no exact one.
+        claimed: the result as it was published.
+        accuracy: the same as a share in 0..1; None for a count, or if no exact one was published.
         on: the images that it was measured on.
-        alike: our images of that kind, a key of `SCORES`; None where no honest ones are alike.
+        alike: our images of the same kind, a key of `SCORES`; None if no honest score on such
+            images exists.
         source: who published it.
         fault: what was wrong.
-        instead: what is done here, which is the reason to expect another figure.
-        dataset: the data that a run here must be of.
-        epoch: after so many epochs; None for the end.
-        labels: what it was trained on, so that the published recipe is followed on these labels.
+        instead: what is done here, which is the reason to expect another result.
+        dataset: the dataset that a run must be of to count as a reproduction.
+        epoch: the epoch after which it was measured; None for the end of the training.
+        labels: the training labels that it was obtained with (`TrainConfig.labels`); a run of the
+            published recipe that learns from them has changed nothing in this.
     """
 
     system: str
@@ -145,24 +147,31 @@ SCORES: dict[str, Callable[[dict[str, Any]], float]] = {
     "test": lambda results: results["test"]["full"]["accuracy"],
     "validation and test": _pooled,
 }
-"""Accuracy on images of a kind, from `results.json`."""
+"""Functions that take the accuracy on a kind of images from a run's `results.json`."""
 
 
 def claims_table(runs: Sequence[Run], refinement: dict[str, Any] | None = None) -> pd.DataFrame:
-    """One row a claim, in the order of `CLAIMS`, with what finished runs of full length reached.
-
-    Columns: those of `Claim`, and for the recipe `published` and for `ours`, each with the prefix
-    `published_` or `ours_`: `runs` (how many; 0: not run yet), `setting` (what they changed in the
-    recipe, "" for nothing), `alike` (accuracy on our images of the kind of the claim), `test` and
-    `clean` (of the test set), all means over seeds; the same of the best on validation of another
-    network (see `same_network`), with the prefix `other_` after the first; then `difference`
-    (`published_alike` less the claimed accuracy) and `note`. NaN or None where there is no such
-    number.
+    """Return the claims, each with what finished runs of the preset "full" reached.
 
     Args:
-        runs: of any data and preset; those of another preset than "full", and those that were
-            trained on a part of the images, are no reproduction and are left out.
-        refinement: what notebook 02 wrote as `refinement.json` for FER2013.
+        runs: of any data and preset. Runs of another preset than "full", and runs with a mark, such
+            as those trained on a part of the images, are no reproduction and are left out.
+        refinement: the content of `refinement.json`, which notebook 02 writes, for FER2013; None
+            if there is none.
+
+    Returns:
+        One row per claim, in the order of `CLAIMS`; NaN or None if there is no such number.
+        Columns:
+
+        * those of `Claim`;
+        * `published_…` and `ours_…` for the two recipes: `runs` (their number; 0: not run yet),
+          `setting` (what they changed in the recipe, "" for nothing), `alike` (accuracy on our
+          images of the kind of the claim), `test` and `clean` (accuracy on all and on the clean
+          test images), all means over seeds;
+        * `published_other_…` and `ours_other_…`: the same for runs with another network than the
+          recipe's (see `same_network`), of the setting that is best on validation;
+        * `difference` (`published_alike` minus the claimed accuracy) and `note` (for the refinement
+          of labels, what it changes here; else "").
     """
     full = [run for run in runs if run.train_config.preset == "full" and not run.results["mark"]]
     rows = []
@@ -186,25 +195,30 @@ def claims_table(runs: Sequence[Run], refinement: dict[str, Any] | None = None) 
 
 
 def reproduction(claim: Claim, runs: Iterable[Run], name: str) -> dict[str, Any]:
-    """Means over the runs of a claim's system by the recipe `name`; see `claims_table`.
+    """Return the mean scores of the runs of a claim's system by the recipe `name`.
 
-    Runs that keep to the recipe, but for where the pretrained weights lie, are preferred; of those
-    that trained the same network otherwise, the setting that is best on validation. What another
-    network reaches stands apart. A published recipe is kept to on the labels of the claim alone.
+    Runs that keep to the recipe are preferred; it does not matter where the file of the backbone's
+    pretrained weights is. If there are none, the scores are those of the changed setting that is
+    best on validation. Runs with another network are scored separately. Runs of a published recipe
+    keep to it only if they learn from the labels of the claim.
+
+    Returns:
+        `runs`, `setting`, `alike`, `test`, `clean`, and the same with the prefix `other_`, as in
+        `claims_table`.
     """
     wanted = (claim.system, name, claim.dataset)
     same: dict[tuple[str, ...], dict[int, Run]] = {}
     other: dict[tuple[str, ...], dict[int, Run]] = {}
-    for run in sorted(runs, key=lambda run: run.name):  # of several of one seed the newest stays
+    for run in sorted(runs, key=lambda run: run.name):  # so the newest of a seed stays
         config = run.train_config
         if (config.model, config.recipe, run.results["dataset"]) == wanted:
             changed = changed_settings(config)
             if name == "published" and claim.labels != "original":
                 changed = [part for part in changed if part != f"labels={claim.labels}"]
                 changed += ["labels=original"] if config.labels == "original" else []
-            start = config.pretrained  # only where the weights of its backbone lie is no change
-            lies = isinstance(start, str) and not own_start(start)
-            if lies or pretraining_of(run.config):
+            start = config.pretrained  # another file of its backbone's weights is no change
+            backbone_file = isinstance(start, str) and not own_start(start)
+            if backbone_file or pretraining_of(run.config):
                 changed = [part for part in changed if not part.startswith("pretrained=")]
             if own := pretraining_of(run.config):
                 changed.append(f"pretraining_epochs={own['epochs']}")
@@ -219,10 +233,10 @@ def reproduction(claim: Claim, runs: Iterable[Run], name: str) -> dict[str, Any]
 
 
 def _best(claim: Claim, found: dict[tuple[str, ...], list[Run]]) -> dict[str, Any]:
-    """Scores of the plain setting, or else of the one that is best on validation.
+    """Return the scores of the plain setting, or else of the one that is best on validation.
 
     Args:
-        found: runs by setting, with what tells apart those whose files differ.
+        found: runs by their setting and by the digests of the files that they learned from.
     """
     if not found:
         return {"runs": 0, "setting": "", "alike": None, "test": None, "clean": None}
@@ -250,7 +264,7 @@ def _mean(runs: Sequence[Run], score: Callable[[dict[str, Any]], float]) -> floa
 
 
 def known_refinement(preset: str) -> dict[str, Any] | None:
-    """What notebook 02 found for FER2013 as it is here, by this preset; None for nothing."""
+    """Read what notebook 02 found by a preset on the FER2013 of this machine; None for nothing."""
     folder = home() / "data" / "fer2013"
     path, manifest = folder / "refinement.json", folder / "manifest.json"
     if not (path.exists() and manifest.exists()):
@@ -261,9 +275,9 @@ def known_refinement(preset: str) -> dict[str, Any] | None:
 
 
 def _changed(refinement: dict[str, Any] | None) -> str:
-    """How many labels the published rule changes here, by the voters that took part.
+    """Say how many training labels the published rule changes here, by the voters that took part.
 
-    Those of validation and test are counted, never changed, where notebook 02 was asked to.
+    Labels of validation and test are never changed, but notebook 02 can count how many would be.
     """
     if refinement is None or refinement["dataset"] != "fer2013" or refinement["mark"]:
         return NOT_RUN

@@ -1,4 +1,4 @@
-"""What copied images add to a score: test images that also stand in training or validation."""
+"""Measure what copied images add to a score: test images also in training or validation."""
 
 import numpy as np
 import pandas as pd
@@ -10,16 +10,23 @@ from fer_lib.evaluate import DRAWS
 
 
 def inflation(answers: Answers) -> pd.DataFrame:
-    """Accuracy on all test images less that on the clean ones, by run, in the order of the runs.
+    """Compare the accuracy of each run on all test images with that on the clean ones.
 
-    Columns: `accuracy`, `clean_accuracy` (see `audit.clean_test_ids`), `inflation` (the first less
-    the second), `low`, `high` (95 % interval of the difference, by a bootstrap that draws an image
-    together with all of its copies), `copied` and `distinct` (number of test images with and
-    without a copy in training or validation), `copied_accuracy`, `distinct_accuracy`, `expected`
-    (what the recalls on the distinct images would give on the copied ones, by their mix of classes)
-    and `copied_less_expected`: what is left for memory, and for copied pictures that are easier
-    than others of their class, as much-used ones may be, with `least_left`, `most_left` (its 95 %
-    interval, by the same bootstrap). NaN where there are no such images.
+    Returns:
+        One row per run, in the order of the runs, indexed by `name`; NaN if there are no images of
+        a kind. Columns:
+
+        * `accuracy`, `clean_accuracy`: on all and on the clean test images (see
+          `audit.clean_test_ids`).
+        * `inflation`: `accuracy` minus `clean_accuracy`; `low`, `high`: its 95 % interval, by a
+          bootstrap that draws an image together with all of its copies.
+        * `copied`, `distinct`: number of test images with and without a copy in training or
+          validation; `copied_accuracy`, `distinct_accuracy`: accuracy on them.
+        * `expected`: the accuracy that the recalls on the distinct images would give on the copied
+          ones, with their mix of classes.
+        * `copied_less_expected`: `copied_accuracy` minus `expected`. It may be due to memory,
+          or to copied pictures that are easier than others of their class, as much-used ones may
+          be. `least_left`, `most_left`: its 95 % interval, by the same bootstrap.
     """
     faces, rows = answers.faces, answers.faces.where("test")
     groups = copy_groups(faces.images)
@@ -30,11 +37,11 @@ def inflation(answers: Answers) -> pd.DataFrame:
     weights = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), DRAWS)
 
     def counts(some: np.ndarray) -> np.ndarray:
-        """How many of some images each resample has: (DRAWS,)."""
+        """Count the images of a (N,) bool mask in each resample: (DRAWS,)."""
         return weights @ np.bincount(group, some, number)
 
     def drawn(right: np.ndarray, among: np.ndarray) -> np.ndarray:
-        """Accuracy (DRAWS,) among some of the images."""
+        """Return the accuracy among some of the images in each resample: (DRAWS,)."""
         return counts(right & among) / np.maximum(counts(among), 1)
 
     labels = answers.labels("test")
@@ -69,12 +76,15 @@ def inflation(answers: Answers) -> pd.DataFrame:
 
 
 def expected(right: np.ndarray, labels: np.ndarray, copied: np.ndarray) -> float:
-    """Accuracy on the copied images if each class were found as often as on the others.
-
-    NaN without copied images, or where one of their classes has no other image.
+    """Return the accuracy that the copied images would have with the recalls of the others.
 
     Args:
-        right, labels, copied: (N,) bool, int64 and bool, of the test images.
+        right: (N,) bool, whether each test image is classified correctly.
+        labels: (N,) int64, of the test images.
+        copied: (N,) bool, whether each test image is a copied one.
+
+    Returns:
+        A share in 0..1; NaN without copied images, or if one of their classes has no other image.
     """
     classes, numbers = np.unique(labels[copied], return_counts=True)
     others = [right[~copied & (labels == one)] for one in classes]

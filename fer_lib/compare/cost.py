@@ -1,6 +1,6 @@
-"""What a prediction costs: parameters, multiplications, and time on a stated device.
+"""Measure what a prediction costs: parameters, multiplications, and time on a stated device.
 
-Weights are never read: a network with random ones of the same build costs the same.
+The weights of runs are never read: a network costs the same with any weights.
 """
 
 import json
@@ -25,22 +25,23 @@ from fer_lib.runs import Run
 
 MILLISECONDS = "ms an image, batch of {}"
 BATCHES = (1, 64)
-CALLS = 5  # of a batch
+CALLS = 5  # timed calls for each size of batch
 
 
 def untrained(run: Run) -> nn.Module:
-    """A network built as the run's, with random weights, in evaluation mode."""
+    """Build the network of a run with random weights, in evaluation mode."""
     config, classes = run.train_config, run.config["data"]["classes"]
     return create_model(config.model, num_classes=len(classes), **config.options).eval()
 
 
 def macs(model: nn.Module) -> int:
-    """Multiplications with additions (MACs) for one image of the model's own input size.
+    """Count the multiplications with additions (MACs) for one image of the model's input size.
 
-    Half of the floating-point operations that torch counts, which are those of convolutions and
-    matrix products, attention's among them; what is done element by element is not counted.
+    They are half of the floating-point operations that torch counts: those of convolutions and
+    matrix products, including attention; element-wise operations are not counted. The model is
+    left in evaluation mode, and its parameters no longer require gradients.
     """
-    model.requires_grad_(False)  # the counter follows gradients, and none are taken here
+    model.requires_grad_(False)  # the counter follows gradients, and none are computed here
     image = torch.zeros(1, *model.pretrained_cfg["input_size"])
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model.eval()(image)
@@ -49,7 +50,10 @@ def macs(model: nn.Module) -> int:
 
 @cache
 def _built(model: str, classes: int, options: str) -> tuple[int, tuple[int, ...]]:
-    """MACs and input size; built once for all seeds, and empty, as random weights take seconds."""
+    """Return the MACs and the input size of a network; computed once for all seeds.
+
+    All weights are zero, because drawing random ones takes seconds.
+    """
     with torch.device("meta"):
         network = create_model(model, num_classes=classes, **json.loads(options))
     network.to_empty(device="cpu")
@@ -60,13 +64,18 @@ def _built(model: str, classes: int, options: str) -> tuple[int, tuple[int, ...]
 
 
 def costs(runs: Sequence[Run] | Mapping[str, Run]) -> pd.DataFrame:
-    """One row a run, in order, indexed by `short_names` or the names given.
+    """Return what a prediction of each run costs.
 
-    Columns: `model`, `parameters`, `macs` (see `macs`, for one image, without its mirror image),
-    `passes` (2 where a prediction asks the mirror image too), `input` (as in "1x48x48"), of the
-    run's `inference.json` the milliseconds an image `ms_1` and `ms_64` (in batches of 1 and 64),
-    `device`, `processor` and `threads`; NaN or None where no time was measured. A run without one
-    has that of another run of the same network, the newest.
+    Args:
+        runs: a sequence, whose runs are named by `short_names`, or a dict of runs by other names.
+
+    Returns:
+        One row per run, in the given order, indexed by `name`. Columns: `model`, `parameters`,
+        `macs` (see `macs`; for one image, without its mirror image), `passes` (2 if a prediction
+        also uses the mirror image, else 1), `input` (such as "1x48x48"), and from the run's
+        `inference.json` `ms_1` and `ms_64` (milliseconds per image in batches of 1 and 64),
+        `device`, `processor` and `threads`. A run without that file has the values of the newest
+        run of the same network that has one; if there is none, they are NaN or None.
     """
     networks, times, called = [], {}, named(runs)
     runs = list(called.values())
@@ -100,9 +109,11 @@ def costs(runs: Sequence[Run] | Mapping[str, Run]) -> pd.DataFrame:
 
 
 def timed(runs: Mapping[str, Run]) -> pd.DataFrame:
-    """`measure` some named runs: a row each, of its milliseconds an image; in `attrs`, `on`: where.
+    """Time the predictions of named runs with `measure`; nothing else should run meanwhile.
 
-    Nothing else should run meanwhile.
+    Returns:
+        One row per run, by name, with its milliseconds per image, a column for each size of batch.
+        `attrs["on"]` says where they were measured, such as "cpu, 2 threads".
     """
     measured = {name: measure(run) for name, run in runs.items()}
     table = pd.DataFrame({name: one["milliseconds"] for name, one in measured.items()}).T
@@ -111,14 +122,15 @@ def timed(runs: Mapping[str, Run]) -> pd.DataFrame:
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """Time a prediction on the device that is there, and write it as the run's `inference.json`.
+    """Time a prediction on this machine, and write the result as the run's `inference.json`.
 
-    From bytes in memory to probabilities in memory, in float32, without the mirror image; the
-    fastest of `CALLS` counts. Fetching the answer makes the clock wait for a GPU.
+    The time is that from bytes in memory to probabilities in memory, in float32, without the mirror
+    image; the fastest of `CALLS` calls counts. The answer is copied to the CPU, so that the clock
+    waits for a GPU.
 
     Returns:
-        `device` ("cpu" or "cuda"), `processor` (its name), `threads`, and `milliseconds` by
-        `MILLISECONDS` of 1 and of 64.
+        `device` ("cpu" or "cuda"), `processor` (its name), `threads`, and `milliseconds` (per
+        image, with the keys `MILLISECONDS.format(1)` and `MILLISECONDS.format(64)`).
     """
     device = processes().device
     keep_memory()
@@ -126,9 +138,9 @@ def measure(run: Run) -> dict[str, Any]:
     prepare = Prepare(network.pretrained_cfg, device)
     times = {}
     for size in BATCHES:
-        images = torch.zeros(size, 1, 48, 48, dtype=torch.uint8)  # as of FER2013
+        images = torch.zeros(size, 1, 48, 48, dtype=torch.uint8)  # the format of FER2013's images
         call = lambda images=images: probabilities(network, images, prepare).cpu()
-        seconds = min(repeat(call, number=1, repeat=1 + CALLS)[1:])  # the first one warms up
+        seconds = min(repeat(call, number=1, repeat=1 + CALLS)[1:])  # the first call is a warm-up
         times[MILLISECONDS.format(size)] = 1000 * seconds / size
     measured = {
         "device": device.type,

@@ -1,4 +1,4 @@
-"""What runs are called side by side: by their recipe, and by what they changed in it."""
+"""Name runs that are compared by their model, their recipe, and what they changed in it."""
 
 from collections.abc import Mapping, Sequence
 from string import ascii_letters
@@ -10,11 +10,15 @@ from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run
 
 SHORT = 24
-"""Characters up to which what a run changed stands in its name; of more, a sign."""
+"""Characters up to which a run's name spells out its changes; longer ones become a sign."""
 
 
 def short_names(runs: Sequence[Run]) -> list[str]:
-    """A short name for each run: system (see `system_names`) and seed; with the time if need be."""
+    """Return a name for each run from its system and seed, as in "vit_tiny ours s0".
+
+    See `system_names` for the system. The time of a run's start is added to names that would
+    otherwise be equal.
+    """
     short = _named(runs, [f" s{run.train_config.seed}" for run in runs])
     return [
         name if short.count(name) == 1 else f"{name} {run.name.split('_')[0]}"
@@ -23,23 +27,28 @@ def short_names(runs: Sequence[Run]) -> list[str]:
 
 
 def named(runs: Sequence[Run] | Mapping[str, Run]) -> dict[str, Run]:
-    """Runs by the names that they are given, or else by `short_names`."""
+    """Return runs by the names that they are given, or else by `short_names`."""
     if isinstance(runs, Mapping):
         return dict(runs)
     return dict(zip(short_names(runs), runs, strict=True))
 
 
 def contents(run: Run) -> dict[str, str | None]:
-    """SHA-256 of what a run learned from and knows by the name of a file: first weights, labels."""
+    """Return the SHA-256 of the files that a run learned from, which its settings only name.
+
+    Returns:
+        `pretrained_sha256` (of the first weights) and `refined_sha256` (of the refined labels);
+        None if the run does not have it.
+    """
     parts = (("environment", "pretrained_sha256"), ("data", "refined_sha256"))
     return {key: run.config.get(part, {}).get(key) for part, key in parts}
 
 
 def settings(runs: Sequence[Run]) -> list[list[str]]:
-    """What each run changed in its recipe, see `fer_lib.recipes.changed_settings`.
+    """Return what each run changed in its recipe, as `fer_lib.recipes.changed_settings` does.
 
-    Of runs that changed the same but differ in the contents of a file, as in labels that were
-    refined anew, each has the first digits of its SHA-256 besides.
+    Runs may have changed the same settings but differ in the contents of a file, for example if
+    labels were refined again. Then each list also has the first digits of that file's SHA-256.
     """
     told = [changed_settings(run.train_config) for run in runs]
     stems = [
@@ -58,18 +67,18 @@ def settings(runs: Sequence[Run]) -> list[list[str]]:
 
 
 def system_names(runs: Sequence[Run]) -> list[str]:
-    """Model, recipe and `setting` of each run; runs with equal names differ in the seed alone.
+    """Return model, recipe and changes of each run; runs of equal name differ only in the seed.
 
-    What sets its network apart is named, as in "vit_tiny ours on vit_small_patch16_224" (see
-    `fer_lib.networks.label`). What else was changed follows where it is short; else there is a star
-    behind the recipe, and where several runs changed different things, a letter that tells which:
-    "vit_tiny ours*a". The column `setting` of `scores.leaderboard` has all of it.
+    A network that is not the recipe's own is named, as in "vit_tiny ours on vit_small_patch16_224"
+    (see `fer_lib.networks.label`). Other changes follow if they are short. If they are long, a star
+    follows the recipe, with a letter if several runs changed different things: "vit_tiny ours*a".
+    The column `setting` of `scores.leaderboard` always has all changes.
     """
     return _named(runs, [""] * len(runs))
 
 
 def _named(runs: Sequence[Run], ends: Sequence[str]) -> list[str]:
-    """Each run's system with an end between its stem and its short changes."""
+    """Return each run's system name, with its `ends` item before the short changes."""
     parts = [_parts(*one) for one in zip(runs, settings(runs), strict=True)]
     long: dict[tuple[str, str], set[str]] = {}
     for recipe, network, changed in parts:
@@ -89,7 +98,7 @@ def _named(runs: Sequence[Run], ends: Sequence[str]) -> list[str]:
 
 
 def _parts(run: Run, setting: Sequence[str]) -> tuple[str, str, str]:
-    """Model with recipe, what its network is on or without, and what else was changed."""
+    """Return model with recipe, what sets the network apart, and the other changes."""
     config = run.train_config
     known = run.config | {"pretraining": pretraining_of(run.config)}
     network = label(known).removeprefix(config.model)
@@ -98,14 +107,14 @@ def _parts(run: Run, setting: Sequence[str]) -> tuple[str, str, str]:
 
 
 def signs(number: int) -> list[str]:
-    """So many signs: the letters from a, and numbers in brackets after them."""
+    """Return `number` signs: the letters a to z and A to Z, then numbers in brackets."""
     return [*ascii_letters[:number], *(f"({n})" for n in range(len(ascii_letters), number))]
 
 
 def marks(runs: Sequence[Run], faces: FaceSet) -> str:
-    """All caveats of the data and of the runs, each once, joined by "; "; "" for none.
+    """Return all caveats of the data and of the runs, each once, joined by "; "; "" for none.
 
-    One that not all runs have begins with "some".
+    "some" is put before a caveat that only some of the runs have.
     """
     each = [run.results["mark"].split("; ") for run in runs]
     every = dict.fromkeys(part for parts in [[faces.mark], *each] for part in parts if part)

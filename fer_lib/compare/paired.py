@@ -1,4 +1,4 @@
-"""Runs against each other on the same images: paired tests, what they allow one to say, kappa."""
+"""Compare runs in pairs on the same images: paired tests, what they allow one to say, and kappa."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -13,47 +13,55 @@ from fer_lib.evaluate import DRAWS, holm, mcnemar
 from fer_lib.runs import Run
 
 LEVEL = 0.05
-"""Largest corrected p value of a difference that counts as a finding."""
+"""A difference counts as a finding only if its corrected p value is below this."""
 
 MANY_PAIRS = 15
-"""Paired tests up to which there is a sentence for each: those of six runs."""
+"""Number of paired tests (those of six runs) up to which each has a sentence of its own."""
 
 BESIDE = {"clean": "clean", "majority": "ferplus_majority"}
-"""Parts of the test images on which the same pairs are tested again, by the prefix of a column."""
+"""Parts of the test images on which the same pairs are tested again, by the prefix of columns."""
 
 
 MEASURED = ("difference", "low", "high", "half_width", "only_a", "only_b", "p")
-"""What `pair_test` measures of a pair."""
+"""Keys of what `pair_test` returns."""
 
 
 def paired_tests(
     runs: Sequence[Run] | Mapping[str, Run], faces: FaceSet, *, against_first: bool = False
 ) -> pd.DataFrame:
-    """Compare each two runs on the same test images, the better one of a pair as `a`.
+    """Compare every two runs on the same test images.
 
-    Runs may come by names of one's own, which then take the place of the short ones.
+    Args:
+        runs: a sequence, whose runs are named by `short_names`, or a dict of runs by other names.
+        faces: the data that the runs were trained on.
+        against_first: compare each run only with the first one; a few tests that were planned
+            beforehand need less correction.
 
-    With `against_first` each run is compared with the first alone: fewer tests, planned ahead, are
-    corrected for less.
+    Returns:
+        One row per pair, none for fewer than two runs. Columns:
 
-    Columns: `a`, `b` (`short_names`), `difference` (of accuracies, 0 or more), its 95 % interval
-    `low`, `high` (bootstrap over the images), `half_width` (of the 95 % interval of an accuracy
-    between theirs on so many images), `only_a`, `only_b` (images that only this one has right), `p`
-    (McNemar, exact), `p_holm` (corrected for the number of pairs), `finding` (bool: `p_holm` below
-    `LEVEL` and `difference` no less than `half_width`). Then `clean_difference`, `clean_p_holm` and
-    `majority_difference`, `majority_p_holm`: the same of `a` less `b` on the clean images and
-    against the majority of the annotators, each corrected for itself; NaN where there are no such
-    images. They do not decide what is a finding, but what it is worth. No rows for fewer than two
-    runs.
+        * `a`, `b`: names of the runs, the one with the better test accuracy as `a`.
+        * `difference`: accuracy of `a` minus that of `b`, 0 or more; `low`, `high`: its 95 %
+          interval, by a bootstrap over the images.
+        * `half_width`: half the width of the 95 % interval of a single accuracy, midway between the
+          two, on the same number of images.
+        * `only_a`, `only_b`: number of images that only this run has right.
+        * `p`: of McNemar's exact test; `p_holm`: corrected for the number of pairs.
+        * `finding`: bool, whether `p_holm` is below `LEVEL` and `difference` is at least
+          `half_width`.
+        * `clean_difference`, `clean_p_holm`, `majority_difference`, `majority_p_holm`: the same
+          for `a` minus `b` on the clean images, and against the majority of the annotators, each
+          corrected separately; NaN if there are no such images. They do not decide what is a
+          finding, but show what it is worth.
 
     Raises:
-        InputError: there are no runs, or one was trained on other data.
+        InputError: as in `read_answers`, for example if a run was trained on other data.
     """
     return pair_up(read_answers(runs, faces), against_first=against_first)
 
 
 def pair_up(answers: Answers, *, against_first: bool = False) -> pd.DataFrame:
-    """The same from answers that have been read."""
+    """Do what `paired_tests` does with answers that have been read already."""
     right = dict(zip(answers.names, answers.correct, strict=True))
     first, *others = right
     pairs = [(first, other) for other in others] if against_first else combinations(right, 2)
@@ -68,7 +76,15 @@ def pair_up(answers: Answers, *, against_first: bool = False) -> pd.DataFrame:
 
 
 def tested(right: dict[str, np.ndarray], pairs: Sequence[Sequence[str]]) -> pd.DataFrame:
-    """A row a pair: `a`, `b`, what `pair_test` gives, and `p_holm`; NaN where nothing is scored."""
+    """Test pairs of runs, and correct the p values for the number of pairs.
+
+    Args:
+        right: for each run, whether it is right on each image, (N,) bool.
+        pairs: names of two runs each.
+
+    Returns:
+        One row per pair: `a`, `b`, the columns `MEASURED`, and `p_holm`; NaN if N = 0.
+    """
     rows = [{"a": a, "b": b, **pair_test(right[a], right[b])} for a, b in pairs]
     table = pd.DataFrame(rows, columns=["a", "b", *MEASURED])
     table["p_holm"] = holm(table["p"])
@@ -76,14 +92,21 @@ def tested(right: dict[str, np.ndarray], pairs: Sequence[Sequence[str]]) -> pd.D
 
 
 def pair_test(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """Two rows of right answers, (N,) bool each: `difference` of their means with its 95 %
-    interval `low`, `high` (percentile bootstrap over the images), `half_width` of a single
-    accuracy's (normal approximation, at the mean of the two), `only_a`, `only_b` and `p`.
+    """Compare two models by whether each is right on the same images.
+
+    Args:
+        a, b: (N,) bool.
+
+    Returns:
+        `difference` (mean of `a` minus that of `b`), its 95 % interval `low`, `high` (percentile
+        bootstrap over the images), `half_width` of a single accuracy's 95 % interval (normal
+        approximation, at the mean of the two accuracies), `only_a` and `only_b` (number of images
+        that one has right and the other wrong), and `p` (McNemar, exact). All NaN if N = 0.
     """
     if not len(a):
         return dict.fromkeys(MEASURED, np.nan)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    # Drawing images with replacement draws these two numbers and the rest from a multinomial.
+    # If images are drawn with replacement, these two numbers and the rest follow a multinomial.
     share = np.array([only_a, only_b, len(a) - only_a - only_b]) / len(a)
     drawn = np.random.default_rng(0).multinomial(len(a), share, DRAWS) / len(a)
     low, high = np.quantile(drawn[:, 0] - drawn[:, 1], [0.025, 0.975])
@@ -98,14 +121,18 @@ def pair_test(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 
 
 def letters(names: Sequence[str], tests: pd.DataFrame) -> dict[str, str]:
-    """Compact letter display: two names share a letter exactly where no finding sets them apart.
+    """Make a compact letter display: names share a letter exactly if no finding separates them.
 
-    Insert and absorb, https://doi.org/10.1198/1061860043515: from one group of all, each finding
-    splits the groups that hold both of its sides, and what lies within another group is dropped.
+    The algorithm is insert and absorb, https://doi.org/10.1198/1061860043515: it begins with one
+    group of all names; each finding splits every group that has both of its names, and a group that
+    is part of another one is dropped.
 
     Args:
-        names: all that were compared, the best first: it has the letter a.
-        tests: columns `a`, `b` and `finding`, as of `paired_tests`.
+        names: all names that were compared, the best first, which has the letter a.
+        tests: with the columns `a`, `b` and `finding`, as `paired_tests` returns them.
+
+    Returns:
+        The letters of each name, such as "ab". Names that a finding separates share none.
     """
     groups = [frozenset(names)]
     for one, other in tests.loc[tests["finding"].astype(bool), ["a", "b"]].itertuples(index=False):
@@ -122,22 +149,30 @@ def letters(names: Sequence[str], tests: pd.DataFrame) -> dict[str, str]:
 
 
 def agreement(answers: Answers) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Cohen's kappa of each two runs' answers to the test images, and the share of equal answers.
+    """Return how far every two runs agree in their answers to the test images.
 
-    Both square, by name; on the diagonal 1. Kappa takes off the agreement that two runs would have
-    by how often they use each class alone: 0 is chance.
+    Returns:
+        Cohen's kappa and the share of equal answers, two square tables by name, (R, R), with 1 on
+        the diagonal. Kappa leaves out the agreement that would come from how often each run uses
+        each class: 0 is chance.
     """
     given, classes = answers.predicted, len(answers.faces.classes)
     equal = (given[:, None] == given).mean(2)
     share = np.stack([np.bincount(row, minlength=classes) for row in given]) / given.shape[1]
     chance = share @ share.T
-    # Where both give all images one and the same class there is nothing left to agree on: 1.
+    # If both give every image the same single class, chance is 1 and kappa is undefined: 1.
     kappa = np.divide(equal - chance, 1 - chance, out=np.ones_like(equal), where=chance < 1)
     return tuple(pd.DataFrame(part, answers.names, answers.names) for part in (kappa, equal))
 
 
 def sentences(tests: pd.DataFrame, best: str | None = None) -> list[str]:
-    """What each paired test allows one to say; of over `MANY_PAIRS`, those of the run `best`."""
+    """Say in a sentence what each paired test allows one to say.
+
+    Args:
+        tests: as `paired_tests` returns them.
+        best: name of a run. If there are more than `MANY_PAIRS` tests, only those of this run have
+            a sentence each, and one sentence counts the findings among the others.
+    """
     if tests.empty:
         return ["There is one run or system only, so nothing to compare it with."]
     shown, rest = tests, tests[:0]

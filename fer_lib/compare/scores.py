@@ -1,4 +1,4 @@
-"""Scores of runs: the leaderboard, several seeds of one system, sets of test images, classes."""
+"""Tabulate the scores of runs: leaderboard, means over seeds, sets of test images, classes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,11 @@ from fer_lib.runs import Run
 
 
 def best_on_validation(runs: Sequence[Run], name: str | None = None) -> Run:
-    """The run of that folder name, or without one the run with the best validation accuracy.
+    """Return the run with the best validation accuracy, or the one that is named.
+
+    Args:
+        runs: to choose from.
+        name: folder name of a run; None for the best one.
 
     Raises:
         InputError: there are no runs, or none of that name.
@@ -29,15 +33,24 @@ def best_on_validation(runs: Sequence[Run], name: str | None = None) -> Run:
 
 
 def leaderboard(runs: Sequence[Run] | Mapping[str, Run]) -> pd.DataFrame:
-    """One row a run, best test accuracy first, indexed by `short_names` or the names given.
+    """Return the scores of runs, the best test accuracy first.
 
-    Columns: `run` (folder name), `model`, `recipe`, `setting` (what differs from the recipe, ""
-    for nothing), `system` (`system_names`: the same for runs that differ in the seed alone),
-    `seed`, `parameters`, `epochs`, `train_images`, `valid_accuracy`, then of the test images
-    `accuracy`, `low`, `high` (95 % interval), `one_view` (accuracy without the mirror image, also
-    where the answers are means with it), the first three of the `clean_` ones, `macro_f1`,
-    `balanced_accuracy`, `ferplus_majority` (accuracy), and `headline` (bool, see `headlines`).
-    Scores are shares in 0..1, NaN where a run has none.
+    Args:
+        runs: a sequence, whose runs are named by `short_names`, or a dict of runs by other names.
+
+    Returns:
+        One row per run, indexed by `name`. Scores are shares in 0..1, NaN if a run has none.
+        Columns:
+
+        * `run` (folder name), `model`, `recipe`, `setting` (what differs from the recipe, "" for
+          nothing), `system` (see `system_names`: the same for runs that differ only in the seed),
+          `seed`, `parameters`, `epochs`, `train_images`, `valid_accuracy`.
+        * On all test images: `accuracy` with its 95 % interval `low`, `high`; `one_view` (accuracy
+          without the mirror image, also if the run's predictions are means with it); `macro_f1`,
+          `balanced_accuracy`.
+        * `clean_accuracy`, `clean_low`, `clean_high`: on the clean test images.
+        * `ferplus_majority`: accuracy against the majority of the FERPlus annotators.
+        * `headline`: bool, see `headlines`.
 
     Raises:
         InputError: there are no runs.
@@ -70,10 +83,13 @@ def leaderboard(runs: Sequence[Run] | Mapping[str, Run]) -> pd.DataFrame:
 
 
 def headlines(table: pd.DataFrame) -> list[str]:
-    """Names of one run a system: of its seeds the one that is best on validation.
+    """Return the name of one run per system: of its seeds the one that is best on validation.
 
-    Of equals that of the lowest seed, and of several runs of a seed the newest. So no test score
-    has a say in which runs are tested against each other.
+    The lowest seed wins a tie, and only the newest of several runs of a seed counts. So no test
+    score influences which runs are tested against each other.
+
+    Args:
+        table: with the columns `run`, `system`, `seed` and `valid_accuracy` of `leaderboard`.
     """
     newest = table.sort_values("run").drop_duplicates(["system", "seed"], keep="last")
     ranked = newest.sort_values(["valid_accuracy", "seed"], ascending=[False, True], kind="stable")
@@ -81,26 +97,32 @@ def headlines(table: pd.DataFrame) -> list[str]:
 
 
 def _accuracy(part: dict[str, Any] | None) -> dict[str, float]:
-    """Accuracy and its interval of one part of the results; NaN where there is none."""
+    """Return the accuracy of one part of the results and its interval; NaN if there is none."""
     low, high = part["interval"]["accuracy"] if part else (np.nan, np.nan)
     return {"accuracy": part["accuracy"] if part else np.nan, "low": low, "high": high}
 
 
 def systems(table: pd.DataFrame, answers: Answers) -> pd.DataFrame:
-    """One row a system, which is the runs that differ in the seed alone, best mean first.
+    """Gather the runs that differ only in the seed, and return the scores of each such system.
 
-    Of several runs of one seed the newest counts: repeated, a seed says nothing about others.
-
-    Columns: `model`, `recipe`, `runs` (their number), `seeds` (as text), `parameters`, of the test
-    accuracies `mean`, `sd` (of a sample, NaN for one run), `worst`, `best`, and `low`, `high`: the
-    95 % interval of the mean by a bootstrap over the test images, in which all runs meet the same
-    images; it does not hold what another seed would change, which is what `sd` shows. Then the
-    means of `valid_accuracy`, `clean_accuracy`, `macro_f1`, `balanced_accuracy`,
-    `ferplus_majority`.
+    Only the newest of several runs of a seed counts: a repeated seed says nothing about other
+    seeds.
 
     Args:
-        table: of `leaderboard`.
+        table: as `leaderboard` returns it.
         answers: of the same runs.
+
+    Returns:
+        One row per system, the best mean first, indexed by `system`. Columns:
+
+        * `model`, `recipe`, `runs` (their number), `seeds` (such as "0, 1"), `parameters`.
+        * Of the test accuracies: `mean`, `sd` (sample standard deviation, NaN for one run),
+          `worst`, `best`.
+        * `low`, `high`: 95 % interval of the mean by a bootstrap over the test images, which draws
+          the same images for all runs. It leaves out what other seeds would change, which is what
+          `sd` shows.
+        * Means of `valid_accuracy`, `clean_accuracy`, `macro_f1`, `balanced_accuracy` and
+          `ferplus_majority`.
     """
     counts = len(answers.labels("test"))
     weights = np.random.default_rng(0).multinomial(counts, np.full(counts, 1 / counts), DRAWS)
@@ -128,13 +150,16 @@ def systems(table: pd.DataFrame, answers: Answers) -> pd.DataFrame:
 MEANS = ("valid_accuracy", "clean_accuracy", "macro_f1", "balanced_accuracy", "ferplus_majority")
 
 TEST_SETS = {"full": "all test images", "clean": "clean", "ferplus_majority": "majority of votes"}
-"""Parts of a run's results on the test images, as a reader knows them."""
+"""Parts of a run's results on the test images, with the names that figures and tables show."""
 
 
 def by_test_set(runs: dict[str, Run]) -> pd.DataFrame:
-    """Accuracy of named runs on each set of test images and labels, as `plots.intervals` takes it.
+    """Return the accuracy of named runs on each set of test images, as `plots.intervals` takes it.
 
-    Columns: `model` (the given name), `set` (of `TEST_SETS`), `value`, `low`, `high`.
+    Returns:
+        One row per run and set: `model` (the name of the run), `set` (a value of `TEST_SETS`),
+        `value` (accuracy in 0..1) and its 95 % interval `low`, `high`. A set that the results of a
+        run lack has no row.
     """
     rows = [
         {"model": name, "set": title, "value": part["accuracy"]}
@@ -147,10 +172,13 @@ def by_test_set(runs: dict[str, Run]) -> pd.DataFrame:
 
 
 def label_on_majority(answers: Answers) -> pd.Series:
-    """Accuracy by the label, in 0..1, on those test images that have a FERPlus majority.
+    """Return each run's accuracy by the label on the test images that have a FERPlus majority.
 
-    That is what `ferplus_majority` of `leaderboard` is to be compared with: the images on which
-    people are divided are left out of both, and they are the hard ones. NaN without votes.
+    This is the score to compare `ferplus_majority` of `leaderboard` with: both leave out the images
+    on which people disagree, which are the hard ones.
+
+    Returns:
+        A share in 0..1 for each name; NaN without votes.
     """
     labels = labels_by_part(answers.faces).get("ferplus_majority")
     kept = np.zeros(answers.test.shape[1], bool) if labels is None else labels >= 0
@@ -159,9 +187,10 @@ def label_on_majority(answers: Answers) -> pd.Series:
 
 
 def recalls(runs: dict[str, Run]) -> dict[str, dict[str, float]]:
-    """Share of each class's test images that each named run finds: name -> class -> 0..1.
+    """Return the recall of each named run on each class of the test images.
 
-    A class without a test image is left out.
+    Returns:
+        Name -> class -> share in 0..1; a class without a test image is left out.
     """
     return {
         name: {

@@ -1,27 +1,27 @@
-"""All of a comparison in one dictionary, as `comparison.json` keeps it, and the figures from it.
+"""Gather a whole comparison in one dictionary, as `comparison.json` keeps it, and draw its figures.
 
-Format of `comparison.json`. Scores are shares in 0..1, missing ones null; `name` is that of
-`short_names`, and runs and systems are ordered by accuracy, the best first.
+Format of `comparison.json`: scores are shares in 0..1, and missing ones are null; `name` is a name
+of `short_names`; runs and systems are ordered by test accuracy, the best first.
 
 * `mark`: caveat for every table and figure, "" for none; `dataset`, `preset`, `fingerprint` (of
   the faces), `classes`, `images` (numbers of `valid`, `test` and `clean` test images).
-* `runs`: a dict a run: `name`, the columns of `scores.leaderboard`, `label_on_majority`, and
-  `letters`: no finding sets apart runs that share one (`paired.letters`); null for a run that is
-  not tested.
-* `systems`: a dict for all seeds of one system: `system` and the columns of `scores.systems`.
-* `tests`: a dict a pair, columns of `paired.paired_tests`, of the `headline` runs alone, one a
-  system: more seeds would add pairs that no question asks about, and cost power in the correction;
-  `sentences`: what the tests allow to say.
-* `lead`: of the two runs that are best on validation `first` and `second`, and what
-  `paired.pair_test` measures of them on the *validation* images; null for a single run.
-* `test_sets`: a dict for each run and set of images, columns of `scores.by_test_set`.
-* `recall`: name -> class -> share found (`scores.recalls`).
-* `agreement`: `names`, `kappa` and `equal`: square lists in that order (`paired.agreement`).
-* `ensemble`: that of `voting.ensemble`; null for a single run.
-* `inflation`: a dict a run: `name` and the columns of `copies.inflation`.
-* `costs`: a dict a run: `name` and the columns of `cost.costs`.
-* `claims`: a dict a claim: the columns of `claims.claims_table`; `published_runs` or `ours_runs` is
-  0 where it is not run yet.
+* `runs`: one dict per run: `name`, the columns of `scores.leaderboard`, `label_on_majority`, and
+  `letters` (see `paired.letters`): no finding separates runs that share one; null for a run that
+  is not tested.
+* `systems`: one dict for all seeds of a system: `system` and the columns of `scores.systems`.
+* `tests`: one dict per pair: the columns of `paired.paired_tests`. Only `headline` runs are tested,
+  one per system: more seeds would add pairs that no question asks about, and the correction for
+  them would cost power. `sentences`: what the tests allow one to say.
+* `lead`: `first` and `second`, the two runs that are best on validation, and what
+  `paired.pair_test` returns for them on the *validation* images; null for a single run.
+* `test_sets`: one dict for each run and set of images: the columns of `scores.by_test_set`.
+* `recall`: name -> class -> recall (`scores.recalls`).
+* `agreement`: `names`, and `kappa` and `equal`, square lists in that order (`paired.agreement`).
+* `ensemble`: what `voting.ensemble` returns; null for a single run.
+* `inflation`: one dict per run: `name` and the columns of `copies.inflation`.
+* `costs`: one dict per run: `name` and the columns of `cost.costs`.
+* `claims`: one dict per claim: the columns of `claims.claims_table`; `published_runs` or
+  `ours_runs` is 0 if it has not been run yet.
 """
 
 import json
@@ -58,19 +58,20 @@ def comparison(
     every: Sequence[Run] = (),
     refinement: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Compare finished runs on the same faces; needs their predictions and no weights.
+    """Compare finished runs on the same faces; this needs their predictions but not their weights.
 
     Args:
-        runs: of these faces and of one preset.
-        every: runs of any data, among which the claims look for theirs; `runs` where none is given.
+        runs: trained on these faces, all with the same preset.
+        every: runs of any data, among which `claims_table` looks for reproductions; if there are
+            none, it looks among `runs`.
         refinement: see `claims_table`.
 
     Returns:
-        What `comparison.json` holds; its format stands at the top of this module.
+        The content of `comparison.json`, in the format at the top of this module.
 
     Raises:
-        InputError: there are no runs, one was trained on other data, or its predictions are
-            missing or of other images.
+        InputError: there are no runs, the faces were changed after loading, a run was trained on
+            other data, or its predictions are missing or for other images.
     """
     called = named(runs)
     table = leaderboard(called)
@@ -117,10 +118,14 @@ def comparison(
 
 
 def lead(table: pd.DataFrame, answers: Answers) -> dict[str, Any] | None:
-    """By what the run that is best on validation leads the next one there; None for a single run.
+    """Test the run that is best on validation against the second best, on the validation images.
 
     Args:
-        table: of `leaderboard`; `answers`: of the same runs.
+        table: as `leaderboard` returns it.
+        answers: of the same runs.
+
+    Returns:
+        Their names `first` and `second`, and what `pair_test` returns; None for a single run.
     """
     if len(table) == 1:
         return None
@@ -130,15 +135,19 @@ def lead(table: pd.DataFrame, answers: Answers) -> dict[str, Any] | None:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A dict a row, the index among its keys; numbers as they are, NaN as None."""
+    """Return one dict per row, with the index among its keys, and None for NaN."""
     return json.loads(table.reset_index().to_json(orient="records", double_precision=15))
 
 
 def cost_table(compared: dict[str, Any], column: str) -> pd.DataFrame:
-    """What `plots.cost` takes, a row a system: `column` of `costs` against the mean accuracy.
+    """Return the table that `plots.cost` takes: a cost and the mean accuracy of each system.
 
-    Work and time are those of all passes of a prediction, as the accuracy is that of their mean.
-    Systems without such a number are left out, and the words of our own recipe in their names.
+    MACs and times are those of all passes of a prediction, since the accuracy is that of their
+    mean. Systems without the number are left out, and so is " ours" in the names of systems.
+
+    Args:
+        compared: as `comparison` returns it.
+        column: of `costs`, such as "parameters", "macs" or "ms_1".
     """
     priced = {row["name"]: row for row in compared["costs"]}
     cost: dict[str, float] = {}
@@ -163,15 +172,19 @@ FIGURES = (
     *("accuracies", "recalls", "agreement", "copies", "claims", "cost_parameters", "cost_macs"),
     *("ensemble", "cost_time"),
 )
-"""Names that `figures` may give."""
+"""Names of the figures that `figures` can draw."""
 
 
 def figures(compared: dict[str, Any]) -> dict[str, Figure]:
-    """Every figure of a comparison by name, from what `comparison` gives or its file holds.
+    """Draw every figure of a comparison.
 
-    They are `FIGURES`: with several runs `ensemble`; where times were measured `cost_time`, of the
-    device that most runs were measured on. Of more than `MANY_RUNS` runs the first four show the
-    headline run of each system.
+    Args:
+        compared: as `comparison` returns it, or read from `comparison.json`.
+
+    Returns:
+        Figures by their names in `FIGURES`: `ensemble` only for several runs, and `cost_time` only
+        if times were measured; it shows the machine on which most runs were measured. With more
+        than `MANY_RUNS` runs, the first four show only the headline run of each system.
     """
     mark, compared = compared["mark"], fewer(compared)
     frame = lambda key: pd.DataFrame(compared[key]).replace({None: np.nan})
@@ -198,11 +211,11 @@ def figures(compared: dict[str, Any]) -> dict[str, Figure]:
 
 
 MANY_RUNS = 12
-"""Runs up to which figures show each of them: a page has no room for more rows."""
+"""Number of runs up to which figures show every run: a page has no room for more rows."""
 
 
 def fewer(compared: dict[str, Any]) -> dict[str, Any]:
-    """The comparison, where it is of over `MANY_RUNS` runs without those that are no headline."""
+    """Reduce what figures show to the headline runs if there are more than `MANY_RUNS` runs."""
     shown = {row["name"] for row in compared["runs"] if row["headline"]}
     if len(compared["runs"]) <= MANY_RUNS:
         return compared
@@ -221,7 +234,11 @@ def fewer(compared: dict[str, Any]) -> dict[str, Any]:
 
 
 def same_machine(compared: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """The comparison with the times of one machine only, that of most runs, and its name."""
+    """Keep only the times of the machine on which most runs were measured.
+
+    Returns:
+        The comparison with these times, and the machine's name; None and "" without any times.
+    """
     timed = [row for row in compared["costs"] if row[f"ms_{BATCHES[0]}"] is not None]
     machines = [machine(row) for row in timed]
     if not machines:
@@ -235,9 +252,9 @@ def same_machine(compared: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
 
 
 def machine(row: dict[str, Any]) -> str:
-    """Where the times of a row of `costs` were measured, as in "AMD EPYC (cpu, 2 threads)"."""
+    """Say where a row of `costs` was measured, as in "AMD EPYC (cpu, 2 threads)"; "" if nowhere."""
     if row["device"] is None:
         return ""
-    threads = int(row["threads"])  # a float where other rows have none
+    threads = int(row["threads"])  # a float if other rows have none
     where = f"{row['device']}, {threads} thread{'s' * (threads > 1)}"
     return f"{row['processor']} ({where})" if row["processor"] else where

@@ -1,4 +1,4 @@
-"""The tables of a comparison as text, as a reader wants them."""
+"""Format the tables of a comparison as text for readers."""
 
 from typing import Any
 
@@ -8,11 +8,15 @@ from fer_lib.compare.claims import NOT_RUN
 from fer_lib.compare.summary import machine
 
 OTHER = "on another network"
-"""Column of the claims, which is there only where it has an entry."""
+"""Column of the table of claims; it is left out if it has no entry."""
 
 
 def tables(compared: dict[str, Any]) -> dict[str, pd.DataFrame]:
-    """Each of `writing.TITLES` as text, by the name in its first column."""
+    """Return each table of `writing.TITLES`, with cells of text and its first column as index.
+
+    Args:
+        compared: as `summary.comparison` returns it.
+    """
     rows = {
         "comparison": [_run(row) for row in compared["runs"]],
         "recalls": [
@@ -35,22 +39,22 @@ def tables(compared: dict[str, Any]) -> dict[str, pd.DataFrame]:
 
 
 def by_name(recall: dict[str, dict[str, float | None]]) -> list[dict[str, Any]]:
-    """The recalls of a comparison as rows: `run`, then a column a class."""
+    """Return the recalls of a comparison as one dict per run: `run`, then a key for each class."""
     return [{"run": name, **row} for name, row in recall.items()]
 
 
 def percent(value: float | None) -> str:
-    """A share as text, as in "62.7%"; "" for none."""
+    """Format a share, as in "62.7%"; "" for None."""
     return "" if value is None else f"{value:.1%}"
 
 
 def between(value: float | None, low: float | None, high: float | None) -> str:
-    """A share with its interval, as in "62.7% (61.2 to 64.4)"; "" for none."""
+    """Format a share with its interval, as in "62.7% (61.2 to 64.4)"; "" for None."""
     return "" if value is None else f"{value:.1%} ({100 * low:z.1f} to {100 * high:z.1f})"
 
 
 def spread(value: float | None, low: float | None, high: float | None) -> str:
-    """A difference in points with its interval, as in "1.3 (0.4 to 2.2)"; "" for none."""
+    """Format a difference of shares in points, as in "1.3 (0.4 to 2.2)"; "" for None."""
     return "" if value is None else f"{100 * value:z.1f} ({100 * low:z.1f} to {100 * high:z.1f})"
 
 
@@ -103,7 +107,7 @@ def _test(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _beside(row: dict[str, Any], part: str) -> str:
-    """The same pair on another part of the test images; "" where there are none."""
+    """Format the test of the same pair on another part of the test images; "" if there is none."""
     difference = row[f"{part}_difference"]
     return "" if difference is None else f"{100 * difference:z.1f}, {row[f'{part}_p_holm']:.2g}"
 
@@ -148,8 +152,8 @@ def _claim(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _reached(row: dict[str, Any], recipe: str, column: str) -> str:
-    """A score of a reproduction, with what its runs changed and how many they are."""
-    if row["note"]:  # no accuracy
+    """Format a score of a reproduction, with the number of its runs and what they changed."""
+    if row["note"]:  # the claim is not an accuracy
         return row["note"] if recipe == "published" else ""
     if not row[f"{recipe}_runs"]:
         return NOT_RUN
@@ -166,9 +170,9 @@ def _reached(row: dict[str, Any], recipe: str, column: str) -> str:
 
 
 def _other(row: dict[str, Any], recipe: str = "ours") -> str:
-    """What the same recipe reaches with another backbone or other options, on test images.
+    """Format what the recipe reaches with another network: its test accuracy.
 
-    Beside it on images like those of the claim, where these are others.
+    The accuracy on images like those of the claim follows if it is a different one.
     """
     if not row[f"{recipe}_other_runs"]:
         return ""

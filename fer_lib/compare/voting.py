@@ -1,4 +1,4 @@
-"""Soft votes of several runs, and the subset that votes best on validation, scored once on test."""
+"""Let several runs vote: soft votes, and the subset of runs that votes best on validation."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -11,49 +11,55 @@ from fer_lib.compare.paired import LEVEL, pair_test
 from fer_lib.evaluate import Predictions, evaluate
 
 EXHAUSTIVE = 14
-"""Runs up to which every subset is tried: 16,383 of them, in seconds."""
+"""Number of runs up to which every subset is tried: 16,383 subsets, which takes seconds."""
 
 
 def soft_vote(answers: Answers, names: Sequence[str], split: str = "test") -> np.ndarray:
-    """Mean of the probabilities of named runs for "valid" or "test", (N, K) float32.
+    """Return the mean of the probabilities of the named runs, (N, K) float32.
+
+    Args:
+        answers: of all runs.
+        names: of the runs that vote.
+        split: "valid" or "test".
 
     Raises:
-        InputError: there is no run of a name.
+        InputError: a name is not that of a run.
     """
     return getattr(answers, split)[answers.rows(names)].mean(0)
 
 
 def accuracy_of(answers: Answers, names: Sequence[str]) -> float:
-    """Accuracy of the `soft_vote` of named runs for the validation images."""
+    """Return the accuracy of the `soft_vote` of the named runs on the validation images."""
     return float((soft_vote(answers, names, "valid").argmax(1) == answers.labels("valid")).mean())
 
 
 def best_subset(answers: Answers) -> tuple[list[str], list[dict[str, Any]]]:
-    """The runs whose soft vote is the most accurate on validation, and how they were found.
+    """Find the runs whose soft vote is the most accurate on validation.
 
-    Of up to `EXHAUSTIVE` runs every subset is tried, and of equally good ones the smallest is
-    taken, of those of one size the likeliest on validation; among more, runs are added one by one
-    while the next one helps (forward selection, https://doi.org/10.1145/1015330.1015432, each run
-    at most once). The test set has no part in it.
+    With up to `EXHAUSTIVE` runs, every subset is tried. With more, runs are added one by one, each
+    at most once (forward selection, https://doi.org/10.1145/1015330.1015432), and the best of these
+    subsets is taken. Of equally accurate subsets the smallest is taken, and of those of one size
+    the one with the larger likelihood on validation. The test set is not used.
 
     Returns:
-        names, the best single run first where they were added one by one; and for each size that
-        was tried a dict of `members` (names of the best subset of this size) and `valid_accuracy`.
+        The names of the runs, in the order in which they were added if they were added one by one;
+        and for each size from 1 to all runs a dict of `members` (names of the best subset of this
+        size) and `valid_accuracy`.
     """
     find = _every_subset if len(answers.names) <= EXHAUSTIVE else _forward
     steps = find(answers)
-    best = max(steps, key=lambda step: step["valid_accuracy"])  # the first of equals
+    best = max(steps, key=lambda step: step["valid_accuracy"])  # of equals the first, the smallest
     return best["members"], steps
 
 
 def _every_subset(answers: Answers) -> list[dict[str, Any]]:
-    """The best subset of each size."""
+    """Return the best subset of each size, of all subsets."""
     sizes = range(1, len(answers.names) + 1)
     return [_best(answers, map(list, combinations(answers.names, size))) for size in sizes]
 
 
 def _forward(answers: Answers) -> list[dict[str, Any]]:
-    """The best run, and what became of it by adding the most helpful one, up to all of them."""
+    """Return the best run, then the subsets made by adding the run that helps most, up to all."""
     steps: list[dict[str, Any]] = []
     while len(steps) < len(answers.names):
         so_far = steps[-1]["members"] if steps else []
@@ -63,9 +69,9 @@ def _forward(answers: Answers) -> list[dict[str, Any]]:
 
 
 def _best(answers: Answers, subsets: Any) -> dict[str, Any]:
-    """The most accurate subset on validation; of equals that of the larger likelihood there.
+    """Return the most accurate subset on validation; the larger likelihood there decides a tie.
 
-    Runs come in the order of their test accuracy, so the first of equals would be chosen by that.
+    Runs are in the order of their test accuracy, so the first of equals would be chosen by that.
     """
     labels = answers.labels("valid")
 
@@ -79,18 +85,22 @@ def _best(answers: Answers, subsets: Any) -> dict[str, Any]:
 
 
 def ensemble(answers: Answers) -> dict[str, Any]:
-    """The best subset, scored once on the test images, against the best single run.
+    """Score the best subset once on the test images, and test it against the best single run.
 
-    Both are chosen on validation alone. The single run with the most test images right may be
-    another one, and is a harder one to beat.
+    Both are chosen only on validation. The run with the most test images right may be another one,
+    and is harder to beat, so the subset is tested against it too.
 
     Returns:
-        `members` and `steps` (see `best_subset`), `every_subset` (whether all were tried or runs
-        added one by one), `valid_accuracy`, `results` (of the test images,
-        as `evaluate.evaluate` gives them), `single` (name of the best single run), and against it
-        what `paired.pair_test` gives (McNemar's exact `p`: a single planned test), and `finding`.
-        `highest`: the same (`single`, a test and its `finding`) against the run that has the most
-        test images right.
+        A dict of
+
+        * `members`, `steps`: see `best_subset`; `every_subset`: whether every subset was tried,
+          or else runs were added one by one.
+        * `valid_accuracy`; `results`: of the test images, as `evaluate.evaluate` returns them.
+        * `single`: name of the best single run, what `paired.pair_test` returns for the subset
+          against it (`p` is not corrected: it is a single planned test), and `finding`: whether `p`
+          is below `LEVEL` and the size of the difference at least `half_width`.
+        * `highest`: `single`, the same test and `finding`, against the run that has the most test
+          images right.
     """
     members, steps = best_subset(answers)
     single = steps[0]["members"][0]

@@ -1,4 +1,4 @@
-"""A comparison on disk: JSON for the report, tables as Markdown, CSV and LaTeX, and its figures."""
+"""Write a comparison: JSON for the report, tables as Markdown, CSV and LaTeX, and figures."""
 
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,21 @@ TITLES = {
     "copies": "Copied images",
     "claims": "Claim and reproduction",
 }
-"""Tables by the stem of their files."""
+"""Titles of the tables, by the stem of their files."""
 
 
 def write_comparison(folder: Path, compared: dict[str, Any]) -> None:
-    """Write all of a comparison, each file all or nothing and with the mark.
+    """Write all files of a comparison, each with the mark, and each whole or not at all.
 
-    `comparison.json` (see `summary.comparison`), `comparison.md` (all tables and sentences), for
-    each of `TITLES` that has rows a `.csv` with every column and all digits and a `.tex` (booktabs)
-    as a paper would print it, and each of `summary.figures` as `.png` and `.svg`. Files of these
-    names that an earlier comparison has left in the same folder go.
+    They are `comparison.json` (see `summary.comparison`), `comparison.md` (all tables and
+    sentences), for each table of `TITLES` that has rows a `.csv` with every column and all digits
+    and a `.tex` (booktabs) as a paper would print it, and each figure of `summary.figures` as
+    `.png` and `.svg`. Tables and figures that an earlier comparison left in the same folder are
+    deleted if this one has none of that name.
+
+    Args:
+        folder: where to write.
+        compared: as `summary.comparison` returns it.
     """
     mark, printed, written = compared["mark"], tables(compared), set()
     for name, raw in raw_tables(compared).items():
@@ -49,18 +54,23 @@ def write_comparison(folder: Path, compared: dict[str, Any]) -> None:
     earlier |= {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")}
     for name in earlier - written:
         (folder / name).unlink(missing_ok=True)
-    write_json(folder / "comparison.json", compared)  # last: who finds it finds the rest
+    write_json(folder / "comparison.json", compared)  # last: if it exists, so does the rest
 
 
 def raw_tables(compared: dict[str, Any]) -> dict[str, pd.DataFrame]:
-    """All columns of each of `TITLES`, as a program reads them."""
+    """Return each table of `TITLES` with all columns and digits, for programs to read."""
     keys = {"comparison": "runs", "copies": "inflation"}
     rows = compared | {"recalls": by_name(compared["recall"])}
     return {name: pd.DataFrame(rows[keys.get(name, name)]) for name in TITLES}
 
 
 def text(compared: dict[str, Any], printed: dict[str, pd.DataFrame]) -> str:
-    """The Markdown of all tables and sentences, with the mark below each heading."""
+    """Return the Markdown of all tables and sentences, with the mark below each heading.
+
+    Args:
+        compared: as `summary.comparison` returns it.
+        printed: its tables, as `tables.tables` returns them.
+    """
     mark = compared["mark"]
     note = f"**{mark[:1].upper()}{mark[1:]}**" if mark else ""
     parts = ["# Comparison", note]
@@ -77,7 +87,11 @@ def text(compared: dict[str, Any], printed: dict[str, pd.DataFrame]) -> str:
 
 
 def sources(claims: list[dict[str, Any]]) -> str:
-    """Who published which of the systems."""
+    """Say who published which system.
+
+    Args:
+        claims: `claims` of a comparison.
+    """
     by: dict[str, dict[str, None]] = {}
     for row in claims:
         by.setdefault(row["source"], {})[row["system"]] = None
@@ -98,11 +112,15 @@ NOTES = {
     "copies": "Copied are test images that also stand in training or validation, byte for byte. "
     "Expected of them is what the recalls on the others give for their mix of classes.",
 }
-"""What a reader of a table must know, below it."""
+"""What readers need to know about a table, printed below it."""
 
 
 def ensemble_sentence(found: dict[str, Any]) -> str:
-    """What the best subset reaches, and against which run."""
+    """Say what the best subset reaches, and how it compares with the best single run.
+
+    Args:
+        found: as `voting.ensemble` returns it.
+    """
     full = found["results"]["full"]
     score = between(full["accuracy"], *full["interval"]["accuracy"])
     members = ", ".join(found["members"])
@@ -119,11 +137,17 @@ def ensemble_sentence(found: dict[str, Any]) -> str:
 
 
 LONG = 60
-"""Characters from which on a column of LaTeX is broken into lines."""
+"""A column of a LaTeX table with a text of more characters than this is broken into lines."""
 
 
 def latex(table: pd.DataFrame, title: str, mark: str) -> str:
-    """A table for LaTeX with the rules of booktabs, its title and the mark as caption."""
+    """Return a table for LaTeX with booktabs rules, and its title and the mark as caption.
+
+    Args:
+        table: cells of text, as `tables.tables` returns them.
+        title: of the table; its label is made from it.
+        mark: caveat, "" for none.
+    """
     caption = f"{title} ({mark})" if mark else title
     label = "tab:" + title.lower().replace(" ", "-")
     escaped = caption.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")

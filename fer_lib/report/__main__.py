@@ -1,4 +1,4 @@
-"""Command line of the report; what the user can mend ends it with one sentence and status 2."""
+"""Command line of the report; an `InputError` ends it with one sentence and exit status 2."""
 
 import argparse
 from pathlib import Path
@@ -12,12 +12,12 @@ from fer_lib.report.collect import collect
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.report",
-        description="Build the report's PDF from its results; with --collect, collect these first.",
+        description="Build the report's PDF from its results; with --collect, collect them first.",
     )
-    parser.add_argument("--folder", type=Path, help="of the report; default: report/")
+    parser.add_argument("--folder", type=Path, help="folder of the report; default: report/")
     parser.add_argument("--collect", action="store_true", help="collect results of finished runs")
-    parser.add_argument("--dataset", default="fer2013", help="whose runs to collect")
-    parser.add_argument("--preset", choices=PRESETS, default="full", help="of the runs to collect")
+    parser.add_argument("--dataset", default="fer2013", help="dataset of the runs to collect")
+    parser.add_argument("--preset", choices=PRESETS, default="full", help="preset of the runs")
     parser.add_argument("--runs", help="folder of all runs; default: runs/")
     args = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""Results and figures set as a PDF, by Typst, offline: the same bytes while nothing changes."""
+"""Set results and figures as a PDF with Typst, offline: the same bytes while nothing changes."""
 
 import shutil
 from pathlib import Path
@@ -9,11 +9,15 @@ from fer_lib.report.figures import refresh
 from fer_lib.report.results import Results
 
 STANDARD = "ua-1"
-"""PDF/UA-1: tagged, with a text in place of every figure; Typst refuses a file that is not."""
+"""PDF/UA-1: tagged, with alternative text for every figure; Typst refuses any other document."""
 
 
 def source() -> Path:
-    """The folder `report/` of the checkout, with the text of the report."""
+    """Return the folder `report/` of the checkout, with the text of the report.
+
+    Raises:
+        InputError: the package is not in a clone of the repository.
+    """
     folder = Path(__file__).resolve().parents[2] / "report"
     if not (folder / "report.typ").exists():
         raise InputError(f"{folder} has no report.typ: the report is built from a clone")
@@ -21,15 +25,22 @@ def source() -> Path:
 
 
 def build(folder: str | Path | None = None) -> Path:
-    """Build `report.pdf` in a folder from its `results/` and `figures/`; None: `report/` itself.
+    """Build `report.pdf` from the results and figures in a folder.
 
-    Figures are drawn again where the results that they show have changed. Only the fonts that come
-    with Typst are used, and the date is that of the newest run, so every machine makes the same
-    file with the same version of Typst.
+    A figure is drawn again if its file, the results that it shows or the code that draws it has
+    changed. Only the fonts that come with Typst are used, and the date is that of the newest run,
+    so every machine makes the same file with the same version of Typst.
+
+    Args:
+        folder: has `results/`, and gets `figures/` and `report.pdf`; None for `report/` of the
+            checkout.
+
+    Returns:
+        Path of `report.pdf`.
 
     Raises:
-        InputError: a file of results is missing, damaged or of other data, or a part of one that
-            the text speaks of is missing.
+        InputError: a file of results is missing, damaged or made from other data, or lacks a part
+            that the text needs.
     """
     import typst
 
@@ -57,12 +68,12 @@ def build(folder: str | Path | None = None) -> Path:
 
 
 def texts() -> list[Path]:
-    """All files of the report's text, sorted."""
+    """List all files of the report's text, sorted."""
     return sorted([*source().rglob("*.typ"), source() / "refs.bib"])
 
 
 def stage(folder: Path, staged: Path) -> None:
-    """Copy text, results and figures below one root, outside of which Typst reads nothing."""
+    """Copy text, results and figures into one folder: Typst reads nothing outside its root."""
     for path in texts():
         target = staged / path.relative_to(source())
         target.parent.mkdir(exist_ok=True)

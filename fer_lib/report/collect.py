@@ -1,4 +1,4 @@
-"""What runs, the audit and the refinement of labels have left, gathered as a report's results."""
+"""Collect the results of runs, the audit and the refinement of labels for a report."""
 
 import os
 import shutil
@@ -40,30 +40,35 @@ def collect(
 ) -> list[str]:
     """Write `results/` of a report from finished runs and from what the notebooks wrote.
 
-    Runs that are kept there already and belong to the same data and preset stay, so a run's folder
-    may be deleted once it has been collected. Weights are never read. A run that notebook 09 has
-    not looked at is evaluated from its predictions, which takes some seconds. All is gathered and
-    checked in a temporary folder first: where something is wrong, `results/` stays as it is.
+    Runs that are kept there already stay if they belong to the report (see `kept_runs`), so a run's
+    folder may be deleted once it has been collected. Weights are never read. A run that notebook 09
+    has not evaluated is evaluated from its predictions, which takes some seconds. Everything is
+    gathered and checked in a temporary folder first, so that an error leaves `results/` as it is.
 
     Args:
-        folder: of the report.
-        runs: folder of all runs.
+        folder: folder of the report.
+        dataset: of the report; runs of other public datasets are collected too, unless its data
+            have a mark.
+        preset: of the runs.
+        runs: folder of all runs; None for `runs/` at home.
 
     Returns:
         Names of the files that the report is made of.
 
     Raises:
-        InputError: there is no finished run, a file is missing or of other data, the comparison
-            lacks a run, or drawn faces would go into the report of the repository.
+        InputError: there is no finished run, a file is missing or made from other data, the
+            comparison lacks a run, or numbers from data with a mark, such as drawn faces, would go
+            into the report of the repository.
     """
     results = Path(folder) / "results"
     path = home() / "data" / dataset / "manifest.json"
     manifest = read_json(path) if path.exists() else {}
-    if "fingerprint" not in manifest:  # as while the cache is written
+    if "fingerprint" not in manifest:  # which is so while the cache is written
         raise InputError(f"{path} is not there or not complete: run notebook 01_data first")
     if manifest.get("mark") and Path(folder).resolve() == source():
         raise InputError(
-            f"numbers from {manifest['mark']} have no place in {folder}: give --folder"
+            f"numbers from {manifest['mark']} have no place in {folder}: name another folder "
+            "with --folder"
         )
     finished = [run for run in list_runs(runs, preset=preset) if belongs(run, dataset, manifest)]
     comparison = runs_folder(runs) / f"comparison_{dataset}_{preset}" / COMPARISON
@@ -89,7 +94,7 @@ def collect(
                 write_json(Path(staged) / name, part)
         about = {"dataset": dataset, "preset": preset, "mark": parts[COMPARISON]["mark"]}
         write_json(Path(staged) / INDEX, indexed(Path(staged), about, manifest["fingerprint"]))
-        files = Results(staged).index["files"]  # what is wrong with them is said right here
+        files = Results(staged).index["files"]  # raises InputError if a file cannot be used
         results.mkdir(exist_ok=True)
         predictions = [path.name for path in Path(staged).glob("*.npz")]
         for name in [*files, *predictions, INDEX]:
@@ -98,7 +103,10 @@ def collect(
 
 
 def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, Any]:
-    """What `index.json` says of the files of a folder; `about` is its beginning."""
+    """Return the content of `index.json` for the files in a folder (see `report.results`).
+
+    It begins with `about`: `dataset`, `preset` and `mark`.
+    """
     files = sorted(path.name for path in folder.glob("*.json"))
     runs = {path.name: read_json(path) for path in sorted(folder.glob(KEPT))}
     first: dict[str, str] = {}
@@ -130,19 +138,19 @@ def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, 
 
 
 def standing(run: dict[str, Any]) -> tuple[bool, bool, float]:
-    """Whether a kept run was evaluated in depth, is whole, and its validation accuracy.
+    """Return whether a kept run was evaluated in depth, has a complete network, and its accuracy.
 
-    A run of which the scores alone are left cannot stand for its model in most chapters, nor can a
-    network of which a part was taken out to see what that adds.
+    The accuracy is that on validation. A run of which only the scores are left cannot represent its
+    model in most chapters, nor can a network from which a part was removed to see what it adds.
     """
     whole = not taken_out(run["config"]["train"])
     return "evaluation" in run, whole, run["results"]["valid"]["full"]["accuracy"]
 
 
 def judge(runs: list[Run], dataset: str) -> None:
-    """Write each run's `evaluation.json` from its predictions, where notebook 09 has not."""
+    """Write `evaluation.json`, from predictions, of each run that notebook 09 has not evaluated."""
     paths = {run.folder / "evaluation.json": run for run in runs}
-    # One of an earlier version has no calibration.
+    # A file of an earlier version has no calibration and is made again.
     todo = [path for path in paths if not (path.exists() and has(read_json(path), "calibration"))]
     faces = load_faces(dataset) if todo else None
     for path in todo:
@@ -154,19 +162,19 @@ def is_of(run: Run, dataset: str) -> bool:
 
 
 def belongs(run: Run, dataset: str, manifest: dict[str, Any]) -> bool:
-    """Whether a run is of these data; or, where these are real, of other public ones."""
+    """Return whether a run is of these data or, if they have no mark, of other public data."""
     if is_of(run, dataset):
         return run.fingerprint == manifest["fingerprint"]
     return not manifest.get("mark") and public(run.config["data"])
 
 
 def public(data: dict[str, Any]) -> bool:
-    """Whether data are those of a public dataset: neither drawn nor somebody's own."""
+    """Return whether a run's data are a public dataset: not drawn, not one's own, no mark."""
     return data["dataset"] in KINDS and not data.get("mark")
 
 
 def kept_runs(results: Path, dataset: str, preset: str, fingerprint: str) -> list[Path]:
-    """The files of runs in `results` that belong to this report."""
+    """List the files of kept runs of this preset and of these data or other public ones."""
     found = []
     for path in sorted(results.glob(KEPT)):
         config = read_json(path)["config"]
@@ -181,14 +189,17 @@ def kept_runs(results: Path, dataset: str, preset: str, fingerprint: str) -> lis
 def read_comparison(
     path: Path, runs: list[Run], manifest: dict[str, Any], kept: Iterable[Path] = ()
 ) -> dict[str, Any]:
-    """The comparison of notebook 10, with the cells of its table of claims as `printed_claims`.
+    """Read the comparison of notebook 10, and add its table of claims as `printed_claims`.
 
     Args:
-        kept: files of kept runs; those with predictions on the same data belong to it too.
+        path: of `comparison.json`.
+        runs: must all be in the comparison.
+        manifest: of the data.
+        kept: files of kept runs; those of the same data with predictions must be in it too.
 
     Raises:
-        InputError: it is missing, of other data, or of an earlier version; or it lacks a run, a
-            kept one or not, or has names that its runs do not have any more.
+        InputError: the comparison is missing, made from other data or by an earlier version, or
+            lacks a run, or its runs have other names now.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist: run notebook 10_comparison first")
@@ -200,7 +211,7 @@ def read_comparison(
     compared = {row["run"] for row in content["runs"]}
     if absent := sorted({run.name for run in runs} - compared):
         raise InputError(f"{path} is stale: it lacks {absent[0]}: run notebook 10_comparison again")
-    if compared == {run.name for run in runs}:  # else other runs had a part in the names
+    if compared == {run.name for run in runs}:  # names depend on all runs that are compared
         names = dict(zip((run.name for run in runs), compare.short_names(runs), strict=True))
         for row in content["runs"]:
             if row["name"] != (now := names[row["run"]]):
@@ -213,15 +224,18 @@ def read_comparison(
         same = data["fingerprint"] == manifest["fingerprint"] and file.with_suffix(".npz").exists()
         if same and file.stem not in compared:
             raise InputError(
-                f"{path} lacks {file.stem}, which is kept in {file.parent}: make its run folder by "
-                "python -m fer_lib.kept --restore, then run notebook 10_comparison again"
+                f"{path} lacks {file.stem}, which is kept in {file.parent}: restore its run folder "
+                "with python -m fer_lib.kept --restore, then run notebook 10_comparison again"
             )
     table = compare.tables(content)["claims"].reset_index()
     return content | {"printed_claims": table.to_dict(orient="records")}
 
 
 def audited(dataset: str, manifest: dict[str, Any]) -> dict[str, Any]:
-    """The audit of notebook 01 without the ids of single images, and what the manifest counts."""
+    """Read the audit of notebook 01 without the ids of images, and add a part of the manifest.
+
+    The part is `counts`, `layout` and `dropped`, under the key `manifest`.
+    """
     path = home() / "data" / dataset / AUDIT
     if not path.exists():
         raise InputError(f"{path} does not exist: run notebook 01_data first")
@@ -235,7 +249,10 @@ def audited(dataset: str, manifest: dict[str, Any]) -> dict[str, Any]:
 def refined(
     dataset: str, preset: str, manifest: dict[str, Any], results: Path
 ) -> dict[str, Any] | None:
-    """What notebook 02 found by this preset, here or as it is kept in `results`; None: nothing."""
+    """Read what notebook 02 found by a preset, from the data's folder or else from `results`.
+
+    None if neither has a file of this preset and these data.
+    """
     path, kept = home() / "data" / dataset / REFINEMENT, results / REFINEMENT
     if path.exists():
         content = read_json(path)
@@ -260,7 +277,7 @@ def require_same(path: Path, content: dict, manifest: dict, notebook: str) -> No
 
 
 def describe_models() -> dict[str, Any]:
-    """Size, input and recipes of every model at its full size; no weights are made or read."""
+    """Return size, input and recipes of every model at full size; no weights are made or read."""
     described = {}
     for name in MODULES:
         with torch.device("meta"):

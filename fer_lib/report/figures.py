@@ -1,4 +1,4 @@
-"""The report's figures, drawn from its results, and drawn again where these have changed."""
+"""Draw the report's figures from its results, and draw them again if the results have changed."""
 
 from collections.abc import Callable
 from functools import cache
@@ -16,17 +16,25 @@ from fer_lib.provenance import code_digest
 from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results
 
 MANIFEST = "manifest.json"
-"""For each figure its `sha256`, `sources` (files of results and their SHA-256), and `code`."""
+"""File with the `sha256` of each figure, its `sources` (files of results and their SHA-256), and
+the digest of the `code` that drew it."""
 
 CODE = ("plots/*", "compare/summary", "networks", "report/figures")
 """Modules that decide what a figure looks like."""
 
 
 def refresh(results: Results, folder: Path) -> list[str]:
-    """Draw what is missing, stale or altered in `folder`; return the names of what was drawn.
+    """Draw the figures that are missing, stale or altered, and delete other SVG files.
 
-    A figure is stale where a file that it was made from has changed since, by its SHA-256, or the
-    code that draws it has.
+    A figure is stale if a file that it was made from, or the code that draws it, has changed since
+    by its SHA-256.
+
+    Args:
+        results: to draw from.
+        folder: of the figures, as SVG, and of their manifest.
+
+    Returns:
+        Names of the figures that were drawn.
     """
     path = folder / MANIFEST
     known = read_json(path) if path.exists() else {}
@@ -52,7 +60,7 @@ def refresh(results: Results, folder: Path) -> list[str]:
 
 
 def is_current(entry: dict, target: Path, results: Results, code: str) -> bool:
-    """Whether a figure is as it was drawn, and so are its results and the code that draws it."""
+    """Return whether a figure, the results it was made from and the code are unchanged."""
     sources = entry["sources"].items()
     return (
         target.exists()
@@ -64,14 +72,14 @@ def is_current(entry: dict, target: Path, results: Results, code: str) -> bool:
 
 
 def leak(results: Results) -> Figure:
-    """Share of each class's test images with a copy in training or validation."""
+    """Draw the share of each class's test images with a copy in training or validation."""
     counts = results.read(AUDIT)["copies"]["test"]["by_class"]
     shares = {name: n["in_train_or_valid"] / max(n["test"], 1) for name, n in counts.items()}
     return plots.class_shares(shares, mark=results.mark, xlabel="test images also elsewhere")
 
 
 def annotators(results: Results) -> Figure | None:
-    """Labels against what most annotators see."""
+    """Draw the labels against what most annotators see; None without votes."""
     votes = results.read(AUDIT)["votes"]
     if votes is None:
         return None
@@ -80,7 +88,7 @@ def annotators(results: Results) -> Figure | None:
 
 
 def curves(results: Results) -> Figure:
-    """Validation accuracy and loss by epoch, a line for the best run of each system."""
+    """Draw validation accuracy and loss by epoch, with a line for each model's headline run."""
     figure, (left, right) = plots.new_figure(9, 3.4, mark=results.mark, ncols=2)
     for run in results.headlines:
         rows = pd.DataFrame(run["metrics"])
@@ -98,7 +106,7 @@ def curves(results: Results) -> Figure:
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     right.set(ylabel="validation loss", xlabel="epoch")
     for axis in (left, right):
-        axis.set_xscale("log")  # trainings of 20 epochs stand beside others of 120
+        axis.set_xscale("log")  # some trainings have 20 epochs, others 120
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(lambda epoch, _: f"{epoch:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
@@ -108,12 +116,12 @@ def curves(results: Results) -> Figure:
 
 @cache
 def compared(results: Results) -> dict[str, Figure]:
-    """Every figure that the comparison has."""
+    """Draw every figure of the comparison, once for each results object."""
     return compare.figures(results.read(COMPARISON))
 
 
 def of_comparison(name: str) -> Callable[[Results], Figure | None]:
-    """What draws one figure of the comparison; None where there are too few runs for it."""
+    """Return a function that draws a figure of the comparison; it gives None if there is none."""
 
     def draw(results: Results) -> Figure | None:
         results.read(COMPARISON)
@@ -123,7 +131,7 @@ def of_comparison(name: str) -> Callable[[Results], Figure | None]:
 
 
 def confusion(results: Results) -> Figure:
-    """Confusion matrix of the run that is best on validation."""
+    """Draw the confusion matrix of the best run (see `Results.best`) on the test images."""
     best = results.best["results"]
     return plots.confusion_matrix(
         best["test"]["full"]["confusion"], best["classes"], mark=results.mark
@@ -131,7 +139,10 @@ def confusion(results: Results) -> Figure:
 
 
 def refinement(results: Results) -> Figure | None:
-    """Of the labels that each rule changes: towards the annotators, and away from them."""
+    """Draw how many of the labels that each rule changes move towards the annotators, or away.
+
+    None without a refinement, or if no rule changes a label.
+    """
     if REFINEMENT not in results:
         return None
     judged = results.read(REFINEMENT)["against_annotators"]
@@ -159,7 +170,10 @@ def refinement(results: Results) -> Figure | None:
 
 
 def students(results: Results) -> Figure | None:
-    """Accuracy of students of original and of refined labels, on each set of test labels."""
+    """Draw the accuracy of students of original and of refined labels on each set of test labels.
+
+    None without a refinement.
+    """
     if REFINEMENT not in results:
         return None
     scores = pd.DataFrame(results.read(REFINEMENT)["students"])
@@ -167,14 +181,20 @@ def students(results: Results) -> Figure | None:
 
 
 def evaluated(results: Results) -> list[dict]:
-    """The best run of each system, of those that were evaluated in depth."""
+    """Return the headline run of each model, if it was evaluated in depth."""
     return [run for run in results.headlines if "evaluation" in run]
 
 
 def of_evaluation(draw: Callable[..., Figure]) -> Callable[[Results], Figure | None]:
-    """What draws a figure of the best run, or else of the first that was evaluated; None for none.
+    """Return a function that draws a figure of the best run, or else of the first evaluated one.
 
-    The chapter on calibration takes the same run.
+    The chapter on calibration uses the same run.
+
+    Args:
+        draw: takes the run's `evaluation` and the keyword `mark`.
+
+    Returns:
+        A function of the results; it gives None if no run was evaluated in depth.
     """
 
     def of_best(results: Results) -> Figure | None:
@@ -185,24 +205,30 @@ def of_evaluation(draw: Callable[..., Figure]) -> Callable[[Results], Figure | N
 
 
 def reliability(found: dict, *, mark: str) -> Figure:
-    """Reliability diagrams before and after temperature scaling."""
+    """Draw reliability diagrams before and after temperature scaling."""
     parts = {"before": found["calibration"]["bins"], "after": found["calibration"]["bins_after"]}
     return plots.reliability(parts, mark=mark)
 
 
 def coverage(found: dict, *, mark: str) -> Figure:
-    """Accuracy against coverage."""
+    """Draw accuracy against coverage."""
     return plots.coverage(found["coverage"], found["abstention"]["targets"], mark=mark)
 
 
 def agreement_steps(results: Results) -> Figure | None:
-    """Accuracy by the share of annotators who agree with the label, of the best run."""
+    """Draw the best run's accuracy by the share of annotators who agree with the label.
+
+    None if the run has no such scores.
+    """
     groups = results.best.get("evaluation", {}).get("accuracy_by_agreement")
     return plots.by_agreement(groups, mark=results.mark) if groups else None
 
 
 def robustness(results: Results) -> Figure | None:
-    """Accuracy under each kind of damage, a line for each system that was tried."""
+    """Draw accuracy under each kind of damage, with a line for each headline run that was tried.
+
+    None if none was.
+    """
     found = {
         label(run["config"]): run["evaluation"]["robustness"]
         for run in evaluated(results)
@@ -217,7 +243,10 @@ def robustness(results: Results) -> Figure | None:
 
 
 def gates(results: Results) -> Figure | None:
-    """What the spatial gates of the first system that has them pass, on average."""
+    """Draw what the spatial gates of the first network that has them pass, on average.
+
+    None if no headline run has their maps.
+    """
     found = (run["evaluation"].get("gates") for run in evaluated(results))
     maps = next((one["maps"] for one in found if one), None)
     return plots.gates([np.array(gate) for gate in maps], mark=results.mark) if maps else None
@@ -237,4 +266,5 @@ FIGURES: dict[str, Callable[[Results], Figure | None]] = {
     "refinement": refinement,
     "students": students,
 }
-"""What the report can show, by the name of its file; None where there is nothing to draw."""
+"""Functions that draw the report's figures, by the name of the file; they give None if there is
+nothing to draw."""

@@ -1,15 +1,15 @@
-"""What a report is made of: the JSON files in its folder `results/`, checked before they are used.
+"""Read the JSON files in a report's folder `results/`, and check them before they are used.
 
-`index.json` says which files there must be, and of which data:
+`index.json` says which files there must be, and from which data:
 
     {"dataset": ..., "preset": ..., "mark": ..., "fingerprint": ..., "files": [...],
      "headlines": [...], "best": ..., "networks": {...}, "settings": {...},
      "pretraining": {...}, "commands": {...}}
 
-`headlines` has the file of the run that stands for each model, in the order of the models, `best`
-that of the run that is best among them, `networks` what each run's network is called and whether it
-is its recipe's own, `settings` what the run changed in its recipe, `pretraining` the preset's
-settings of a pretraining on faces, and `commands` what trains a run again.
+`headlines` lists the file of the run that represents each model, in the order of the models; `best`
+is the file of the best one of them. `networks` says what each run's network is called and whether
+it is its recipe's own, `settings` what the run changed in its recipe, and `commands` how to train
+it again. `pretraining` has the preset's settings of a pretraining on faces.
 """
 
 from datetime import datetime
@@ -44,7 +44,7 @@ NEEDED = {
     ),
     MODELS: tuple(MODULES),
 }
-"""Keys, with dots between those of nested objects, that a file must have."""
+"""Keys that each file must have; dots lead into nested objects."""
 
 NEEDED_OF_ROWS = {
     "runs": ("one_view", "label_on_majority"),
@@ -56,7 +56,7 @@ NEEDED_OF_ROWS = {
         *("majority_difference", "majority_p_holm"),
     ),
 }
-"""Keys of each row of a list in `comparison.json` that earlier versions did not write."""
+"""Keys that each row of a list in `comparison.json` must have; earlier versions lack them."""
 
 NEEDED_OF_AN_EVALUATION = (
     "calibration.bins_after",
@@ -79,10 +79,16 @@ NEEDED_OF_A_RUN = (
 
 
 class Results:
-    """The files of one report, each read once; `used` has the names of those that were read.
+    """The files in `results/` of one report, each read once.
+
+    Attributes:
+        folder: of the files.
+        index: content of `index.json`.
+        used: names of the files that were asked for; it may be reset to see what a figure uses.
 
     Raises:
-        InputError: a file is missing, damaged, lacks a part, or is of other data than the index.
+        InputError: a file is missing, damaged, lacks a part, or was made from other data than the
+            index says.
     """
 
     def __init__(self, folder: str | Path):
@@ -101,8 +107,8 @@ class Results:
             raise InputError(f"{self.folder / INDEX} lists no run: train one, then collect again")
         if unlisted := {self.index["best"], *self.index["headlines"]} - set(self.run_files):
             raise InputError(
-                f"{self.folder / INDEX} calls {min(unlisted)} a headline, and does not list it: "
-                "collect again"
+                f"{self.folder / INDEX} names {min(unlisted)} as a headline but does not list it "
+                "among its files: collect again"
             )
 
     def __contains__(self, name: str) -> bool:
@@ -110,11 +116,15 @@ class Results:
 
     @property
     def run_files(self) -> list[str]:
-        """Names of the files of runs, oldest first."""
+        """Names of the files of runs, the oldest first."""
         return sorted(name for name in self.index["files"] if Path(name).match(KEPT))
 
     def read(self, name: str) -> Any:
-        """A file of the index, or the index; InputError that names what is missing of it."""
+        """Read a file of the index, or the index itself.
+
+        Raises:
+            InputError: the file is missing or damaged, or lacks a key, which the error names.
+        """
         self.used.add(name)
         if name not in self._files:
             path = self.folder / name
@@ -138,11 +148,11 @@ class Results:
         return self._files[name]
 
     def check(self, name: str) -> None:
-        """Raise InputError where a file cannot be used, or belongs to other data than the index."""
+        """Raise InputError if a file cannot be used or was made from other data than the index."""
         content = self.read(name)
         is_run = Path(name).match(KEPT)
         data = content["config"]["data"] if is_run else content
-        other = is_run and data["dataset"] != self.index["dataset"]  # a table of its own
+        other = is_run and data["dataset"] != self.index["dataset"]  # in a table of its own
         if not other and data.get("fingerprint", self.fingerprint) != self.fingerprint:
             raise InputError(
                 f"{self.folder / name} is stale: it was made from other data "
@@ -160,35 +170,36 @@ class Results:
 
     @property
     def runs(self) -> list[dict[str, Any]]:
-        """Every kept run, the oldest first."""
+        """All kept runs, the oldest first."""
         return [self.read(name) for name in self.run_files]
 
     @property
     def headlines(self) -> list[dict[str, Any]]:
-        """The run that stands for each model, in the order of the models."""
+        """The run that represents each model, in the order of the models."""
         return [self.read(name) for name in self.index["headlines"]]
 
     @property
     def best(self) -> dict[str, Any]:
-        """Of the `headlines` the run that is best on validation, among those that stand highest.
+        """The best run of the `headlines`.
 
-        See `collect.standing` for what counts before the accuracy; kept predictions count first.
+        Kept predictions count first, then what `collect.standing` returns: an evaluation in depth,
+        a complete network, and the validation accuracy.
         """
         return self.read(self.index["best"])
 
     @cached_property
     def date(self) -> datetime:
-        """When the newest run was started, with its time zone: the date of the report."""
+        """The date of the report: when the newest run was started, with its time zone."""
         started = [run["config"]["environment"]["started"] for run in self.runs]
         return max(map(datetime.fromisoformat, started))
 
     def digest(self, name: str) -> str:
-        """SHA-256 of a file."""
+        """Return the SHA-256 of a file."""
         return sha256(self.folder / name)
 
 
 def lacking_in_rows(comparison: dict[str, Any]) -> list[str]:
-    """What rows of a comparison lack of `NEEDED_OF_ROWS`, as in "runs.one_view"."""
+    """List the keys of `NEEDED_OF_ROWS` that rows of a comparison lack, as in "runs.one_view"."""
     return [
         f"{part}.{key}"
         for part, keys in NEEDED_OF_ROWS.items()
@@ -199,7 +210,7 @@ def lacking_in_rows(comparison: dict[str, Any]) -> list[str]:
 
 
 def has(content: Any, key: str) -> bool:
-    """Whether nested objects have a key such as "results.test"."""
+    """Return whether nested objects have a key such as "results.test"."""
     for part in key.split("."):
         if not isinstance(content, dict) or part not in content:
             return False
