@@ -1,4 +1,7 @@
-"""What each system is to reach on the test images, beside what was reached: `campaign.py aims`."""
+"""Compare the test accuracy that each system should reach with what it reached.
+
+`campaign.py aims` prints the table.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +16,15 @@ from fer_lib.markdown import markdown
 
 @dataclass(frozen=True)
 class Aim:
-    """What a system is to reach on the test images, and what is known of it since.
+    """A target for the test accuracy of one system, and what limits the system.
 
     Attributes:
-        entries: names of the list; of those that are kept, further seeds too, the best on
-            validation counts. () for the ensemble.
-        expected, hoped: accuracy in per cent, set before the first run (but outside of this
+        name: the system, as the table shows it.
+        entries: names of entries in `wanted.py`. Of their kept runs, further seeds included, the
+            best on validation counts. () for the ensemble.
+        expected, hoped: accuracies in per cent, set before the first run (but outside this
             repository, so nothing here proves it).
-        limits: what limits it by its learning curves, and what to try next.
+        limits: what limits the system, judging by its learning curves, and what to try next.
     """
 
     name: str
@@ -118,7 +122,7 @@ AIMS = (
 
 
 def table() -> str:
-    """Markdown of what each system was to reach on the test images, and has reached."""
+    """Return a Markdown table of the test accuracy each system should reach and has reached."""
     rows = []
     for aim in AIMS:
         row = {"system": aim.name, "expected": f"{aim.expected:g}%", "hoped for": f"{aim.hoped:g}%"}
@@ -139,7 +143,12 @@ def table() -> str:
 
 
 def reached(aim: Aim) -> tuple[str, dict[str, Any] | None]:
-    """The entry that counts for an aim, chosen on validation, and its scores on the test images."""
+    """Choose the entry of an aim that is best on validation, and return its test scores.
+
+    Returns:
+        The name of the entry and its scores on the test images; None if nothing has been kept. For
+        the ensemble the name is "the comparison".
+    """
     if not aim.entries:
         ensemble = read_json(RESULTS / "comparison.json")["ensemble"]
         return "the comparison", ensemble and ensemble["results"]["full"]

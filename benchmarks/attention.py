@@ -1,12 +1,12 @@
-"""Images a second of the ViTs with attention as two matrix products, against the fused kernel.
+"""Compare the speed of the ViTs with attention as two matrix products and with the fused kernel.
 
     python benchmarks/attention.py
     python benchmarks/attention.py --models vit_patch vit_cnn vit_tiny --rounds 5
 
-Forward and backward of the same network on the same random batch (speed does not depend on what a
-picture shows), in the precision that training would choose on the device, with glibc's memory kept
-as in training. The ways run in turn, round after round, in one process; the first round is not
-counted. A rate is the median over the rounds; a ratio is taken within each round.
+The same network runs forward and backward on the same random batch (speed does not depend on what
+a picture shows), in the precision that training would choose on the device, with glibc keeping
+freed memory as in training. The two ways run in turn, round after round, in one process; the first
+round is not counted. A rate is the median over the rounds; a ratio is taken within each round.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from fer_lib.models import create_model
 
 
 def steps(model: nn.Module, x: Tensor, precision: str, fused: bool, number: int) -> int:
-    """Forward and backward with or without the fused kernel; the number of images."""
+    """Run forward and backward `number` times, fused or not; return the number of images."""
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = fused

@@ -1,6 +1,7 @@
-"""Augmentation alone: ours against kornia's, of a whole batch, and torchvision's, image by image.
+"""Compare our augmentation with kornia's, of a whole batch, and torchvision's, image by image.
 
-The same operations, drawn as often and as far; from uint8 on the device to normalised float32.
+All apply the same operations, equally often and equally strongly, from uint8 images on the device
+to normalised float32.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ GREY_48 = {"input_size": (1, 48, 48), "mean": (0.5,), "std": (0.5,)}
 
 
 def kornia_pipeline(draw: Augmentation) -> Callable[[Tensor], Tensor]:
-    """The same operations in kornia, on a whole batch."""
+    """Build the operations of `draw` in kornia, which applies them to a whole batch."""
     import kornia.augmentation as K
 
     steps = [
@@ -46,7 +47,7 @@ def kornia_pipeline(draw: Augmentation) -> Callable[[Tensor], Tensor]:
 
 
 def single_pipeline(draw: Augmentation) -> Callable[[Tensor], Tensor]:
-    """The same operations in torchvision, image by image: it draws once for what it is given."""
+    """Build the operations of `draw` in torchvision: image by image, as it draws once per call."""
     affine = v2.RandomAffine(
         draw.rotate,
         (draw.translate, draw.translate),
@@ -67,7 +68,15 @@ def single_pipeline(draw: Augmentation) -> Callable[[Tensor], Tensor]:
 
 
 def compare_augmentation(images: int, rounds: int) -> str:
-    """Measure our augmentation against kornia's and torchvision's; a table for each."""
+    """Measure our augmentation against torchvision's and kornia's, in batches of 64 and 256.
+
+    Args:
+        images: number of drawn faces.
+        rounds: rounds that count.
+
+    Returns:
+        A heading and a Markdown table for each of the two; without kornia, a remark instead.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     faces = torch.from_numpy(drawn(images).images[:images]).to(device)
     prepare, generator = Prepare(GREY_48, device), torch.Generator(device).manual_seed(0)
@@ -89,7 +98,7 @@ def compare_augmentation(images: int, rounds: int) -> str:
                 rows[key][f"{name}, {size}"] = (rates["ours"], rates[key])
     tables = [table(lines, "ours", key) for key, lines in rows.items()]
     if "kornia" not in others:
-        tables.append("kornia is not installed here, so not measured: pip install kornia")
+        tables.append("kornia is not installed, so it was not measured: pip install kornia")
     title = (
         f"augmentation alone, {images:,} faces, {rounds} rounds, images/s on {device.type}, "
         f"{torch.get_num_threads()} threads"

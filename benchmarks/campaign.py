@@ -1,4 +1,4 @@
-"""Many trainings on one GPU: as many of the wanted runs as fit so many minutes, the best first.
+"""Run as many of the wanted trainings as fit into a given time on one GPU, most valuable first.
 
     python benchmarks/campaign.py list
     python benchmarks/campaign.py run --minutes 9 --weights FILE --out FOLDER
@@ -6,14 +6,14 @@
     python benchmarks/campaign.py table
     python benchmarks/campaign.py aims
 
-The list stands in `wanted.py`. `run` begins with a dry run: one small run from its start to its
-archive, then a step of training (of those that are recorded as CUDA graphs, so many that one is)
-and one of prediction of every entry. Then it takes the first entry
-that fits the time left, again and again, by an estimate (`estimate.py`) that measured epochs
-correct; one that turns out too long makes place for one that fits. A finished run is found, also
-one that was kept in `report/results/`, and an unfinished one resumes. Entries run in a process of
-their own: one that fails does not end the others; the exit status is 1 then. A finished run is
-packed at once into an archive in `--out`, so the whole may be killed at any time.
+The list of trainings (*entries*) is in `wanted.py`. `run` begins with a dry run: one small run from
+its start to its archive, then for each entry still wanted one step of training (several if steps
+are recorded as CUDA graphs, so that one is recorded) and one of prediction. Then it repeatedly
+takes the first entry that fits into the time left, as estimated by `estimate.py` and corrected by
+measured epochs; an entry that turns out too long gives way to one that fits. A finished run is not
+repeated, nor one that is kept in `report/results/`; an unfinished one resumes. Entries run in a
+separate process: if one fails, the others still run and the exit status is 1. A finished run is
+packed at once into an archive in `--out`, so the whole campaign may be killed at any time.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from fer_lib.settings import SET, parse_settings
 
 
 def listed() -> str:
-    """The list as Markdown."""
+    """Return two Markdown tables: the wanted runs, and what is not run here."""
     rows = [_row(entry) for entry in wanted.FIRST]
     seeds = " and ".join(map(str, wanted.SEEDS))
     best = {"entry": f"the {wanted.BEST} best on validation", "settings": f"seeds {seeds}"}
@@ -93,7 +93,10 @@ def _row(entry: Entry) -> dict[str, str]:
 
 
 def shown(config: TrainConfig) -> str:
-    """What a config changes, but for what other columns have; `STRONG` by its name."""
+    """Return the settings that a config changes, except those that have a column of their own.
+
+    The augmentation `STRONG` is given by its name.
+    """
     strong = config.augmentation == wanted.STRONG
     apart = ("pretrained=", "labels=", "epochs=", *(("augmentation.",) if strong else ()))
     parts = [part for part in changed_settings(config) if not part.startswith(apart)]
@@ -101,11 +104,12 @@ def shown(config: TrainConfig) -> str:
 
 
 def finished_table(runs: str | None) -> str:
-    """Markdown of all finished runs in a folder, best on validation first: the log of what was
-    tried. There is no test accuracy in it, by which nothing may be chosen.
+    """Return a Markdown table of all finished runs in a folder, best on validation first.
+
+    It is the log of what was tried. It leaves out test accuracy, by which nothing may be chosen.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no finished runs.
     """
     rows = []
     for run in list_runs(runs):
@@ -135,7 +139,7 @@ def finished_table(runs: str | None) -> str:
 
 
 def run(args: argparse.Namespace, place: Place) -> int:
-    """Run the list; the exit status, 1 where anything failed."""
+    """Run the entries and print what became of them; return the exit status, 1 if any failed."""
     start = time.time()
     print(environment(), flush=True)
     until = start + 60 * args.minutes if args.minutes else float("inf")
@@ -151,7 +155,7 @@ def run(args: argparse.Namespace, place: Place) -> int:
     for title, names in (
         ("finished", campaign.results),
         ("not finished", [entry.name for entry in campaign.wanted()]),
-        ("left out, for want of --weights", [one.name for one in every if one.wants_file()]),
+        ("left out because --weights is missing", [one.name for one in every if one.wants_file()]),
         ("failed", [f"{name} ({reason})" for name, reason in campaign.failed.items()]),
     ):
         print(f"{title}: {'; '.join(names) or 'none'}")
@@ -159,7 +163,7 @@ def run(args: argparse.Namespace, place: Place) -> int:
 
 
 def unpack_all(archives: list[Path], place: Place) -> None:
-    """Unpack archives, and keep what new runs on real data have found in `report/results/`."""
+    """Unpack archives and keep the results of new runs on real data in `report/results/`."""
     for archive in archives:
         for one in unpack(archive, place.faces, place.runs):
             kept = isinstance(one, Run) and not one.config["data"].get("mark")
@@ -169,27 +173,30 @@ def unpack_all(archives: list[Path], place: Place) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line, with a parser for each command."""
     whole = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = whole.add_subparsers(dest="command", required=True)
     add = lambda name, text: commands.add_parser(name, help=text, description=text)
     add("list", "print the list of wanted runs, as Markdown")
-    add("aims", "print what each system was to reach, and has reached, as Markdown")
+    add("aims", "print what each system should reach and has reached, as Markdown")
     table = add("table", "print all finished runs, best on validation first, as Markdown")
-    one = add("run", "run as many as fit")
-    one.add_argument("--minutes", type=float, help="stop after so many; default: when all is done")
-    one.add_argument("--weights", metavar="FILE", help=f"safetensors, of {BACKBONE['backbone']}")
+    one = add("run", "run as many entries of the list as fit into the time")
+    one.add_argument("--minutes", type=float, help="time limit; default: until all is done")
+    one.add_argument("--weights", metavar="FILE", help=f"safetensors of {BACKBONE['backbone']}")
     one.add_argument(
         "--out", type=Path, help="folder of the archives; default: $OUT, or runs/packed"
     )
-    one.add_argument("--only", nargs="+", default=[], metavar="NAME", help="entries of the list")
+    one.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="run only these and what they need"
+    )
     ways = {"choices": ("first", "only", "none"), "default": "first"}
-    one.add_argument("--dry-run", **ways, help="try all first (default); only try; do not try")
-    one.add_argument("--dataset", help="in place of every entry's own, as sample")
-    one.add_argument("--set", **SET, help="of all entries")
+    one.add_argument("--dry-run", **ways, help="try all first (default), only try, or do not")
+    one.add_argument("--dataset", help="used instead of every entry's own, for example sample")
+    one.add_argument("--set", **SET, help="settings to change in all entries")
     back = add("unpack", "unpack archives into runs/ and report/results/")
     back.add_argument("archives", nargs="+", type=Path)
     pack = add("pack-data", "write FER2013 with its votes into one small file")
-    new = add("unpack-data", "make the caches of FER2013 and FERPlus from that file")
+    new = add("unpack-data", "make the caches of FER2013 and FERPlus from such a file")
     for command in (pack, new):
         command.add_argument("file", type=Path)
     for command in (one, back, pack):

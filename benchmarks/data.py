@@ -1,13 +1,13 @@
-"""Seconds to read FER2013's table and its folders: ours, and the usual way, in turn in one run.
+"""Compare the time to read FER2013's CSV file and folders: our readers and the usual way, in turn.
 
     python benchmarks/data.py --csv fer2013.csv --folders FOLDER   the real data
     python benchmarks/data.py --rows 4000                          sample data, written here first
 
-The usual way of the table is pandas.read_csv, then each row's pixels by int() of every number (as
-most notebooks have it) or by np.fromstring (as the faster ones). That of the folders is PIL, one
-picture after the other: ours takes as long on small local files, and wins where a file waits for a
-network drive or is large. Every way must give the same pixels. The first round, which finds the
-files not yet in memory, does not count.
+The usual way to read the CSV file is pandas.read_csv, then int() for each number of a row's pixels
+(as in most notebooks) or np.fromstring (as in the faster ones). The usual way to read the folders
+is PIL, one picture after the other: ours takes as long on small local files, and is faster if files
+are large or wait for a network drive. All ways must give the same pixels. The first round does not
+count, because it finds the files not yet in memory.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Ways = dict[str, Callable[[], np.ndarray]]
 
 
 def table_ways(path: Path) -> Ways:
-    """Ways to read a table; each returns (N, 2304) uint8."""
+    """Return ways to read a CSV file, by name; each returns (N, 2304) uint8."""
 
     def ours() -> np.ndarray:
         return read_table(path).images.reshape(-1, 2304)
@@ -51,7 +51,10 @@ def table_ways(path: Path) -> Ways:
 
 
 def folder_ways(folder: Path, cache: Path) -> Ways:
-    """Ways to read class folders; each returns (N, H, W) uint8 in the order of the paths."""
+    """Return ways to read class folders, by name; each returns (N, H, W) uint8, sorted by path.
+
+    One of them reads our cache, which is written to `cache` here.
+    """
     root = recognise(folder).path
 
     def ours() -> FaceSet:
@@ -71,7 +74,7 @@ def folder_ways(folder: Path, cache: Path) -> Ways:
 
 
 def checked(way: Callable[[], np.ndarray], expected: np.ndarray) -> Callable[[], int]:
-    """The way as a function that returns the number of images, and fails on other pixels."""
+    """Make a way return its number of images, and fail if its pixels are not the expected ones."""
 
     def run() -> int:
         images = way()
@@ -82,7 +85,7 @@ def checked(way: Callable[[], np.ndarray], expected: np.ndarray) -> Callable[[],
 
 
 def compare(title: str, ways: Ways, rounds: int) -> None:
-    """Time the ways in turn; print the median seconds of each, and how many times ours that is."""
+    """Time the ways in turn; print each one's median seconds, also as a multiple of ours."""
     expected = ways["ours"]()
     cpu = torch.device("cpu")
     parts = {name: partial(rate, checked(way, expected), cpu) for name, way in ways.items()}
@@ -95,7 +98,7 @@ def compare(title: str, ways: Ways, rounds: int) -> None:
 
 
 def main() -> None:
-    """Compare the ways on the data that is given, or on sample data."""
+    """Compare the ways on the given data, or on sample data."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""What an entry of the list of wanted runs is, and how each kind is found, tried out and done."""
+"""Define the entries of the list of wanted runs: how each kind is found, tried out and run."""
 
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -24,32 +24,34 @@ from fer_lib.runs import RunFolder, find_run, runs_folder
 from fer_lib.train import train
 
 BACKBONE = {"backbone": "vit_small_patch14_dinov2", "img_size": 112}
-"""The ViT that a file of weights (`--weights`) is of, and the side of its input in pixels."""
+"""The ViT whose weights the file `--weights` contains, and the side of its input in pixels."""
 
 FEW = 256
-"""Images of validation and of test that a dry run takes, at most."""
+"""Maximum number of validation images, and of test images, in a dry run."""
 
 
 @cache
 def faces_of(dataset: str, data_dir: str | None) -> FaceSet:
-    """The faces of a dataset, read once in a process."""
+    """Load the faces of a dataset; each dataset is read once per process."""
     return load_faces(dataset, data_dir, say=lambda line: None)
 
 
 def few(faces: FaceSet, train: int) -> FaceSet:
-    """So many of the training images, and some of the others."""
+    """Return the first `train` training images and the first `FEW` images of each other split."""
     most = {"train": train, "valid": FEW, "test": FEW}
     return faces.subset(np.concatenate([faces.where(name)[:n] for name, n in most.items()]))
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where entries find and leave what they need.
+    """Where entries find their inputs and leave their results.
 
     Attributes:
+        data_dir: folder or file of the data, or None: see `load_faces`.
+        runs: folder of all runs; None: `runs/`.
         weights: safetensors file of `BACKBONE`, or None.
-        dataset: takes the place of every entry's own, as "sample" does in a test.
-        changes: settings of all entries to change.
+        dataset: used instead of every entry's own dataset, as "sample" is in a test.
+        changes: settings to change in all entries.
     """
 
     data_dir: str | None = None
@@ -67,13 +69,13 @@ class Entry:
     """One training.
 
     Attributes:
-        name: unique; the system, then what is special about a variant after a comma.
+        name: unique; the system and, for a variant, what is special about it after a comma.
         why: one line on the settings.
-        model, recipe, labels, seed, settings: of `TrainConfig`; what the settings do not name is
-            as the recipe has it.
-        start: what the weights start from: "random", "file" (that of `Place.weights`) or "faces"
-            (the encoder of the entry that it needs).
-        needs: the entry that must be finished before this one.
+        model, recipe, labels, seed, settings: see `TrainConfig`; settings that are not given here
+            are those of the recipe.
+        start: what the weights start from: "random", "file" (`Place.weights`) or "faces" (the
+            encoder of the entry in `needs`).
+        needs: the entry that must be finished before this one, or None.
     """
 
     name: str
@@ -95,16 +97,20 @@ class Entry:
         return replace(self, name=f"{self.name}, seed {seed}", seed=seed)
 
     def variant(self, name: str, why: str, settings: dict[str, Any], **others: Any) -> "Entry":
-        """The same but for some settings of its recipe, or other attributes."""
+        """Return a copy with some settings of the recipe, or other attributes, changed."""
         changed = {"name": f"{self.name}, {name}", "why": why, "settings": self.settings | settings}
         return replace(self, **changed | others)
 
     def wants_file(self) -> bool:
-        """Whether it cannot be done without `Place.weights`."""
+        """Return whether the entry cannot be run without `Place.weights`."""
         return self.start == "file"
 
     def config(self, place: Place | None = None) -> TrainConfig:
-        """The settings; a file that is not there, as without a place, is a word in capitals."""
+        """Return the settings of the training.
+
+        If the file it starts from is not there yet (always so without a place), `pretrained` is a
+        placeholder: "WEIGHTS" or "ENCODER".
+        """
         pretrained: bool | str = False
         start: dict[str, Any] = {}
         if self.start == "file":
@@ -121,7 +127,7 @@ class Entry:
         return recipe(self.model, self.recipe, options=options, **fixed, **changes)
 
     def run(self, place: Place) -> RunFolder | None:
-        """Its run, finished or not."""
+        """Return the run of this entry, finished or not; None if it has not begun."""
         return find_run(self.config(place), place.faces(self.dataset), place.runs)
 
     def finished(self, place: Place) -> bool:
@@ -129,20 +135,20 @@ class Entry:
         return bool(run and run.finished)
 
     def do(self, place: Place) -> None:
-        """Run it to its end, from wherever it stands."""
+        """Train to the end; an unfinished run resumes."""
         train(self.config(place), place.faces(self.dataset), runs=place.runs, quiet=True)
 
     def dry_run(self, place: Place) -> None:
-        """A step of training and one of prediction, at full size, on real images."""
+        """Try one step of training and one of prediction, at full size, on the dataset's images."""
         config = self.config(place)
-        if self.start == "faces":  # the encoder is not there yet
+        if self.start == "faces":  # the encoder may not exist yet
             config = replace(config, pretrained=False)
-        if self.labels.startswith("refined"):  # nor are they
+        if self.labels.startswith("refined"):  # these may not exist yet
             config = replace(config, labels="original")
         one_step(config, place.faces(self.dataset))
 
     def progress(self, place: Place) -> pd.DataFrame | None:
-        """Its rows of `metrics.csv` so far."""
+        """Return the rows of `metrics.csv` so far, or None if there is no such file yet."""
         run = self.run(place)
         return run.metrics() if run and (run.folder / "metrics.csv").exists() else None
 
@@ -156,15 +162,16 @@ def one_step(config: TrainConfig, faces: FaceSet) -> None:
 
 
 def train_one(learner: Learner | MaskedLearner) -> None:
-    """Train a batch; so often that the step is recorded and replayed, where it is to be."""
+    """Train a batch; if steps are recorded, often enough that one is recorded and replayed."""
     for epoch in range(WARM_UP + 1 if learner.recorded else 1):
         learner.train_epoch(epoch)
 
 
 class Autoencoder(Entry):
-    """A masked autoencoder on the training images without labels."""
+    """A pretraining: a masked autoencoder on the training images without labels."""
 
     def config(self, place: Place | None = None) -> PretrainConfig:
+        """Return the settings; those in `Place.changes` that only a training has are ignored."""
         known, changes = PretrainConfig.__dataclass_fields__, place.changes if place else {}
         shared = {key: value for key, value in changes.items() if key in known}
         return pretraining("full", **{"seed": self.seed} | self.settings | shared)
@@ -186,11 +193,11 @@ class Autoencoder(Entry):
 
 @dataclass(frozen=True)
 class Refinement(Entry):
-    """Labels that the majority of some voters, each out of fold, gives to the training images.
+    """New labels for the training images: the majority of voters that did not learn from them.
 
     Attributes:
-        voters: entries, and settings of each to change.
-        folds: parts of the training images; a voter is trained once without each.
+        voters: pairs of an entry and the changes to its settings.
+        folds: number of parts of the training images; each voter is trained once without each part.
     """
 
     voters: tuple[tuple[Entry, dict[str, Any]], ...] = ()
@@ -200,27 +207,28 @@ class Refinement(Entry):
         return any(entry.wants_file() for entry, _ in self.voters)
 
     def configs(self, place: Place | None = None) -> list[TrainConfig]:
-        """The settings of the voters."""
+        """Return the training settings of each voter."""
         return [entry.config(place) for entry in self.entries()]
 
     def entries(self) -> list[Entry]:
-        """The voters, with the changes to their settings."""
+        """Return the entries of the voters with the changes to their settings."""
         return [replace(entry, settings=entry.settings | changes) for entry, changes in self.voters]
 
     def run(self, place: Place) -> None:
-        """There is none: it is many trainings."""
+        """Return None: a refinement consists of many trainings."""
 
     def file(self, place: Place) -> Path:
+        """Return the path of the file of refined labels."""
         return refined_path(place.faces(self.dataset).name, "majority")
 
     def told(self, place: Place) -> tuple[str, ...]:
-        """Who votes, as the file of labels names them."""
+        """Return the names of the voters, as the file of labels has them."""
         return folds.voter_names(self.configs(place), self.folds)
 
     def finished(self, place: Place) -> bool:
         if not self.file(place).exists():
             return False
-        # Refuses those of other faces.
+        # Reading them raises InputError if they belong to other faces.
         return load_refined(place.faces(self.dataset), "majority").voters == self.told(place)
 
     def do(self, place: Place) -> None:
@@ -231,8 +239,8 @@ class Refinement(Entry):
         faces, configs = place.faces(self.dataset), self.configs(place)
         rows = faces.where("train")
         ballots = folds.fold_votes(faces, rows, configs, folds=self.folds, runs=place.runs)
-        mended = rules.majority(ballots, faces.labels[rows], faces.classes)
-        save_refined(faces, rows, mended, self.told(place))
+        refined = rules.majority(ballots, faces.labels[rows], faces.classes)
+        save_refined(faces, rows, refined, self.told(place))
 
     def dry_run(self, place: Place) -> None:
         for entry in self.entries():
@@ -240,9 +248,9 @@ class Refinement(Entry):
 
 
 def rehearse(place: Place) -> Path:
-    """A whole run of a small network on few images, in a temporary folder; returns that run.
+    """Run a small network on few images to its end, in a temporary folder; return the run's folder.
 
-    What only the end of a run needs (scores, figures) fails here, before the long work.
+    Faults in what only the end of a run needs (scores, figures) thus show before the long work.
     """
     entry = Entry("rehearsal", model="baseline_cnn", settings={"epochs": 1})
     faces = few(place.faces(entry.dataset), 64)

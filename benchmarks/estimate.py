@@ -1,11 +1,12 @@
-"""How long an entry takes alone on an H100: assumed first, then as it was measured.
+"""Estimate how long an entry takes alone on an H100: from assumed rates, then from measured epochs.
 
-The five constants below are rough readings of the runs of 2026-11-26 (`README.md`). A step takes
-the longer of its arithmetic (operations of a forward pass of one image, as torch's FlopCounterMode
-counts them on the meta device, times three with the backward pass; of a head on tokens nothing) and
-the starting of its kernels, where it is not recorded; a batch of validation takes a third of it,
-and always starts its kernels. Once an entry has done `ENOUGH` epochs, what
-these took counts, and the times of other entries are scaled by it.
+The five constants below are rough readings of the runs of 2026-11-26 (`README.md`). A training step
+takes the longer of its arithmetic and its launch. Arithmetic is the operations of a forward pass of
+one image, as torch's FlopCounterMode counts them on the meta device (of a model with a `backbone`,
+only the backbone's), times three to include the backward pass. The launch of the kernels takes
+time for every tensor of parameters, unless the step is recorded. A batch of validation takes a
+third of a step, and its kernels are always launched. Once an entry has done `ENOUGH` epochs, their
+measured time is used, and the times of other entries are scaled by it.
 """
 
 import json
@@ -25,31 +26,34 @@ from fer_lib.pretrain import PretrainConfig
 from fer_lib.pretrain.autoencoder import build_autoencoder
 
 RATE = 60e12
-"""Operations a second: between the 30e12 of a small network and the 220e12 of a ViT-B."""
+"""Operations per second: between the 30e12 of a small network and the 220e12 of a ViT-B."""
 
 STEP, LAUNCH = 1.5e-3, 150e-6
-"""Seconds of a step to start kernels: of input and loop, and for each tensor of parameters."""
+"""Seconds to launch the kernels of a step: input and loop, and each tensor of parameters."""
 
 SAVE = 500e6
-"""Bytes a second of the state that is saved after an epoch, beside the next one."""
+"""Bytes per second at which the state is saved after an epoch, during the next one."""
 
 START = 15.0
-"""Seconds of an entry beside its epochs: building, first kernels, scores, figures, packing."""
+"""Seconds of an entry outside its epochs: building, first kernels, scores, figures, packing."""
 
 ENOUGH = 3
-"""Epochs after which their measured time counts: the first ones warm up."""
+"""Number of epochs after which their measured time is used: the first ones warm up."""
 
 IMAGES = {split: sum(counts) for split, counts in FER2013.items()}
 
 
 @cache
 def counted(name: str, options: str) -> tuple[int, int, int, bool]:
-    """Operations of a forward pass of one image, tensors of parameters, bytes of parameters, and
-    whether all shapes are known beforehand.
+    """Count the operations and the parameters of a network.
 
     Args:
-        name: of the model, or "mae" for a pretraining.
-        options: of its constructor, or all settings of the pretraining, as JSON.
+        name: name of the model, or "mae" for a pretraining.
+        options: options of the model's constructor, or all settings of the pretraining, as JSON.
+
+    Returns:
+        Operations of a forward pass of one image, number of parameter tensors, bytes of all
+        parameters, and whether all shapes are known before anything is computed.
     """
     if name == "mae":
         config = PretrainConfig.from_dict(json.loads(options))
@@ -72,14 +76,14 @@ def counted(name: str, options: str) -> tuple[int, int, int, bool]:
 
 
 def network(config: TrainConfig | PretrainConfig) -> tuple[int, int, int, bool]:
-    """`counted` of the network of a config."""
+    """Return what `counted` returns for the network of a config."""
     pretrains = isinstance(config, PretrainConfig)
     name, options = ("mae", config.to_dict()) if pretrains else (config.model, config.options)
     return counted(name, json.dumps(options))
 
 
 def assumed(config: TrainConfig | PretrainConfig) -> float:
-    """Seconds of an epoch on the images of FER2013 and of its validation."""
+    """Estimate the seconds of an epoch on FER2013, validation included."""
     pretrains = isinstance(config, PretrainConfig)
     flops, tensors, _, static = network(config)
     recorded = static and (config.training if pretrains else config).may_record
@@ -93,21 +97,23 @@ def assumed(config: TrainConfig | PretrainConfig) -> float:
 
 
 def saving(config: TrainConfig | PretrainConfig) -> float:
-    """Seconds to save the state after an epoch; the next one may be over before."""
+    """Estimate the seconds to save the state after an epoch; the next epoch may end earlier."""
     copies = 3 + bool(getattr(config, "ema_decay", 0))  # weights, two moments, their average
     return copies * network(config)[2] / SAVE
 
 
 def measured(rows: pd.DataFrame | None) -> float | None:
-    """Seconds of an epoch, the mean of the last three; None before there are `ENOUGH`."""
+    """Return the mean seconds of the last three epochs; None before there are `ENOUGH`."""
     return None if rows is None or len(rows) < ENOUGH else rows["seconds"].tail(3).mean()
 
 
 def left(entry: Entry, place: Place | None = None, factor: float = 1.0) -> float:
-    """Seconds that an entry still takes; without a place, the whole of it.
+    """Estimate the seconds that an entry still takes.
 
     Args:
-        factor: of measured to assumed times, of other entries.
+        place: where its run is looked for. None: the whole entry is estimated, as a refinement
+            always is.
+        factor: ratio of measured to assumed times in other entries.
     """
     if isinstance(entry, Refinement):
         each = [one.epochs * max(saving(one), assumed(one)) for one in entry.configs(place)]

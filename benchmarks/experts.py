@@ -1,19 +1,20 @@
-"""Images a second of the mixture of experts: only what is routed, against all experts for all.
+"""Compare two ways to compute a mixture of experts: only what is routed, or all experts for all.
 
     python benchmarks/experts.py
     python benchmarks/experts.py --rounds 9 --batch-size 32
 
 Ours is `fer_lib.models.moe.SparseExperts`: the rows of a batch are sorted by the expert they go to,
-and each expert multiplies its own. The other computes every expert for every image, in one batched
-product a layer, and weighs the outputs by the same gates, which are zero for experts not chosen.
-Both have the same weights and the same router, and must give the same output.
+and each expert multiplies its own rows. The other way computes every expert for every image, in one
+batched product per layer, and weights the outputs by the same gates, which are zero for experts
+that were not chosen. Both have the same weights and router, and must give the same output.
 
-Forward and backward, at the published size (768 features, 1,536 inside an expert, 2 of 4 experts an
-image) and with 16 experts; in float32, and in what training would choose on the device. Every step
-draws a batch anew, so that the experts get other numbers of rows each time, as in training. The
-ways run in turn, round after round, in one process with glibc's memory kept as in training; the
-first round is not counted. A rate is the median over the rounds; a ratio is taken within each
-round. At best, the ratio is the number of experts divided by those an image is given to.
+Each step is forward and backward, at the published size (768 features, 1,536 inside an expert, 2 of
+4 experts per image) and with 16 experts; in float32, and in the precision that training would
+choose on the device. Every step draws a new batch, so the numbers of rows per expert vary as in
+training. The ways run in turn, round after round, in one process, with glibc keeping freed memory
+as in training; the first round is not counted. A rate is the median over the rounds; a ratio is
+taken within each round. At best, the ratio is the number of experts divided by the number that an
+image is given to.
 """
 
 import argparse
@@ -29,15 +30,16 @@ from fer_lib.batches import autocast
 from fer_lib.device import choose_precision, keep_memory
 from fer_lib.models.moe import SparseExperts
 
-STEPS = {"cpu": 2, "cuda": 200}  # a round of seconds, not of minutes
+STEPS = {"cpu": 2, "cuda": 200}  # a round then takes seconds, not minutes
 
 
 def sparse(layer: SparseExperts, x: Tensor) -> Tensor:
+    """Compute the output from the routed experts alone: (B, D) -> (B, D)."""
     return layer(x)[0]
 
 
 def dense(layer: SparseExperts, x: Tensor) -> Tensor:
-    """The same from all experts for all images: (B, D) -> (B, D)."""
+    """Compute the same output from all experts for all images: (B, D) -> (B, D)."""
     gates = layer.route(x).dense  # (B, E)
     x = x.expand(gates.shape[1], -1, -1)  # (E, B, D)
     hidden = F.gelu(torch.baddbmm(layer.bias1[:, None], x, layer.weight1))
@@ -52,7 +54,7 @@ def steps(
     precision: str,
     number: int,
 ) -> int:
-    """Forward and backward on a new batch each time; the number of images."""
+    """Run forward and backward on `number` new batches; return the number of images."""
     device = layer.weight1.device
     for _ in range(number):
         layer.zero_grad()
@@ -64,7 +66,15 @@ def steps(
 
 
 def compare(dim: int, hidden: int, batch_size: int, rounds: int, number: int) -> str:
-    """Measure both ways in all cases: a heading and a table."""
+    """Measure both ways in all cases.
+
+    Args:
+        dim, hidden: features of an image, and inside an expert.
+        number: steps in a round.
+
+    Returns:
+        A heading and a Markdown table.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = choose_precision()
     torch.manual_seed(0)
@@ -95,7 +105,7 @@ def compare(dim: int, hidden: int, batch_size: int, rounds: int, number: int) ->
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--dim", type=int, default=768, help="features of an image; inside an expert twice as many")
+    add("--dim", type=int, default=768, help="features of an image; an expert has twice as many")
     add("--batch-size", type=int, default=256)
     add("--rounds", type=int, default=5)
     args = parser.parse_args(arguments)

@@ -1,21 +1,22 @@
-"""How a detector's box is to be cropped: as the images that the model was trained on are cropped.
+"""Find how to crop around a detector's box so that crops are framed like the training images.
 
     python benchmarks/framing.py --data-dir DIR --model runs/FOLDER
     python benchmarks/framing.py --data-dir DIR --model runs/FOLDER --detector haar
 
 FER2013's validation images, drawn by a fixed seed, are enlarged to 240 pixels and put into the
-middle of a frame of 640×480 whose background continues their edges, blurred. There the detector
-looks for the face. Two answers:
+middle of a frame of 640×480 whose background continues their edges, blurred. The detector looks for
+the face in this frame. There are two answers:
 
-* What the dataset's images show of a box: the median, over the faces found, of the side of the
-  image divided by the longer side of the box, and of how far its middle lies below the box's.
-* Accuracy of the model on squares cropped around the boxes, by their `scale`, beside that on the
-  images themselves. A crop that goes beyond the image repeats its edge.
+* How the dataset's images relate to the boxes: the median, over the faces found, of the side of the
+  image divided by the longer side of the box, and of how far the middle of the image lies below the
+  middle of the box, in heights of the box.
+* Accuracy of the model on squares cropped around the boxes, for each `scale`, beside the accuracy
+  on the images themselves. A crop that goes beyond the image repeats its edge.
 
 The `scale` of each detector in `fer_lib/predict/faces.py` lies between the two answers.
 
-Real pictures are larger than what FER2013 keeps of them, so a detector sees less here than it will:
-the share of faces found is a lower bound.
+Real pictures are larger than what FER2013 keeps of them, so a detector sees less here than it does
+in use: the share of faces found is a lower bound.
 """
 
 import argparse
@@ -35,7 +36,7 @@ SCALES = (0.8, 0.9, 0.95, 1.0, 1.1, 1.2, 1.3, 1.4)
 
 
 def frame(tile: np.ndarray) -> np.ndarray:
-    """(480, 640, 3) uint8 with an image (240, 240) uint8 in the middle."""
+    """Put an image (240, 240) uint8 into the middle of a frame (480, 640, 3) uint8."""
     rows, columns = (HEIGHT - SIDE) // 2, (WIDTH - SIDE) // 2
     wide = cv2.copyMakeBorder(tile, rows, rows, columns, columns, cv2.BORDER_REPLICATE)
     wide = cv2.GaussianBlur(wide, (0, 0), SIDE / 12)
@@ -44,7 +45,7 @@ def frame(tile: np.ndarray) -> np.ndarray:
 
 
 def box_in(predictor: Predictor, tile: np.ndarray) -> Box | None:
-    """The largest box in the frame, from the corner of the image."""
+    """Find the largest box in the frame, in pixels from the image's corner; None without a face."""
     found = predictor.detector(frame(tile))
     if not found:
         return None
@@ -57,7 +58,12 @@ def accuracy(predictor: Predictor, images: np.ndarray, labels: np.ndarray) -> fl
 
 
 def compare(predictor: Predictor, images: np.ndarray, labels: np.ndarray) -> str:
-    """Lines about all faces: images (N, 1, 48, 48) uint8 and their labels (N,)."""
+    """Return both answers as Markdown.
+
+    Args:
+        images: (N, 1, 48, 48) uint8.
+        labels: (N,).
+    """
     big = [cv2.resize(image[0], (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for image in images]
     boxes = [box_in(predictor, tile) for tile in big]
     found = np.array([box is not None for box in boxes])
@@ -69,7 +75,7 @@ def compare(predictor: Predictor, images: np.ndarray, labels: np.ndarray) -> str
         f"{found.mean():.1%} of {len(images):,} faces found; scale {middle:.2f} (10 % to 90 %: "
         f"{low:.2f} to {high:.2f}), lower {np.median(lower):+.3f}",
         f"accuracy on the images themselves: {accuracy(predictor, images, labels):.1%}, on those "
-        f"found {accuracy(predictor, images[found], labels[found]):.1%}",
+        f"with a face found {accuracy(predictor, images[found], labels[found]):.1%}",
         "",
         "| scale | accuracy on the faces found |",
         "|---:|---:|",
@@ -89,9 +95,9 @@ def compare(predictor: Predictor, images: np.ndarray, labels: np.ndarray) -> str
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--data-dir", help="where FER2013 lies")
-    add("--model", help="run folder, weights file or .onnx; default: that of the package")
-    add("--detector", help="YuNet's file, yunet or haar")
+    add("--data-dir", help="folder or file of FER2013")
+    add("--model", help="run folder, weights file or .onnx; default: the package's model")
+    add("--detector", help="yunet, haar, or YuNet's file")
     add("--images", type=int, default=1200)
     args = parser.parse_args(arguments)
     try:

@@ -1,14 +1,14 @@
-"""Training steps recorded as a CUDA graph against the same steps launched kernel by kernel.
+"""Compare training steps recorded as a CUDA graph with the same steps launched kernel by kernel.
 
     python benchmarks/graph.py --models baseline_cnn vit_tiny mae
 
 Each model is trained twice by our recipe (`mae`: the masked autoencoder by its preset), from the
-same random weights and draws, on drawn faces (sample data): with `cuda_graph`, and without. The two
-run in turn, round after round, so many steps each; the first round, in which the recording is made,
-is not counted. A rate is the median over the rounds; a ratio is taken within each round. The two do
-the same sums in nearly the same order, so their mean losses of the second epoch, the first that is
-replayed throughout, may differ by little; where one differs by more than `TOLERANCE`, the exit
-status is 1. Needs an NVIDIA GPU.
+same random weights and with the same draws, on drawn faces (sample data): with `cuda_graph`, and
+without. The two trainings run in turn, round after round, for the same number of steps; the first
+round, in which the step is recorded, is not counted. A rate is the median over the rounds; a ratio
+is taken within each round. Both trainings do the same sums in nearly the same order, so their mean
+losses in the second epoch, the first that is replayed throughout, may differ only a little. If they
+differ by more than `TOLERANCE` for any model, the exit status is 1. Needs an NVIDIA GPU.
 """
 
 import argparse
@@ -32,14 +32,14 @@ from fer_lib.recipes import recipe
 from fer_lib.settings import SET, parse_settings
 
 TOLERANCE = 0.02
-"""Largest difference of the mean training loss, relative."""
+"""Largest relative difference allowed between the mean training losses."""
 
 EPOCH = 24
-"""Steps of an epoch: enough faces to draw, and few enough."""
+"""Steps in an epoch; it sets the number of faces to draw."""
 
 
 def settings(model: str, changes: dict[str, Any]) -> TrainConfig | PretrainConfig:
-    """Of a model, or of the masked autoencoder "mae", with epochs of `EPOCH` steps."""
+    """Return settings of a model, or of the autoencoder ("mae"), with epochs of `EPOCH` steps."""
     if model == "mae":
         config = pretraining("full", **changes)
     else:
@@ -52,6 +52,9 @@ class Side:
 
     Attributes:
         losses: mean training loss of each epoch so far.
+
+    Raises:
+        InputError: steps of this model cannot be recorded with these settings.
     """
 
     def __init__(self, model: str, config: TrainConfig | PretrainConfig, faces: FaceSet):
@@ -61,7 +64,7 @@ class Side:
         self.losses: list[float] = []
 
     def train(self, epochs: int) -> int:
-        """Train on; the number of images."""
+        """Train for some more epochs; return the number of images."""
         images = 0
         for _ in range(epochs):
             row = self.learner.train_epoch(len(self.losses))
@@ -73,7 +76,15 @@ class Side:
 def compare(
     model: str, config: TrainConfig | PretrainConfig, faces: FaceSet, steps: int, rounds: int
 ) -> tuple[list[float], list[float], float, float]:
-    """Images a second by round, and losses of the second epoch: recorded and launched."""
+    """Train recorded and launched in turn.
+
+    Args:
+        steps: steps in a round, rounded up to whole epochs.
+
+    Returns:
+        Images per second in each round, recorded and launched; mean training losses of the second
+        epoch, recorded and launched.
+    """
     epochs = math.ceil(steps / EPOCH)
     config = replace(config, epochs=epochs * (rounds + 1))
     sides = {way: Side(model, replace(config, cuda_graph=way), faces) for way in (True, False)}
@@ -91,9 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     known = sorted([*MODULES, "mae"])
     add("--models", nargs="+", default=["baseline_cnn"], choices=known, metavar="MODEL")
-    add("--steps", type=int, default=240, help="of a round")
+    add("--steps", type=int, default=240, help="steps in a round")
     add("--rounds", type=int, default=5)
-    add("--set", **SET, help="settings of the training")
+    add("--set", **SET, help="settings of the training to change")
     args = parser.parse_args(arguments)
     if min(args.steps, args.rounds) < 1:
         parser.error("--steps and --rounds must be 1 or more")
@@ -103,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
         changes = parse_settings(args.set)
         configs = {model: settings(model, changes) for model in args.models}
         print(
-            f"{environment()}\n\n{args.rounds} rounds of some {args.steps} steps in turn on drawn "
+            f"{environment()}\n\n{args.rounds} rounds of about {args.steps} steps in turn on drawn "
             "faces (sample data)\n",
             flush=True,
         )

@@ -1,19 +1,20 @@
-"""What a training costs as it grows: images a second and peak memory, as tables and a figure.
+"""Measure images per second and peak memory of training as it grows, as tables and a figure.
 
     python benchmarks/growth.py
     python benchmarks/growth.py --models vit_patch --batch-sizes 64 256 --sides 48 96 --repeats 1
 
-`fer_lib.learner.Learner.train_epoch` on drawn faces (sample data: speed does not depend on what a
-picture shows), repeated to as many images as FER2013 has for training. One thing grows at a time:
-the batch, at each model's own input size; the side of the input, for which a ViT is then built; and
-the number of images, with the first model alone. Images lie on the device where they take at most
-half of its free memory, else on the host, from which batches are streamed
-(`fer_lib.batches.placed`); on a GPU further lines keep them there on purpose.
+`fer_lib.learner.Learner.train_epoch` runs on drawn faces (sample data: speed does not depend on
+what a picture shows), repeated to the number of training images in FER2013. One thing grows at a
+time: the batch, at each model's own input size; the side of the input, for which a ViT is then
+built; and the number of images, with the first model alone. Images are kept on the device if they
+take at most half of its free memory, else on the host, from which batches are streamed
+(`fer_lib.batches.placed`); on a GPU, further lines keep them on the host on purpose.
 
-Every point has a fresh process, so that the peak of memory is its own. Two steps warm up, two more
-give the speed from which the number of steps is chosen, at least two; past the end of an epoch its
-order begins again. That is drawn beforehand, and its time given as a share of a whole epoch. A
-process that the system ends was out of memory: on Linux each offers itself, before anything else.
+Every point is measured in a new process, so its peak of memory is its own. Four steps warm up, two
+more give the speed from which the number of measured steps is chosen, at least two; past the end of
+an epoch its order begins again. The order is drawn before the steps, and its time is given as a
+share of a whole epoch. A process that the system ends counts as out of memory: on Linux each
+process asks to be the first that is ended.
 """
 
 import argparse
@@ -46,31 +47,31 @@ from fer_lib.plots.style import new_figure, save
 from fer_lib.provenance import processor
 
 IMAGES = sum(FER2013["train"])
-DRAWN = 4000  # for training; a quarter as many more are held out
+DRAWN = 4000  # training faces; a quarter as many are held out
 NO_MEMORY = "MemoryError|BrokenProcessPool|out of memory|allocate memory|ALLOC_FAILED"
-SMALLEST = 8  # pixels, of which three poolings leave one
+SMALLEST = 8  # pixels a side, of which three poolings leave one
 
 
 class Cost(NamedTuple):
-    """What a point takes."""
+    """Speed and memory of a point."""
 
     speed: float  # images/s
     memory: int  # peak, bytes
-    before: int  # that before there are images and steps
+    before: int  # the same before the images and the first step
     order: float  # share of an epoch that drawing its order takes, 0..1
     place: str  # type of the device where the images lie
 
 
-Rows = list[tuple[str, int, Cost | None]]  # line of the figure, size of what grows, None: no memory
+Rows = list[tuple[str, int, Cost | None]]  # line of the figure, size, None: out of memory
 
 
 class Steps(Batches):
-    """So many steps of an epoch, in an order drawn beforehand, from its start where it ends."""
+    """A set number of steps in an order drawn beforehand, which begins again when it ends."""
 
     steps = 2
 
     def draw(self) -> int:
-        """Draw the order and bring it to the device, as an epoch does; number of images."""
+        """Draw the order and copy it to the device, as an epoch does; return its length."""
         self.order = super().permutation(0)
         return len(self.order.to(self.targets.device))
 
@@ -82,7 +83,7 @@ class Steps(Batches):
 
 
 class Point:
-    """One training on images of so many pixels a side (None: the model's own)."""
+    """One training on images of `side` pixels a side (None: the model's own input size)."""
 
     def __init__(self, config: TrainConfig, faces: FaceSet, side: int | None):
         self.learner = Learner(config, faces)
@@ -96,7 +97,11 @@ class Point:
         return self.learner.train_epoch(0)["train_images"]
 
     def cost(self, seconds: float, number: int, host: bool) -> Cost:
-        """Measure about so many seconds of steps on so many images, on the host if wanted there."""
+        """Measure steps for about `seconds` on `number` images.
+
+        Args:
+            host: keep the images on the host.
+        """
         before, few = self.memory(), self.learner.batches
         rows = torch.arange(number) % len(few.images)
         images, soft = few.images.cpu()[rows], few.targets[rows.to(self.device)]
@@ -112,16 +117,16 @@ class Point:
         return Cost(speed, self.memory(), before, order, batches.images.device.type)
 
     def memory(self) -> int:
-        """Peak of what PyTorch has allocated on a GPU, else of what the process held, bytes."""
+        """Return the peak bytes allocated by PyTorch on a GPU, or held by the process on a CPU."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         if (status := Path("/proc/self/status")).exists():
             return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
-        return getrusage(RUSAGE_SELF).ru_maxrss  # on Linux it would count the parent's memory too
+        return getrusage(RUSAGE_SELF).ru_maxrss  # on Linux it would include the parent's memory
 
 
 def cost_here(*arguments: Any) -> Cost:
-    """`cost` of this process's point; where memory runs out, it is the first to be ended."""
+    """Call `cost` of this process's point; if memory runs out, the system ends it first."""
     if (offer := Path("/proc/self/oom_score_adj")).exists():
         offer.write_text("1000")
     return measure.here.cost(*arguments)
@@ -131,7 +136,7 @@ def measured(
     faces: FaceSet, seconds: float, model: str, *, batch_size: int = 64,
     images: int = IMAGES, side: int | None = None, host: bool = False,
 ) -> Cost | None:  # fmt: skip
-    """Measure a point in a new process; None where it runs out of memory."""
+    """Measure a point in a new process; return None if it runs out of memory."""
     config = TrainConfig(
         model, options={"img_size": side} if side and patch_size(model) else {},
         batch_size=batch_size, schedule="constant", clip_grad=1.0, augmentation=AFFINE,
@@ -140,7 +145,7 @@ def measured(
         with Apart(Point, config, faces, side) as apart:
             apart.ready.result()
             return apart.submit(cost_here, seconds, images, host).result()
-    except (MemoryError, RuntimeError) as error:  # on a CPU PyTorch has no type of its own for it
+    except (MemoryError, RuntimeError) as error:  # PyTorch has no error type for it on a CPU
         if not re.search(NO_MEMORY, repr(error)):
             raise
         return None
@@ -148,14 +153,14 @@ def measured(
 
 @cache
 def patch_size(model: str) -> int | None:
-    """Pixels of a patch's side of a ViT; None for a CNN, which takes any side."""
+    """Return the side of a ViT's patches in pixels; None for a CNN, which takes any input side."""
     with torch.device("meta"):
         modules = create_model(model).modules()
     return next((m.patch_embed.patch_size[0] for m in modules if hasattr(m, "patch_embed")), None)
 
 
 def points(args: argparse.Namespace, cost: Callable[..., Cost | None]) -> Iterator[tuple]:
-    """What grows, and its rows, measured when they are asked for."""
+    """Yield the name of each thing that grows, and its rows, measured when they are asked for."""
     models, first = args.models, args.models[0]
     yield "batch size", [(m, n, cost(m, batch_size=n)) for m in models for n in args.batch_sizes]
     yield "input side, pixels", [(m, n, cost(m, side=n)) for m in models for n in args.sides]
@@ -167,10 +172,10 @@ def points(args: argparse.Namespace, cost: Callable[..., Cost | None]) -> Iterat
 
 
 def table(what: str, rows: Rows) -> str:
-    """A Markdown table, and above it what a process holds before its images and first step."""
+    """Return a Markdown table, below a line on the memory used before images and first step."""
     before = {name: f"{cost.before / 1e9:.2f} GB ({name})" for name, _, cost in rows if cost}
     lines = [
-        f"\nGrowing: {what}. Before images and first step: {', '.join(before.values())}\n\n"
+        f"\nGrowing: {what}. Memory before images and first step: {', '.join(before.values())}\n\n"
         f"| | {what} | images on | images/s | peak memory, GB | order, share of an epoch |\n"
         "|---|---:|---|---:|---:|---:|"
     ]
@@ -184,7 +189,7 @@ def table(what: str, rows: Rows) -> str:
 
 
 def draw(panels: dict[str, Rows], title: str, mark: str) -> Any:
-    """The figure: speed above, memory below, a column for each thing that grows."""
+    """Draw the figure: speed above, memory below, a column for each thing that grows."""
     figure, axes = new_figure(9, 5.4, mark=mark, nrows=2, ncols=3, sharex="col", sharey="row")
     axes[0, 1].set_title(title)
     names = list(dict.fromkeys(name for name, *_ in chain(*panels.values())))
@@ -221,10 +226,10 @@ def main(arguments: list[str] | None = None) -> None:
     add = partial(parser.add_argument, nargs="+", type=int)
     models = {"default": ["baseline_cnn", "vit_tiny"], "choices": sorted(MODULES)}
     add("--models", type=str, metavar="MODEL", **models)
-    add("--batch-sizes", metavar="N", help="default 16 to 256, on a GPU to 16,384")
+    add("--batch-sizes", metavar="N", help="default: 16 to 256, on a GPU 16 to 16,384")
     add("--sides", default=[48, 96, 144, 224], metavar="PIXELS")
-    add("--repeats", default=[1, 10, 100], metavar="TIMES", help=f"of {IMAGES:,} images")
-    parser.add_argument("--seconds", type=float, default=5, help="of steps, for each point")
+    add("--repeats", default=[1, 10, 100], metavar="TIMES", help=f"times {IMAGES:,} images")
+    parser.add_argument("--seconds", type=float, default=5, help="seconds of steps at each point")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".png"))
     args = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -240,7 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
     held = {"cpu": "in the process, libraries and all", "cuda": "allocated on the GPU"}[device]
     print(
         f"{environment()}\n\nTraining on {device} in {precision}, {cores()} threads, about "
-        f"{args.seconds:g} s a point. Where they do not grow, batches of 64 and {IMAGES:,} images: "
+        f"{args.seconds:g} s a point. Unless they grow, batches of 64 and {IMAGES:,} images: "
         f"{DRAWN:,} drawn faces ({faces.mark}), repeated. Memory is the peak {held}.",
         flush=True,
     )

@@ -1,22 +1,25 @@
-"""Images a second of prediction, in batches and one at a time: torch, and the same from ONNX.
+"""Compare the speed of prediction by torch and by ONNX, in batches and one image at a time.
 
     python benchmarks/inference.py
     python benchmarks/inference.py --model vit_cnn --batch-sizes 1 32 --rounds 5
     python benchmarks/inference.py --agree                # no timing: every model at its size
 
-Both go from uint8 faces to class probabilities, without mirror images. torch is
-`fer_lib.batches.probabilities`, what evaluation uses, in float32 and in the precision that training
-would choose. ONNX is one graph with preparation and softmax, of any batch size, run in float32 by
-onnxruntime. Both find the faces on their device and leave the answers there. On a GPU, float32 is
-without TF32 on both sides; where onnxruntime has no GPU, ONNX runs on the CPU, as the heading says.
+Both go from uint8 faces to class probabilities, without mirror images. The torch side is
+`fer_lib.batches.probabilities`, which evaluation uses, in float32 and in the precision that
+training would choose. The ONNX side is one graph that includes preparation and softmax and takes
+any batch size, run in float32 by onnxruntime. Both find the faces on their device and leave the
+answers there. On a GPU, float32 is without TF32 on both sides; if onnxruntime cannot run on a GPU,
+ONNX runs on the CPU, as the heading says.
 
-The network is not trained, but fitted to drawn faces: at random it gives nearly the same answer to
-all, and any two networks agree. Before anything is timed, both must agree on 64 drawn faces.
-`--agree` says by how much they differ for every model at its published size, and ends there.
+The network is not trained, but fitted to drawn faces: with random weights it gives nearly the same
+answer to all, and any two networks agree. Before anything is timed, both sides must agree on 64
+drawn faces. `--agree` prints by how much they differ for every model at its published size, and
+times nothing.
 
-All ways run in turn in one process, with as many threads as cores each: threads without work fall
+All ways run in turn in one process, each with as many threads as cores: threads without work fall
 asleep within milliseconds. The first round is not counted. A rate is the median over the rounds; a
-ratio is taken within each round. One at a time go an eighth of the faces, which takes long enough.
+ratio is taken within each round. One at a time, only an eighth of the faces is predicted, which
+takes long enough.
 """
 
 import argparse
@@ -38,15 +41,19 @@ from fer_lib.models import MODULES, create_model
 from fer_lib.predict.description import Description
 from fer_lib.predict.onnx import Graph, export, providers
 
-IMAGES = {"cpu": 1024, "cuda": 16384}  # parts of seconds
-CHECKED, TOLERANCE = 64, 1e-4  # faces; difference of a probability
-AGREE, LARGE, AGREE_LARGE = 256, 50e6, 16  # faces; from so many parameters on, so many faces
-MODELS = [name for name in MODULES if name != "vit_moe"]  # of which ONNX computes every expert
+IMAGES = {"cpu": 1024, "cuda": 16384}  # each part then takes seconds
+CHECKED, TOLERANCE = 64, 1e-4  # faces to compare; largest difference of a probability
+AGREE, LARGE, AGREE_LARGE = 256, 50e6, 16  # faces; parameters of a large model, its faces
+MODELS = [name for name in MODULES if name != "vit_moe"]  # whose ONNX graph computes every expert
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
 
 class Fitted(nn.Module):
-    """A model at random whose logits have mean 0 and deviation 1 over `faces` (B, 1, 48, 48)."""
+    """A model with random weights whose logits have mean 0 and standard deviation 1 over `faces`.
+
+    Args:
+        faces: (B, 1, 48, 48) uint8.
+    """
 
     def __init__(self, name: str, faces: Tensor):
         super().__init__()
@@ -56,7 +63,7 @@ class Fitted(nn.Module):
         images = Prepare(self.pretrained_cfg)(faces)
         norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
         for module in norms:
-            module.momentum = None  # the statistics of these faces alone
+            module.momentum = None  # take the statistics of these faces alone
         with torch.no_grad():
             if norms:
                 self.net.train()(images)
@@ -84,7 +91,11 @@ class InTorch:
 
 
 class InOnnx:
-    """The same from ONNX, on the GPU if there is one and onnxruntime offers it, else on the CPU."""
+    """The same from ONNX, on the GPU if there is one and onnxruntime offers it, else on the CPU.
+
+    Raises:
+        SystemExit: onnxruntime offers the GPU but cannot use it.
+    """
 
     def __init__(self, model: Fitted, device: torch.device):
         import onnxruntime
@@ -105,7 +116,7 @@ class InOnnx:
         classes = self.session.get_outputs()[0].shape[1]
         answers = torch.empty(len(images), classes, device=self.device)
         binding, place = self.session.io_binding(), (self.device.type, 0)
-        options = onnxruntime.RunOptions()  # as torch, it may start a batch before the last ends
+        options = onnxruntime.RunOptions()  # like torch, do not wait for the batch before
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         for some, mine in zip(images.split(size), answers.split(size), strict=True):
             binding.bind_input("faces", *place, np.uint8, some.shape, some.data_ptr())
@@ -115,7 +126,7 @@ class InOnnx:
 
 
 def difference(one: InTorch, other: InOnnx, faces: Tensor) -> float:
-    """The greatest difference of a probability between two sides."""
+    """Return the largest difference of a probability between the two sides."""
     answers = []
     for side in (one, other):
         answer = side(faces.to(side.device), len(faces))
@@ -125,7 +136,7 @@ def difference(one: InTorch, other: InOnnx, faces: Tensor) -> float:
 
 
 def check(one: InTorch, other: InOnnx, faces: Tensor) -> None:
-    """End the script unless both give the same probabilities."""
+    """End the script with a message unless both sides give the same probabilities."""
     apart = difference(one, other, faces)
     if not apart <= TOLERANCE:
         raise SystemExit(
@@ -135,7 +146,7 @@ def check(one: InTorch, other: InOnnx, faces: Tensor) -> None:
 
 
 def agree(name: str, device: torch.device) -> str:
-    """By how much torch and ONNX differ, in a line."""
+    """Return a line on how much torch and ONNX differ for a model."""
     faces = torch.from_numpy(make_sample(AGREE).images)
     large = sum(weight.numel() for weight in create_model(name).parameters()) >= LARGE
     faces = faces[: AGREE_LARGE if large else AGREE]
@@ -145,11 +156,12 @@ def agree(name: str, device: torch.device) -> str:
 
 
 def timed(side: InTorch | InOnnx, images: Tensor, size: int) -> float:
+    """Predict images in batches of `size`; return images per second."""
     return rate(lambda: len(side(images, size)), side.device)
 
 
 def compare(model: str, images: int, sizes: list[int], rounds: int, device: torch.device) -> str:
-    """Measure all ways with one model: a heading and two tables."""
+    """Measure all ways with one model; return a heading and two Markdown tables."""
     faces = torch.from_numpy(drawn(images).images)
     fitted = Fitted(model, faces[:CHECKED])
     onnx = InOnnx(fitted, device)
@@ -170,7 +182,7 @@ def compare(model: str, images: int, sizes: list[int], rounds: int, device: torc
         for rows in (against, single)
     )
     if onnx.device != device:
-        first = {}  # a GPU against a CPU
+        first = {}  # it would compare a GPU with a CPU
     heading = (
         f"{model} on {device.type}: images/s of prediction by batch size, {images:,} drawn faces "
         f"(sample data), {rounds} rounds, {cores()} threads, precision of training "
@@ -187,13 +199,15 @@ def main(arguments: list[str] | None = None) -> None:
     add("--batch-sizes", type=int, nargs="+", default=[1, 8, 64, 512])
     add("--images", type=int, help="faces; default 1,024, on a GPU 16,384")
     add("--rounds", type=int, default=3)
-    add("--agree", action="store_true", help="only say how far torch and ONNX are apart")
+    add("--agree", action="store_true", help="only print how much torch and ONNX differ")
     args = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = IMAGES[device.type] if args.images is None else args.images
     sizes = sorted({1, *args.batch_sizes})
     if args.rounds < 1 or sizes[0] < 1 or sizes[-1] > images:
-        parser.error("--rounds and --batch-sizes must be 1 or more, and --images at least these")
+        parser.error(
+            "--rounds and --batch-sizes must be 1 or more, and --images at least the largest batch"
+        )
     if missing := [name for name in NEEDED if not find_spec(name)]:
         parser.exit(1, f"{', '.join(missing)} missing: pip install -e '.[demo]'\n")
     torch.backends.cudnn.allow_tf32 = False

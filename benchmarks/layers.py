@@ -1,11 +1,12 @@
-"""Layers of the CNNs that are written for the speed of their gradients, against the usual ones.
+"""Compare the layers of the CNNs that are written for fast gradients with the usual ones.
 
     python benchmarks/layers.py
 
-Forward and backward of each on the same random batch of 64, in the precision that training would
-choose on the device, channels_last, with glibc's memory kept as in training. Both sides of a pair
-are the same function. They run in turn, round after round, in one process; the first round is not
-counted. A rate is the median over the rounds; a ratio is taken within each round.
+Each layer runs forward and backward on the same random batch of 64, in the precision that training
+would choose on the device, channels_last, with glibc keeping freed memory as in training. Both
+sides of a pair compute the same function. They run in turn, round after round, in one process; the
+first round is not counted. A rate is the median over the rounds; a ratio is taken within each
+round.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from fer_lib.models.cnn import (
 
 
 class UsualSpatialAttention(SpatialAttention):
-    """The same gate by `mean` and `amax`."""
+    """The same gate, computed with `mean` and `amax`."""
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)
@@ -36,7 +37,7 @@ class UsualSpatialAttention(SpatialAttention):
 
 
 def pairs() -> dict[str, tuple[nn.Module, nn.Module, tuple[int, ...]]]:
-    """Title -> our layers, the usual ones, and the shape of their input."""
+    """Return, for each title, our layers, the usual ones, and the shape of their input."""
     relu = lambda *layers: nn.Sequential(nn.BatchNorm2d(256), nn.ReLU(inplace=True), *layers)
     squeeze = {"rd_ratio": 1 / 16, "rd_divisor": 1}
     return {
@@ -60,7 +61,7 @@ def pairs() -> dict[str, tuple[nn.Module, nn.Module, tuple[int, ...]]]:
 
 
 def steps(layers: nn.Module, x: Tensor, precision: str, number: int) -> int:
-    """Forward and backward so many times; the number of images."""
+    """Run forward and backward `number` times; return the number of images."""
     for _ in range(number):
         layers.zero_grad()
         with autocast(x.device, precision):

@@ -1,30 +1,31 @@
-"""Images a second of our training loop and of the usual one: same model, faces and batch size.
+"""Compare the speed of our training loop and of the usual one: same model, faces and batch size.
 
     python benchmarks/loop.py
     python benchmarks/loop.py --models baseline_cnn attention_cnn
     python benchmarks/loop.py --augmentation
 
-Ours is `fer_lib.learner.Learner.train_epoch`, what `python -m fer_lib.train` runs: all faces on the
-device as uint8, `Batches`, `Prepare` (flip and affine of a whole batch), bf16 where
-`choose_precision` finds it, channels_last, fused AdamW, on a GPU a recorded step; no moving
+Ours is `fer_lib.learner.Learner.train_epoch`, which `python -m fer_lib.train` runs: all faces on
+the device as uint8, `Batches`, `Prepare` (flip and affine maps of a whole batch), bf16 if
+`choose_precision` chooses it, channels_last, fused AdamW, on a GPU a recorded step; no moving
 average.
 
-The usual one is in `usual.py`: single PIL images, torchvision transforms, a DataLoader with a
-worker for each core, float32, and the network written as usual. Two more of its kind show where the
-ratio comes from: the same loop with our network, and the usual network in channels_last and mixed
-precision, as the reference scripts of torchvision and timm train it where they are asked to.
+The usual loop is in `usual.py`: single PIL images, torchvision transforms, a DataLoader with a
+worker for each core, float32, and the network written as usual. Two variants show where the ratio
+comes from: the same loop with our network, and the usual network in channels_last and mixed
+precision, as the reference scripts of torchvision and timm train it if they are asked to.
 
-Both clip the gradient, leave out the last incomplete batch, and draw the same operations as often
-and as far; neither validates or writes anything. The parts: the input pipeline alone (batches ready
-for the model, on its device), and the model alone (forward, backward and update on one batch, again
-and again).
+Both clip the gradient, leave out the last incomplete batch, and draw the same operations equally
+often and equally strongly; neither validates or writes anything. Two parts are also timed alone:
+the input pipeline (batches ready for the model, on its device), and the model (forward, backward
+and update on one batch, again and again).
 
-Each side runs as its user runs it, in a process of its own with as many threads as cores: a freshly
-spawned one, so that neither sees the memory and the settings of the other (`Learner` has glibc
-keep the memory of freed tensors, which the usual loop does not). Ours in float32 is a third. All
-live from the first round to the last and work strictly in turn, the others idle meanwhile. Every
-part runs once in each round, one after the other; the first round is not counted. The time is taken
-inside the process. A rate is the median over the rounds; a ratio is taken within each round.
+Each side runs as its user would run it, in a process of its own with as many threads as cores. The
+process is freshly spawned, so that no side sees the memory and the settings of another (`Learner`
+makes glibc keep the memory of freed tensors, which the usual loop does not). Our loop in float32
+and the two variants have processes too. All live from the first round to the last and work strictly
+in turn, while the others idle. Every part runs once in each round, one after the other; the first
+round is not counted. The time is taken inside the process. A rate is the median over the rounds; a
+ratio is taken within each round.
 """
 
 import argparse
@@ -46,11 +47,11 @@ from fer_lib.graph import RecordedStep
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 
-IMAGES = {"cpu": 1024, "cuda": 16384}  # an epoch of seconds, not of minutes
+IMAGES = {"cpu": 1024, "cuda": 16384}  # an epoch then takes seconds, not minutes
 
 
 class Ours:
-    """The loop of the project and its parts, as in `Usual`."""
+    """The loop of the project and its parts, with the methods of `Usual`."""
 
     def __init__(self, config: TrainConfig, faces: FaceSet):
         self.learner = Learner(config, faces)
@@ -85,7 +86,7 @@ class Ours:
 
 
 def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
-    """Measure both loops and their parts with one model: a heading, a table, and a remark."""
+    """Measure both loops and their parts with one model; return heading, table and remark."""
     config = TrainConfig(
         model=model,
         limit=images,
@@ -139,8 +140,8 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
         f"{cores()} workers in the usual loop"
     )
     remark = (
-        f"Of the speed of its model alone, our loop reaches {reached['ours']:.0%} and the usual "
-        f"one {reached['usual']:.0%}: no faster input could win more than the rest."
+        f"Our loop reaches {reached['ours']:.0%} of the speed of its model alone, the usual one "
+        f"{reached['usual']:.0%}: a faster input could gain at most the rest."
     )
     return "\n\n".join([heading, table(rows, "ours", "usual"), remark])
 

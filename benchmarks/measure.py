@@ -1,4 +1,4 @@
-"""Timing in turn, in processes of their own, on drawn faces; and the tables and headings of it."""
+"""Tools of the benchmarks: timing in turn, separate processes, drawn faces, tables, headings."""
 
 import os
 import platform
@@ -21,17 +21,20 @@ from fer_lib.data.sample import make_sample
 from fer_lib.provenance import git_commit, processor
 
 DIFFERENT = 2000
-"""Faces that are drawn at most, in some seconds; an epoch on a GPU has 16,384."""
+"""Maximum number of faces to draw, which takes some seconds; an epoch on a GPU has 16,384."""
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 @cache
 def drawn(images: int) -> FaceSet:
-    """Drawn faces (sample data), at least so many for training: `DIFFERENT` at most, repeated."""
+    """Return drawn faces (sample data), at least `images` of them for training.
+
+    At most `DIFFERENT` faces are drawn; if that is too few, those for training are repeated.
+    """
     faces = make_sample(min(max(100, images * 4 // 3), DIFFERENT))  # four in five are for training
     train = faces.where("train")
     again = np.resize(train, max(0, images - len(train)))
@@ -39,12 +42,12 @@ def drawn(images: int) -> FaceSet:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until all that was begun on the device is done."""
+    """Wait until all work begun on the device is done."""
     getattr(torch, device.type).synchronize()
 
 
 def rate(part: Callable[[], int], device: torch.device) -> float:
-    """Images a second of a function that returns the number of images it went through."""
+    """Time a function that returns the number of images it processed; return images per second."""
     synchronize(device)
     start = time.perf_counter()
     images = part()
@@ -53,28 +56,27 @@ def rate(part: Callable[[], int], device: torch.device) -> float:
 
 
 def begin(threads: int) -> None:
-    """Begin a process that ends with the one that started it, also where that is killed."""
+    """Set the threads of this process, and let it end with its parent, even if that is killed."""
     torch.set_num_threads(threads)
     Thread(target=end_with, args=(parent_process(),), daemon=True).start()
 
 
 def end_with(process: Any) -> None:
-    """End this process at once when another one has ended."""
+    """Wait for another process to end, then end this one at once."""
     process.join()
     os._exit(1)
 
 
 class Apart(ProcessPoolExecutor):
-    """One side of a comparison in a new process of its own, with a thread for each core.
+    """One side of a comparison, in a new process with a thread for each core.
 
-    It does nothing but what it is asked for, and ends with the `with` block.
+    The process does only what it is asked to do, and ends with the `with` block. Several may be
+    started before the first is asked for anything: they get ready in parallel.
 
     Args:
-        side: makes the side there: an object with `device`, `precision` and the parts, methods that
-            return the number of images they went through.
-        arguments: of `side`.
-
-    Several may be started before the first is asked for anything: they get ready side by side.
+        side: called in the process to make the side: an object with `device`, `precision` and the
+            parts, methods that return the number of images they processed.
+        arguments: arguments of `side`.
 
     Attributes:
         ready: future of the side's device and precision; its result raises what `side` raised.
@@ -86,36 +88,40 @@ class Apart(ProcessPoolExecutor):
 
     @property
     def device(self) -> torch.device:
-        """That of the side, once it is ready."""
+        """Device of the side; waits until the side is ready."""
         return self.ready.result()[0]
 
     @property
     def precision(self) -> str:
-        """That of the side, once it is ready."""
+        """Precision of the side; waits until the side is ready."""
         return self.ready.result()[1]
 
     def rate(self, part: str) -> float:
-        """Run a part once; its images a second, timed in the process itself."""
+        """Run a part once; return its images per second, timed in the process itself."""
         return self.submit(rate_here, part).result()
 
 
 def set_up(side: Callable[..., Any], arguments: tuple) -> tuple[torch.device, str]:
-    """Make the side of this process; its device and precision."""
+    """Make the side of this process; return its device and precision."""
     global here
     here = side(*arguments)
     return here.device, here.precision
 
 
 def rate_here(part: str) -> float:
-    """Images a second of a part of this process's side."""
+    """Run a part of this process's side; return its images per second."""
     return rate(getattr(here, part), here.device)
 
 
 def in_turn(parts: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Images a second of each part in each round, without the first round, which warms up.
+    """Run the parts in turn, round after round; a first round, which warms up, does not count.
 
     Args:
-        parts: name -> function that runs the part once and returns its images a second.
+        parts: name -> function that runs the part once and returns its images per second.
+        rounds: rounds that count.
+
+    Returns:
+        Name -> images per second in each round that counts.
     """
     rates: dict[str, list[float]] = {name: [] for name in parts}
     for number in range(rounds + 1):
@@ -127,13 +133,18 @@ def in_turn(parts: dict[str, Callable[[], float]], rounds: int) -> dict[str, lis
 
 
 def ratio(rates: list[float], others: list[float]) -> str:
-    """Median and range over the rounds of one rate divided by the other of the same round."""
+    """Return the median and range of one rate divided by the other, round by round."""
     each = [a / b for a, b in zip(rates, others, strict=True)]
     return f"{median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
 def table(rows: dict[str, tuple[list[float], list[float]]], *columns: str) -> str:
-    """Lines of a Markdown table: two rates, in images a second, and their ratio."""
+    """Return a Markdown table of two rates, as medians in images per second, and their ratio.
+
+    Args:
+        rows: title -> the two rates in each round.
+        columns: headings of the two rates.
+    """
     lines = [f"| | {' | '.join(columns)} | ratio (range) |", "|---|---:|---:|---:|"]
     for title, (ours, others) in rows.items():
         rate = f"{median(ours):,.0f} | {median(others):,.0f}"
@@ -142,7 +153,7 @@ def table(rows: dict[str, tuple[list[float], list[float]]], *columns: str) -> st
 
 
 def environment() -> str:
-    """Where and when this is measured: processor, cores, load, versions and commit."""
+    """Return a line with date, processor, cores, load, versions and commit of the measurement."""
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
     return (
@@ -153,7 +164,7 @@ def environment() -> str:
 
 @cache
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large square matrix product."""
+    """Measure the floating-point operations per second of a large square matrix product."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return 2 * side**3 / shortest(lambda: a @ b, device)
@@ -161,14 +172,18 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 @cache
 def memory_rate(device: torch.device) -> float:
-    """Bytes a second, read and written together, of a copy of 256 MiB."""
+    """Measure the bytes per second, read plus written, of a copy of 256 MiB."""
     a = torch.ones(2**26, device=device)
     b = torch.empty_like(a)
     return 2 * a.nbytes / shortest(lambda: b.copy_(a), device)
 
 
 def shortest(part: Callable[[], Any], device: torch.device, runs: int | None = None) -> float:
-    """Least seconds of a part in three goes of `runs` each (10, on a CPU 3), after a warm-up."""
+    """Return the seconds of one run of a part: the shortest of three trials after a warm-up.
+
+    Args:
+        runs: runs in a trial, which gives their mean; None: 10, on a CPU 3.
+    """
     runs = runs or (10 if device.type == "cuda" else 3)
 
     def again() -> int:

@@ -1,4 +1,4 @@
-"""Finished runs and data in few small files, to travel to a lent machine and back.
+"""Pack finished runs and data into a few small files, to move them to a lent machine and back.
 
 An archive is a zip file with the paths of the project: `runs/NAME/...`, `runs/pretraining/NAME/...`
 and `data/DATASET/refined_RULE.npz`.
@@ -24,34 +24,35 @@ from fer_lib.files import InputError, home, replacing
 from fer_lib.runs import Run, RunFolder, runs_folder
 
 ARCHIVE = 15 * 2**20
-"""Bytes of an archive at most, but for one file alone: lent machines give back files of 16 MiB."""
+"""Maximum bytes of an archive, unless one run is larger: lent machines return files of 16 MiB."""
 
 WEIGHTS = 12 * 2**20
-"""Bytes of a run's best weights that still travel."""
+"""Maximum bytes of a run's best weights that are packed."""
 
 COLUMNS = 190
-"""Faces in a row of the sheet: a square for those of FER2013."""
+"""Faces in a row of the sheet, which is nearly square for FER2013."""
 
 
 FacesOf = Callable[[str], FaceSet]
 
 
 class Archives:
-    """The archives `runs-1.zip`, `runs-2.zip`, … of a folder; a new one where the last is full."""
+    """The archives `runs-1.zip`, `runs-2.zip`, … in a folder; if the last is full, one is added."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def paths(self) -> list[Path]:
+        """Return the paths of the archives, in the order of their numbers."""
         known = (path for path in self.folder.glob("runs-*.zip") if path.stem[5:].isdigit())
         return sorted(known, key=lambda path: int(path.stem[5:]))
 
     def names(self) -> set[str]:
-        """All that they hold."""
+        """Return the names of all files in the archives."""
         return {name for path in self.paths() for name in read_archive(path)}
 
     def other(self, files: dict[str, bytes]) -> list[str]:
-        """Names of those of some files that they hold with another content."""
+        """Return the sorted names of given files that the archives contain with other content."""
         found = []
         for path in self.paths():
             held = read_archive(path)
@@ -59,7 +60,7 @@ class Archives:
         return sorted(found)
 
     def add(self, files: dict[str, bytes]) -> Path:
-        """Add files, by their names in the archive, all or nothing; returns the archive."""
+        """Add files (name in the archive -> content), all or none; return the archive's path."""
         before = self.paths()
         path = before[-1] if before else self.folder / "runs-1.zip"
         content = path.read_bytes() if before else b""
@@ -73,7 +74,11 @@ class Archives:
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
-    """The files of an archive by their names; InputError where it cannot be read."""
+    """Return the files of an archive, name -> content.
+
+    Raises:
+        InputError: the archive cannot be read.
+    """
     try:
         with zipfile.ZipFile(path) as file:
             return {name: file.read(name) for name in file.namelist()}
@@ -82,7 +87,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
 
 
 def zipped(content: bytes, files: dict[str, bytes]) -> bytes:
-    """A zip file with more files in it."""
+    """Return the bytes of a zip file (b"" for a new one) with more files added."""
     buffer = io.BytesIO(content)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as file:
         for name, data in files.items():
@@ -91,10 +96,10 @@ def zipped(content: bytes, files: dict[str, bytes]) -> bytes:
 
 
 def contents(run: RunFolder) -> dict[str, bytes]:
-    """What travels of a finished run, by its name in the archive.
+    """Return the files of a finished run that are packed, name in the archive -> content.
 
-    All of its files but those that resume it, with the predictions in half precision, and with
-    weights where they are small: those of a run up to `WEIGHTS`, of a pretraining its encoder.
+    These are all its files except those for resuming it. Predictions are in half precision. Weights
+    are included if they are small: of a run up to `WEIGHTS` bytes, of a pretraining its encoder.
     """
     inside = "pretraining/" if run.folder.parent.name == "pretraining" else ""
     where, found = f"runs/{inside}{run.name}", {}
@@ -112,10 +117,10 @@ def contents(run: RunFolder) -> dict[str, bytes]:
 
 
 def verify(run: Run, faces: FaceSet) -> None:
-    """Recompute the confusion matrices of a run from its predictions.
+    """Check that a run's predictions give the confusion matrices of its `results.json`.
 
     Raises:
-        InputError: they are not those of its `results.json`, or the run is of other data.
+        InputError: they do not, or the run belongs to other data.
     """
     run.require_data(faces)
     predictions = load_predictions(run.folder / "predictions.npz")
@@ -127,25 +132,26 @@ def verify(run: Run, faces: FaceSet) -> None:
         if not np.array_equal(found, known):
             here, there = (100 * np.trace(m) / m.sum() for m in (found, known))
             raise InputError(
-                f"{run.name}: its predictions give {here:.3f} % on {split} and its results.json "
-                f"says {there:.3f} %, or they confuse other classes: pack the run again"
+                f"{run.name}: the confusion matrix of its predictions on {split} ({here:.3f} % "
+                f"right) is not that of its results.json ({there:.3f} %): pack the run again"
             )
 
 
 def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterator[RunFolder]:
-    """Unpack an archive into `runs/` and `data/`; files that are there already stay as they are.
+    """Unpack an archive into `runs/` and `data/`; files that exist already stay as they are.
 
     Predictions are checked (`verify`) and written in single precision.
 
     Args:
-        faces_of: dataset name -> its faces.
+        faces_of: function that returns the faces of a dataset by its name.
+        runs: folder of all runs; None: `runs/`.
 
     Yields:
         Each run or pretraining that is new or has new files, before the next one is unpacked.
 
     Raises:
-        InputError: the archive cannot be read, a run of it lies there unfinished, other refined
-            labels are there, or the predictions of a run do not give its results.
+        InputError: the archive cannot be read, one of its runs exists already but is unfinished,
+            other refined labels exist already, or the predictions of a run do not give its results.
     """
     found = {
         (runs_folder(runs) if root == "runs" else home() / "data").joinpath(*rest): (root, files)
@@ -153,12 +159,12 @@ def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterato
     }
     for target, (root, files) in found.items():
         if root == "runs" and target.exists() and not (target / "results.json").exists():
-            raise InputError(f"{target} lies there unfinished: move it away, then unpack again")
+            raise InputError(f"{target} is an unfinished run: move it away, then unpack again")
         for path in (target / name for name in files if root == "data"):
             if path.exists() and path.read_bytes() != files[path.name]:
                 raise InputError(
-                    f"{path} holds other labels than {archive}, from which runs of it learned: "
-                    "move it away, then unpack again"
+                    f"{path} contains other labels than those in {archive} from which runs "
+                    "learned: move the file away, then unpack again"
                 )
     for target, (root, files) in found.items():
         if root == "runs" and not target.exists():
@@ -173,10 +179,13 @@ def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterato
 
 
 def folders(archive: Path) -> dict[tuple[str, ...], dict[str, bytes]]:
-    """The files of each folder of an archive, whose name is given in its parts.
+    """Return the files in each folder of an archive.
+
+    Returns:
+        Folder, as the parts of its path -> file name -> content.
 
     Raises:
-        InputError: it cannot be read, or was not written by `Archives`.
+        InputError: the archive cannot be read, or was not written by `Archives`.
     """
     found: dict[tuple[str, ...], dict[str, bytes]] = {}
     for name, data in read_archive(archive).items():
@@ -184,12 +193,12 @@ def folders(archive: Path) -> dict[tuple[str, ...], dict[str, bytes]]:
         found.setdefault(tuple(folder), {})[last] = data
     for parts in found:
         if len(parts) not in (2, 3) or parts[0] not in ("runs", "data") or ".." in parts:
-            raise InputError(f"{archive} holds {'/'.join(parts)}, which is no run: leave it out")
+            raise InputError(f"{archive} contains {'/'.join(parts)}, which is no run: leave it out")
     return found
 
 
 def unpack_run(target: Path, files: dict[str, bytes], faces_of: FacesOf) -> RunFolder:
-    """Write the files of one run, all or nothing."""
+    """Write the files of one run, all or none, and check its predictions (`verify`)."""
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -208,7 +217,7 @@ def unpack_run(target: Path, files: dict[str, bytes], faces_of: FacesOf) -> RunF
 
 
 def pack_data(faces: FaceSet, path: Path) -> None:
-    """Write grey faces of one size into one small file: a PNG sheet, and the rest."""
+    """Write grey faces of one size into one small zip file: a PNG sheet, arrays and manifest."""
     n, _, side, _ = faces.images.shape
     rows = -(-n // COLUMNS)
     tiles = np.zeros((rows * COLUMNS, side, side), np.uint8)
@@ -227,7 +236,10 @@ def pack_data(faces: FaceSet, path: Path) -> None:
 
 
 def unpack_data(path: Path) -> list[FaceSet]:
-    """Make the cache of a dataset from what `pack_data` wrote, of FER2013 with votes FERPlus's too.
+    """Make the cache of a dataset from a file that `pack_data` wrote.
+
+    Returns:
+        The dataset; if it is FER2013 with votes, also FERPlus, whose cache is then made too.
 
     Raises:
         InputError: the file cannot be read, or the faces are not those that were packed.

@@ -1,15 +1,15 @@
-"""Time of finding and classifying the face in a frame of 640×480, and the frames a second of both.
+"""Measure the time to find and to classify the face in a frame of 640×480, and the frames a second.
 
     python benchmarks/predict.py
     python benchmarks/predict.py --model runs/FOLDER --detector face_detection_yunet_2023mar.onnx
 
-What a live picture costs without the camera and the page. Frames are grey canvases with one drawn
-face each, its height a half of the frame's; the detectors' time hardly depends on what is in it. By
-default both detectors are measured, YuNet where it can be had. Every part runs once before it is
-timed. Times are medians over the frames, with the 10th and 90th percentile; "whole" is
-`Predictor(frame)`, "mirror" is `Mirror.look(frame)`, which draws too, with as many threads as torch
-takes by itself, as on the page; frames a second follow from the median. The model computes on the
-GPU where there is one, the detectors on the CPU.
+This is what a live picture costs without the camera and the page. Frames are grey canvases with one
+drawn face each, half as high as the frame; the detectors' time hardly depends on what is in it. By
+default both detectors are measured, YuNet if it can be had. Every part runs once before it is
+timed. Times are medians over the frames, with the 10th and 90th percentile. "whole" is
+`Predictor(frame)`; "mirror" is `Mirror.look(frame)`, which also draws, with as many threads as
+torch takes by itself, as on the page. Frames per second follow from the median. The model computes
+on the GPU if there is one, the detectors on the CPU.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from fer_lib.predict import Predictor
 from fer_lib.predict.faces import make_detector
 
 THREADS = torch.get_num_threads()  # what torch takes by itself
-SIZE, SIDE = (480, 640), 240  # of the frame, of the face; pixels
+SIZE, SIDE = (480, 640), 240  # height and width of the frame, side of the face; pixels
 
 
 def frames(n: int) -> list[np.ndarray]:
-    """Frames (480, 640, 3) uint8, each with a drawn face at another place."""
+    """Make `n` frames (480, 640, 3) uint8, each with a drawn face at a random place."""
     rng = np.random.default_rng(0)
     made = []
     for face in draw(np.arange(n) % 7, 0, size=SIDE)[:, 0]:
@@ -44,7 +44,7 @@ def frames(n: int) -> list[np.ndarray]:
 
 
 def milliseconds(part: Callable[[Any], Any], inputs: list) -> np.ndarray:
-    """Time of each call, after one that is not counted."""
+    """Time a call on each input, in milliseconds, after one call that is not counted."""
     part(inputs[0])
     times = []
     for value in inputs:
@@ -60,7 +60,14 @@ def row(title: str, times: np.ndarray) -> str:
 
 
 def compare(predictor: Predictor, some: list[np.ndarray], threads: int) -> str:
-    """Four rows of the table, and how many of the faces were found."""
+    """Measure one detector with the model.
+
+    Args:
+        threads: threads of torch, except for the mirror.
+
+    Returns:
+        Four rows of the Markdown table; the third says how many faces were found.
+    """
     torch.set_num_threads(threads)
     found = [len(predictor(frame)) for frame in some]
     image = predictor.about.image
@@ -80,10 +87,10 @@ def compare(predictor: Predictor, some: list[np.ndarray], threads: int) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--model", help="run folder, weights file or .onnx; default: that of the package")
-    add("--detector", help="YuNet's file, yunet or haar; default: both")
+    add("--model", help="run folder, weights file or .onnx; default: the package's model")
+    add("--detector", help="yunet, haar, or YuNet's file; default: both")
     add("--frames", type=int, default=100)
-    add("--threads", type=int, default=1, help="of the network; one face is too little for more")
+    add("--threads", type=int, default=1, help="threads of torch; one face is too little for more")
     args = parser.parse_args(arguments)
     if args.frames < 1 or args.threads < 1:
         parser.error("--frames and --threads must be 1 or more")

@@ -1,7 +1,8 @@
-"""Which entry runs when: the most valuable that fits the time left, one after the other.
+"""Choose which entry runs when: the most valuable one that fits into the time left, one at a time.
 
 Four at once, tried on an H100, only shared it: each took four times as long. Under NVIDIA's MPS,
-with a campaign for each, vit_cnn took one and a half times as long beside three (`README.md`).
+with a campaign for each entry, vit_cnn took one and a half times as long beside three others
+(`README.md`).
 """
 
 import math
@@ -26,17 +27,20 @@ from fer_lib.provenance import pretrained_sha256
 from fer_lib.runs import Run
 
 RESULTS = Path(__file__).resolve().parent.parent / "report" / "results"
-"""Kept results: what is there is not run again."""
+"""Folder of the kept results; an entry whose results are there is not run again."""
 
 POLL = 5.0
-"""Seconds between two looks at how far the running entry is."""
+"""Seconds between two checks of how far the running entry is."""
 
 
 def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | None:
-    """The kept results of an entry, whatever file it started from if that is not there.
+    """Return the kept results of an entry, or None.
 
-    Of a start from a pretraining of one's own, that must have been of the settings that it needs.
-    Without a place, those on data of its name, whatever they hold.
+    If the weights file that the entry starts from is not here, the kept run may have started from
+    any. If that came from a pretraining, it must have had the settings of the entry in `needs`.
+
+    Args:
+        place: None: the name of the dataset suffices, whatever images it contained.
     """
     config = entry.config(place)
     start, settings = pretrained_sha256(config), without_start(config)
@@ -45,7 +49,7 @@ def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | N
         kept = read_json(path)
         try:
             same = without_start(TrainConfig.from_dict(kept["config"]["train"])) == settings
-        except (InputError, KeyError, TypeError):  # of another version, or no run
+        except (InputError, KeyError, TypeError):  # of another version, or not a run
             continue
         data = kept["config"]["data"]
         if place:
@@ -61,28 +65,28 @@ def kept_results(entry: Entry, place: Place | None = None) -> dict[str, Any] | N
 
 
 def without_start(config: TrainConfig) -> dict[str, Any]:
-    """Its settings, of the start only whether it is a file."""
+    """Return the settings without `cuda_graph`, and with "FILE" for any weights file."""
     values = config.to_dict()
-    del values["cuda_graph"]  # how steps are launched, and not what they do
+    del values["cuda_graph"]  # how steps are launched, not what they compute
     return values | {"pretrained": "FILE"} if isinstance(config.pretrained, str) else values
 
 
 def with_needs(entry: Entry) -> list[Entry]:
-    """What an entry needs, and the entry."""
+    """Return the entries that an entry needs, directly or not, and then the entry itself."""
     return [*(with_needs(entry.needs) if entry.needs else []), entry]
 
 
 class Campaign:
-    """The entries of the list, until a time.
+    """Runs the entries of the list until a given time.
 
     Args:
-        until: when to stop, seconds of `time.time`.
+        until: when to stop, in seconds of `time.time`.
         out: folder of the archives.
-        only: names of the entries to run, with what they need; none: all.
+        only: names of the entries to run, besides those that they need; empty: all.
 
     Attributes:
-        results: of each finished entry, by its name; {} for one that has none.
-        failed: name -> reason.
+        results: name of each finished entry -> its results; {} if it has none.
+        failed: name of each failed entry -> reason.
     """
 
     def __init__(self, place: Place, *, until: float, out: Path, only: Iterable[str] = ()):
@@ -98,12 +102,12 @@ class Campaign:
             self.look_up(entry)
 
     def entries(self) -> list[Entry]:
-        """All that can run here, the most valuable first, as things now stand."""
+        """Return all entries that can run here, most valuable first, given the results so far."""
         every = self.only or [*wanted.FIRST, *self.further_seeds(), *wanted.LATER]
         return [entry for entry in every if self.place.weights or not entry.wants_file()]
 
     def further_seeds(self) -> list[Entry]:
-        """Those of the best systems on validation."""
+        """Return the best systems on FER2013's validation images, with further seeds."""
         best: dict[str, tuple[float, Entry]] = {}
         for entry in wanted.FIRST:
             results = self.results.get(entry.name, {})
@@ -119,7 +123,7 @@ class Campaign:
         return every
 
     def look_up(self, entry: Entry) -> None:
-        """Find the results of an entry, here, where they are packed, or among those kept."""
+        """Look for an entry's results: in its finished run, which is packed, or among kept ones."""
         if entry.name in self.looked_up:
             return
         self.looked_up.add(entry.name)
@@ -129,11 +133,11 @@ class Campaign:
                 self.pack(entry)
             elif trains and (kept := kept_results(entry, self.place)):
                 self.results[entry.name] = kept
-        except InputError as error:  # its data are not here: the others may go on
+        except InputError as error:  # its data are not here: other entries may still run
             self.failed[entry.name] = str(error)
 
     def pack(self, entry: Entry) -> None:
-        """Note the results of a finished entry, and pack it."""
+        """Store the results of a finished entry in `results`, and pack its files."""
         run = entry.run(self.place)
         self.results[entry.name] = run.results if run else {}
         files = contents(run) if run else {}
@@ -142,8 +146,8 @@ class Campaign:
             files = {f"data/{path.parent.name}/{path.name}": path.read_bytes()}
             if self.archives.other(files):
                 raise InputError(
-                    f"the archives in {self.archives.folder} hold other labels than {path}: give "
-                    "another folder (--out)"
+                    f"the archives in {self.archives.folder} contain other labels than {path}: "
+                    "give another folder (--out)"
                 )
         held = self.archives.names()
         if new := {name: data for name, data in files.items() if name not in held}:
@@ -151,7 +155,10 @@ class Campaign:
             print(f"{entry.name}: packed into {archive}", flush=True)
 
     def wanted(self) -> list[Entry]:
-        """What is neither finished nor failed, the most valuable first."""
+        """Return the entries that are neither finished nor failed, most valuable first.
+
+        Without `only`, a pretraining or a refinement is among them only if another entry needs it.
+        """
         gone = self.failed.keys() | self.results.keys()
         every = [entry for entry in self.entries() if entry.name not in gone]
         needed = {entry.needs.name for entry in every if entry.needs}
@@ -159,24 +166,24 @@ class Campaign:
         return [entry for entry in every if self.only or entry.name in needed or trains(entry)]
 
     def ready(self) -> list[Entry]:
-        """What could begin now."""
+        """Return the wanted entries that could begin now."""
         return [
             entry for entry in self.wanted() if not entry.needs or entry.needs.finished(self.place)
         ]
 
     def left(self, entry: Entry) -> float:
-        """Seconds that an entry still takes, at the pace of the others."""
+        """Estimate the seconds that an entry still takes, at the pace measured so far."""
         factor = median(self.ratios.values()) if self.ratios else 1.0
         return estimate.left(entry, self.place, factor)
 
     def fitting(self, *, but: Entry | None = None) -> Entry | None:
-        """The most valuable entry that fits the time left, but for one."""
+        """Return the most valuable entry, except `but`, that fits into the time left, or None."""
         seconds = self.until - time.time()
         fits = (one for one in self.ready() if one != but and self.left(one) <= seconds)
         return next(fits, None)
 
     def next(self) -> Entry | None:
-        """What to do now: where nothing fits, what ends soonest."""
+        """Return the entry to run now: one that fits or, if none does, what ends soonest."""
         return self.fitting() or min(self.ready(), key=self.left, default=None)
 
     def run(self) -> None:
@@ -184,7 +191,7 @@ class Campaign:
         while time.time() < self.until and (entry := self.next()):
             seconds = self.until - time.time()
             end = f" of {seconds:.0f} s left" if math.isfinite(seconds) else ""
-            print(f"{entry.name}: begins, some {self.left(entry):.0f} s{end}", flush=True)
+            print(f"{entry.name}: begins, about {self.left(entry):.0f} s{end}", flush=True)
             self.worker.start(entry.name, entry.do)
             while self.worker.name and time.time() < self.until:
                 if self.answers():
@@ -194,10 +201,11 @@ class Campaign:
         self.end()
 
     def answers(self) -> bool:
-        """Whether the worker has an answer; waits a while for it."""
+        """Wait for the worker for up to `POLL` seconds; return whether it has an answer."""
         return self.worker.pipe.poll(min(POLL, max(0.0, self.until - time.time())))
 
     def finish(self, entry: Entry) -> None:
+        """Pack an entry that the worker has done, or note why it failed; print either."""
         seconds = time.time() - self.worker.began
         _, problem = self.worker.answer()
         if not problem:
@@ -217,7 +225,7 @@ class Campaign:
         print(f"{entry.name}: {score}{seconds:.0f} s {mark}".rstrip(), flush=True)
 
     def look_after(self, entry: Entry) -> None:
-        """Learn from the pace of the running entry; one too long makes place for another."""
+        """Note the pace of the running entry; put it aside if it is too long and another fits."""
         rows = entry.progress(self.place)
         if not (each := estimate.measured(rows)):
             return
@@ -233,15 +241,15 @@ class Campaign:
             )
 
     def end(self) -> None:
-        """End the worker; what it was doing resumes where its last epoch ended."""
+        """End the worker; an unfinished entry can later resume after its last complete epoch."""
         if self.worker.name:
             print(f"{self.worker.name}: not finished, resumes when it is run again", flush=True)
         self.worker.end()
 
     def dry_run(self) -> None:
-        """A small run to its end and into an archive, then a step of every entry still wanted.
+        """Try a small run up to its archive, then a step of every entry still wanted.
 
-        What fails is noted, and not run.
+        Entries that fail are added to `failed` and not run.
         """
         tasks = {"rehearsal": rehearse}
         tasks |= {entry.name: entry.dry_run for entry in self.wanted()}

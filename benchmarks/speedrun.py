@@ -1,25 +1,25 @@
-"""Speedrun: seconds of training, from random weights, to 65 and to 70 % on FER2013.
+"""Measure the seconds of training, from random weights, to 65 or to 70 % on FER2013: a speedrun.
 
     python benchmarks/speedrun.py --data-dir DIR
     python benchmarks/speedrun.py --data-dir DIR --target 70 --seeds 10
     python benchmarks/speedrun.py --data-dir DIR --set epochs=20 lr=0.02      # PublicTest alone
 
-Results on two cores of an AMD EPYC (bf16, 2 threads, torch 2.15.0), one seed each and so without a
-spread; accuracy on PrivateTest, by the view that is best on PublicTest:
+Results on two cores of an AMD EPYC (bf16, 2 threads, torch 2.15.0), for one seed each and so
+without a spread; accuracy on PrivateTest, with the view that is best on PublicTest:
 
-    65 %: reached in   354 s, 66.65 % with the mirror image (of one view 65.45 %; no ten crops then)
-    70 %: reached in 2,950 s, 71.61 % by ten crops (mirror image 70.80 %, one view 69.46 %)
+    65 %: reached in   354 s, 66.65 % with the mirror image (one view 65.45 %; no ten crops then)
+    70 %: reached in 2,950 s, 71.61 % with ten crops (mirror image 70.80 %, one view 69.46 %)
 
 An accuracy on 3,589 images is uncertain by ±1.5 points. Ten seeds on a GPU have not been run yet.
 
 The clock runs for all epochs of the training loop that the whole project uses, input and
-augmentation included, and for nothing else: neither reading, building, compiling and warming up
-(an epoch whose outcome is thrown away) nor scoring; but with AdamW (`--set optimizer=adamw`) on a
-GPU it holds three launched steps and the recording of the next, which Muon, the default, does
-without. The length is fixed beforehand and nothing is picked on the way: what is scored is the
-moving average after the last step, of one view, with the mirror image, and of ten crops; the best
-of these on PublicTest counts. Settings are to be chosen on PublicTest: with `--set` PrivateTest is
-not scored. In the manner of https://github.com/KellerJordan/cifar10-airbench.
+augmentation included. It does not run while data are read, the model is built, compiled and warmed
+up (by an epoch whose outcome is thrown away), or predictions are scored. With AdamW
+(`--set optimizer=adamw`) on a GPU it includes three launched steps and the recording of the next;
+Muon, the default, is not recorded. The length is fixed beforehand and nothing is picked on the way:
+the moving average after the last step is scored with one view, with the mirror image and with ten
+crops, and the best of these on PublicTest counts. Settings are to be chosen on PublicTest: with
+`--set`, PrivateTest is not scored. Modelled on https://github.com/KellerJordan/cifar10-airbench.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from fer_lib.models import MODULES
 from fer_lib.models.cnn import grey_48
 from fer_lib.settings import SET, parse_settings
 
-# Percent on PrivateTest -> length and width, for 65 chosen on PublicTest, for 70 by one guess.
+# Percent on PrivateTest -> length and width: for 65 chosen on PublicTest, for 70 a single guess.
 TARGETS = {
     65: {"epochs": 18, "warmup_epochs": 3, "options": {"width": 32}},
     70: {"epochs": 60, "warmup_epochs": 4, "options": {"width": 48}},
@@ -78,17 +78,17 @@ def conv(inputs: int, outputs: int, pool: int = 1) -> nn.Sequential:
 
 
 class Residual(nn.Sequential):
-    """Two convolutions, added to their input: (B, C, H, W) -> the same."""
+    """Two convolutions whose output is added to their input: (B, C, H, W) -> (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
 
 
 class SpeedrunCNN(nn.Module):
-    """A thin residual network of eleven layers, on squares of 2 × 2 pixels: (B, C, 48, 48).
+    """A thin residual network of eleven layers: (B, C, 48, 48) -> (B, num_classes).
 
-    After the ResNet-9 of David Page, "How to train your ResNet" (2018), the network of DAWNBench's
-    fastest trainings of CIFAR-10.
+    Its input is cut into squares of 2 × 2 pixels. Modelled on the ResNet-9 of David Page, "How
+    to train your ResNet" (2018), the network of DAWNBench's fastest trainings of CIFAR-10.
     """
 
     def __init__(self, *, num_classes: int = 7, in_chans: int = 1, width: int = 32):
@@ -127,13 +127,13 @@ def speedrun_cnn(pretrained: bool = False, **options: Any) -> SpeedrunCNN:
 
 
 def run(config: TrainConfig, faces: FaceSet) -> tuple[float, Learner]:
-    """Train once: seconds of all epochs, and what has learnt."""
-    torch._dynamo.reset()  # a compiled model of the seed before is of no use, and counts
+    """Train once; return the seconds of all epochs and the trained learner."""
+    torch._dynamo.reset()  # the last seed's compiled model is of no use, but counts
     learner = Learner(config, faces)
     start = deepcopy(learner.state_dict())
     learner.train_epoch(0)  # compiles and warms up
     learner.load_state_dict(start, "the start")
-    if learner.recorded:  # of the moments that have been replaced
+    if learner.recorded:  # the moments it was recorded with have been replaced
         learner.recorded = RecordedStep(learner.optimizer, learner.generator)
     synchronize(learner.device)
     began = time.perf_counter()
@@ -144,7 +144,7 @@ def run(config: TrainConfig, faces: FaceSet) -> tuple[float, Learner]:
 
 
 def accuracies(learner: Learner, faces: FaceSet, split: str) -> dict[str, float]:
-    """Accuracy on "valid" or "test" of one view, with the mirror image, and of ten crops."""
+    """Return the accuracy on "valid" or "test" with one view, the mirror image, and ten crops."""
     labels = torch.from_numpy(faces.labels[faces.where(split)])
     predict = partial(
         probabilities, learner.kept, prepare=learner.prepare, precision=learner.precision
@@ -163,14 +163,14 @@ def main(arguments: list[str] | None = None) -> None:
     add("--target", type=int, choices=sorted(TARGETS), default=65, help="percent on PrivateTest")
     add("--dataset", default="fer2013")
     add("--data-dir", help="folder or file of the data")
-    add("--seeds", type=int, help="default 10, on a CPU 1")
+    add("--seeds", type=int, help="how many; default: 10, on a CPU 1")
     add("--set", **SET, help="settings of TrainConfig")
     args = parser.parse_args(arguments)
     gpu = torch.cuda.is_available()
     seeds = (10 if gpu else 1) if args.seeds is None else args.seeds
     if seeds < 1:
         parser.error("--seeds must be 1 or more")
-    MODULES["speedrun_cnn"] = "cnn"  # so that the training loop may build it
+    MODULES["speedrun_cnn"] = "cnn"  # so that the training loop can build it
     try:
         values = RECIPE | {"compile": gpu} | TARGETS[args.target] | parse_settings(args.set)
         configs = [TrainConfig.from_dict(values | {"seed": seed}) for seed in range(seeds)]

@@ -1,27 +1,27 @@
-"""Where the time of a training step goes, and how far it is from what its arithmetic needs.
+"""Show where the time of a training step goes, and how far it is from what its arithmetic needs.
 
     python benchmarks/steps.py
     python benchmarks/steps.py --models vit_tiny vit_mae --batch-size 8        # on a CPU
     python benchmarks/steps.py --models baseline_cnn --set compile=true --operators 8
 
-An epoch of `fer_lib.learner.Learner.train_epoch`, by our recipe of each model from random weights,
-on drawn faces (sample data: speed does not depend on what a picture shows). Its parts are timed
-from outside, by a clock around the calls that it makes: *input* (augmentation, resize, mixup),
-*forward* with the loss, *backward*, *optimizer* (clipping, update, zeroing, schedule), *average*
-(the moving average of the weights), and *rest*: gathering the batch, the sums of the loss and of
-right answers, and whatever else is in none of the others. The parts are shares of an epoch under
-the clock, whose step has a column of its own: on a GPU it waits for the device before and after
-each call, launches one kernel after the other (`cuda_graph` off), and takes longer than *step*, the
-best of three epochs without any clock.
+Each model trains by `fer_lib.learner.Learner.train_epoch` and our recipe, from random weights, on
+drawn faces (sample data: speed does not depend on what a picture shows). The parts of an epoch are
+timed from outside, by a clock around the calls that it makes: *input* (augmentation, resize,
+mixup), *forward* with the loss, *backward*, *optimizer* (clipping, update, zeroing, schedule),
+*average* (the moving average of the weights), and *rest*: gathering the batch, the sums of the loss
+and of right answers, and everything else. The parts are shares of an epoch with this clock, whose
+step has a column of its own (*under the clock*): on a GPU it waits for the device before and after
+each call, launches one kernel after the other (`cuda_graph` off), and takes longer than *step*,
+which is the best of three epochs without the clock.
 
 The floor is the larger of two times, for the layers as they are written. Arithmetic: floating-point
 operations of matrix products, convolutions and attention, forward and backward, as torch's
-FlopCounterMode counts them, at the rate of a large square matrix product in the same precision,
-measured in the same process. Memory: what autograd keeps of the forward pass is written and read
-once, each weight is read twice, its gradient written and read, weight, moments and moving average
-read and written by their update, at the rate of a large copy, measured likewise; layers fused into
-one, or recomputed, would keep less. *Gap* is step / floor; *of the matrix rate* is the first of the
-two times as a share of the step. On a GPU float32 is without TF32 here.
+FlopCounterMode counts them, at the rate of a large square matrix product in the same precision.
+Memory: what autograd keeps of the forward pass is written and read once, each weight is read twice,
+its gradient is written and read, and the update reads and writes weight, moments and moving
+average, at the rate of a large copy; fused or recomputed layers would keep less. Both rates are
+measured in the same process. *Gap* is step / floor; *of the matrix rate* is the arithmetic time as
+a share of the step. On a GPU, float32 is without TF32 here.
 """
 
 import argparse
@@ -55,13 +55,15 @@ COLUMNS = (*SPEED, *PARTS, *FLOOR, "gap", "of the matrix rate")
 
 
 class Clock:
-    """Seconds spent in calls, by part; waits for the device before and after each."""
+    """Sums the seconds spent in calls, by part; waits for the device before and after each call."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.seconds: dict[str, float] = defaultdict(float)
 
     def around(self, part: str, call: Callable) -> Callable:
+        """Wrap a call so that its seconds are added to a part."""
+
         @wraps(call, updated=())
         def timed(*arguments: Any, **named: Any) -> Any:
             synchronize(self.device)
@@ -75,7 +77,7 @@ class Clock:
 
 
 def watched(learner: Learner) -> dict[str, list[tuple[Any, str]]]:
-    """The calls that `train_epoch` makes for each part, as object and name."""
+    """Return the calls that `train_epoch` makes for each part, as (owner, attribute name)."""
     update = [(learner.optimizer, "step"), (learner.optimizer, "zero_grad")]
     return {
         "input": [(learner, "prepare"), (learner_module, "mix")],
@@ -91,11 +93,11 @@ def watched(learner: Learner) -> dict[str, list[tuple[Any, str]]]:
 
 
 def clocked(learner: Learner) -> dict[str, float]:
-    """Seconds of each part in an epoch under the clock."""
+    """Train an epoch under the clock; return the seconds of each part."""
     clock, before = Clock(learner.device), {}
     if learner.recorded:
-        learner.recorded = None  # what a replay does has no parts
-        learner.train_epoch(0)  # without a clock: outside the recording memory is allocated anew
+        learner.recorded = None  # a replay cannot be split into parts
+        learner.train_epoch(0)  # without the clock: memory is allocated anew outside the recording
     for part, calls in watched(learner).items():
         for owner, name in calls:
             before[id(owner), name] = owner, name, vars(owner).get(name)
@@ -115,14 +117,14 @@ def clocked(learner: Learner) -> dict[str, float]:
 
 
 def operations(learner: Learner, x: Tensor, answer: Tensor) -> int:
-    """Floating-point operations of forward and backward of a batch."""
+    """Count the floating-point operations of forward and backward on a batch."""
     with FlopCounterMode(display=False) as counter:
         learner.step(x, answer, {})
     return counter.get_total_flops()
 
 
 def bytes_kept(learner: Learner, x: Tensor, answer: Tensor) -> int:
-    """Bytes that autograd keeps of the forward pass of a batch, weights aside."""
+    """Count the bytes that autograd keeps of the forward pass of a batch, weights excluded."""
     weights = {p.shape for p in learner.core.parameters()}  # autocast keeps copies of them
     kept: dict[int, int] = {}
 
@@ -138,19 +140,19 @@ def bytes_kept(learner: Learner, x: Tensor, answer: Tensor) -> int:
 
 
 def bytes_of_weights(learner: Learner) -> int:
-    """Bytes that are moved for the weights of a step: forward and backward, and their update."""
+    """Count the bytes moved for the weights in a step: forward, backward and update."""
     # The weight twice, its gradient twice; then weight, two moments and the average in and out.
     times = 2 + 2 + 6 + (2 if learner.ema else 0)
     return times * sum(p.nbytes for p in learner.core.parameters())
 
 
 def measure(model: str, changes: dict[str, Any], steps: int) -> tuple[Learner, dict[str, Any]]:
-    """The learner of one model after its epochs, and the cells of its line of the table."""
+    """Measure one model; return its learner and the cells of its row of the table, by column."""
     size = recipe(model, "ours", "full", **changes).batch_size
     config = recipe(model, "ours", "full", **changes, limit=size * steps)
     learner = Learner(config, drawn(config.limit))
     step = shortest(lambda: learner.train_epoch(0), learner.device, runs=1) / steps
-    # Counted as written: compiled, operations and what is kept would be those of the compiler.
+    # Counted without compiling: else operations and bytes kept would be those of the compiler.
     written = Learner(replace(config, compile=False, accumulate=1), drawn(config.limit))
     images, answer = next(written.batches.epoch(0))
     x = written.prepare(images)
@@ -175,7 +177,7 @@ def measure(model: str, changes: dict[str, Any], steps: int) -> tuple[Learner, d
 
 
 def operators(learner: Learner, number: int) -> str:
-    """The costliest operators of an epoch, as torch's profiler prints them."""
+    """Return the costliest operators of an epoch, as torch's profiler prints them."""
     with profile() as profiled:
         learner.train_epoch(0)
     kind = "cpu" if learner.device.type == "cpu" else "device"
@@ -188,13 +190,13 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     three = ["baseline_cnn", "attention_cnn", "vit_cnn"]
     add("--models", nargs="+", default=three, choices=sorted(MODULES), metavar="MODEL")
-    add("--batch-size", type=int, help="default: that of the recipe")
-    add("--steps", type=int, help="of an epoch; default 8, on a GPU 50")
+    add("--batch-size", type=int, help="default: as in the recipe")
+    add("--steps", type=int, help="steps in an epoch; default: 8, on a GPU 50")
     add("--operators", type=int, default=0, metavar="N", help="list the N costliest operators")
     add("--set", **SET, help="settings of TrainConfig")
     args = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cudnn.allow_tf32 = False  # nor does the product have it that gives the rate
+    torch.backends.cudnn.allow_tf32 = False  # as for the product that gives the rate
     steps = (50 if device.type == "cuda" else 8) if args.steps is None else args.steps
     if min(steps, 1 if args.batch_size is None else args.batch_size) < 1:
         parser.error("--steps and --batch-size must be 1 or more")
@@ -203,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
         if args.batch_size is not None:
             changes["batch_size"] = args.batch_size
         if "limit" in changes:
-            raise InputError("limit follows from --steps and the batch size")
+            raise InputError("limit cannot be set: it follows from --steps and the batch size")
         changes = {"pretrained": False} | changes
         configs = [recipe(model, "ours", "full", **changes) for model in args.models]
         kinds = dict.fromkeys(["no", *(choose_precision(config.precision) for config in configs)])

@@ -1,10 +1,10 @@
-"""The usual training loop, with which `loop.py` compares: single images, workers, float32.
+"""The usual training loop, which `loop.py` compares with ours: single images, workers, float32.
 
-What most projects start from: a Dataset of single PIL images, torchvision transforms (flip, affine,
-ToTensor, Normalize), a shuffled DataLoader with a worker for each core, which live on between
-epochs, pinned memory on a GPU, the default memory format, float32 (on a GPU with PyTorch's default:
-convolutions in TF32), plain AdamW, loss and accuracy summed by `.item()`. Its network is written as
-usual, too: ReLU before pooling, adaptive pooling, and timm's attention layers of CBAM.
+This is what most projects start from: a Dataset of single PIL images, torchvision transforms (flip,
+affine, ToTensor, Normalize), a shuffled DataLoader with a worker for each core, which live on
+between epochs, pinned memory on a GPU, the default memory format, float32 (on a GPU with PyTorch's
+default: convolutions in TF32), plain AdamW, loss and accuracy summed by `.item()`. Its network is
+written as usual, too: ReLU before pooling, adaptive pooling, and timm's attention layers of CBAM.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ STYLES = ("usual", "our network", "reference")
 
 
 class Singles(Dataset):
-    """Training faces one by one, through PIL and torchvision: float32 (C, H, W) and its label."""
+    """Training faces one by one, by PIL and torchvision: (C, H, W) float32 and the label."""
 
     def __init__(self, faces: FaceSet, config: TrainConfig, cfg: dict):
         rows, draw = training_rows(faces, config.limit, config.seed), config.augmentation
@@ -44,7 +44,7 @@ class Singles(Dataset):
         )
         flip = transforms.RandomHorizontalFlip(draw.flip)
         steps = [flip, transforms.RandomApply([affine], draw.affine)]
-        # After the affine map, where they cost least: if unequal, then in the usual loop's favour.
+        # After the affine map, where they cost least: if unequal, it favours the usual loop.
         if tuple(size) != self.images.shape[2:]:
             steps.append(transforms.Resize(size))
         if channels == 3:
@@ -60,9 +60,10 @@ class Singles(Dataset):
 
 
 def written_as_usual(net: nn.Module) -> None:
-    """Exchange layers of one of our networks for the usual ones; what it computes stays the same.
+    """Replace layers of one of our networks by the usual ones, in place.
 
-    But for a batch norm of one channel that timm's spatial attention has.
+    The network computes the same, except for a batch norm of one channel in timm's spatial
+    attention.
     """
     for part in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
         layers = list(part)
@@ -78,12 +79,13 @@ def written_as_usual(net: nn.Module) -> None:
 
 
 class Usual:
-    """The usual loop and its parts; each returns the number of images it went through.
+    """The usual loop and its parts, methods that return the number of images they processed.
 
     Args:
-        style: "usual"; "our network", the same with our layers; or "reference", the usual network
-            as torchvision's and timm's reference scripts train it when asked to: channels_last and
-            automatic mixed precision, in what training would choose on the device.
+        workers: number of the DataLoader's workers.
+        style: "usual"; "our network", the same loop with our layers; or "reference", the usual
+            network as torchvision's and timm's reference scripts train it when asked to:
+            channels_last and mixed precision, in the precision that training would choose.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class Usual:
             shuffle=True,
             drop_last=True,
             num_workers=workers,
-            multiprocessing_context=get_all_start_methods()[0],  # a user's, not that of our sides
+            multiprocessing_context=get_all_start_methods()[0],  # the default, not our sides' spawn
             persistent_workers=True,
             pin_memory=device.type == "cuda",
         )

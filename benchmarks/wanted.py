@@ -1,7 +1,6 @@
-"""The list of wanted runs, most valuable first: the one place where it stands.
+"""The list of wanted runs, most valuable first, which `campaign.py` prints and runs.
 
-`campaign.py list` prints it, `campaign.py run` runs it. A variant that is tried for tuning is one
-more entry, whose name goes on after a comma.
+Change the list only here. A variant to try is one more entry, its name continued after a comma.
 """
 
 from dataclasses import replace
@@ -165,10 +164,10 @@ FIRST = (
         {"options": DINOV2["options"] | {"img_size": 224}},
     ),
 )
-"""Every system, at the settings that we think best, and what may better the best of them."""
+"""Every system with the settings that we think best, and what may improve the best of them."""
 
 SEEDS, BEST = (1, 2), 4
-"""Further seeds, and of how many systems: the best of `FIRST` on validation, FER2013."""
+"""Further seeds, and how many systems get them: the best of `FIRST` on FER2013 validation."""
 
 LATER = (
     *(
@@ -270,7 +269,7 @@ LATER = (
         needs=SMALL_VOTERS,
     ),
 )
-"""What comes after the further seeds, also what a CPU can do."""
+"""Entries that come after the further seeds, including those that a CPU can run."""
 
 NOT_HERE = (
     ("vit_tiny", "ImageNet, by timm", "recipes published and ours"),
@@ -283,21 +282,17 @@ NOT_HERE = (
         "the published rule, with voters of the published kind",
     ),
 )
-"""Not run here, since it starts from weights of a hub: system, those weights, what is left out."""
+"""Not run here, as they start from weights of a hub: (system, weights, what is left out)."""
 
 
 def every() -> list[Entry]:
-    """All entries, also those with the further seeds of which only some are run."""
+    """Return all entries, including all those with further seeds, of which only some are run."""
     trains = [entry for entry in FIRST if not isinstance(entry, Autoencoder | Refinement)]
     return [*FIRST, *(entry.seeded(seed) for seed in SEEDS for entry in trains), *LATER]
 
 
 def by_name(name: str) -> Entry:
-    """An entry by its name.
-
-    Raises:
-        InputError: there is none of this name.
-    """
+    """Return the entry of a name; raise InputError if there is none."""
     known = {entry.name: entry for entry in every()}
     if name not in known:
         raise InputError(f"there is no entry {name!r}: use one of {'; '.join(known)}")

@@ -1,4 +1,4 @@
-"""A process that does one thing after another, and can be ended at any time."""
+"""Run calls one after another in a separate process that can be ended at any time."""
 
 import sys
 import time
@@ -13,15 +13,15 @@ from entries import Place
 from fer_lib.files import InputError
 
 LAST_SECONDS = 10.0
-"""For a process that waits to end by itself."""
+"""Seconds that an idle process is given to end by itself."""
 
 
 class Worker:
-    """One process; it is started with the first thing to do, and anew where it has ended.
+    """One process that runs calls; it is started with the first call, and again if it has ended.
 
     Attributes:
-        name: of what it is doing; None while it does nothing.
-        began: when that was begun, seconds of `time.time`.
+        name: name of the call that is running; None if there is none.
+        began: when that call began, in seconds of `time.time`.
     """
 
     def __init__(self, place: Place):
@@ -30,35 +30,35 @@ class Worker:
         self.began = 0.0
 
     def start(self, name: str, call: Callable[[Place], Any]) -> None:
-        """Have it call a function of a module, or a method, which can be pickled."""
+        """Start a call in the process: a function of a module or a method, which can be pickled."""
         if self.process is None:
             context = get_context("spawn")  # CUDA does not survive a fork
             self.pipe, other = context.Pipe()
             self.process = context.Process(target=serve, args=(other, self.place), daemon=True)
             self.process.start()
-            other.close()  # so that its end is the end of the pipe
+            other.close()  # so that the pipe ends with the process
         self.name, self.began = name, time.time()
         self.pipe.send((name, call))
 
     def answer(self) -> tuple[Any, str]:
-        """What the call returned, and what went wrong ("" for nothing); waits for it.
+        """Wait for the call; return its value, and what went wrong ("" for nothing).
 
         After a failure the process is ended: what it has left on the device may be broken.
         """
         try:
             value, problem = self.pipe.recv()
         except (EOFError, OSError):
-            value, problem = None, "its process was ended, as where memory runs out"
+            value, problem = None, "its process was ended, perhaps for lack of memory"
         self.name = None
         if problem:
             self.end()
         return value, problem
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, even while a call is running."""
         if self.process is not None:
             self.pipe.close()
-            if self.name is None:  # it waits, and ends by itself when there is nobody to wait for
+            if self.name is None:  # idle, so it ends by itself once the pipe is closed
                 self.process.join(LAST_SECONDS)
             self.process.kill()
             self.process.join()
@@ -66,14 +66,14 @@ class Worker:
 
 
 def serve(pipe: Connection, place: Place) -> None:
-    """What the process does: calls, until there are no more."""
+    """Run calls in the process until the pipe is closed."""
     command = list(sys.argv)
     while True:
         try:
             name, call = pipe.recv()
         except EOFError:
             return
-        sys.argv = [*command, "--only", name]  # as a run records it: alone
+        sys.argv = [*command, "--only", name]  # the command that a run records: this entry alone
         value, problem = None, ""
         try:
             value = call(place)
@@ -84,5 +84,5 @@ def serve(pipe: Connection, place: Place) -> None:
             problem = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         try:
             pipe.send((value, problem))
-        except BrokenPipeError:  # whoever asked was ended
+        except BrokenPipeError:  # the process that asked was ended
             return

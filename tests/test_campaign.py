@@ -373,13 +373,13 @@ def test_predictions_that_do_not_give_the_results_are_refused(packed, packing, e
     write_json(run.folder / "results.json", results)
     bad = packing.Archives(tmp_path / "bad").add(packing.contents(run))
     place = entries.Place(dataset=SAMPLE)
-    with pytest.raises(InputError, match=r"its predictions give .* % on test and its results.json"):
+    with pytest.raises(InputError, match=r"predictions on test .* is not that of its results.json"):
         list(packing.unpack(bad, place.faces, tmp_path / "there"))
     assert not list((tmp_path / "there").iterdir())
     assert len(list(packing.unpack(archive, place.faces, tmp_path / "there"))) == 1
     assert list(packing.unpack(archive, place.faces, tmp_path / "there")) == []
     (tmp_path / "there" / run.name / "results.json").unlink()
-    with pytest.raises(InputError, match=f"{run.name} lies there unfinished: move it away"):
+    with pytest.raises(InputError, match=f"{run.name} is an unfinished run: move it away"):
         list(packing.unpack(archive, place.faces, tmp_path / "there"))
 
 
@@ -434,7 +434,7 @@ def test_labels_that_differ_from_those_that_are_here_are_refused(packing, tmp_pa
         assert list(packing.unpack(archive, None)) == []
         assert path.read_bytes() == b"new"
     path.write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"refined_majority.npz holds other labels than"):
+    with pytest.raises(InputError, match=r"refined_majority.npz contains other labels than"):
         list(packing.unpack(archive, None))
     assert path.read_bytes() == b"mine"
 
