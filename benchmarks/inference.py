@@ -161,7 +161,7 @@ def timed(side: InTorch | InOnnx, images: Tensor, size: int) -> float:
 
 
 def compare(model: str, images: int, sizes: list[int], rounds: int, device: torch.device) -> str:
-    """Measure all ways with one model; return a heading and two Markdown tables."""
+    """Measure all ways with one model; return a heading and its Markdown tables."""
     faces = torch.from_numpy(drawn(images).images)
     fitted = Fitted(model, faces[:CHECKED])
     onnx = InOnnx(fitted, device)
@@ -181,14 +181,14 @@ def compare(model: str, images: int, sizes: list[int], rounds: int, device: torc
         {title: tuple(rates[part] for part in pair) for title, pair in rows.items()}
         for rows in (against, single)
     )
-    if onnx.device != device:
-        first = {}  # it would compare a GPU with a CPU
     heading = (
         f"{model} on {device.type}: images/s of prediction by batch size, {images:,} drawn faces "
         f"(sample data), {rounds} rounds, {cores()} threads, precision of training "
         f"{list(ways)[-1].split()[1]}, ONNX on {onnx.device.type} by {onnx.provider}"
     )
-    tables = table(first, "torch", "ONNX"), table(second, "in batches", "one at a time")
+    tables = [table(second, "in batches", "one at a time")]
+    if onnx.device == device:  # not a GPU with a CPU
+        tables.insert(0, table(first, "torch", "ONNX"))
     return "\n\n".join([heading, *tables])
 
 

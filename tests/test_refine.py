@@ -241,6 +241,8 @@ def test_changes_are_counted_against_the_truth_and_against_annotators():
     assert seen["votes_new"] == pytest.approx((0.9 + 0.1 + 0) / 3)
     assert seen["by_class"]["angry"]["changed"] == 3
     assert seen["by_class"]["fear"] == {"changed": 0, "towards": None, "away": None}
+    none = worth.against_annotators(labels, result, 0 * votes, ABC)
+    assert (none["images"], none["agree_before"], none["agree_after"]) == (0, None, None)
     split = np.array(["train", "train", "test", "test", "test"])
     counts = worth.changes(labels, split, result, ABC)
     assert counts["train"] == {

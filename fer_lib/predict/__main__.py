@@ -44,8 +44,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         args.sources, others = find_sources(args.paths) if args.paths else ([], 0)
         if others:
             say(
-                f"{others} files in the folders were skipped, because their names do not end like "
-                "those of pictures or videos: to read such a file, give its own path"
+                f"{others} file{'s' * (others > 1)} in the folders skipped: only those whose names "
+                "end like pictures or videos are read; to read another, give its own path"
             )
         if args.annotate:
             check_copies(args.annotate, args.sources)

@@ -84,7 +84,7 @@ def against_annotators(
         in the audit); `changed` (number); `towards`, `away`, `neither`, `tied` (shares of the
         changed labels); `votes_old`, `votes_new` (mean share of the votes for the old and for the
         new label of changed images); `by_class`: `changed`, `towards` and `away` for each old
-        label. Shares of no changed label are None.
+        label. Shares of nothing are None.
     """
     voted = votes[:, : len(EMOTIONS_8)].sum(1) > 0
     old, new, votes = labels[voted], refined.labels[voted], votes[voted]
@@ -99,8 +99,8 @@ def against_annotators(
     }
     return {
         "images": len(old),
-        "agree_before": float((old == winner).mean()),
-        "agree_after": float((new == winner).mean()),
+        "agree_before": _share(old == winner, np.ones_like(changed)),
+        "agree_after": _share(new == winner, np.ones_like(changed)),
         "changed": int(changed.sum()),
         "towards": _share(towards, changed),
         "away": _share(away, changed),
