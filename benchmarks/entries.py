@@ -73,6 +73,7 @@ class Entry:
         why: one line on the settings.
         model, recipe, labels, seed, settings: see `TrainConfig`; settings that are not given here
             are those of the recipe.
+        dataset: name of the dataset that it learns from, unless `Place.dataset` replaces it.
         start: what the weights start from: "random", "file" (`Place.weights`) or "faces" (the
             encoder of the entry in `needs`).
         needs: the entry that must be finished before this one, or None.

@@ -126,7 +126,7 @@ class Point:
 
 
 def cost_here(*arguments: Any) -> Cost:
-    """Call `cost` of this process's point; if memory runs out, the system ends it first."""
+    """Call `cost` of this process's point; out of memory, Linux ends this process first."""
     if (offer := Path("/proc/self/oom_score_adj")).exists():
         offer.write_text("1000")
     return measure.here.cost(*arguments)

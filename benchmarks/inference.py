@@ -8,8 +8,8 @@ Both go from uint8 faces to class probabilities, without mirror images. The torc
 `fer_lib.batches.probabilities`, which evaluation uses, in float32 and in the precision that
 training would choose. The ONNX side is one graph that includes preparation and softmax and takes
 any batch size, run in float32 by onnxruntime. Both find the faces on their device and leave the
-answers there. On a GPU, float32 is without TF32 on both sides; if onnxruntime cannot run on a GPU,
-ONNX runs on the CPU, as the heading says.
+answers there. On a GPU, float32 is without TF32 on both sides; if onnxruntime offers no GPU, ONNX
+runs on the CPU, as the heading says.
 
 The network is not trained, but fitted to drawn faces: with random weights it gives nearly the same
 answer to all, and any two networks agree. Before anything is timed, both sides must agree on 64

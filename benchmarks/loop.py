@@ -21,11 +21,11 @@ and update on one batch, again and again).
 
 Each side runs as its user would run it, in a process of its own with as many threads as cores. The
 process is freshly spawned, so that no side sees the memory and the settings of another (`Learner`
-makes glibc keep the memory of freed tensors, which the usual loop does not). Our loop in float32
-and the two variants have processes too. All live from the first round to the last and work strictly
-in turn, while the others idle. Every part runs once in each round, one after the other; the first
-round is not counted. The time is taken inside the process. A rate is the median over the rounds; a
-ratio is taken within each round.
+makes glibc keep the memory of freed tensors, which the usual loop does not). The two variants have
+processes too, and so has our model in float32, unless ours is in float32 anyway. All live from the
+first round to the last and work strictly in turn, while the others idle. Every part runs once in
+each round, one after the other; the first round is not counted. The time is taken inside the
+process. A rate is the median over the rounds; a ratio is taken within each round.
 """
 
 import argparse

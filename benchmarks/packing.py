@@ -140,7 +140,7 @@ def verify(run: Run, faces: FaceSet) -> None:
 def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterator[RunFolder]:
     """Unpack an archive into `runs/` and `data/`; files that exist already stay as they are.
 
-    Predictions are checked (`verify`) and written in single precision.
+    Predictions of a new run are checked (`verify`) and written in single precision.
 
     Args:
         faces_of: function that returns the faces of a dataset by its name.
@@ -151,7 +151,7 @@ def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterato
 
     Raises:
         InputError: the archive cannot be read, one of its runs exists already but is unfinished,
-            other refined labels exist already, or the predictions of a run do not give its results.
+            other refined labels exist already, or a new run's predictions do not give its results.
     """
     found = {
         (runs_folder(runs) if root == "runs" else home() / "data").joinpath(*rest): (root, files)

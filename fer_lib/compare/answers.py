@@ -84,7 +84,7 @@ def read_answers(runs: Sequence[Run] | Mapping[str, Run], faces: FaceSet) -> Ans
 
     Raises:
         InputError: there are no runs, the faces were changed after loading, a run was trained on
-            other data, or its predictions are missing or for other images.
+            other data, or its predictions are missing, damaged or for other images.
     """
     require_runs(runs)
     faces.require_unchanged()

@@ -32,8 +32,8 @@ class Claim:
         instead: what is done here, which is the reason to expect another result.
         dataset: the dataset that a run must be of to count as a reproduction.
         epoch: the epoch after which it was measured; None for the end of the training.
-        labels: the training labels that it was obtained with (`TrainConfig.labels`); a run of the
-            published recipe that learns from them has changed nothing in this.
+        labels: the training labels that it was obtained with (`TrainConfig.labels`); they do not
+            count as a change in a run of the published recipe.
     """
 
     system: str
@@ -166,8 +166,8 @@ def claims_table(runs: Sequence[Run], refinement: dict[str, Any] | None = None) 
         * those of `Claim`;
         * `published_…` and `ours_…` for the two recipes: `runs` (their number; 0: not run yet),
           `setting` (what they changed in the recipe, "" for nothing), `alike` (accuracy on our
-          images of the kind of the claim), `test` and `clean` (accuracy on all and on the clean
-          test images), all means over seeds;
+          images of the kind of the claim, or on validation after the claim's `epoch`), `test` and
+          `clean` (accuracy on all and on the clean test images), all means over seeds;
         * `published_other_…` and `ours_other_…`: the same for runs with another network than the
           recipe's (see `same_network`), of the setting that is best on validation;
         * `difference` (`published_alike` minus the claimed accuracy) and `note` (for the refinement
@@ -236,7 +236,7 @@ def _best(claim: Claim, found: dict[tuple[str, ...], list[Run]]) -> dict[str, An
     """Return the scores of the plain setting, or else of the one that is best on validation.
 
     Args:
-        found: runs by their setting and by the digests of the files that they learned from.
+        found: runs by their setting and by the digests of what they learned from (see `contents`).
     """
     if not found:
         return {"runs": 0, "setting": "", "alike": None, "test": None, "clean": None}

@@ -24,7 +24,7 @@ def inflation(answers: Answers) -> pd.DataFrame:
           validation; `copied_accuracy`, `distinct_accuracy`: accuracy on them.
         * `expected`: the accuracy that the recalls on the distinct images would give on the copied
           ones, with their mix of classes.
-        * `copied_less_expected`: `copied_accuracy` minus `expected`. It may be due to memory,
+        * `copied_less_expected`: `copied_accuracy` minus `expected`. It may be due to memorisation
           or to copied pictures that are easier than others of their class, as much-used ones may
           be. `least_left`, `most_left`: its 95 % interval, by the same bootstrap.
     """

@@ -34,11 +34,11 @@ def named(runs: Sequence[Run] | Mapping[str, Run]) -> dict[str, Run]:
 
 
 def contents(run: Run) -> dict[str, str | None]:
-    """Return the SHA-256 of the files that a run learned from, which its settings only name.
+    """Return the SHA-256 of what a run learned from and its settings only name.
 
     Returns:
-        `pretrained_sha256` (of the first weights) and `refined_sha256` (of the refined labels);
-        None if the run does not have it.
+        `pretrained_sha256` (of the file of the first weights) and `refined_sha256` (of the training
+        targets by refined labels); None if the run does not have it.
     """
     parts = (("environment", "pretrained_sha256"), ("data", "refined_sha256"))
     return {key: run.config.get(part, {}).get(key) for part, key in parts}
@@ -47,8 +47,8 @@ def contents(run: Run) -> dict[str, str | None]:
 def settings(runs: Sequence[Run]) -> list[list[str]]:
     """Return what each run changed in its recipe, as `fer_lib.recipes.changed_settings` does.
 
-    Runs may have changed the same settings but differ in the contents of a file, for example if
-    labels were refined again. Then each list also has the first digits of that file's SHA-256.
+    Runs may have changed the same settings but differ in what these name (see `contents`), for
+    example if labels were refined again. Then each list also has the first digits of its SHA-256.
     """
     told = [changed_settings(run.train_config) for run in runs]
     stems = [

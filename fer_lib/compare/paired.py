@@ -38,7 +38,7 @@ def paired_tests(
             beforehand need less correction.
 
     Returns:
-        One row per pair, none for fewer than two runs. Columns:
+        One row per pair, none for a single run. Columns:
 
         * `a`, `b`: names of the runs, the one with the better test accuracy as `a`.
         * `difference`: accuracy of `a` minus that of `b`, 0 or more; `low`, `high`: its 95 %

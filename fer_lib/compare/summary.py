@@ -71,7 +71,7 @@ def comparison(
 
     Raises:
         InputError: there are no runs, the faces were changed after loading, a run was trained on
-            other data, or its predictions are missing or for other images.
+            other data, or its predictions are missing, damaged or for other images.
     """
     called = named(runs)
     table = leaderboard(called)

@@ -40,7 +40,7 @@ def build(folder: str | Path | None = None) -> Path:
 
     Raises:
         InputError: a file of results is missing, damaged or made from other data, or lacks a part
-            that the text needs.
+            that the text needs, or the package is not in a clone of the repository.
     """
     import typst
 

@@ -252,6 +252,9 @@ def refined(
     """Read what notebook 02 found by a preset, from the data's folder or else from `results`.
 
     None if neither has a file of this preset and these data.
+
+    Raises:
+        InputError: the file in the data's folder was made from other data.
     """
     path, kept = home() / "data" / dataset / REFINEMENT, results / REFINEMENT
     if path.exists():
