@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(arguments)
+    if args.rounds < 1:
+        parser.error("--rounds must be 1 or more")
     keep_memory()
     print(environment(), flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -107,6 +107,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000, help="images of the sample data")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error("--rounds must be 1 or more")
     print(environment())
     with tempfile.TemporaryDirectory() as temporary:
         table, folders, mark = args.csv, args.folders, ""

@@ -63,10 +63,15 @@ def compare(predictor: Predictor, images: np.ndarray, labels: np.ndarray) -> str
     Args:
         images: (N, 1, 48, 48) uint8.
         labels: (N,).
+
+    Raises:
+        InputError: no face was found in any image.
     """
     big = [cv2.resize(image[0], (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for image in images]
     boxes = [box_in(predictor, tile) for tile in big]
     found = np.array([box is not None for box in boxes])
+    if not found.any():
+        raise InputError("no face was found in any image: use another detector, or more images")
     place = np.array([box for box in boxes if box]) / SIDE  # x, y, width, height
     scale = 1 / place[:, 2:].max(1)
     lower = (0.5 - place[:, 1] - place[:, 3] / 2) / place[:, 3]
@@ -103,12 +108,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         faces = load_faces("fer2013", args.data_dir)
         predictor = Predictor.of(args.model, detector=args.detector)
-        name = predictor.detector.name
+        rows = np.random.default_rng(0).permutation(faces.where("valid"))[: args.images]
+        print(f"{environment()}\n\n{predictor.detector.name}, {predictor.name}")
+        print(compare(predictor, faces.images[rows], faces.labels[rows]))
     except InputError as error:
         parser.error(str(error))
-    rows = np.random.default_rng(0).permutation(faces.where("valid"))[: args.images]
-    print(f"{environment()}\n\n{name}, {predictor.name}")
-    print(compare(predictor, faces.images[rows], faces.labels[rows]))
 
 
 if __name__ == "__main__":

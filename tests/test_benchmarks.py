@@ -7,6 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import until
@@ -15,6 +16,8 @@ from forked import CONTEXT
 from fer_lib.augment import Augmentation, Prepare
 from fer_lib.config import TrainConfig
 from fer_lib.data.sample import make_sample
+from fer_lib.files import InputError
+from fer_lib.predict import Predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
@@ -262,6 +265,24 @@ def test_predict_prints_the_times_of_a_frame(monkeypatch, capsys):
     milliseconds = [float(re.search(rf"^\| {part} {times}$", text, re.M)[1]) for part in parts]
     assert all(one > 0 for one in milliseconds)
     assert "1 frames of 640×480 (sample data), threads 1" in text
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_framing_scores_the_faces_found_and_refuses_none(monkeypatch, found):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import framing
+
+    predictor = Predictor.default(detector="haar")
+    box = framing.Box(20, 20, 200, 200) if found else None
+    monkeypatch.setattr(framing, "box_in", lambda predictor, tile: box)
+    images, labels = make_sample(100).images[:2], np.zeros(2, np.int64)
+    if not found:
+        with pytest.raises(InputError, match="no face was found in any image"):
+            framing.compare(predictor, images, labels)
+        return
+    text = framing.compare(predictor, images, labels)
+    assert "100.0% of 2 faces found; scale 1.20" in text
+    assert len(text.splitlines()) == 3 + 2 + len(framing.SCALES)
 
 
 @pytest.fixture
