@@ -49,7 +49,7 @@ def table_in(path: Path) -> str | None:
     """Return the name of the archive's member that is FER2013's table, or None.
 
     Raises:
-        InputError: the file cannot be read, or is a damaged archive.
+        InputError: the file cannot be read, or is not an intact archive.
     """
     kind = _kind(path)
     with _intact(path):

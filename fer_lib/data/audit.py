@@ -40,9 +40,9 @@ def audit(faces: FaceSet, threshold: float = NEAR) -> dict[str, Any]:
 
     Returns:
         A dict that can be written as JSON: `images` and `distinct` (their numbers), `copies`
-        (byte-identical, see `_copies`), `near_copies` (see `_near`), `clean_test` (the number of
-        `images`, and of `distinct` ones), `clean_test_ids` (of the distinct ones), `votes` (see
-        `_agreement`; None if the faces have no votes).
+        (byte-identical, see `_copies`), `near_copies` (see `_near`; also the `threshold`),
+        `clean_test` (the number of `images`, and of `distinct` ones), `clean_test_ids` (of the
+        distinct ones), `votes` (see `_agreement`; None if the faces have no votes).
     """
     groups = copy_groups(faces.images)
     near = near_copies(faces.images, threshold)
@@ -70,7 +70,8 @@ def _membership(faces: FaceSet, groups: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _leaks(faces: FaceSet, groups: np.ndarray, splits: np.ndarray) -> dict[str, Any]:
     """Count the test images whose group is marked in `splits` (G, 3) for training or validation.
 
-    `in_train`, `in_train_or_valid`, and `by_class` these two and all `test` images of the class.
+    Keys: their numbers `in_train` and `in_train_or_valid`; `by_class`: for each class, these two
+    numbers and that of all its `test` images.
     """
     rows = faces.where("test")
     seen = {
@@ -167,7 +168,7 @@ def _agreement(faces: FaceSet) -> dict[str, Any]:
     """Compare the labels with the plurality of the votes, and each annotator with the others.
 
     Rows without a vote for any emotion are left out (`left_out` is their number). The plurality is
-    over all ten columns, so a label disagrees if most votes are for "unknown". A tie goes to the
+    over all ten columns, so a label disagrees if "unknown" has the most votes. A tie goes to the
     column that comes first in FERPlus's file, as with an argmax over it; `ties` counts them. So
     *fear* loses a tie to every emotion except contempt. If tied classes shared the credit,
     FER2013's labels would agree on 63.2 % instead of 62.6 %, those for *fear* on 13.9 % instead of

@@ -48,16 +48,16 @@ def near_copies(images: np.ndarray, threshold: float = NEAR) -> NearCopies:
     each group of byte-identical images only the first is compared. An image with the same value in
     all pixels is no near copy of any other.
 
-    Candidates are the pairs whose 12x12 means reach the threshold; as a rule, means correlate more
-    than all pixels do. The candidates are then confirmed at full size. This is several times faster
-    than comparing all pairs at full size.
+    Candidates are the pairs whose 12x12 means have a correlation that reaches the threshold; as a
+    rule, it is higher than that of all pixels. The candidates are then confirmed at full size. This
+    is several times faster than comparing all pairs at full size.
 
     How the threshold was chosen: among FER2013's pairs, the number in each interval of 0.01 falls
     steadily up to 0.92 (*different* people in similar pose and light), then rises again (copies).
     Checked by eye, nearly all mirrored pairs above 0.92 are one photograph, and most of those just
-    below are two people. Chance likeness does not depend on mirroring; so few mirrored pairs being
-    wrong means that few of the others are. Many true copies lie below 0.92, so the number of pairs
-    is a lower bound.
+    below are two people. Chance likeness does not depend on mirroring: as few of the mirrored pairs
+    are wrong, few of the others are wrong too. Many true copies lie below 0.92, so the number of
+    pairs is a lower bound.
 
     Args:
         images: (N, C, H, W) uint8.

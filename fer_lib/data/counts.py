@@ -24,7 +24,8 @@ def differences(faces: FaceSet) -> list[str]:
     Splits that were drawn from the same images are compared as one.
 
     Returns:
-        A list of one sentence if the numbers differ, else an empty list.
+        A list of one sentence if the numbers differ, else an empty list, also for a dataset whose
+        numbers are not known here.
     """
     together = list(faces.manifest["split"].get("fractions", ()))
     parts = [(split,) for split in SPLITS if split not in together]

@@ -2,8 +2,8 @@
 
 The expressions follow the action units of Ekman and Friesen's Facial Action Coding System: happy
 6+12, sad 1+4+15, surprise 1+2+5+26, fear 1+2+4+5+20+26, angry 4+5+7+23, disgust 9+10+15 with an
-asymmetry. The pixels come from additions, products, divisions and square roots only, which IEEE 754
-rounds alike everywhere: so a seed gives the same bytes on every machine.
+asymmetry. Only additions, products, divisions and square roots are applied to pixels, and IEEE 754
+rounds these alike everywhere: so a seed gives the same bytes on every machine.
 """
 
 from types import SimpleNamespace
@@ -43,7 +43,7 @@ VARIANTS = {
     "surprise": dict(open=-0.45, width=0.2, teeth=0.3),
     "neutral": dict(corner=-0.15, lid=-0.15),
 }
-"""Change of `PROTOTYPES` to show it in another way; each face takes a random part of it."""
+"""What another way to show an expression adds to `PROTOTYPES`; faces get a random share of it."""
 
 TRAITS = (
     *("shift_x", "shift_y", "scale", "turn", "yaw"),  # pose

@@ -89,8 +89,8 @@ class FaceSet:
         if absent := [names[split] for split in splits if not len(self.where(split))]:
             raise InputError(
                 f"{self.name} has no {' and no '.join(absent)} images: give data with images for "
-                "each split or, if the data are your own, more clearly different images of each "
-                "class: near copies, such as the frames of one video, stay in one split"
+                "each split or, if the data are your own, more images of each class that clearly "
+                "differ: near copies, such as the frames of one video, stay in one split"
             )
 
     def counts(self) -> dict[str, dict[str, int]]:

@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 
 
 def shown(folder: str) -> bool:
-    """Return whether a folder is to be read: not hidden, nor made by macOS or a Linux system."""
+    """Return whether a folder of this name is read: not hidden, nor made by macOS or Linux."""
     return folder[0] != "." and folder not in ("__MACOSX", "lost+found")
 
 
@@ -112,7 +112,7 @@ def parts_of(folder: Path) -> dict[str, Path] | None:
         The folder of each split, or None if neither train/ nor `folder` itself has class folders.
 
     Raises:
-        InputError: there are two folders for one split.
+        InputError: there are two folders for one split, or a folder cannot be read.
     """
     parts: dict[str, Path] = {}
     for path in subfolders(folder):
@@ -148,16 +148,17 @@ def _has_classes(folder: Path) -> bool:
 def read(name: str, root: Path) -> FaceSet:
     """Read class folders with the splits that they have, and draw the missing splits.
 
-    FER2013's validation and test images in test/ are separated by file name if all classes have
-    their short names (angry, disgust, fear …) and every file name starts with PublicTest_ or
-    PrivateTest_; else test/ is one set. A split that has no folder is drawn from train/.
+    FER2013's validation and test images in test/ are separated by file name if there is no folder
+    for validation, all classes have their short names (angry, disgust, fear …), and every file name
+    in test/ starts with PublicTest_ or PrivateTest_, with some of each; else test/ is one set. A
+    split that has no folder is drawn from train/.
 
     Args:
         root: contains train/, test/ and so on, or the class folders themselves.
 
     Raises:
-        InputError: a class folder is unknown or has no picture, two pictures share one id, or a
-            folder or a picture cannot be read; the message names it.
+        InputError: there are no class folders, one of them is unknown or has no picture, two
+            pictures share one id, or a folder or a picture cannot be read; the message names it.
     """
     parts = parts_of(root) or {}
     pictures, stray = _scan(root, parts)

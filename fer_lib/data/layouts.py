@@ -79,11 +79,11 @@ def _status(file: str) -> os.stat_result:
 
 
 def recognise(source: Path) -> Layout:
-    """Recognise the layout of a file, or of a folder or a folder at most two levels below it.
+    """Recognise the layout of a file, of a folder, or of one at most two levels below that folder.
 
     Raises:
-        InputError: no known layout was found (the message says what was looked for), or there are
-            two at the same depth.
+        InputError: the source does not exist or cannot be read, no known layout was found (the
+            message says what was looked for), or there are two at the same depth.
     """
     if not exists(source):
         raise InputError(f"{source} does not exist: check --data-dir")
@@ -139,7 +139,9 @@ def _with_votes(path: Path, description: str) -> Layout:
 
 
 def _at(folder: Path, problems: list[InputError]) -> Layout | None:
-    """Return the layout of this folder itself; archives, which have to be opened, are tried last.
+    """Return the layout of this folder itself, or None.
+
+    Archives, which have to be opened, are tried last.
 
     Args:
         problems: list to which the errors of unreadable archives are added.

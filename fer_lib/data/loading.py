@@ -35,7 +35,8 @@ def load_faces(
 ) -> FaceSet:
     """Load a dataset, from its source or from the cache of an earlier call.
 
-    The cache is in `data/<dataset>/` and is used until its source, or the reading code, changes.
+    The cache is in `data/<dataset>/` and is used until its source or `READERS` changes. Drawn faces
+    are drawn again if a file of `fer_lib.data` has changed.
 
     Args:
         dataset: "sample" (drawn faces; "sample-20-8000": 8,000, with 20 % wrong labels), "fer2013"
@@ -97,7 +98,7 @@ def _given_before(folder: Path) -> str | None:
 def _source(
     dataset: str, given: str | Path | None, manifest: dict | None, *, ask_cache: bool
 ) -> tuple[Path | None, Layout | None]:
-    """Return the source to read or to compare with the cache; (None, None) if only that is left."""
+    """Return the source to read or to check the cache against; (None, None) if it is gone."""
     if not (manifest and ask_cache):
         source = find_source(dataset, given)
         return source, recognise(source)

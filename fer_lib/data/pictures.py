@@ -61,7 +61,7 @@ def read_pictures(paths: Paths) -> tuple[np.ndarray, list[str]]:
     If all pictures have the same size, and are square with sides of up to 256 pixels, they keep it.
     If they have the same size, but larger or not square, the middle square of each is resized to at
     most 256x256. If sizes differ, the middle square of each is resized to 48x48. So no face is
-    squeezed, and none is in prediction. See `upright` for rotation, transparency and depth.
+    squeezed, just as in prediction. See `upright` for rotation, transparency and depth.
 
     Args:
         paths: of at least one picture.

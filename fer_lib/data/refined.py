@@ -1,7 +1,8 @@
 """Refined labels: the labels that an ensemble gives to the training images, kept on disk.
 
 There is one file for each rule, `data/<dataset>/refined_<rule>.npz`. It has a label for each
-*training* image of one dataset and for no other image. Only trainings read it, never a test.
+*training* image of one dataset and for no other image. A training may take its targets from it; no
+model is scored against it.
 """
 
 import hashlib

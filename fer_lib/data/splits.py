@@ -43,9 +43,10 @@ def grouped_split(
     """Split by groups, class by class.
 
     A group counts for the class that most of its members have. Each split except the first gets its
-    fraction of every class: exactly if the sizes of the groups allow it, and never more. Of a class
-    with at least as many groups as there are splits, however, it gets at least one group. The first
-    split gets the rest.
+    fraction of every class: exactly if the sizes of the groups allow it, and never more. The first
+    split gets the rest, which may be nothing. But if a class has at least as many groups as there
+    are splits, another split without any of them gets the smallest one of the first split, provided
+    that two or more are left there.
 
     Args:
         labels: (N,) int64.

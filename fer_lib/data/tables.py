@@ -187,7 +187,7 @@ def decode(rows: list[bytes]) -> np.ndarray | None:
 
 
 def _slowly(rows: list[Row], name: str) -> np.ndarray:
-    """Decode rows number by number; raise InputError for the first number that is wrong."""
+    """Decode rows number by number; raise InputError for the first wrong value or count."""
     images = np.empty((len(rows), PIXELS), np.uint8)
     for image, row in zip(images, rows, strict=True):
         numbers = row.pixels.split()

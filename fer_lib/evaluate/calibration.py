@@ -161,9 +161,9 @@ def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Find the temperature with the lowest negative log-likelihood.
 
-    The likelihood has one optimum, as its negative logarithm is convex in 1/T
-    (https://arxiv.org/abs/1706.04599). If every answer is right, the best temperature is
-    0, and if answers are worse than chance, it is infinite. Then the end of `TEMPERATURES` is
+    This is temperature scaling (https://arxiv.org/abs/1706.04599). The likelihood has one optimum,
+    as its negative logarithm is convex in 1/T. If every answer is right, the best temperature is 0,
+    and if answers are worse than chance, it is infinite. Then the end of `TEMPERATURES` is
     returned, or a temperature from which on the likelihood no longer changes.
 
     Args:

@@ -152,8 +152,9 @@ def in_order(faces: FaceSet, predictions: Predictions, split: str) -> np.ndarray
     if missing or other:
         raise InputError(
             f"the predictions lack {len(missing)} of the {len(wanted)} {split} images of "
-            f"{faces.name} and have {len(other)} others; {(missing + other)[0]!r} is one of all "
-            "these: use the data that the model was trained with, or predict again"
+            f"{faces.name} and have {len(other)} others; one such image is "
+            f"{(missing + other)[0]!r}: use the data that the model was trained with, or predict "
+            "again"
         )
     if predictions.pictures_digest != _pictures_digest(faces):
         raise InputError(

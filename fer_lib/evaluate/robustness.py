@@ -105,6 +105,7 @@ def damaged(
         labels: (N,) int64.
         kind: a key of `corruptions.CORRUPTIONS`.
         flip: average with the mirror image, as in `batches.probabilities`.
+        seed: of the random draws of the damage.
 
     Returns:
         For each severity: `severity`, `unit`, and the entries of `accuracy`.

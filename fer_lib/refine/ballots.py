@@ -81,8 +81,8 @@ def translate(
     """Map the probabilities of a voter to the classes of the data, matched by name.
 
     A class that only the voter knows (contempt, if the data have seven classes) is dropped, and the
-    remaining probabilities are rescaled to sum to 1. If the dropped class is the voter's
-    first choice, the voter abstains. A class that only the data have gets probability 0, and the
+    remaining probabilities are rescaled to sum to 1. If the dropped class is the voter's first
+    choice, the voter abstains. A class that only the data have gets probability 0, and the
     voter abstains on images with that label: a voter that cannot say disgust cannot speak against
     it either.
 

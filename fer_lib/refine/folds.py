@@ -73,8 +73,8 @@ def voter_configs(
 
     Raises:
         InputError: `voters` or `changes` have the wrong form, `changes` contain the seed or another
-            setting with a parameter of its own, or two voters have the same configuration, so that
-            one training would have two votes.
+            setting with a parameter of its own, two voters have the same configuration, so that one
+            training would have two votes, or see `recipes.recipe`.
     """
     own_changes(changes, "seed")
     configs = []
@@ -112,7 +112,7 @@ def train_folds(
     The seed of the config draws the folds and the weights. The runs are in `<runs>/folds/`.
 
     Args:
-        runs: folder of all runs; None for `runs/` at home.
+        runs: folder of all runs; None for `runs/` in `files.home()`.
         progress: show a bar for each epoch.
 
     Returns:
