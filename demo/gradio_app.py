@@ -28,7 +28,7 @@ from fer_lib.predict.faces import Detector, make_detector
 from fer_lib.predict.outputs import draw_faces
 
 FRAME_SECONDS = 0.2  # between two frames of the camera
-SHOWN = 4  # faces of one picture that are shown, the largest first
+SHOWN = 4  # faces of one picture that get a card and a map, the largest first
 SIDE = 360  # pixels, height of a picture on the page
 MAPS = {"show_label": True, "container": True}
 SHOW = {"interactive": False, "buttons": ["fullscreen"]}  # leaves out Gradio's button that uploads

@@ -104,7 +104,7 @@ def test_the_rest_is_written_and_what_was_wrong_is_said_of_each(run, folder, tmp
     assert f"{folder / 'cut.jpg'} cannot be read as a picture (image file is truncated" in said
     assert f"{folder / 'text.jpg'} cannot be read as a picture (its content is no picture)" in said
     assert f"no face was found in {folder / 'empty.png'}" in said
-    assert "1 file in the folders skipped: only those whose names end like pictures" in said
+    assert "skipped 1 file in the folders: only those whose names end like pictures" in said
     assert "faces are found by Haar cascade" in said
 
 

@@ -47,8 +47,9 @@ def conv_and_pool(inputs: int, outputs: int) -> list[nn.Module]:
 class MeanPool2d(nn.Module):
     """Mean over all positions: (B, C, H, W) -> (B, C, 1, 1).
 
-    The gradient of `nn.AdaptiveAvgPool2d(1)` is an expanded number. It makes the backward pass of
-    the layer before take several times as long on a CPU (benchmarks/layers.py).
+    The gradient of `nn.AdaptiveAvgPool2d(1)` is not channels_last, even if its input is. It makes
+    the backward pass of the layer before take several times as long on a CPU
+    (benchmarks/layers.py).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,7 +181,11 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(ChannelAttn):
-    """Channel attention of CBAM: scales each channel by a gate from its mean and maximum."""
+    """Channel attention of CBAM: scales each channel by a gate.
+
+    The same two layers take the means and the maxima of all channels; the gates are the sigmoid of
+    the sum of both results.
+    """
 
     def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the shared layers to the mean and to the maximum; each gives (B, C, 1, 1)."""

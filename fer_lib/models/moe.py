@@ -101,7 +101,7 @@ class SparseExperts(nn.Module):
     always be 1 and teach the router nothing, so the gate is then the probability itself (Switch
     Transformer, https://arxiv.org/abs/2101.03961).
 
-    Takes (B, D) and returns (B, D) and the `Routing`, which is float32 under autocast too.
+    Takes (B, D) and returns (B, D) and the `Routing`, computed in float32 under autocast too.
 
     Args:
         dim: D, the number of input and output features.

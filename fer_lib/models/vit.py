@@ -21,7 +21,7 @@ from fer_lib.models.cnn import conv_and_pool, grey_48, with_input
 
 
 class ConvStem(nn.Module):
-    """Two convolutions that each halve the side, then a linear map of every position to a token.
+    """Two convolutions, each with pooling that halves the side, then a linear map to tokens.
 
     Replaces timm's PatchEmbed: (B, C, S, S) -> (B, (S / 4)², embed_dim). `unused` takes the other
     arguments that timm gives to every such layer: bias, device and dtype.

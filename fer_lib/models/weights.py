@@ -144,8 +144,8 @@ def load_start(model: nn.Module, path: str | Path, name: str) -> None:
         name: name of the model, of `fer_lib.models.MODULES`.
 
     Raises:
-        InputError: the file cannot be read, contains another model or this model at another size,
-            or lacks a tensor of the backbone.
+        InputError: the file cannot be read, is a run of this model at another size, or lacks a
+            tensor of the backbone (of the whole model, if that has no backbone).
     """
     state, metadata = read_weights(path)
     state = {key: tensor.float() for key, tensor in state.items()}

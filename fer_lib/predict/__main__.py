@@ -44,7 +44,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         args.sources, others = find_sources(args.paths) if args.paths else ([], 0)
         if others:
             say(
-                f"{others} file{'s' * (others > 1)} in the folders skipped: only those whose names "
+                f"skipped {others} file{'s' * (others > 1)} in the folders: only those whose names "
                 "end like pictures or videos are read; to read another, give its own path"
             )
         if args.annotate:

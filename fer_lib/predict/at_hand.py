@@ -37,7 +37,7 @@ def model_at_hand(name: str, detector: Detector) -> Predictor:
     """Load one of `models_at_hand` by its name.
 
     Raises:
-        InputError: the model is no longer there.
+        InputError: the model is no longer there, or cannot be loaded.
     """
     known = models_at_hand(detector)
     if name not in known:

@@ -160,7 +160,7 @@ def sorted_boxes(rows: Iterable[tuple], shape: tuple[int, ...]) -> list[Found]:
     """Turn rows (x, y, width, height, confidence) into boxes of whole pixels inside the picture.
 
     Args:
-        shape: of the picture, (H, W, ...).
+        shape: shape of the picture, (H, W, ...).
 
     Returns:
         The boxes that are not empty, the largest first.

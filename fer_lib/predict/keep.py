@@ -39,11 +39,11 @@ def keep_weights(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
     The weights are stored in half precision if they would otherwise take more than `LIMIT`.
 
     Args:
-        path: of the weights file; the card is written beside it.
+        path: path of the weights file; the card is written beside it.
 
     Raises:
-        InputError: the run is unfinished or was trained on other data, the file would be too large,
-            or its predictions differ from those of the run.
+        InputError: the run is unfinished, has no weights here or was trained on other data, or the
+            file would be too large, give other predictions than the run, or cannot be written.
     """
     run.require_finished()
     run.require_data(faces)

@@ -72,6 +72,7 @@ def export(graph: nn.Module, image: tuple[int, ...] = (1, 48, 48), about: str = 
         about: text that the file keeps in its metadata, under "fer_lib".
 
     Raises:
+        ImportError: a package that the export needs is missing.
         RuntimeError: the exporter has fixed the number of faces.
     """
     import onnx

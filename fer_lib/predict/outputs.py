@@ -23,8 +23,9 @@ COLUMNS = (
 
 path is the path as it was given or found; frame (from 0) and seconds are those of a video; face is
 1 for the largest; x, y, width and height are its box in pixels of the upright picture; confidence
-is the detector's; sure is 1 if the probability of the expression reaches the model's threshold,
-else 0. A picture without a face has one row, which is empty from `face` on.
+is the detector's; expression is the most probable class and probability its probability; sure is 1
+if that reaches the model's threshold, else 0. A picture without a face has one row, which is empty
+from `face` on.
 """
 
 

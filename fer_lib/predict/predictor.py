@@ -82,7 +82,8 @@ class Predictor:
         about: classes, images and calibration of the network.
         detector: a detector, or the choice that `faces.make_detector` takes; the detector is then
             made when it is first needed.
-        say: is called with each remark: which detector is used, or that there is no calibration.
+        say: is called with each remark, such as which detector is used or that the network is not
+            calibrated.
 
     Attributes:
         name, classes: from `about`.
@@ -162,8 +163,8 @@ class Predictor:
             options: `detector` and `say`, as for the class.
 
         Raises:
-            InputError: the file is missing, damaged or not of this project, or is an ONNX file and
-                onnxruntime is missing.
+            InputError: the file is missing or damaged, comes from a pretraining or from outside
+                this project, or is an ONNX file and onnxruntime is missing.
         """
         path = expanded(path)
         if path.suffix == ".onnx":
@@ -216,7 +217,8 @@ class Predictor:
             The faces of one picture, the largest first; for several pictures a list of such lists.
 
         Raises:
-            InputError: a picture cannot be read or is not a picture, or `faces` is unknown.
+            InputError: a picture cannot be read or is not a picture, `faces` is unknown, or the
+                detector is not available.
         """
         if faces not in FACES:
             raise InputError(f"faces must be one of {', '.join(FACES)}, not {faces!r}")

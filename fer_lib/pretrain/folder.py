@@ -48,7 +48,7 @@ class Pretraining(RunFolder):
         self.options = self.pretrain_config.classifier_options
 
     def load(self) -> nn.Module:
-        """Load the autoencoder after its last epoch, in evaluation mode, on the CPU."""
+        """Load the autoencoder as its last epoch left it, in evaluation mode, on the CPU."""
         state, _ = read_weights(self.autoencoder_path)
         autoencoder = build_autoencoder(self.pretrain_config)
         load_into(autoencoder, state, self.autoencoder_path)
@@ -58,7 +58,7 @@ class Pretraining(RunFolder):
 def find_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pretraining | None:
     """Find the newest pretraining with exactly this config and these data, if there is one.
 
-    Finished pretrainings come before unfinished ones.
+    Finished pretrainings come before unfinished ones. `cuda_graph` may differ.
     """
     return newest(
         one

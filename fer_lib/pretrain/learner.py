@@ -128,8 +128,8 @@ class MaskedLearner:
             for name in ("optimizer", "schedule", "scaler"):
                 if state[name]:  # a scaler that was not needed has no state
                     getattr(self, name).load_state_dict(state[name])
-        except (KeyError, ValueError, RuntimeError) as error:  # another precision, or other code
+        except (KeyError, ValueError, RuntimeError) as error:  # other code
             raise InputError(
                 f"{source} does not fit ({error}): delete the folder of the pretraining, or resume "
-                "with the code and precision that it was begun with"
+                "with the code that it was begun with"
             ) from error

@@ -41,7 +41,8 @@ def pretrain(
 
     Raises:
         InputError: the config and the data do not fit, the faces were changed after loading,
-            another process is running this pretraining, or this is one of several processes.
+            another process is running this pretraining, this is one of several processes, or the
+            state to resume from is damaged or does not fit.
         FloatingPointError: the loss became infinite or NaN; the last good epoch is kept.
     """
     faces.require_unchanged()
