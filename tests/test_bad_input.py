@@ -98,6 +98,7 @@ def test_votes_without_pixels_and_damaged_votes(sample, tmp_path, refused):
         ("", "lacks the columns Usage"),
         (lines[0], "has no rows"),
         ("\n".join([*lines[:4], "Training,a.png,1,2"]), "row 5"),
+        ("\n".join([*lines[:4], "", "Training,a.png,1,2"]), "row 6"),
         ("\n".join([*lines[:4], lines[4] + "x", *lines[5:]]), "row 5"),
     ):
         votes.write_text(bad)
@@ -266,7 +267,7 @@ def test_a_path_in_a_closed_folder(folder, refused, monkeypatch):
 
     monkeypatch.setattr(Path, "exists", guarded)
     assert refused("mine", folder) == (
-        f"{folder} cannot be read (Permission denied): ask its owner, or give another one"
+        f"{folder} cannot be read (Permission denied): ask its owner, or give another path"
     )
 
 

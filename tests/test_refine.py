@@ -332,6 +332,11 @@ def test_no_voter_has_seen_the_label_it_votes_on(faces, tmp_path):
         ([["baseline_cnn", 5]], {}, "is neither a model nor a model with its changes"),
         (["baseline_cnn"], 5, "changes=5 is not a dict"),
         (["baseline_cnn"], {"seed": 3}, "seed in changes has a parameter of its own"),
+        (
+            [["baseline_cnn", {"model": "vit_tiny"}]],
+            {},
+            "model in the changes of voter baseline_cnn",
+        ),
         ([["baseline_cnn", {"seed": 3}]] * 2, {}, "two voters are the same training, baseline_cnn"),
     ],
 )

@@ -91,6 +91,17 @@ def test_a_class_of_pairs_has_one_pair_at_least_in_each_split():
     assert set(two) == {"train"}
 
 
+@pytest.mark.parametrize("splits", [3, 4, 5])
+def test_no_split_lacks_a_class_that_has_as_many_groups(splits):
+    rng = np.random.default_rng(splits)
+    fractions = {str(number): 1 / splits for number in range(splits)}
+    for seed in range(100):
+        sizes = rng.integers(1, 6, rng.integers(splits, 12))
+        groups = np.repeat(np.arange(len(sizes)), sizes).astype(str)
+        split = grouped_split(np.zeros(len(groups), int), groups, fractions, seed)
+        assert set(split) == set(fractions)
+
+
 def test_a_chain_of_near_copies_is_one_group():
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 200, (2, 1, 48, 48))

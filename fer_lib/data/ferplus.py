@@ -102,11 +102,13 @@ def read_votes(path: Path) -> VoteTable:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
+            reader = csv.reader(file)
+            numbered = [(reader.line_num, row) for row in reader if row]
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): ask its owner") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file ({error}): download it again") from None
+    rows = [row for _, row in numbered]
     header = [name.strip() for name in rows[0]] if rows else []
     missing = [n for n in ("Usage", "Image name", *FERPLUS_COLUMNS) if n not in header]
     if missing or len(rows) < 2:
@@ -117,7 +119,7 @@ def read_votes(path: Path) -> VoteTable:
     usage, names = header.index("Usage"), header.index("Image name")
     columns = [header.index(name) for name in FERPLUS_COLUMNS]
     votes = np.zeros((len(rows) - 1, len(columns)), np.float32)
-    for i, row in enumerate(rows[1:]):
+    for i, (number, row) in enumerate(numbered[1:]):
         try:
             votes[i] = [int(row[column]) for column in columns]
             good = row[usage] in USAGE and votes[i].min() >= 0
@@ -125,7 +127,7 @@ def read_votes(path: Path) -> VoteTable:
             good = False
         if not good:
             raise InputError(
-                f"{path}, row {i + 2}: {','.join(row)!r} is not a Usage, an image name and ten "
+                f"{path}, row {number}: {','.join(row)!r} is not a Usage, an image name and ten "
                 "counts of votes"
             )
     return VoteTable(

@@ -44,9 +44,9 @@ def grouped_split(
 
     A group counts for the class that most of its members have. Each split except the first gets its
     fraction of every class: exactly if the sizes of the groups allow it, and never more. The first
-    split gets the rest, which may be nothing. But if a class has at least as many groups as there
-    are splits, another split without any of them gets the smallest one of the first split, provided
-    that two or more are left there.
+    split gets the rest. But if a class has at least as many groups as there are splits, each split
+    gets one at least: a split without any gets the smallest one of the first split or, if that has
+    none to spare, of the split with the most groups.
 
     Args:
         labels: (N,) int64.
@@ -74,10 +74,12 @@ def grouped_split(
             place[row] = name
             if name != rest:
                 quota[name] -= size[row]
-        for name in others:
-            left = members[place[members] == rest]
-            if len(members) >= len(fractions) and len(left) > 1 and name not in place[members]:
-                place[left[size[left].argmin()]] = name
+        for name in fractions if len(members) >= len(fractions) else ():
+            groups_in = {one: members[place[members] == one] for one in fractions}
+            if not len(groups_in[name]):
+                most = max(fractions, key=lambda one: len(groups_in[one]))
+                donor = groups_in[rest if len(groups_in[rest]) > 1 else most]
+                place[donor[size[donor].argmin()]] = name
     return place[group].astype(str)
 
 

@@ -73,7 +73,8 @@ def voter_configs(
 
     Raises:
         InputError: `voters` or `changes` have the wrong form, `changes` contain the seed or another
-            setting with a parameter of its own, two voters have the same configuration, so that one
+            setting with a parameter of its own, a voter's own changes another model, recipe or
+            preset, two voters have the same configuration, so that one
             training would have two votes, or see `recipes.recipe`.
     """
     own_changes(changes, "seed")
@@ -89,6 +90,7 @@ def voter_configs(
                     f"voter {voter!r} is neither a model nor a model with its changes, as in "
                     '["baseline_cnn", {"epochs": 5}]'
                 )
+        own_changes(more, parameter=f"the changes of voter {model}")
         config = recipe(model, "ours", preset, **{"seed": seed + number} | changes | more)
         if config in configs:
             raise InputError(
