@@ -272,6 +272,16 @@ def test_a_run_of_another_size_is_refused_and_not_taken_in_part(tmp_path):
         create_model("grefel", pretrained=tmp_path / "best.safetensors", **tiny, anchors=3)
 
 
+def test_a_run_with_seven_experts_does_not_start_one_with_eight(tmp_path):
+    options = {"img_size": 32, "backbone_options": {"depth": 1, "embed_dim": 64, "num_heads": 2}}
+    config = recipe("vit_moe", "ours", "sample", options=options | {"experts": 7})
+    path = tmp_path / "best.safetensors"
+    first = create_model("vit_moe", **config.options)
+    save_weights(path, first.state_dict(), config, EMOTIONS_8[:7])
+    with pytest.raises(InputError, match="another model"):
+        create_model("vit_moe", pretrained=path, **config.options | {"experts": 8})
+
+
 def test_a_training_resumes_without_what_it_started_from(faces, tmp_path, monkeypatch, offline):
     start = tmp_path / "start.safetensors"
     save_file(vit(img_size=48, in_chans=1).state_dict(), start)

@@ -76,7 +76,7 @@ def create_model(
     if isinstance(pretrained, str | Path):
         from fer_lib.models.weights import load_start
 
-        load_start(model, pretrained, name)
+        load_start(model, pretrained, name, num_classes)
     return model
 
 

@@ -1,5 +1,6 @@
 """Read and write weights files, and start a model or its backbone from one."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from fer_lib.files import InputError, expanded, replacing
-from fer_lib.labels import EMOTIONS, EMOTIONS_8
 
 State = dict[str, Tensor]
 
@@ -128,7 +128,7 @@ def load_into(model: nn.Module, state: State, path: str | Path) -> None:
     model.load_state_dict(state)
 
 
-def load_start(model: nn.Module, path: str | Path, name: str) -> None:
+def load_start(model: nn.Module, path: str | Path, name: str, num_classes: int) -> None:
     """Start a model from a weights file: all of it from a run, or its backbone only.
 
     A run of the same model gives all of its weights. If that run had seven classes and this model
@@ -142,6 +142,7 @@ def load_start(model: nn.Module, path: str | Path, name: str) -> None:
 
     Args:
         name: name of the model, of `fer_lib.models.MODULES`.
+        num_classes: number of classes of the model.
 
     Raises:
         InputError: the file cannot be read, is a run of this model at another size, or lacks a
@@ -151,7 +152,8 @@ def load_start(model: nn.Module, path: str | Path, name: str) -> None:
     state = {key: tensor.float() for key, tensor in state.items()}
     backbone = getattr(model, "backbone", None)
     if metadata.get("model") == name or backbone is None:
-        load_into(model, with_classes(state, model.state_dict()), path)
+        before = len(json.loads(metadata["classes"])) if "classes" in metadata else num_classes
+        load_into(model, with_classes(state, model.state_dict(), before, num_classes), path)
         return
     if "model" in metadata:
         inside = "backbone."
@@ -166,13 +168,13 @@ def load_start(model: nn.Module, path: str | Path, name: str) -> None:
     backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
 
 
-def with_classes(state: State, own: State) -> State:
-    """Fit tensors for seven or eight classes to those of `own`, which fills in what is missing."""
+def with_classes(state: State, own: State, before: int, after: int) -> State:
+    """Fit tensors for `before` classes to those of `own`, for `after`, which fill in the rest."""
     fitted = dict(state)
-    for key, tensor in state.items():
+    for key, tensor in state.items() if before != after else ():
         here = own.get(key, tensor)
-        seven_or_eight = {len(EMOTIONS), len(EMOTIONS_8)} == {*here.shape[:1], *tensor.shape[:1]}
-        if seven_or_eight and here.shape[1:] == tensor.shape[1:]:
+        by_class = (*tensor.shape[:1], *here.shape[:1]) == (before, after)
+        if by_class and here.shape[1:] == tensor.shape[1:]:
             fitted[key] = torch.cat([tensor, here[len(tensor) :]])[: len(here)]
     return fitted
 
