@@ -178,7 +178,8 @@ def coarse_dropout(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
 def erase(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
     """Fill one rectangle of some normalised (B, C, H, W) images with standard normal noise.
 
-    It has 2 to 33 % of the image's area and sides in a ratio of 0.3 to 3.3, as in the paper.
+    It has 2 to 33 % of the image's area (up to 40 % in the paper), and sides in a ratio of 0.3 to
+    3.3, as in the paper.
     """
     area = draw.uniform(0.02, 0.33)
     ratio = torch.exp(draw.uniform(math.log(0.3), math.log(1 / 0.3)))
@@ -250,7 +251,7 @@ class Prepare:
 def mix(
     images: Tensor, targets: Tensor, generator: Generator, *, mixup: float, cutmix: float
 ) -> tuple[Tensor, Tensor]:
-    """Mix each image with another image of its batch, and their targets by the same shares.
+    """Mix each image with a random image of its batch, and their targets by the same shares.
 
     If both methods are on, each image gets one of them with equal chance. The share that an image
     keeps is drawn for each image from Beta(alpha, alpha). mixup: https://arxiv.org/abs/1710.09412;

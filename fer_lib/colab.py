@@ -50,7 +50,7 @@ def install(requirements: str) -> list[str]:
         The requirements that were installed.
 
     Raises:
-        InputError: pip could not install it.
+        InputError: pip could not install them.
     """
     wanted = missing(requirements)
     if not wanted:

@@ -18,7 +18,7 @@ class Settings:
     """Base class of dataclasses of settings: converts them to plain values and back.
 
     Attributes:
-        kind: how error messages call the settings, as in "training".
+        kind: what error messages call the settings, such as "training".
         besides: what the message on an unknown setting ends with.
     """
 

@@ -84,13 +84,13 @@ def evaluate_in_depth(
 
     Args:
         images: number of test images for views, robustness and gates, drawn with a fixed seed.
-            None: all on a GPU; on a CPU as many hundreds as `CPU_WORK` allows, or none if these
-            are fewer than `FEWEST`.
+            None: all on a GPU; on a CPU all if `CPU_WORK` allows, otherwise as many hundreds as it
+            allows, or none if it allows fewer than `FEWEST`.
         say: is called with one line on what was kept, computed or left out.
 
     Raises:
-        InputError: the run is unfinished or was trained on other data, or the weights are not those
-            that made its predictions.
+        InputError: `images` is below 1, the run is unfinished or was trained on other data, or the
+            weights are not those that made its predictions.
     """
     if images is not None and images < 1:
         raise InputError(f"images must be 1 or more, not {images}")
@@ -206,7 +206,7 @@ class Subject:
         return {"images": images, "mark": mark, "device": processor(), "threads": threads}
 
     def affordable(self) -> int:
-        """Return how many test images take minutes on this machine; 0 if these are too few."""
+        """Return how many test images to use: all, or what takes a CPU minutes; 0 for too few."""
         rows = self.faces.where("test")
         if self.device.type != "cpu":
             return len(rows)

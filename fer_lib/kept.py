@@ -48,9 +48,9 @@ def keep_results(run: Run, folder: Path) -> None:
     """Write the results of a finished run to one file in `folder`.
 
     The file has the parts `config`, `results`, `metrics` (a list of rows, one per epoch) and, if
-    the notebooks have written them, `evaluation` and `inference`. If the run started from one of
-    our own pretrainings, `config` also says where that comes from. The folder of the data and all
-    other folders of the user are left out. Predictions are written beside it in half precision.
+    the run folder has them, `evaluation` and `inference`. If the run started from one of our own
+    pretrainings, `config` also says where that comes from. The folder of the data and all other
+    folders of the user are left out. Predictions are written beside it in half precision.
 
     Raises:
         InputError: the run is unfinished.

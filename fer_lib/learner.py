@@ -1,4 +1,4 @@
-"""The learner: model, optimizer, schedule and batches on the device. It knows no run folder."""
+"""The learner: model, optimizer, schedule and batches on the device. It uses no run folder."""
 
 import gc
 from functools import partial
@@ -26,7 +26,7 @@ from fer_lib.optim import create_optimizer, freeze, layers, schedules
 
 
 class Learner:
-    """One model in training. It knows neither the run's folder nor which model it trains.
+    """One model in training. The code is the same for all models and uses no run folder.
 
     Args:
         progress: show a progress bar for each epoch.
@@ -39,7 +39,7 @@ class Learner:
 
     Raises:
         InputError: the settings do not fit the faces, the model, the device or the number of
-            processes, or pretrained weights cannot be had.
+            processes, or the pretrained weights cannot be obtained.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Learner:
         self.model.train()
         freeze(self.core, config.frozen_at(epoch))
         # Dropout draws from torch's global generator, the rest from self.generator; both are seeded
-        # by epoch and rank.
+        # from the config's seed, the epoch and the rank.
         seed = (config.seed * 1_000_003 + epoch) * 64 + self.accelerator.process_index
         torch.manual_seed(seed)
         self.generator.manual_seed(seed)

@@ -168,7 +168,7 @@ class Mirror:
         self.use(predictor)
 
     def use(self, predictor: Predictor) -> None:
-        """Read the next frames with another model, and forget the expression held so far."""
+        """Read the next frames with another model, and forget all that was read so far."""
         # A single assignment, so that a frame that another thread is reading keeps the old pair.
         self.using = predictor, Follower(threshold=predictor.threshold)
 
@@ -219,7 +219,10 @@ def steady(face: Face, smoother: Smoother) -> Face:
 
 
 def follow(before: Face | None, found: list[Face]) -> Face | None:
-    """Return the face that overlaps `before` most, otherwise the largest; None without faces."""
+    """Return the face that overlaps `before` most, if by more than `SAME`, otherwise the largest.
+
+    Returns None if there are no faces.
+    """
     if not found:
         return None
     overlaps = [overlap(before, face) if before else 0.0 for face in found]

@@ -13,7 +13,7 @@ from fer_lib.models import MODULES
 
 
 def default_preset(dataset: str) -> str:
-    """Return the preset if none is given: "sample" for drawn faces, else "quick", a first look."""
+    """Return the default preset: "sample" for drawn faces, else "quick", not hours of training."""
     return "sample" if SAMPLE.fullmatch(dataset) else "quick"
 
 

@@ -3,9 +3,10 @@
     python -m fer_lib.train baseline_cnn --dataset fer2013 --data-dir DIR --preset full
     torchrun --nproc_per_node 2 -m fer_lib.train attention_cnn --set epochs=10
 
-The images stay on the device as uint8, the random draws of an epoch depend only on seed, epoch and
-process, and metrics stay on the device until the epoch ends. A run that was killed resumes after
-its last finished epoch and, on the same CPU, ends with the same numbers as one that was not.
+The images stay on the device as uint8 if they fit, the random draws of an epoch depend only on
+seed, epoch and process, and metrics stay on the device until the epoch ends. A run that was
+killed resumes after its last finished epoch and, on the same CPU, ends with the same numbers as one
+that was not.
 """
 
 import argparse
@@ -100,8 +101,8 @@ def fine_tuning(
 ) -> TrainConfig:
     """Return the config of a training that starts from the best weights of a finished run.
 
-    The model is that of the run. Its options are those of the run too, except that the recipe sets
-    those of the head, such as the dropout.
+    The model is that of the run. Its options are those of the run too, except for those that the
+    recipe sets outside `backbone_options`, such as the head's dropout, and those in `changes`.
 
     Args:
         name: the recipe, "published", "ours" or, if the model has one, "finetune".
@@ -110,7 +111,8 @@ def fine_tuning(
             the run.
 
     Raises:
-        InputError: the run is unfinished, or its model has no such recipe.
+        InputError: the run is unfinished or has lost its weights, its model has no such recipe, or
+            a change is not allowed.
     """
     run.require_finished()
     old = run.train_config
