@@ -91,7 +91,8 @@ class Batches:
         processes: number of all processes.
 
     Raises:
-        InputError: `batch_size` is not a multiple of `processes`.
+        InputError: `batch_size` is not a multiple of `processes`, or there are fewer images than
+            processes.
     """
 
     def __init__(
@@ -106,9 +107,14 @@ class Batches:
     ):
         if batch_size % processes:
             raise InputError(f"batch_size {batch_size} must be a multiple of {processes} processes")
+        largest = len(images) // processes * processes
+        if not largest:
+            raise InputError(
+                f"{len(images)} training images are too few for {processes} processes: use more "
+                "images or fewer processes"
+            )
         self.images, self.targets, self.seed = images, targets, seed
         self.rank, self.processes = rank, processes
-        largest = len(images) // processes * processes
         self.batch_size = min(batch_size, largest)
 
     def __len__(self) -> int:

@@ -43,7 +43,7 @@ class Background:
         self.thread.shutdown()
         if self.last and error is None:
             self.last.result()
-        elif self.last and (failed := self.last.exception()):
+        elif self.last and (failed := self.last.exception()) not in (None, error):
             error.add_note(f"in addition, writing in the background failed: {failed}")
 
 

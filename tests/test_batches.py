@@ -54,6 +54,8 @@ def test_processes_share_every_batch():
 def test_a_batch_that_processes_cannot_share_is_refused():
     with pytest.raises(InputError, match="multiple of 3"):
         numbered(processes=3)
+    with pytest.raises(InputError, match="1 training images are too few for 2 processes"):
+        Batches(torch.zeros(1, 1, 4, 4), torch.zeros(1, 2), batch_size=4, processes=2)
 
 
 def test_targets_from_labels_and_votes():

@@ -443,14 +443,20 @@ def test_what_could_not_be_written_is_told_beside_the_error_that_came_after():
     def fail():
         raise InputError("no space left")
 
-    def fail_twice():
+    def fail_twice(again):
         with Background() as background:
             background(fail)
-            raise FloatingPointError("nan")
+            again(background)
+
+    def diverge(background):
+        raise FloatingPointError("nan")
 
     with pytest.raises(FloatingPointError) as caught:
-        fail_twice()
+        fail_twice(diverge)
     assert "no space left" in caught.value.__notes__[0]
+    with pytest.raises(InputError) as caught:
+        fail_twice(lambda background: background(fail))
+    assert not hasattr(caught.value, "__notes__")  # it is told once
     with pytest.raises(InputError, match="no space left"), Background() as background:
         background(fail)
 
