@@ -101,8 +101,8 @@ def fine_tuning(
 ) -> TrainConfig:
     """Return the config of a training that starts from the best weights of a finished run.
 
-    The model is that of the run. Its options are those of the run too, except for those that the
-    recipe sets outside `backbone_options`, such as the head's dropout, and those in `changes`.
+    The model is that of the run. Its options are those of the run too, except for those of the
+    recipe that leave the weights' shapes alone, such as the head's dropout, and those in `changes`.
 
     Args:
         name: the recipe, "published", "ours" or, if the model has one, "finetune".
@@ -117,9 +117,10 @@ def fine_tuning(
     run.require_finished()
     old = run.train_config
     config = recipe(old.model, name, preset or old.preset, **{"labels": old.labels} | changes)
-    head = dict(RECIPES[old.model, name].get("options", {}))
-    head.pop("backbone_options", None)
-    options = merged_options(old.options, head, changes.get("options", {}))
+    of_recipe = RECIPES[old.model, name].get("options", {})
+    kept = ("attention", "backbone_options")  # by which the weights have their shapes
+    shapeless = {key: value for key, value in of_recipe.items() if key not in kept}
+    options = merged_options(old.options, shapeless, changes.get("options", {}))
     return replace(config, options=options, pretrained=str(run.weights))
 
 

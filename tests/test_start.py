@@ -248,6 +248,15 @@ def test_fine_tuning_starts_from_the_best_weights_of_a_run(faces, tmp_path, caps
     assert second.train_config == config
 
 
+@pytest.mark.parametrize(("before", "after"), [("ours", "published"), ("published", "ours")])
+def test_fine_tuning_by_another_recipe_keeps_the_network(faces, tmp_path, before, after):
+    short = {"epochs": 1, "limit": 64, "options": {"width": 4}}
+    run = train(recipe("attention_cnn", before, "sample", **short), faces, runs=tmp_path)
+    config = fine_tuning(run, after, epochs=1, limit=64)
+    assert config.options == run.train_config.options
+    Learner(config, faces)
+
+
 @pytest.mark.parametrize(("before", "after"), [(7, 8), (8, 7)])
 def test_a_run_with_or_without_contempt_gives_all_that_it_has(before, after, tmp_path):
     config = recipe("grefel", "ours", "sample", options=tiny)
