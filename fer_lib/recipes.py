@@ -252,6 +252,9 @@ def merged_options(*parts: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+OF_WEIGHTS = ("attention", "backbone_options")
+"""Options of recipes that decide which weights a network has, so a fine-tuning keeps the run's."""
+
 OWN_STARTS = {
     "best.safetensors": "run",
     "encoder.safetensors": "pretraining",

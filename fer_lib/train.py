@@ -23,7 +23,7 @@ from fer_lib.files import InputError, locked, require_writable
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.provenance import code_digest
-from fer_lib.recipes import RECIPES, default_preset, merged_options, own_start, recipe
+from fer_lib.recipes import OF_WEIGHTS, RECIPES, default_preset, merged_options, own_start, recipe
 from fer_lib.runs import Run, find_run, runs_folder, start_run
 from fer_lib.settings import APART, add_arguments, parse_settings
 from fer_lib.training import Training
@@ -62,9 +62,10 @@ def train(
         )
     if run and run.finished:
         if not quiet:
-            note = "; its weights are not here: delete its folder to train it again"
-            note = "" if run.has_weights else note
-            processes().print(f"loaded {run.name}, a finished run of these settings and data{note}")
+            text = f"loaded {run.name}, a finished run of these settings and data"
+            if not run.has_weights:
+                text += "; its weights are not here: delete its folder to train it again"
+            processes().print(text)
         return run
     require_writable(runs_folder(runs))  # before a model is downloaded
     resumes = run is not None and run.state_path.exists()
@@ -102,7 +103,7 @@ def fine_tuning(
     """Return the config of a training that starts from the best weights of a finished run.
 
     The model is that of the run. Its options are those of the run too, except for those of the
-    recipe that leave the weights' shapes alone, such as the head's dropout, and those in `changes`.
+    recipe that are not `OF_WEIGHTS`, such as the head's dropout, and those in `changes`.
 
     Args:
         name: the recipe, "published", "ours" or, if the model has one, "finetune".
@@ -118,9 +119,8 @@ def fine_tuning(
     old = run.train_config
     config = recipe(old.model, name, preset or old.preset, **{"labels": old.labels} | changes)
     of_recipe = RECIPES[old.model, name].get("options", {})
-    kept = ("attention", "backbone_options")  # by which the weights have their shapes
-    shapeless = {key: value for key, value in of_recipe.items() if key not in kept}
-    options = merged_options(old.options, shapeless, changes.get("options", {}))
+    new = {key: value for key, value in of_recipe.items() if key not in OF_WEIGHTS}
+    options = merged_options(old.options, new, changes.get("options", {}))
     return replace(config, options=options, pretrained=str(run.weights))
 
 

@@ -74,12 +74,14 @@ def grouped_split(
             place[row] = name
             if name != rest:
                 quota[name] -= size[row]
-        for name in fractions if len(members) >= len(fractions) else ():
-            groups_in = {one: members[place[members] == one] for one in fractions}
-            if not len(groups_in[name]):
-                most = max(fractions, key=lambda one: len(groups_in[one]))
-                donor = groups_in[rest if len(groups_in[rest]) > 1 else most]
-                place[donor[size[donor].argmin()]] = name
+        if len(members) < len(fractions):
+            continue
+        for name in fractions:
+            inside = {one: members[place[members] == one] for one in fractions}
+            if len(inside[name]):
+                continue
+            giver = inside[rest] if len(inside[rest]) > 1 else max(inside.values(), key=len)
+            place[giver[size[giver].argmin()]] = name
     return place[group].astype(str)
 
 

@@ -171,7 +171,7 @@ def load_start(model: nn.Module, path: str | Path, name: str, num_classes: int) 
 def with_classes(state: State, own: State, before: int, after: int) -> State:
     """Fit tensors for `before` classes to those of `own`, for `after`, which fill in the rest."""
     fitted = dict(state)
-    for key, tensor in state.items() if before != after else ():
+    for key, tensor in state.items():
         here = own.get(key, tensor)
         by_class = (*tensor.shape[:1], *here.shape[:1]) == (before, after)
         if by_class and here.shape[1:] == tensor.shape[1:]:
