@@ -34,7 +34,7 @@ from schedule import RESULTS, Campaign, kept_results
 
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, end_as_interrupted, home
-from fer_lib.kept import keep_results
+from fer_lib.kept import keep_labels, keep_results
 from fer_lib.markdown import markdown
 from fer_lib.pretrain import PretrainConfig
 from fer_lib.recipes import changed_settings
@@ -168,6 +168,7 @@ def unpack_all(archives: list[Path], place: Place) -> None:
         for one in unpack(archive, place.faces, place.runs):
             kept = isinstance(one, Run) and not one.config["data"].get("mark")
             if kept:
+                keep_labels(one, RESULTS)
                 keep_results(one, RESULTS)
             print(f"{one.folder}: unpacked{f', its results kept in {RESULTS}' if kept else ''}")
 

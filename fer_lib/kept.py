@@ -8,7 +8,8 @@ The first command keeps the results of a finished run in `report/results/`. The 
 tables of all kept results: the best run of each kind in the README, and all runs, with the settings
 that they changed, in `report/results/README.md`. `python -m fer_lib.report --collect` adds new
 results to the report. The last command makes run folders, without weights, from the kept results,
-so that everything that depends on predictions can be computed again.
+so that everything that depends on predictions can be computed again. Refined labels that a kept run
+learned from are kept too, and put back into `data/`.
 """
 
 import argparse
@@ -21,8 +22,9 @@ from typing import Any
 import pandas as pd
 
 from fer_lib.config import TrainConfig
+from fer_lib.data.refined import LABELS, read_refined, refined_path
 from fer_lib.evaluate import load_predictions, save_predictions
-from fer_lib.files import InputError, read_json, write_json
+from fer_lib.files import InputError, read_json, replacing, write_json
 from fer_lib.markdown import around_table, write_table
 from fer_lib.models.weights import FILES
 from fer_lib.networks import label
@@ -81,6 +83,50 @@ def keep_results(run: Run, folder: Path) -> None:
     if (path := run.folder / "predictions.npz").exists():
         save_predictions(folder / f"{run.name}.npz", load_predictions(path), small=True)
     write_json(folder / f"{run.name}.json", parts)  # last, as this file makes the run a kept one
+
+
+def keep_labels(run: Run, folder: Path) -> None:
+    """Copy the refined labels that a run learned from to `<dataset>_refined_<rule>.npz`, if any.
+
+    Raises:
+        InputError: the labels in `data/` are missing or are not those that the run learned from, or
+            `folder` has other labels of this name.
+    """
+    match = LABELS.fullmatch(run.config["train"]["labels"])
+    if not match:
+        return
+    dataset, (rule, soft) = run.results["dataset"], match.groups()
+    source, target = refined_path(dataset, rule), folder / f"{dataset}_refined_{rule}.npz"
+    learned = run.config["data"]["refined_sha256"]
+    for path in filter(Path.exists, (target, source)):
+        if read_refined(path)[0].sha256(bool(soft)) != learned:
+            raise InputError(f"{path} has other labels than {run.name} learned from: move it away")
+    if target.exists():
+        return
+    if not source.exists():
+        raise InputError(f"{source}, from which {run.name} learned, does not exist: put it back")
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def restore_labels(folder: Path) -> list[Path]:
+    """Put kept refined labels back into `data/`, unless there are some of that name.
+
+    Returns:
+        The paths of the new files.
+
+    Raises:
+        InputError: a kept file is damaged.
+    """
+    new = []
+    for path in sorted(folder.glob("*_refined_*.npz")):
+        refined, _, manifest = read_refined(path)
+        target = refined_path(manifest["dataset"], refined.rule)
+        if not target.exists():
+            with replacing(target) as temporary:
+                shutil.copyfile(path, temporary)
+            new.append(target)
+    return new
 
 
 def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
@@ -222,6 +268,8 @@ def main(arguments: list[str] | None = None) -> None:
     folder, readme = Path("report/results"), Path("README.md")
     try:
         if args.restore:
+            for path in restore_labels(folder):
+                print(f"{path} is made")
             new = restore(folder)
             for run in new:
                 print(f"{run.folder} is made, without weights: delete it to train the run again")
@@ -234,6 +282,7 @@ def main(arguments: list[str] | None = None) -> None:
             if "sample data" in (run.config["data"].get("mark") or ""):
                 raise InputError(f"{run.folder} is of sample data, but {folder} is for real data")
         for path in args.runs:
+            keep_labels(Run(path), folder)
             keep_results(Run(path), folder)
             print(f"{path.name} is kept in {folder}")
         table = results_table(folder)

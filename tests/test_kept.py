@@ -12,6 +12,8 @@ from fer_lib import kept as kept_module
 from fer_lib import train as train_module
 from fer_lib.config import PRESETS
 from fer_lib.data.faceset import FaceSet
+from fer_lib.data.refined import Refined, load_refined, refined_sha256, save_refined
+from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import Predictions, evaluate, load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.kept import KEPT, best_of_each, keep_results, main, results_table, train_config
@@ -131,14 +133,6 @@ def test_what_else_was_found_about_a_run_is_kept_and_other_results_are_no_runs(r
     assert "inference" not in read_json(path)
     write_json(path.with_name("comparison.json"), {"no": "run"})
     main([])
-
-
-def test_the_table_says_what_labels_a_run_has_learned_from(root):
-    run = make_run(root, right=10)
-    train = run.config["train"] | {"labels": "refined_majority"}
-    write_json(run.folder / "config.json", run.config | {"train": train})
-    main([str(run.folder)])
-    assert "| noise refined_majority labels | 50.0% (" in (root / "README.md").read_text()
 
 
 def test_the_table_says_what_a_run_changed_and_what_it_reaches_in_one_view(root):
@@ -333,6 +327,48 @@ def test_restoring_says_where_there_is_nothing_to_restore(root, monkeypatch, cap
     capsys.readouterr()
     main(["--restore"])
     assert "already" in capsys.readouterr().out
+
+
+def test_refined_labels_are_kept_with_a_run_that_learned_from_them(root, monkeypatch, capsys):
+    monkeypatch.setenv("FER_HOME", str(root / "home"))
+    faces = make_sample(100)
+    rows = faces.where("train")
+    soft = np.full((len(rows), 7), 1 / 7, np.float32)
+    first, other = (
+        Refined("majority", (faces.labels[rows] + k) % 7, soft, np.full(len(rows), "why"))
+        for k in (1, 2)
+    )
+    path = save_refined(faces, rows, first, ("a voter",))
+    run = make_run(root, right=10)
+    config, learned = run.config, refined_sha256(faces, "refined_majority")
+    write_json(run.folder / "results.json", run.results | {"dataset": "sample"})
+    train = config["train"] | {"labels": "refined_majority"}
+    data = config["data"] | {"refined_sha256": learned}
+    write_json(run.folder / "config.json", config | {"train": train, "data": data})
+
+    main([str(run.folder)])
+    assert "| sample refined_majority labels | 50.0% (" in (root / "README.md").read_text()
+    kept = root / "report" / "results" / "sample_refined_majority.npz"
+    path.unlink()
+    main(["--restore"])
+    assert f"{path} is made" in capsys.readouterr().out
+    assert path.read_bytes() == kept.read_bytes()
+    assert load_refined(faces, "majority").voters == ("a voter",)
+
+    save_refined(faces, rows, other, ("a voter",))
+    theirs = path.read_bytes()
+    main(["--restore"])
+    assert path.read_bytes() == theirs
+    for wrong in (path, kept):
+        with pytest.raises(SystemExit):
+            main([str(run.folder)])
+        assert f"{wrong.name} has other labels than" in capsys.readouterr().err
+        kept.write_bytes(theirs)
+    for file in (path, kept):
+        file.unlink()
+    with pytest.raises(SystemExit):
+        main([str(run.folder)])
+    assert f"{path}, from which {run.name} learned, does not exist" in capsys.readouterr().err
 
 
 def test_a_restored_run_says_that_its_weights_are_not_here(root):

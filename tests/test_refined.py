@@ -178,7 +178,9 @@ def test_nothing_but_the_targets_of_a_training_reads_refined_labels():
         ("refined.py", "refined_targets", "load_refined"),
         ("refined.py", "refined_by", "load_refined"),  # a sentence on them
         ("refined.py", "refined_sha256", "refined_path"),
-        ("refined.py", "refined_sha256", "refined_targets"),
+        ("refined.py", "refined_sha256", "load_refined"),
+        ("kept.py", "keep_labels", "refined_path"),  # copies of the files
+        ("kept.py", "restore_labels", "refined_path"),
         ("batches.py", "targets", "refined_targets"),
     }
     for path in (PACKAGE.parent / "notebooks").glob("*.ipynb"):

@@ -47,6 +47,14 @@ class Refined:
         """Which labels were changed, (N,) bool."""
         return self.reasons != ""
 
+    def targets(self, soft: bool) -> np.ndarray:
+        """Return the training targets, (N, K) float32: soft labels, or hard ones as 0 and 1."""
+        return self.soft if soft else np.eye(self.soft.shape[1], dtype=np.float32)[self.labels]
+
+    def sha256(self, soft: bool) -> str:
+        """Return the SHA-256 (hex) of `targets`, by which a run records what it learned from."""
+        return hashlib.sha256(np.ascontiguousarray(self.targets(soft))).hexdigest()
+
 
 def refined_path(dataset: str, rule: str) -> Path:
     """Return the path of the refined labels of a dataset by a rule."""
@@ -85,8 +93,33 @@ def save_refined(faces: FaceSet, rows: np.ndarray, refined: Refined, voters: Seq
     arrays = {key: value for key, value in asdict(refined).items() if isinstance(value, np.ndarray)}
     path = refined_path(faces.name, refined.rule)
     with replacing(path) as temporary:
-        np.savez(temporary, ids=faces.ids[rows], manifest=json.dumps(manifest), **arrays)
+        ids, manifest = faces.ids[rows], json.dumps(manifest)
+        np.savez_compressed(temporary, ids=ids, manifest=manifest, **arrays)
     return path
+
+
+def read_refined(path: Path) -> tuple[Refined, np.ndarray, dict[str, Any]]:
+    """Read a file of refined labels: the labels, the ids of their images and the manifest.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in ("ids", "labels", "soft", "reasons")}
+            manifest = json.loads(str(file["manifest"]))
+        ids, n, k = arrays.pop("ids"), len(arrays["labels"]), len(manifest["classes"])
+        about = {"settings": manifest["settings"], "voters": tuple(manifest["voters"])}
+        refined = Refined(manifest["rule"], **arrays, **about)
+        intact = ids.shape == refined.labels.shape == refined.reasons.shape == (n,)
+        intact &= bool(((refined.labels >= 0) & (refined.labels < k)).all())
+        intact &= refined.soft.shape == (n, k) and np.allclose(refined.soft.sum(1), 1, atol=1e-3)
+        intact &= {"dataset", "fingerprint"} <= manifest.keys()
+    except DAMAGE:
+        intact = False
+    if not intact:
+        raise InputError(f"{path} is damaged: delete it and refine the labels again")
+    return refined, ids, manifest
 
 
 def load_refined(faces: FaceSet, rule: str) -> Refined:
@@ -102,22 +135,9 @@ def load_refined(faces: FaceSet, rule: str) -> Refined:
             f"{path} does not exist: refine the labels of {faces.name} first, with notebook "
             "02_label_refinement or python -m fer_lib.pipeline --stages 02"
         )
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in ("ids", "labels", "soft", "reasons")}
-            manifest = json.loads(str(file["manifest"]))
-        ids, fingerprint = arrays.pop("ids"), manifest["fingerprint"]
-        about = {"settings": manifest["settings"], "voters": tuple(manifest["voters"])}
-        refined = Refined(manifest["rule"], **arrays, **about)
-        n, k = len(ids), len(faces.classes)
-        intact = refined.labels.shape == refined.reasons.shape == (n,)
-        intact &= bool(((refined.labels >= 0) & (refined.labels < k)).all())
-        intact &= refined.soft.shape == (n, k) and np.allclose(refined.soft.sum(1), 1, atol=1e-3)
-    except DAMAGE:
-        intact = False
-    if not intact:
-        raise InputError(f"{path} is damaged: delete it and refine the labels again")
-    if fingerprint != faces.fingerprint or not np.array_equal(ids, faces.ids[faces.where("train")]):
+    refined, ids, manifest = read_refined(path)
+    same = manifest["fingerprint"] == faces.fingerprint
+    if not same or not np.array_equal(ids, faces.ids[faces.where("train")]):
         raise InputError(
             f"{path} was not made for the training images of {faces.name} as they are now: run "
             "notebook 02_label_refinement again"
@@ -146,9 +166,7 @@ def refined_targets(faces: FaceSet, rows: np.ndarray, labels: str) -> np.ndarray
     if not np.isin(rows, train).all():
         raise InputError(f"{labels} are labels for training; validation and test keep their own")
     place = np.searchsorted(train, rows)
-    if soft:
-        return refined.soft[place]
-    return np.eye(len(faces.classes), dtype=np.float32)[refined.labels[place]]
+    return refined.targets(bool(soft))[place]
 
 
 def refined_by(faces: FaceSet, labels: str) -> str:
@@ -169,5 +187,4 @@ def refined_sha256(faces: FaceSet, labels: str) -> str | None:
     match = LABELS.fullmatch(labels)
     if not match or not refined_path(faces.name, match[1]).exists():
         return None
-    targets = refined_targets(faces, faces.where("train"), labels)
-    return hashlib.sha256(np.ascontiguousarray(targets)).hexdigest()
+    return load_refined(faces, match[1]).sha256(bool(match[2]))
