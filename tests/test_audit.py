@@ -1,4 +1,4 @@
-"""The audit finds exactly what was planted, and on the real data the known numbers."""
+"""The audit finds exactly the planted copies, and on the real data the known numbers."""
 
 import json
 import os
@@ -23,7 +23,7 @@ TRAIN, TEST = slice(0, 60), slice(80, 120)
 
 @pytest.fixture
 def faces(smooth_noise) -> FaceSet:
-    """120 images of 7 classes without any copy."""
+    """120 images of 7 classes without copies."""
     split = np.repeat(["train", "valid", "test"], [60, 20, 40])
     ids = np.array([f"face{row:03d}" for row in range(120)])
     return FaceSet("noise", smooth_noise(120), np.arange(120) % 7, split, ids)
@@ -31,12 +31,12 @@ def faces(smooth_noise) -> FaceSet:
 
 def test_the_audit_finds_the_planted_copies(faces):
     images, labels = faces.images, faces.labels
-    images[[80, 81]] = images[0]  # two test images in training: one group of 3
-    images[82] = images[60]  # one in validation
-    images[84] = images[83]  # twice in the test set alone
-    images[2] = images[1]  # twice in training alone
+    images[[80, 81]] = images[0]  # two copies of a training image in test: one group of 3
+    images[82] = images[60]  # a copy of a validation image in test
+    images[84] = images[83]  # a copy within test
+    images[2] = images[1]  # a copy within training
     labels[[0, 80, 81, 60, 82, 83, 84, 1, 2]] = [3, 3, 5, 1, 1, 0, 0, 2, 4]
-    images[90] = images[10][..., ::-1]  # near, clean of exact copies, mirrored
+    images[90] = images[10][..., ::-1]  # a mirrored near copy, without exact copies
     images[70] = images[91] // 2 + 40
     images[92] = images[0] // 2 + 40  # near a group that itself spans training and test
     labels[[90, 10, 91, 70, 92]] = [6, 6, 2, 1, 3]
@@ -70,7 +70,7 @@ def test_the_audit_finds_the_planted_copies(faces):
     assert (near["pairs"], near["mirrored"]) == (3, 1)
     assert near["images"] == 8  # (10, 90), (70, 91), and 92 with the group of 0, 80 and 81
     assert (near["across_splits"], near["within_split"]) == (3, 0)
-    # Pair (0, 92): group 0 has a label 5 in it.
+    # Pair (0, 92) has different labels, because a copy of image 0 has label 5.
     assert (near["different_labels"], near["same_label"]) == (2, 1)
     assert (near["test"]["in_train"], near["test"]["in_train_or_valid"]) == (2, 3)
     assert near["test"]["by_class"]["fear"] == {
@@ -94,7 +94,7 @@ def test_a_random_tenth_of_the_training_images_has_copies_in_the_rest(faces):
     assert alone
 
 
-def test_near_copies_of_a_dirty_test_image_add_nothing_to_the_leak(faces):
+def test_a_near_copy_of_a_test_image_with_an_exact_copy_is_not_counted_as_a_leak(faces):
     faces.images[80] = faces.images[0]
     faces.images[1] = faces.images[0] // 2 + 40
     found = audit(faces)
@@ -103,7 +103,7 @@ def test_near_copies_of_a_dirty_test_image_add_nothing_to_the_leak(faces):
     assert found["near_copies"]["test"]["in_train"] == 0
 
 
-def test_two_groups_that_both_span_the_splits_are_near_across_them(faces):
+def test_near_groups_that_both_span_two_splits_are_one_pair_across_splits(faces):
     faces.images[80] = faces.images[0]
     faces.images[[1, 81]] = faces.images[0] // 2 + 40
     near = audit(faces)["near_copies"]
@@ -118,7 +118,7 @@ def test_a_set_without_some_splits_can_be_audited(faces, rows):
     assert len(found["clean_test_ids"]) == (40 if rows is TEST else 0)
 
 
-def test_a_tie_goes_to_the_first_of_the_columns_of_ferplus():
+def test_a_tie_goes_to_the_first_column_of_ferplus():
     votes = np.zeros((4, 10))
     columns = {name: k for k, name in enumerate(VOTES)}
     for row, (first, second) in enumerate(
@@ -130,7 +130,7 @@ def test_a_tie_goes_to_the_first_of_the_columns_of_ferplus():
 
 
 def one_by_one(votes: np.ndarray) -> float:
-    """Agreement of each single vote with the plurality of the others, by loops."""
+    """Return the share of votes that agree with the plurality of the others, by loops."""
     agree = []
     for row in votes.astype(int):
         for column in np.repeat(np.arange(10), row):
@@ -141,14 +141,14 @@ def one_by_one(votes: np.ndarray) -> float:
     return float(np.mean(agree))
 
 
-def test_agreement_with_votes(faces):
+def test_the_agreement_of_labels_and_annotators_with_votes(faces):
     rng = np.random.default_rng(2)
     chance = rng.dirichlet(np.full(10, 0.4), len(faces))
     faces.votes = np.stack([rng.multinomial(10, p) for p in chance]).astype(np.float32)
     faces.votes[[5, 6]] = 0
     faces.votes[6, VOTES.index("not a face")] = 10
     faces.votes[7] = 0
-    faces.votes[7, 3] = 1  # a lone annotator has no others to agree with
+    faces.votes[7, 3] = 1  # a single annotator has no others to agree with
     voted = np.delete(np.arange(120), np.flatnonzero(faces.votes[:, :8].sum(1) == 0))
     winner, labels = plurality(faces.votes[voted]), faces.labels[voted]
     found = audit(faces)["votes"]
@@ -165,7 +165,7 @@ def test_agreement_with_votes(faces):
     assert found["annotator_agrees"] == pytest.approx(one_by_one(faces.votes[voted]))
 
 
-def test_unanimous_votes_agree_wholly(faces):
+def test_labels_and_annotators_agree_fully_with_unanimous_votes(faces):
     faces.votes = np.eye(10, dtype=np.float32)[faces.labels] * 10
     found = audit(faces)["votes"]
     assert found["label_agrees"] == found["annotator_agrees"] == 1
@@ -173,7 +173,7 @@ def test_unanimous_votes_agree_wholly(faces):
     assert found["on_majority"] == {"images": 120, "label_agrees": 1, "annotator_agrees": 1}
 
 
-def test_the_audit_finds_exactly_what_the_drawn_faces_hide():
+def test_the_audit_finds_exactly_the_copies_planted_in_drawn_faces():
     faces = make_sample(1000, seed=3)
     planted, found = faces.manifest["planted"], audit(faces, threshold=0.95)
     assert planted["exact_groups"] > 10
@@ -201,7 +201,7 @@ def fer2013() -> FaceSet:
 
 @pytest.fixture(scope="module", params=["committed", "repeated"])
 def known(request) -> dict:
-    """The audit that the report reads, and, where the images are at hand, another one."""
+    """The committed audit, which the report reads, and a new one if FER_DATA is set."""
     if request.param == "committed":
         return read_json(COMMITTED)
     fer2013 = request.getfixturevalue("fer2013")
@@ -211,7 +211,7 @@ def known(request) -> dict:
     return found
 
 
-def test_the_committed_audit_is_of_the_known_images():
+def test_the_committed_audit_has_the_known_class_counts():
     found = read_json(COMMITTED)
     assert (found["dataset"], found["mark"]) == ("fer2013", "")
     counts = found["manifest"]["counts"]
@@ -222,7 +222,7 @@ def test_the_committed_audit_is_of_the_known_images():
     }
 
 
-def test_the_known_numbers_of_fer2013(known):
+def test_fer2013_has_the_known_numbers_of_copies(known):
     found = known
     assert (found["images"], found["distinct"]) == (35887, 34034)
     copies = found["copies"]
@@ -237,7 +237,7 @@ def test_the_known_numbers_of_fer2013(known):
     assert (near["pairs"], near["mirrored"]) == (1647, 20)
 
 
-def test_the_known_agreement_of_fer2013_with_ferplus(known):
+def test_fer2013_has_the_known_agreement_with_ferplus(known):
     found = known["votes"]
     assert (found["images"], found["left_out"]) == (35711, 176)
     assert found["label_agrees"] == pytest.approx(0.63, abs=0.005)
@@ -247,7 +247,7 @@ def test_the_known_agreement_of_fer2013_with_ferplus(known):
     assert found["on_majority"]["annotator_agrees"] == pytest.approx(0.77, abs=0.005)
 
 
-def test_clean_test_ids_are_cheap(fer2013):
+def test_clean_test_ids_take_less_than_a_second(fer2013):
     start = time.perf_counter()
     ids = clean_test_ids(fer2013)
     assert time.perf_counter() - start < 1

@@ -1,4 +1,4 @@
-"""A dataset is read once, again when its source changes, and never from a damaged cache."""
+"""A dataset is read once, again if its source changes, and never from a damaged cache."""
 
 import contextlib
 import os
@@ -68,13 +68,13 @@ def test_a_changed_source_is_read_again(written, sample):
     assert load_faces("fer2013", other, **MUTE).fingerprint == first.fingerprint
 
 
-def test_files_beside_their_own_cache(sample, fer_home, monkeypatch):
+def test_files_in_the_folder_of_the_cache_are_read_once(sample, fer_home, monkeypatch):
     write_layout(sample, "folders", fer_home / "data" / "fer2013")
     first = load_faces("fer2013", **MUTE)
     assert first.manifest["dropped"] == {}
     forbid_reading(monkeypatch)
     assert load_faces("fer2013", **MUTE).fingerprint == first.fingerprint
-    shutil.rmtree(fer_home / "data/fer2013/train")  # to save space
+    shutil.rmtree(fer_home / "data/fer2013/train")  # as users may do to save space
     shutil.rmtree(fer_home / "data/fer2013/test")
     assert load_faces("fer2013", **MUTE).fingerprint == first.fingerprint
 
@@ -88,7 +88,7 @@ def test_files_put_beside_the_cache_of_a_download_are_read(sample, written, fer_
     assert len(load_faces("fer2013", **MUTE)) == 120
 
 
-def test_what_is_no_data_beside_the_cache_of_a_download_changes_nothing(
+def test_files_without_images_beside_the_cache_of_a_download_change_nothing(
     written, fer_home, monkeypatch
 ):
     monkeypatch.setattr(acquire, "_kagglehub_cache", lambda handle: written)
@@ -99,7 +99,7 @@ def test_what_is_no_data_beside_the_cache_of_a_download_changes_nothing(
     assert len(load_faces("fer2013", **MUTE)) == 160
 
 
-def test_files_put_beside_the_cache_of_a_given_folder_wait_until_it_is_gone(
+def test_files_put_beside_the_cache_are_read_only_when_the_given_folder_is_gone(
     sample, written, fer_home
 ):
     load_faces("fer2013", written, **MUTE)
@@ -109,7 +109,7 @@ def test_files_put_beside_the_cache_of_a_given_folder_wait_until_it_is_gone(
     assert len(load_faces("fer2013", **MUTE)) == 120
 
 
-def test_an_audit_beside_the_cache_is_none_of_the_files(sample, fer_home, monkeypatch):
+def test_an_audit_beside_the_cache_does_not_count_as_data(sample, fer_home, monkeypatch):
     folder = fer_home / "data" / "mine"
     write_layout(sample, "classes", folder)
     (folder / "audit.json").write_text("{}")
@@ -152,7 +152,7 @@ def test_the_sample_is_drawn_once(monkeypatch):
         load_faces("sample", "/tmp", **MUTE)
 
 
-def test_the_name_of_a_sample_says_how_many_faces_and_how_many_wrong_labels():
+def test_the_name_of_a_sample_sets_its_size_and_share_of_wrong_labels():
     faces = load_faces("sample-30-200", **MUTE)
     assert (faces.name, len(faces), (faces.labels != faces.truth).sum()) == (
         "sample-30-200",
@@ -180,7 +180,7 @@ def test_a_damaged_cache_is_named_and_never_used(folder, fer_home, refused):
         flipped = bytearray(whole)
         flipped[place] ^= 1 << int(rng.integers(8))
         cache.write_bytes(flipped)
-        # A byte that means nothing, as of a member's date, may differ; an image may not.
+        # A byte without meaning, as in a member's date, may differ; an image may not.
         with contextlib.suppress(InputError):
             assert fingerprint(load_faces("fer2013", folder, **MUTE)) == known
             harmless += 1
@@ -204,9 +204,7 @@ def test_a_process_that_dies_between_the_two_files_leaves_no_cache(folder, fer_h
     assert "read from" in heard[0]
 
 
-def test_a_cache_that_cannot_be_written_again_still_knows_where_it_was_read_from(
-    written, fer_home, monkeypatch
-):
+def test_the_source_is_remembered_if_the_cache_cannot_be_rewritten(written, fer_home, monkeypatch):
     first = load_faces("fer2013", written, **MUTE)
     (written / "fer2013.csv").touch()  # changed
 
@@ -223,7 +221,7 @@ def test_a_cache_that_cannot_be_written_again_still_knows_where_it_was_read_from
     assert f"read from {written}" in heard[0]
 
 
-def test_a_cache_in_a_folder_that_may_not_be_written_is_named(written, fer_home, monkeypatch):
+def test_a_cache_in_a_read_only_folder_is_named(written, fer_home, monkeypatch):
     load_faces("fer2013", written, **MUTE)
     (written / "fer2013.csv").touch()  # changed
     cache = fer_home / "data" / "fer2013"
@@ -237,7 +235,7 @@ def test_a_cache_in_a_folder_that_may_not_be_written_is_named(written, fer_home,
         load_faces("fer2013", written, **MUTE)
 
 
-def test_a_full_disk_leaves_nothing(folder, fer_home, monkeypatch):
+def test_a_full_disk_leaves_no_files(folder, fer_home, monkeypatch):
     def full(path, **arrays):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")

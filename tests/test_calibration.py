@@ -1,4 +1,4 @@
-"""Calibration against scikit-learn, scipy, statsmodels, numpy by hand and closed forms."""
+"""Calibration, compared with scikit-learn, SciPy, statsmodels, loops and closed forms."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from fer_lib.evaluate.calibration import (
 
 
 def sampled(n: int, *, scale: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (n, 7), times `scale`, and labels drawn from the softmax of the unscaled ones."""
+    """Return logits (n, 7) times `scale`, and labels drawn by the softmax of the unscaled ones."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(n, 7)) * 2
     labels = (softmax(logits, 1).cumsum(1) > rng.random((n, 1))).argmax(1)
@@ -32,7 +32,7 @@ def sampled(n: int, *, scale: float = 1.0, seed: int = 0) -> tuple[np.ndarray, n
 
 
 def ece_by_the_book(p: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Guo et al. 2017, equation 3, image by image and bin by bin."""
+    """Compute equation 3 of Guo et al. (2017), image by image and bin by bin."""
     total = 0.0
     for m in range(bins):
         inside = [i for i in range(len(p)) if m / bins < p[i].max() <= (m + 1) / bins]
@@ -43,11 +43,11 @@ def ece_by_the_book(p: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     return total
 
 
-def test_ece_of_four_images_by_hand():
+def test_ece_of_four_images_equals_a_result_by_hand():
     p = np.array([[0.9, 0.1], [0.92, 0.08], [0.6, 0.4], [0.45, 0.55]])
     labels = np.array([0, 1, 0, 0])
     # Bins of 1/15: 0.9 and 0.92 share (0.867, 0.933]; 0.6 is the upper edge of (0.533, 0.6],
-    # where 0.55 lies too.
+    # which also contains 0.55.
     expected = (abs(0.9 + 0.92 - 1) + abs(0.6 + 0.55 - 1)) / 4
     assert scores(p, labels)["ece"] == pytest.approx(expected)
 
@@ -70,7 +70,7 @@ def test_brier_is_a_sum_over_classes_from_0_to_2():
     assert scores(wrong, np.arange(3))["brier"] == 2
 
 
-def test_a_probability_of_zero_costs_much_but_not_infinity():
+def test_a_probability_of_zero_gives_a_large_but_finite_nll():
     found = scores(np.array([[1.0, 0.0], [1.0, 0.0]], np.float32), np.array([0, 1]))
     assert found["nll"] == pytest.approx(-np.log(np.finfo(float).eps) / 2)
 
@@ -101,8 +101,8 @@ def test_intervals_agree_with_the_bootstrap_of_scipy(name):
     assert ours == pytest.approx([reference.low, reference.high], abs=0.08 * width)
 
 
-def test_the_ece_that_noise_alone_makes_is_that_of_the_binomial():
-    """One bin: the ECE is the distance of a binomial share from its mean."""
+def test_the_ece_from_noise_alone_agrees_with_the_binomial_distribution():
+    """With one bin, the ECE is the distance of a binomial share from its mean."""
     p = np.tile([0.7, 0.3], (200, 1))
     counts = np.arange(201)
     distance = np.abs(counts / 200 - 0.7)
@@ -128,7 +128,7 @@ def test_a_known_temperature_is_recovered(temperature):
 
 
 def test_the_temperature_of_one_confidence_has_a_closed_form():
-    """All answers at confidence c and the share a right: softmax(z / T) = a."""
+    """If all answers have confidence c and the share a is right, softmax(z / T) = a."""
     p = np.tile([0.95, 0.05], (100, 1))
     labels = (np.arange(100) >= 80).astype(int)
     expected = logit(0.95) / logit(0.8)
@@ -136,7 +136,7 @@ def test_the_temperature_of_one_confidence_has_a_closed_form():
     np.testing.assert_allclose(scaled(p, expected)[:, 0], 0.8)
 
 
-def test_the_temperature_of_two_classes_is_that_of_logistic_regression():
+def test_the_temperature_of_two_classes_agrees_with_logistic_regression():
     rng = np.random.default_rng(3)
     z = rng.normal(size=500) * 3
     labels = (rng.random(500) < expit(z / 1.7)).astype(int)
@@ -145,7 +145,7 @@ def test_the_temperature_of_two_classes_is_that_of_logistic_regression():
     assert fit_temperature(p, labels) == pytest.approx(1 / fitted.coef_.item(), rel=1e-3)
 
 
-def test_no_temperature_has_a_smaller_likelihood_loss():
+def test_no_other_temperature_has_a_lower_nll():
     logits, labels = sampled(500, scale=2)
     p = softmax(logits, 1)
     best = fit_temperature(p, labels)
@@ -153,7 +153,7 @@ def test_no_temperature_has_a_smaller_likelihood_loss():
     assert log_loss(labels, scaled(p, best), labels=range(7)) <= min(losses)
 
 
-def test_temperature_one_changes_nothing_and_none_changes_an_answer():
+def test_temperature_one_changes_nothing_and_no_temperature_an_answer():
     p = softmax(sampled(200)[0], 1)
     np.testing.assert_allclose(scaled(p, 1.0), p)
     for temperature in (0.1, 5.0):
@@ -161,15 +161,15 @@ def test_temperature_one_changes_nothing_and_none_changes_an_answer():
     assert scaled(p, 5.0).max(1).mean() < p.max(1).mean() < scaled(p, 0.1).max(1).mean()
 
 
-def test_where_all_is_right_or_worse_than_chance_the_temperature_ends():
+def test_the_temperature_stays_in_its_range_if_all_answers_are_right_or_wrong():
     p = np.tile([0.9, 0.1], (50, 1))
     lowest, highest = TEMPERATURES
-    assert lowest <= fit_temperature(p, np.zeros(50, int)) < 1.5 * lowest  # flat to rounding there
+    assert lowest <= fit_temperature(p, np.zeros(50, int)) < 1.5 * lowest  # the loss is flat there
     assert fit_temperature(p, np.ones(50, int)) == pytest.approx(highest, rel=1e-3)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 3), (8, 8), (70, 100), (2513, 3589)])
-def test_the_interval_of_an_accuracy_is_that_of_statsmodels(hits, n):
+def test_the_interval_of_an_accuracy_agrees_with_statsmodels(hits, n):
     found = accuracy(np.arange(n) < hits)
     assert found["n"] == n
     assert found["accuracy"] == hits / n
@@ -177,7 +177,7 @@ def test_the_interval_of_an_accuracy_is_that_of_statsmodels(hits, n):
     assert (found["low"], found["high"]) == pytest.approx(expected)
 
 
-def test_reliability_bins_images_and_leaves_empty_bins_out():
+def test_reliability_bins_images_and_omits_empty_bins():
     confidence = np.array([0.05, 0.5, 0.52, 0.58, 1.0])
     correct = np.array([False, True, False, True, True])
     rows = reliability(confidence, correct, bins=10)

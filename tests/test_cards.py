@@ -1,4 +1,4 @@
-"""Pieces of HTML: what they say to people, and to a program."""
+"""HTML parts of a page: the text for people and the attributes for programs."""
 
 import io
 import re
@@ -13,7 +13,7 @@ from PIL import Image
 from fer_lib import cards
 
 
-def test_a_card_says_the_same_to_people_and_programs():
+def test_a_card_gives_the_expression_as_text_and_as_attributes():
     html = cards.card("happy")
     assert 'data-expression="happy" data-sure="true"' in html
     assert "😄" in html
@@ -25,13 +25,13 @@ def test_a_card_says_the_same_to_people_and_programs():
     assert "no face" in cards.card(None)
 
 
-def test_a_picture_is_part_of_the_page():
+def test_a_picture_is_embedded_in_the_page():
     given = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     data = re.search(r'src="data:image/png;base64,([^"]+)"', cards.picture(given, "noise"))[1]
     assert (np.asarray(Image.open(io.BytesIO(b64decode(data)))) == given).all()
 
 
-def test_bars_are_as_long_as_they_are_probable_and_keep_their_order():
+def test_bars_show_the_probabilities_in_the_given_order():
     html = cards.bars({"sad": 0.25, "happy": 0.75})
     assert re.findall(r"width:([\d.]+)%", html) == ["25.0", "75.0"]
     assert html.index("sad") < html.index("happy")
@@ -56,5 +56,5 @@ def test_a_band_fills_its_height_and_breaks_where_there_was_no_face():
     assert max(x for x, _ in drawn[-1]) == pytest.approx(1000)
 
 
-def test_a_band_of_nothing_is_empty():
+def test_a_band_without_history_is_empty():
     assert areas(cards.band([])) == []

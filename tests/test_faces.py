@@ -1,4 +1,4 @@
-"""Finding faces: which detector is used and that it is said, the download, boxes and crops."""
+"""Finding faces: choice of the detector and its message, download, boxes and crops."""
 
 import hashlib
 import io
@@ -32,20 +32,20 @@ def nothing_asked_for(monkeypatch):
 
 @pytest.fixture
 def frame():
-    """(480, 640, 3) uint8 with a drawn face that the cascade finds; where it is, (x, y, side)."""
+    """A picture (480, 640, 3) uint8 with a face that the cascade finds, and its (x, y, side)."""
     picture = np.full((480, 640, 3), 128, np.uint8)
     picture[120:320, 300:500] = draw(np.array([0]), 1, size=200, rough=0)[0, 0, :, :, None]
     return picture, (300, 120, 200)
 
 
 def is_on(box: Box, place: tuple[int, int, int]) -> bool:
-    """Whether a box covers the face: its middle in the middle third, its size that of a face."""
+    """Return whether a box is centred in the middle third of the face and has a similar height."""
     x, y, side = place
     centre = box.x + box.width / 2 - x, box.y + box.height / 2 - y
     return all(side / 3 < c < 2 * side / 3 for c in centre) and 0.5 < box.height / side < 1.2
 
 
-def test_the_cascade_finds_a_drawn_face_and_none_where_there_is_none(frame):
+def test_the_cascade_finds_a_drawn_face_and_none_in_drawn_objects(frame):
     picture, place = frame
     detector = Cascade()
     (found,) = detector(picture)
@@ -55,19 +55,19 @@ def test_the_cascade_finds_a_drawn_face_and_none_where_there_is_none(frame):
     assert detector(np.repeat(objects[..., None], 3, axis=2)) == []
 
 
-def test_the_cascade_scales_boxes_of_a_large_picture_back(frame):
+def test_the_cascade_scales_boxes_back_to_a_large_picture(frame):
     picture, (x, y, side) = frame
     large = cv2.resize(picture, None, fx=4, fy=4)
     (found,) = Cascade()(large)
     assert is_on(found.box, (4 * x, 4 * y, 4 * side))
 
 
-def test_a_picture_of_one_line_of_pixels_has_no_face():
+def test_the_cascade_finds_no_face_in_a_picture_one_pixel_wide():
     assert Cascade()(np.zeros((3000, 1, 3), np.uint8)) == []
 
 
 @needs_yunet
-def test_yunet_finds_drawn_faces_small_and_large():
+def test_yunet_finds_small_and_large_drawn_faces():
     detector = YuNet(YUNET)
     for side, size in ((60, (480, 640)), (240, (480, 640)), (900, (950, 1300))):
         picture = np.full((*size, 3), 128, np.uint8)
@@ -84,10 +84,10 @@ def test_yunet_finds_drawn_faces_small_and_large():
     ("size", "places"),
     [
         ((480, 640), [(300, 100, 240), (20, 100, 100)]),
-        ((950, 1300), [(20, 20, 900), (1100, 20, 100)]),  # one on either scale
+        ((950, 1300), [(20, 20, 900), (1100, 20, 100)]),  # one found at each scale
     ],
 )
-def test_yunet_finds_several_the_largest_first(size, places):
+def test_yunet_returns_several_faces_largest_first(size, places):
     picture = np.full((*size, 3), 128, np.uint8)
     for x, y, side in places:
         drawn = draw(np.array([3]), 1, size=side, rough=0.3)[0, 0, :, :, None]
@@ -96,17 +96,17 @@ def test_yunet_finds_several_the_largest_first(size, places):
         assert is_on(one.box, place)
 
 
-def test_one_face_has_one_box_whatever_the_scales_have_found():
+def test_boxes_of_one_face_from_several_scales_are_merged():
     whole, same, part = (0, 0, 100, 100, 0.8), (5, 0, 100, 100, 0.9), (30, 30, 45, 45, 0.95)
     beside, across = (110, 0, 30, 30, 0.75), (85, 0, 30, 30, 0.75)
     assert faces.merged([]) == []
     assert faces.merged([whole, same]) == [same]
     assert faces.merged([whole, part]) == [whole]
     assert faces.merged([part, whole, beside]) == [whole, beside]
-    assert faces.merged([whole, across]) == [whole, across]  # a head before another
+    assert faces.merged([whole, across]) == [whole, across]  # one head in front of another
 
 
-def test_a_file_that_is_no_yunet_is_refused(tmp_path):
+def test_a_detector_file_that_is_missing_or_not_yunet_is_refused(tmp_path):
     onnx = pytest.importorskip("onnx", reason="an ONNX file of another network is made with it")
     (tmp_path / "a.onnx").write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"a\.onnx cannot be read as YuNet"):
@@ -126,7 +126,7 @@ def test_a_file_that_is_no_yunet_is_refused(tmp_path):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A stand-in for both servers of YuNet, its folder, and the paths that were asked for."""
+    """A local stand-in for both YuNet servers: its folder, the requested paths, and the file."""
     folder, asked = tmp_path / "served", []
     folder.mkdir()
 
@@ -159,7 +159,7 @@ def test_yunet_is_fetched_once_from_the_first_server_that_has_it(server, fer_hom
     assert len(said) == 1
 
 
-def test_another_file_under_the_name_is_not_taken(server, fer_home):
+def test_a_download_with_another_sha256_is_refused(server, fer_home):
     folder, _, content = server
     (folder / "first").write_bytes(content[:-1])
     with pytest.raises(InputError, match="another SHA-256"):
@@ -167,7 +167,7 @@ def test_another_file_under_the_name_is_not_taken(server, fer_home):
     assert not list(fer_home.rglob("*.onnx"))
 
 
-def test_a_damaged_cache_is_fetched_again(server, fer_home):
+def test_a_damaged_file_in_the_cache_is_fetched_again(server, fer_home):
     folder, _, content = server
     (fer_home / "cache").mkdir()
     (fer_home / "cache" / faces.YUNET).write_bytes(b"half")
@@ -175,7 +175,7 @@ def test_a_damaged_cache_is_fetched_again(server, fer_home):
     assert faces.fetch_yunet(lambda _: None).read_bytes() == content
 
 
-def test_without_yunet_the_cascade_is_used_and_both_are_said(server):
+def test_the_cascade_is_used_and_reported_if_yunet_cannot_be_fetched(server):
     said = []
     detector = make_detector(say=said.append)
     assert isinstance(detector, Cascade)
@@ -194,7 +194,7 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch):
     assert said[0].endswith("this user has no home folder: set FER_HOME or HOME")
 
 
-def test_no_more_is_read_than_the_file_has(monkeypatch):
+def test_a_download_reads_at_most_one_byte_more_than_the_file_has(monkeypatch):
     asked = []
 
     class Endless(io.BytesIO):
@@ -208,7 +208,7 @@ def test_no_more_is_read_than_the_file_has(monkeypatch):
     assert asked == [faces.YUNET_BYTES + 1] * 2
 
 
-def test_a_server_that_speaks_no_http_is_one_that_has_no_file(monkeypatch):
+def test_a_server_that_does_not_speak_http_counts_as_unavailable(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer():
@@ -226,10 +226,10 @@ def test_a_server_that_speaks_no_http_is_one_that_has_no_file(monkeypatch):
         thread.join(5)
 
 
-def test_where_the_cache_cannot_be_written_yunet_is_used_all_the_same(server, fer_home):
+def test_yunet_is_stored_elsewhere_if_the_cache_cannot_be_written(server, fer_home):
     folder, _, content = server
     (folder / "first").write_bytes(content)
-    (fer_home / "cache").touch()  # a file, which even root cannot write into
+    (fer_home / "cache").touch()  # a file, which even root cannot use as a folder
     said = []
     path = faces.fetch_yunet(said.append)
     assert path.read_bytes() == content
@@ -238,13 +238,13 @@ def test_where_the_cache_cannot_be_written_yunet_is_used_all_the_same(server, fe
 
 
 @pytest.mark.parametrize("value", ["0", ""])
-def test_offline_0_is_online(server, monkeypatch, value):
+def test_hf_hub_offline_0_or_empty_allows_the_download(server, monkeypatch, value):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     make_detector(say=lambda _: None)
     assert server[1]
 
 
-def test_offline_nothing_is_asked(server, monkeypatch):
+def test_nothing_is_requested_offline(server, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     said = []
     make_detector(say=said.append)
@@ -252,20 +252,20 @@ def test_offline_nothing_is_asked(server, monkeypatch):
     assert "HF_HUB_OFFLINE" in said[0]
 
 
-def test_what_is_asked_for_is_used(server, monkeypatch):
+def test_the_chosen_detector_is_used_without_a_download(server, monkeypatch):
     assert isinstance(make_detector("haar"), Cascade)
     monkeypatch.setenv("FER_DETECTOR", "haar")
     assert isinstance(make_detector(), Cascade)
     assert server[1] == []
 
 
-def test_opencv_without_cascades_is_told_what_to_do(server, monkeypatch):
+def test_opencv_without_cascades_is_refused_with_a_remedy(server, monkeypatch):
     monkeypatch.delattr(cv2, "CascadeClassifier")
     with pytest.raises(InputError, match="opencv-python-headless<5"):
         make_detector(say=lambda _: None)
 
 
-def test_boxes_end_at_the_edge_of_the_picture():
+def test_boxes_are_clipped_at_the_edge_of_the_picture():
     rows = [(-5.2, 3.6, 20.0, 10.0, 0.5), (95.0, 95.0, 20.0, 20.0, None), (200, 0, 9, 9, 0.9)]
     found = sorted_boxes(rows, (100, 100, 3))
     assert [one.box for one in found] == [(0, 4, 15, 10), (95, 95, 5, 5)]

@@ -1,4 +1,4 @@
-"""The benchmark of growth measures the sizes that it names, and survives one that does not fit."""
+"""The growth benchmark measures the given sizes, and goes on if one runs out of memory."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def config(model="baseline_cnn", **changes):
     return TrainConfig(model, schedule="constant", batch_size=8, **changes)
 
 
-def test_a_point_trains_batches_of_its_size_and_side_from_so_many_images(growth, faces):
+def test_a_point_trains_with_its_batch_size_side_and_number_of_images(growth, faces):
     point = growth.Point(config(options={"width": 4}), faces, 32)
     seen = []
     point.learner.model.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape))
@@ -51,7 +51,7 @@ def test_a_point_trains_batches_of_its_size_and_side_from_so_many_images(growth,
     assert cost.place == "cpu"
 
 
-def test_steps_go_on_from_the_start_of_an_epoch_that_is_too_short(growth):
+def test_steps_begin_again_at_the_start_of_the_order_when_it_ends(growth):
     images = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1)
     steps = growth.Steps(images, torch.zeros(20, 7), batch_size=8)
     assert steps.draw() == 20
@@ -62,7 +62,7 @@ def test_steps_go_on_from_the_start_of_an_epoch_that_is_too_short(growth):
     assert sorted(seen[:20].tolist()) == list(range(20))
 
 
-def test_a_vit_is_built_for_the_side_and_a_cnn_takes_any(growth, faces):
+def test_a_vit_is_built_for_the_input_side_and_a_cnn_takes_any(growth, faces):
     assert growth.patch_size("baseline_cnn") is None
     assert growth.patch_size("vit_patch") == 4
     point = growth.Point(config("vit_patch", options={"img_size": 24, "depth": 1}), faces, 24)
@@ -71,7 +71,7 @@ def test_a_vit_is_built_for_the_side_and_a_cnn_takes_any(growth, faces):
     assert point.cost(0.01, 80, True).speed > 0
 
 
-def test_tables_and_a_figure_with_a_point_that_does_not_fit(growth, monkeypatch, tmp_path, capsys):
+def test_tables_and_figure_with_a_point_out_of_memory(growth, monkeypatch, tmp_path, capsys):
     def measured(faces, seconds, model, **size):
         if size.get("batch_size") == 64:
             return None
@@ -90,7 +90,7 @@ def test_tables_and_a_figure_with_a_point_that_does_not_fit(growth, monkeypatch,
     assert min(Image.open(out).size) > 500
 
 
-def test_a_point_is_measured_in_a_process_and_may_not_fit(growth, faces):
+def test_a_point_is_measured_in_a_process_and_may_run_out_of_memory(growth, faces):
     assert growth.measured(faces, 0.01, "baseline_cnn", batch_size=8, images=100).speed > 0
     assert growth.measured(faces, 0.01, "baseline_cnn", batch_size=8, images=10**14) is None
 

@@ -1,4 +1,4 @@
-"""Which layout lies where: recognised, found, downloaded, or refused with a remedy."""
+"""Layouts and sources of datasets: recognised, found, downloaded or refused with a remedy."""
 
 import importlib
 import sys
@@ -22,7 +22,7 @@ def sample():
     return make_sample(160, seed=1)
 
 
-def test_it_says_which_layout_it_found(sample, tmp_path):
+def test_each_layout_is_recognised_and_described(sample, tmp_path):
     expected = {
         "csv": "fer2013.csv with the votes of fer2013new.csv",
         "zip": "fer2013.csv inside fer2013.csv.zip",
@@ -50,14 +50,14 @@ def test_a_dataset_in_the_layout_of_another_is_refused(sample, tmp_path):
     assert load_faces("mine", tmp_path / "plus", **MUTE).classes == EMOTIONS_8
 
 
-def test_two_datasets_side_by_side_are_not_guessed_between(sample, tmp_path):
+def test_two_datasets_side_by_side_are_refused(sample, tmp_path):
     write_layout(sample, "csv", tmp_path / "a")
     write_layout(sample, "csv", tmp_path / "b")
     with pytest.raises(InputError, match="more than one dataset"):
         load_faces("fer2013", tmp_path, **MUTE)
 
 
-def test_what_lies_beside_a_dataset_does_not_stop_it(sample, tmp_path):
+def test_a_dataset_is_recognised_despite_other_files_beside_it(sample, tmp_path):
     write_layout(sample, "csv", tmp_path / "fer2013")
     (tmp_path / "other.zip").write_bytes(b"half a download")
     for name in ("train", "training"):
@@ -69,7 +69,7 @@ def test_what_lies_beside_a_dataset_does_not_stop_it(sample, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_class_folders_do_not_ask_the_archives_beside_them(sample, tmp_path):
+def test_class_folders_are_recognised_despite_damaged_archives_beside_them(sample, tmp_path):
     write_layout(sample, "folders", tmp_path)
     (tmp_path / "notes.zip").write_bytes(b"PK\x03\x04 cut short")
     (tmp_path / "old.tar").write_bytes(b"no archive")
@@ -78,7 +78,7 @@ def test_class_folders_do_not_ask_the_archives_beside_them(sample, tmp_path):
     assert recognise(tmp_path).kind == "table"
 
 
-def test_a_copy_with_other_counts_says_so(sample, tmp_path):
+def test_a_copy_with_other_counts_gets_a_remark_and_a_mark(sample, tmp_path):
     write_layout(sample, "csv", tmp_path)
     heard = []
     faces = load_faces("fer2013", tmp_path, say=heard.append)
@@ -91,7 +91,7 @@ def test_a_copy_with_other_counts_says_so(sample, tmp_path):
     assert faces.mark == "other counts than the known ferplus"
 
 
-def test_the_known_counts_have_no_mark_but_a_drawn_split_has(sample, tmp_path, monkeypatch):
+def test_known_counts_get_no_mark_but_a_drawn_split_does(sample, tmp_path, monkeypatch):
     known = {split: tuple(table.values()) for split, table in sample.counts().items()}
     monkeypatch.setattr(counts, "FER2013", known)
     write_layout(sample, "csv", tmp_path)
@@ -104,7 +104,7 @@ def test_the_known_counts_have_no_mark_but_a_drawn_split_has(sample, tmp_path, m
     assert load_faces("mine", tmp_path / "all.csv", **MUTE).mark == ""
 
 
-def test_the_benchmark_reads_the_same_pixels_in_every_way(monkeypatch, capsys):
+def test_the_benchmark_of_reading_runs_and_checks_the_pixels(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     monkeypatch.setattr(sys, "argv", ["data.py", "--rows", "100", "--rounds", "1"])
     importlib.import_module("data").main()
@@ -132,7 +132,7 @@ def test_a_download_is_the_last_resort(monkeypatch, fer_home, tmp_path):
     for number in ("9", "10", "11"):
         (versions / "versions" / number).mkdir(parents=True)
     (versions / "9.complete").touch()
-    (versions / "10.complete").touch()  # 11 broke off
+    (versions / "10.complete").touch()  # the download of 11 is incomplete
     assert acquire.find_source("fer2013") == versions / "versions" / "10"
 
     own = fer_home / "data" / "fer2013"
@@ -145,7 +145,7 @@ def test_a_download_is_the_last_resort(monkeypatch, fer_home, tmp_path):
     assert asked == ["msambare/fer2013"]
 
 
-def test_without_a_network_the_remedies_are_named(monkeypatch, fer_home):
+def test_the_error_without_a_network_names_the_remedies(monkeypatch, fer_home):
     def fail(handle):
         raise ConnectionError("Name or service not known\nand much more")
 
@@ -158,7 +158,7 @@ def test_without_a_network_the_remedies_are_named(monkeypatch, fer_home):
     assert "Name or service not known" in message
     assert "\n" not in message
     monkeypatch.delenv("KAGGLEHUB_CACHE")
-    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # of a user without a home folder
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as without a home folder
     with pytest.raises(InputError, match="--data-dir"):
         load_faces("fer2013", **MUTE)
     monkeypatch.setitem(sys.modules, "kagglehub", None)
@@ -175,7 +175,7 @@ def test_without_a_network_the_remedies_are_named(monkeypatch, fer_home):
         ("mine", "--data-dir"),
     ],
 )
-def test_what_cannot_be_downloaded_says_where_it_comes_from(dataset, part):
+def test_a_dataset_that_cannot_be_downloaded_is_refused_with_a_remedy(dataset, part):
     with pytest.raises(InputError, match=part):
         load_faces(dataset, **MUTE)
 

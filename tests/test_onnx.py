@@ -1,4 +1,4 @@
-"""ONNX: every family exports and agrees with torch, for any number of faces."""
+"""ONNX: each model family can be exported and agrees with PyTorch, for any number of faces."""
 
 import sys
 import warnings
@@ -37,7 +37,7 @@ def faces():
 
 
 def shallow(name: str) -> dict[str, Any]:
-    """Options of the sample preset with one block: the others have the same operators."""
+    """Return the sample preset's options with one block; more blocks add no other operators."""
     options = recipe(name, "ours", "sample").options
     if name.endswith("_cnn") and not name.startswith("vit"):
         return options
@@ -47,7 +47,7 @@ def shallow(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_onnx_agrees_with_torch_on_256_faces(name, faces, fitted, tmp_path):
-    """And an export leaves the model as it was."""
+    """The export must not change the model."""
     model = fitted(create_model(name, **shallow(name)))
     before = {name: type(part) for name, part in model.named_modules()}
     about = Description(name, EMOTIONS, flip=True, temperature=1.5, threshold=0.4)
@@ -55,7 +55,7 @@ def test_onnx_agrees_with_torch_on_256_faces(name, faces, fitted, tmp_path):
     write_onnx(tmp_path / "model.onnx", ours)
     other = Predictor.from_file(tmp_path / "model.onnx")
     expected = ours.probabilities(faces)
-    assert expected.std(0).max() > 0.03  # else agreement would say nothing
+    assert expected.std(0).max() > 0.03  # else agreement would prove nothing
     for n in (256, 1, 3):
         found = other.probabilities(faces[:n])
         np.testing.assert_allclose(found, expected[:n], atol=TOLERANCE, rtol=0)
@@ -64,8 +64,8 @@ def test_onnx_agrees_with_torch_on_256_faces(name, faces, fitted, tmp_path):
     assert other.model is None
 
 
-@pytest.mark.parametrize("attention", sorted(ATTENTIONS.keys() - {"mha"}))  # which is the default
-def test_other_attentions_take_any_number_of_faces_too(attention, faces, fitted, tmp_path):
+@pytest.mark.parametrize("attention", sorted(ATTENTIONS.keys() - {"mha"}))  # mha is the default
+def test_other_attentions_agree_with_torch_for_any_batch_size(attention, faces, fitted, tmp_path):
     options = shallow("vit_moe") | {"attention": attention}
     about = Description("vit_moe", EMOTIONS)
     model = fitted(create_model("vit_moe", **options))
@@ -77,7 +77,7 @@ def test_other_attentions_take_any_number_of_faces_too(attention, faces, fitted,
         np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
 
 
-def test_all_experts_are_the_sparse_ones():
+def test_all_experts_agree_with_sparse_experts():
     torch.manual_seed(0)
     sparse = SparseExperts(8, hidden=16, experts=4, top_k=2)
     x = torch.randn(12, 8)
@@ -88,14 +88,14 @@ def test_all_experts_are_the_sparse_ones():
     torch.testing.assert_close(routing.gates, other.gates)
 
 
-def test_an_infinite_threshold_survives(tmp_path):
+def test_an_infinite_threshold_survives_the_export(tmp_path):
     model = create_model("baseline_cnn", width=8)
     about = Description("x", EMOTIONS, threshold=float("inf"))
     write_onnx(tmp_path / "a.onnx", Predictor(Torch(model, about, torch.device("cpu")), about))
     assert Predictor.from_file(tmp_path / "a.onnx").threshold == float("inf")
 
 
-def test_bad_files_are_named(tmp_path, fitted):
+def test_missing_damaged_and_foreign_files_are_refused(tmp_path, fitted):
     import onnx
 
     (tmp_path / "text.onnx").write_text("no model")
@@ -112,7 +112,7 @@ def test_bad_files_are_named(tmp_path, fitted):
         Predictor.from_file(tmp_path / "other.onnx")
 
 
-def test_only_providers_that_round_as_torch_are_taken(monkeypatch):
+def test_only_providers_that_round_like_torch_are_used(monkeypatch):
     import onnxruntime
 
     here = ["Tensorrt", "CUDA", "CoreML", "CPU"]
@@ -142,7 +142,7 @@ def weights_file(tmp_path):
     return tmp_path / "best.safetensors"
 
 
-def test_a_file_exports_without_a_warning(weights_file, tmp_path):
+def test_a_weights_file_is_exported_without_a_warning(weights_file, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         write_onnx(tmp_path / "a.onnx", Predictor.from_file(weights_file))

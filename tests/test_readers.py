@@ -1,4 +1,4 @@
-"""Every layout that users have is recognised, and reads back exactly what was written."""
+"""Readers of all supported layouts return exactly the data that were written."""
 
 import io
 import shutil
@@ -26,7 +26,7 @@ def sample():
 
 
 def by_id(faces, rename=lambda name: name):
-    """Image bytes, label and split of each id."""
+    """Return the image bytes, label and split of each id."""
     rows = zip(faces.ids.tolist(), faces.images, faces.labels, faces.split, strict=True)
     return {rename(name): (image.tobytes(), int(k), str(s)) for name, image, k, s in rows}
 
@@ -52,7 +52,7 @@ def test_a_table_is_read_back_exactly(sample, tmp_path, layout):
 @pytest.mark.parametrize(
     "inside", ["a/fer2013.csv", r"a\fer2013.csv", "icml_face_data.csv", "Fer2013.CSV"]
 )
-def test_any_zip_with_such_a_member_will_do(sample, tmp_path, inside):
+def test_a_table_is_found_in_any_zip(sample, tmp_path, inside):
     write_layout(sample, "csv", tmp_path)
     with zipfile.ZipFile(tmp_path / "archive (1).zip", "w") as archive:
         archive.writestr("train.csv", "emotion,pixels\n")
@@ -74,7 +74,7 @@ def test_any_zip_with_such_a_member_will_do(sample, tmp_path, inside):
     ],
     ids=["excel", "quoted", "spaces", "zeros", "no last line break"],
 )
-def test_tables_as_other_programs_write_them(sample, tmp_path, change):
+def test_tables_written_by_other_programs_are_read(sample, tmp_path, change):
     write_layout(sample, "csv", tmp_path)
     text = (tmp_path / "fer2013.csv").read_text()
     (tmp_path / "mine.csv").write_bytes(change(text).encode())
@@ -82,7 +82,7 @@ def test_tables_as_other_programs_write_them(sample, tmp_path, change):
     assert by_id(load_faces("fer2013", tmp_path / "mine.csv", **MUTE)) == by_id(sample)
 
 
-def test_a_table_without_usage_gets_a_split_of_its_own(sample, tmp_path):
+def test_a_table_without_usage_gets_a_drawn_split(sample, tmp_path):
     write_layout(sample, "csv", tmp_path)
     lines = (tmp_path / "fer2013.csv").read_text().splitlines()
     text = "\n".join(line.rpartition(",")[0] for line in lines)
@@ -95,7 +95,7 @@ def test_a_table_without_usage_gets_a_split_of_its_own(sample, tmp_path):
     assert faces.votes is None  # the rows of fer2013new.csv cannot be matched without Usage
 
 
-def test_the_fast_decoder_agrees_with_python_and_declines_what_is_irregular():
+def test_the_fast_decoder_reads_regular_rows_and_declines_irregular_ones():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (5, 2304))
     pixels[0, :9] = 0, 9, 10, 99, 100, 199, 200, 249, 255
@@ -103,7 +103,7 @@ def test_the_fast_decoder_agrees_with_python_and_declines_what_is_irregular():
     np.testing.assert_array_equal(decode(rows).reshape(5, -1), pixels)
     one_too_many, one_too_few = rows[1] + b" 7", rows[2].rpartition(b" ")[0]
     for bad in (
-        [one_too_many, one_too_few],  # the total is right
+        [one_too_many, one_too_few],  # the total count is right
         [rows[0].replace(b"255", b"256")],
         [rows[0].replace(b"255", b"25x")],
         [rows[0].replace(b" 10 ", b" 0010 ")],
@@ -142,21 +142,21 @@ def test_votes_of_rows_in_another_order_are_left_out(sample, tmp_path):
         load_faces("ferplus", tmp_path, **MUTE)
 
 
-def test_tar_archives_of_any_compression(sample, tmp_path):
+def test_an_uncompressed_tar_archive_is_read(sample, tmp_path):
     write_layout(sample, "csv", tmp_path)
     data = (tmp_path / "fer2013.csv").read_bytes()
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
-        member = tarfile.TarInfo("/deep/down/fer2013.csv")  # nothing is written there
+        member = tarfile.TarInfo("/deep/down/fer2013.csv")  # must not be written to
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
     assert by_id(load_faces("fer2013", tmp_path / "x.tar", **MUTE)) == by_id(sample)
 
 
-# Kaggle's folders and one's own
+# Class folders, from Kaggle or the user's own
 
 
 @pytest.mark.parametrize("suffix", [".png", ".JPG", ".jfif"])
-def test_kaggle_folders_have_the_official_splits_by_file_name(sample, tmp_path, suffix):
+def test_kaggle_folders_get_the_official_splits_from_file_names(sample, tmp_path, suffix):
     write_layout(sample, "folders", tmp_path)
     for path in list(tmp_path.rglob("*.png")):
         if suffix != ".png":
@@ -170,9 +170,9 @@ def test_kaggle_folders_have_the_official_splits_by_file_name(sample, tmp_path, 
     assert "train/happy/Training_" in faces.ids[faces.labels == 3][-1]
 
 
-def test_long_names_make_one_test_set_and_say_so_on_every_figure(sample, tmp_path):
+def test_long_folder_names_give_one_test_set_and_a_mark(sample, tmp_path):
     write_layout(sample, "emotion-detection", tmp_path)
-    # File names as in the other layout must not be trusted here.
+    # File names like those of the other layout must be ignored here.
     for path in (tmp_path / "test" / "happy").iterdir():
         path.rename(path.with_name(f"PublicTest_{path.name}"))
     faces = load_faces("fer2013", tmp_path, **MUTE)
@@ -191,7 +191,7 @@ def test_long_names_make_one_test_set_and_say_so_on_every_figure(sample, tmp_pat
     assert not sides[0] & sides[1]
 
 
-def test_short_names_without_usage_in_test_are_like_long_ones(sample, tmp_path):
+def test_a_test_image_without_usage_in_its_name_gives_one_test_set(sample, tmp_path):
     write_layout(sample, "folders", tmp_path)
     first = next((tmp_path / "test" / "sad").iterdir())
     first.rename(first.with_name("im0.png"))
@@ -201,7 +201,7 @@ def test_short_names_without_usage_in_test_are_like_long_ones(sample, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["valid", "val", "Validation"])
-def test_a_validation_folder_is_used_where_there_is_one(sample, tmp_path, name):
+def test_a_validation_folder_is_used_if_there_is_one(sample, tmp_path, name):
     write_layout(sample, "folders", tmp_path / "archive" / "fer")
     root = tmp_path / "archive" / "fer"
     for path in list((root / "test").rglob("PublicTest_*.png")):
@@ -214,7 +214,7 @@ def test_a_validation_folder_is_used_where_there_is_one(sample, tmp_path, name):
     assert faces.manifest["split"] == {"official": True}
 
 
-def test_class_folders_of_ones_own(sample, tmp_path):
+def test_class_folders_of_the_user_get_a_drawn_split(sample, tmp_path):
     write_layout(sample, "classes", tmp_path)
     (tmp_path / "happy").rename(tmp_path / "Joy")
     for stray in ("Thumbs.db", "Joy/.DS_Store", "sad/notes.txt", "sad/._x.png"):
@@ -233,7 +233,7 @@ def test_class_folders_of_ones_own(sample, tmp_path):
     assert "drawn here" in heard[1]
 
 
-def test_contempt_makes_eight_classes(sample, tmp_path):
+def test_a_contempt_folder_makes_eight_classes(sample, tmp_path):
     write_layout(sample, "classes", tmp_path)
     shutil.copytree(tmp_path / "sad", tmp_path / "contempt")
     assert load_faces("mine", tmp_path, **MUTE).classes == EMOTIONS_8
@@ -243,18 +243,18 @@ def test_contempt_makes_eight_classes(sample, tmp_path):
 
 
 def official(row):
-    """FERPlus's rule for one row of votes, written down number by number."""
+    """Return the label of one row of votes by FERPlus's majority rule, or -1."""
     counts = [int(v) if v > 1 else 0 for v in row]
     best = counts.index(max(counts))
     return best if max(counts) > 0.5 * sum(counts) and best < 8 else -1
 
 
 @pytest.mark.parametrize("layout", ["csv", "ferplus"])
-def test_ferplus_keeps_the_majority_and_counts_the_rest(sample, tmp_path, layout):
+def test_ferplus_keeps_images_with_a_majority_and_counts_the_rest(sample, tmp_path, layout):
     write_layout(sample, layout, tmp_path)
     faces = load_faces("ferplus", tmp_path, **MUTE)
     expected = np.array([official(row) for row in sample.votes])
-    if layout == "ferplus":  # a row without an image name has no picture there
+    if layout == "ferplus":  # rows without an image name have no picture
         expected[sample.votes[:, VOTES.index("not a face")] == 10] = -1
     kept = expected >= 0
     assert faces.classes == EMOTIONS_8
@@ -266,7 +266,7 @@ def test_ferplus_keeps_the_majority_and_counts_the_rest(sample, tmp_path, layout
     assert sum(faces.manifest["dropped"].values()) == (~kept).sum() > 0
 
 
-def test_ferplus_reasons_add_up(sample):
+def test_ferplus_counts_dropped_images_by_reason_and_shares_votes(sample):
     sample = sample.subset(np.arange(7))
     sample.votes[:] = 0
     votes = [
@@ -289,20 +289,20 @@ def test_ferplus_reasons_add_up(sample):
     assert np.isfinite(shares).all()
     np.testing.assert_allclose(shares[keep].sum(1), 1, rtol=1e-6)
     assert shares[1, [3, 4]].tolist() == [0.5, 0.5]
-    assert shares[6, 2] == pytest.approx(3 / 6)  # contempt is none of the seven
+    assert shares[6, 2] == pytest.approx(3 / 6)  # contempt is not one of the seven
 
 
-def test_a_picture_that_ferplus_names_but_that_is_not_there_is_counted(sample, tmp_path):
+def test_missing_ferplus_pictures_are_counted(sample, tmp_path):
     write_layout(sample, "ferplus", tmp_path)
     next((tmp_path / "Images" / "FER2013Train").iterdir()).unlink()
     faces = load_faces("ferplus", tmp_path, **MUTE)
     assert faces.manifest["dropped"]["picture missing"] == 1
 
 
-def test_rafdb_holds_out_the_same_tenth_in_every_run(sample, tmp_path):
+def test_rafdb_holds_out_the_same_tenth_each_time(sample, tmp_path):
     write_layout(sample, "rafdb", tmp_path)
     path = tmp_path / "basic/EmoLabel/list_patition_label.txt"
-    path.write_text(path.read_text(), encoding="utf-8-sig")  # as an editor on Windows may
+    path.write_text(path.read_text(), encoding="utf-8-sig")  # as editors on Windows may save it
     faces = load_faces("rafdb", tmp_path, **MUTE)
     (home() / "data" / "rafdb" / "faces.npz").unlink()
     again = load_faces("rafdb", tmp_path, **MUTE)
@@ -317,7 +317,7 @@ def test_rafdb_holds_out_the_same_tenth_in_every_run(sample, tmp_path):
     assert faces.ids[0] == "train_00001"
 
 
-def test_rafdb_keeps_colours_each_class_its_tenth_and_copies_together(sample, tmp_path):
+def test_rafdb_keeps_colours_and_splits_by_class_without_separating_copies(sample, tmp_path):
     write_layout(sample, "rafdb", tmp_path)
     pictures = tmp_path / "basic/Image/aligned"
     labels = sample.labels[sample.split != "test"]

@@ -1,4 +1,4 @@
-"""The loop and its run folder: what is trained, what is kept, and what a stop leaves behind."""
+"""The training loop and its run folder: results, resuming after a kill, refused settings."""
 
 import csv
 import gc
@@ -67,14 +67,14 @@ def small(**changes):
 
 
 def rows(run):
-    """Rows of metrics.csv without the times."""
+    """Return the rows of metrics.csv without the columns of times."""
     with open(run.folder / "metrics.csv", newline="") as file:
         return [
             {k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)
         ]
 
 
-def test_a_run_leaves_a_complete_folder(faces, tmp_path, monkeypatch):
+def test_a_finished_run_has_a_complete_folder(faces, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "plots", plots)
     run = train(small(), faces, runs=tmp_path)
     names = {path.name for path in run.folder.iterdir()}
@@ -101,7 +101,7 @@ def test_a_run_leaves_a_complete_folder(faces, tmp_path, monkeypatch):
     assert right.mean() == run.results["test"]["full"]["accuracy"]
 
 
-def test_a_finished_run_is_returned_and_another_config_is_another_run(faces, tmp_path):
+def test_a_finished_run_is_returned_and_another_config_starts_a_new_run(faces, tmp_path):
     first = train(small(epochs=1), faces, runs=tmp_path)
     assert train(small(epochs=1), faces, runs=tmp_path).folder == first.folder
     other = train(small(epochs=1, seed=1), faces, runs=tmp_path)
@@ -135,7 +135,7 @@ def torchrun(arguments):
 
 
 def launched(call, *arguments):
-    """A call in two processes, with what torchrun tells them; the same but for its own time."""
+    """Run a call in two processes with the variables that torchrun sets; faster than torchrun."""
     both, port = [], str(free_port())
     for rank in "01":
         both.append(CONTEXT.Process(target=call, args=arguments, daemon=True))
@@ -155,7 +155,7 @@ def launched(call, *arguments):
     ],
     ids=["cnn", "experts-and-frozen-layers"],
 )
-def test_two_processes_do_the_work_of_one_and_write_one_folder(settings, launch, tmp_path):
+def test_two_processes_train_on_as_many_images_as_one_in_one_folder(settings, launch, tmp_path):
     settings = [*settings, "--dataset", "sample-10-300", "--runs"]
     main([*settings, str(tmp_path / "one")])
     launch([*settings, str(tmp_path / "two")])
@@ -168,8 +168,10 @@ def test_two_processes_do_the_work_of_one_and_write_one_folder(settings, launch,
 
 
 def learn(folder):
-    """Keep loss and weights after an epoch, in which nothing is drawn but the order of the images,
-    and no image has a part in another's answer."""
+    """Train for one epoch and save the loss and the weights.
+
+    Only the order of the images is random, and no image influences the answer for another.
+    """
     plain = {"augmentation": Augmentation(flip=0.0, affine=0.0), "precision": "no"}
     sgd = {"optimizer": "sgd", "lr": 0.05, "warmup_epochs": 0, "batch_size": 16, "limit": 64}
     options = {"options": {"drop_path": 0.0}, "ema_decay": 0.0}
@@ -192,14 +194,14 @@ def test_two_processes_learn_the_same_weights_as_one(tmp_path):
         torch.testing.assert_close(its_weights, weights, atol=1e-4, rtol=0)
 
 
-def test_a_launch_that_would_silently_be_one_process_is_refused(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # what accelerate launch --cpu leaves behind
+def test_a_launch_that_would_silently_start_one_process_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # as accelerate launch --cpu sets it
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     with pytest.raises(InputError, match="torchrun"):
         processes()
 
 
-def test_validation_is_never_augmented_and_a_prediction_is_the_same_twice(faces, monkeypatch):
+def test_validation_is_not_augmented_and_gives_the_same_result_twice(faces, monkeypatch):
     learner = Learner(small(), faces)
     calls = []
     original = learner.prepare.__class__.__call__
@@ -237,7 +239,10 @@ def test_accumulation_does_not_change_the_step(faces, monkeypatch):
 
 
 class Waits(TorchDispatchMode):
-    """Counts the operators that read a value, or whose size depends on one: a GPU is waited for."""
+    """Counts the operators that would make the CPU wait for a GPU.
+
+    They read a value from the device, or the size of their result depends on one.
+    """
 
     names = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "bincount")
 
@@ -252,7 +257,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("model", sorted(set(MODULES) - {"vit_moe"}))  # which counts its routes
+@pytest.mark.parametrize("model", sorted(set(MODULES) - {"vit_moe"}))  # vit_moe's routing waits
 def test_no_step_waits_for_the_device(faces, model):
     counts = []
     for steps in (2, 4):
@@ -263,16 +268,16 @@ def test_no_step_waits_for_the_device(faces, model):
             learner.train_epoch(1)
         assert len(learner.batches) == steps
         counts.append(waits.count)
-    assert counts[0] == counts[1] > 0  # the sums of an epoch are read once
+    assert counts[0] == counts[1] > 0  # the sums are read once per epoch
 
 
-def test_the_weights_of_the_training_before_do_not_stay_on_the_device(faces, monkeypatch):
-    """Also before Python looks for cycles of its own accord."""
+def test_weights_of_the_previous_training_do_not_stay_on_the_device(faces, monkeypatch):
+    """The weights are freed even before Python's automatic garbage collection runs."""
     config = recipe("baseline_cnn", "ours", "sample", limit=16, batch_size=8, precision="bf16")
     gc.disable()
     try:
         before = weakref.ref(Learner(config, faces).core)
-        assert before()  # else accelerate makes no cycle any more, and nothing need be collected
+        assert before()  # else there is no reference cycle, and gc.collect() is not needed
         on_gpu = SimpleNamespace(device=torch.device("cuda"))
         monkeypatch.setattr(learner_module, "processes", lambda: on_gpu)
         Learner(config, faces)
@@ -301,7 +306,7 @@ def test_no_step_waits_for_the_gpu(faces):
     [("attention_cnn", "no"), ("vit_moe", "no"), ("grefel", "no"), ("vit_cnn", "bf16")],
 )
 def test_a_compiled_model_learns_the_same(faces, model, precision, monkeypatch):
-    """Traced and differentiated as a whole, but not compiled to machine code, which takes long."""
+    """The model is traced and differentiated as a whole, but not compiled: that takes long."""
     real, traced = torch.compile, []
 
     def compile_quickly(core):
@@ -348,7 +353,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-6)
 
 
-def test_the_plateau_schedule_survives_warm_up_and_saves_its_patience(faces):
+def test_the_plateau_schedule_works_after_warm_up_and_is_restored_from_a_state(faces):
     config = small(schedule="plateau", epochs=5, warmup_epochs=1, plateau_patience=0)
     learner = Learner(config, faces)
     for epoch, accuracy in enumerate((0.5, 0.4, 0.3)):
@@ -361,7 +366,7 @@ def test_the_plateau_schedule_survives_warm_up_and_saves_its_patience(faces):
     assert again.optimizer.param_groups[0]["lr"] == pytest.approx(config.lr / 4)
 
 
-def test_frozen_layers_keep_their_values_until_they_thaw(faces):
+def test_frozen_layers_keep_their_values_until_they_are_unfrozen(faces):
     learner = Learner(small(epochs=3, frozen_layers=3, unfreeze_every=1), faces)
     before = {k: v.clone() for k, v in learner.core.state_dict().items()}
 
@@ -383,7 +388,7 @@ def test_early_stopping_counts_from_the_best_epoch(faces, tmp_path):
     assert len(table) == table["valid_accuracy"].idxmax() + 3 < 9
 
 
-def test_moving_average_is_what_is_kept(faces, tmp_path):
+def test_the_moving_average_is_saved_as_the_best_weights(faces, tmp_path):
     run = train(small(epochs=1, ema_decay=0.9), faces, runs=tmp_path)
     state = torch.load(run.state_path, weights_only=True)
     best = run.load_model().state_dict()
@@ -392,7 +397,7 @@ def test_moving_average_is_what_is_kept(faces, tmp_path):
     assert "valid_accuracy_unaveraged" in run.metrics()
 
 
-def test_the_decay_of_the_moving_average_rises_to_its_value(faces):
+def test_the_decay_of_the_moving_average_warms_up_to_its_value(faces):
     learner = Learner(small(ema_decay=0.9), faces)
     decays = [learner.ema.get_decay(step) for step in (1, 2, 10, 1000)]
     assert decays == pytest.approx([1 - step ** (-2 / 3) for step in (1, 2, 10)] + [0.9])
@@ -406,7 +411,7 @@ def test_the_decay_of_the_moving_average_rises_to_its_value(faces):
         {"label_smoothing": 0.1},
     ],
 )
-def test_the_loss_on_soft_targets_is_the_closed_form(faces, changes):
+def test_the_loss_on_soft_targets_equals_the_closed_form(faces, changes):
     learner = Learner(small(**changes), faces)
     known = learner.batches.targets
     weights = inverse_frequency(known) if learner.config.class_weights else torch.ones(7)
@@ -420,9 +425,7 @@ def test_the_loss_on_soft_targets_is_the_closed_form(faces, changes):
     assert loss.dtype == torch.float32
 
 
-def test_an_infinite_loss_stops_with_a_report_and_keeps_the_last_good_epoch(
-    faces, tmp_path, monkeypatch
-):
+def test_a_nan_loss_raises_an_error_and_the_last_good_epoch_is_kept(faces, tmp_path, monkeypatch):
     forward = SoftCrossEntropy.forward
     calls = {"n": 0}
 
@@ -439,7 +442,7 @@ def test_an_infinite_loss_stops_with_a_report_and_keeps_the_last_good_epoch(
     assert len(rows(train(small(epochs=3), faces, runs=tmp_path))) == 3
 
 
-def test_what_could_not_be_written_is_told_beside_the_error_that_came_after():
+def test_a_background_error_is_added_as_a_note_to_a_later_error():
     def fail():
         raise InputError("no space left")
 
@@ -456,12 +459,12 @@ def test_what_could_not_be_written_is_told_beside_the_error_that_came_after():
     assert "no space left" in caught.value.__notes__[0]
     with pytest.raises(InputError) as caught:
         fail_twice(lambda background: background(fail))
-    assert not hasattr(caught.value, "__notes__")  # it is told once
+    assert not hasattr(caught.value, "__notes__")  # the error is reported only once
     with pytest.raises(InputError, match="no space left"), Background() as background:
         background(fail)
 
 
-def test_auxiliary_losses_join_the_loss_and_the_log(faces, tmp_path, monkeypatch):
+def test_auxiliary_losses_are_added_to_the_loss_and_logged(faces, tmp_path, monkeypatch):
     @register_model
     def with_anchor(pretrained=False, num_classes=7, **_):
         core = create_model("baseline_cnn", num_classes=num_classes, width=4)
@@ -477,7 +480,7 @@ def test_auxiliary_losses_join_the_loss_and_the_log(faces, tmp_path, monkeypatch
     )
     logged = learner.train_epoch(0)
     assert 0 < logged["spread"] < 3
-    assert logged["load"] == 100 > logged["train_loss"]  # logged, not added
+    assert logged["load"] == 100 > logged["train_loss"]  # logged, but not added
     assert logged["train_loss"] > logged["spread"]
     assert (learner.core.anchor < 1).all()
 
@@ -490,12 +493,12 @@ def test_training_on_votes_differs_from_training_on_labels(faces):
     assert not torch.equal(a.batches.targets, b.batches.targets)
 
 
-def test_a_limit_takes_that_many_images(faces, tmp_path):
+def test_a_limit_sets_the_number_of_training_images(faces, tmp_path):
     run = train(small(limit=64, epochs=1), faces, runs=tmp_path)
     assert run.results["train_images"] == 64
 
 
-def test_a_full_disk_leaves_the_last_state_and_says_so(faces, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_the_last_state_is_kept(faces, tmp_path, monkeypatch):
     run = train(small(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()
     before = (run.folder / "best.safetensors").read_bytes()
@@ -514,7 +517,7 @@ def test_a_full_disk_leaves_the_last_state_and_says_so(faces, tmp_path, monkeypa
     assert train(small(epochs=1), faces, runs=tmp_path).finished
 
 
-def test_a_checkpoint_of_another_model_is_refused(faces, tmp_path):
+def test_a_checkpoint_of_another_model_or_a_damaged_one_is_refused(faces, tmp_path):
     run = train(small(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()
     other = Learner(small(options={"width": 8}), faces).state_dict() | {"rows": []}
@@ -535,7 +538,7 @@ def test_a_state_of_another_optimizer_is_refused(faces):
         learner.load_state_dict(state, "here")
 
 
-def test_weights_files_are_checked(tmp_path):
+def test_damaged_and_missing_weights_files_are_named(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"x\.safetensors cannot be read"):
@@ -544,7 +547,7 @@ def test_weights_files_are_checked(tmp_path):
         load_weights(tmp_path / "none.safetensors")
 
 
-def test_two_trainings_of_one_run_at_once_are_refused(faces, tmp_path, monkeypatch):
+def test_a_run_that_another_process_is_training_is_refused(faces, tmp_path, monkeypatch):
     from filelock import FileLock
 
     monkeypatch.setattr("fer_lib.files.LOCK_SECONDS", 0.2)
@@ -569,14 +572,14 @@ def test_two_trainings_of_one_run_at_once_are_refused(faces, tmp_path, monkeypat
         (["baseline_cnn", "--dataset", "fer2013", "--data-dir", "/nowhere"], "/nowhere"),
     ],
 )
-def test_the_command_line_says_what_is_wrong_in_one_sentence(arguments, message, capsys):
+def test_bad_arguments_are_reported_in_the_last_line_of_stderr(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_kill_between_the_files_of_an_epoch_loses_nothing(faces, tmp_path, monkeypatch):
+def test_an_interruption_between_the_files_of_an_epoch_loses_nothing(faces, tmp_path, monkeypatch):
     whole = train(small(), faces, runs=tmp_path / "whole")
     steps = {"save_weights": training, "write_metrics": epochs, "save_state": epochs}
     for step, module in steps.items():
@@ -591,7 +594,7 @@ def test_a_kill_between_the_files_of_an_epoch_loses_nothing(faces, tmp_path, mon
 
 
 def test_an_epoch_is_written_while_the_next_is_trained(faces, tmp_path, monkeypatch):
-    """And of what the next one changes, nothing gets into its files."""
+    """What the next epoch changes must not get into the files of the first."""
     whole = train(small(ema_decay=0.9), faces, runs=tmp_path / "whole")
     save, train_epoch, trained = epochs.save_state, Learner.train_epoch, threading.Event()
 
@@ -620,7 +623,7 @@ def test_an_epoch_is_written_while_the_next_is_trained(faces, tmp_path, monkeypa
 
 
 def stop_at_second(original):
-    """The same function, which is interrupted at its second call."""
+    """Wrap a function so that its second call raises KeyboardInterrupt."""
     calls = []
 
     def interrupted(*arguments, **options):
@@ -645,7 +648,7 @@ def stop_at_second(original):
         ({"limit": 20, "accumulate": 8}, "does not divide"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_a_folder_is_made(faces, tmp_path, changes, message):
+def test_invalid_settings_are_refused_before_a_folder_is_made(faces, tmp_path, changes, message):
     without = faces.subset(np.arange(len(faces)))
     without.votes = None
     with pytest.raises(InputError, match=message):
@@ -654,7 +657,7 @@ def test_what_does_not_fit_is_refused_before_a_folder_is_made(faces, tmp_path, c
 
 
 @pytest.mark.parametrize(("split", "name"), [("train", "training"), ("test", "test")])
-def test_data_that_lack_a_split_are_refused_before_a_folder_is_made(faces, tmp_path, split, name):
+def test_data_without_a_split_are_refused_before_a_folder_is_made(faces, tmp_path, split, name):
     with pytest.raises(InputError, match=f"has no {name} images"):
         train(small(), faces.subset(faces.split != split), runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
@@ -671,7 +674,7 @@ def test_a_foreign_folder_among_the_runs_is_left_out_and_named(faces, tmp_path, 
     assert "colour" in printed
 
 
-def test_a_resumed_run_knows_each_commit_that_trained_it(faces, tmp_path, monkeypatch):
+def test_a_resumed_run_records_each_commit_that_trained_it(faces, tmp_path, monkeypatch):
     for epoch, commit in enumerate(("a", "a", "b")):
         monkeypatch.setenv("FER_COMMIT", commit)
         one_epoch = Training.one_epoch
@@ -693,25 +696,25 @@ def test_a_resumed_run_knows_each_commit_that_trained_it(faces, tmp_path, monkey
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_of_runs_that_cannot_be_written_is_named(faces, tmp_path):
+def test_an_unwritable_runs_folder_is_refused(faces, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="cannot be written to"):
         train(small(epochs=1), faces, runs=tmp_path)
 
 
-def test_a_folder_of_runs_below_a_file_is_named(faces, tmp_path, monkeypatch):
+def test_a_file_given_as_the_runs_folder_is_refused(faces, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(train_module, "Learner", None)  # it is not asked for
+    monkeypatch.setattr(train_module, "Learner", None)  # it must not be called
     with pytest.raises(InputError, match="file cannot be written to"):
         train(small(epochs=1), faces, runs=tmp_path / "file")
 
 
-def test_a_folder_of_runs_may_begin_with_a_tilde(monkeypatch, tmp_path):
+def test_the_path_of_the_runs_folder_may_begin_with_a_tilde(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert runs_folder("~/some runs") == tmp_path / "some runs"
 
 
-def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch):
     def fail(_):
         raise NotImplementedError("no flock")
 
@@ -723,22 +726,22 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
         pass
 
 
-def test_what_is_half_restored_is_no_run(faces, tmp_path):
+def test_a_half_restored_run_is_not_listed(faces, tmp_path):
     run = train(small(epochs=1), faces, runs=tmp_path)
     run.folder.rename(run.folder.with_name(f".{run.name}.partial"))
     assert list_runs(tmp_path) == []
 
 
-def test_a_run_that_cannot_be_read_is_left_out(make_run, tmp_path, capsys):
+def test_a_run_that_cannot_be_read_is_left_out_and_named(make_run, tmp_path, capsys):
     run = make_run()
     closed = tmp_path / "0" / "config.json"
-    closed.mkdir(parents=True)  # which not even root can read as a file
+    closed.mkdir(parents=True)  # a folder, which even root cannot read as a file
     assert [one.name for one in list_runs(tmp_path)] == [run.name]
     assert f"left out: {closed} cannot be read (Is a directory)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("how", ["trained", "begun"])
-def test_other_code_is_said(faces, tmp_path, monkeypatch, capsys, how):
+def test_a_run_of_other_code_is_reported(faces, tmp_path, monkeypatch, capsys, how):
     run = train(small(epochs=1), faces, runs=tmp_path)
     if how == "begun":
         (run.folder / "results.json").unlink()
@@ -747,7 +750,7 @@ def test_other_code_is_said(faces, tmp_path, monkeypatch, capsys, how):
     assert capsys.readouterr().out.count(f"{how} by other code") == 1
 
 
-def test_the_digest_of_code_counts_code_alone(tmp_path, monkeypatch):
+def test_the_code_digest_ignores_comments_docstrings_and_line_breaks(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     digests = []
     for text in (
@@ -760,7 +763,7 @@ def test_the_digest_of_code_counts_code_alone(tmp_path, monkeypatch):
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_the_code_of_a_run_is_what_trains_restores_and_scores_it():
+def test_the_code_digest_covers_training_restoring_and_scoring():
     folder = Path(fer_lib.__file__).parent
     found = {name: set(folder.glob(f"{name}.py")) for name in CODE}
     assert all(found.values())
@@ -779,17 +782,17 @@ def test_the_code_of_a_run_is_what_trains_restores_and_scores_it():
         *({"options": {"width": 4, "dropout": kind((0.2, 0.1))}} for kind in (tuple, list)),
     ],
 )
-def test_equal_settings_are_the_same_run_however_they_are_written(faces, tmp_path, same):
+def test_equal_settings_find_the_same_run_however_they_are_written(faces, tmp_path, same):
     run = start_run(small(epochs=1), faces, tmp_path)
     assert find_run(small(epochs=1, **same), faces, tmp_path).folder == run.folder
     assert find_run(small(epochs=1, mixup=0.1), faces, tmp_path) is None
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_killed_at_its_best_epoch_a_run_has_the_weights_of_the_epoch_that_it_knows_of(
+def test_a_run_killed_at_its_best_epoch_has_the_weights_of_the_best_recorded_epoch(
     faces, tmp_path, monkeypatch, recorded
 ):
-    """The repeated epoch is made worse, as on a GPU it may be, so that the first stays the best."""
+    """An unrecorded second epoch is repeated with a lower accuracy, as may happen on a GPU."""
     accuracies = [0.5, 0.6]
     validate = Learner.validate
     monkeypatch.setattr(
@@ -819,7 +822,7 @@ def test_killed_at_its_best_epoch_a_run_has_the_weights_of_the_epoch_that_it_kno
     assert not list(run.folder.glob("epoch-*"))
 
 
-def test_the_best_weights_are_reported_and_not_the_last(faces, tmp_path, monkeypatch):
+def test_the_best_weights_are_scored_and_not_the_last(faces, tmp_path, monkeypatch):
     accuracies, validate = [0.6, 0.4], Learner.validate
     monkeypatch.setattr(
         Learner, "validate", lambda self: validate(self) | {"valid_accuracy": accuracies.pop(0)}
@@ -839,7 +842,7 @@ def test_the_best_weights_are_reported_and_not_the_last(faces, tmp_path, monkeyp
     assert run.results["test"]["full"]["accuracy"] == right
 
 
-def test_a_run_goes_on_in_another_precision_and_says_so(faces, tmp_path, capsys):
+def test_resuming_in_another_precision_is_reported(faces, tmp_path, capsys):
     run = train(small(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()
     config = read_json(run.folder / "config.json")
@@ -849,7 +852,7 @@ def test_a_run_goes_on_in_another_precision_and_says_so(faces, tmp_path, capsys)
     assert "begun in precision fp16 and goes on in" in capsys.readouterr().out
 
 
-def test_an_infinite_last_step_is_not_kept(faces, tmp_path, monkeypatch):
+def test_an_epoch_with_a_nan_validation_loss_is_not_kept(faces, tmp_path, monkeypatch):
     validate = Learner.validate
     monkeypatch.setattr(
         Learner, "validate", lambda self: validate(self) | {"valid_loss": float("nan")}
@@ -865,7 +868,7 @@ def test_an_infinite_last_step_is_not_kept(faces, tmp_path, monkeypatch):
     [("x=False", False), ("x=false", False), ("x=None", None), ("x=1e-3", 1e-3), ("x=ab", "ab"),
      ("x={[1]: 2}", "{[1]: 2}")],
 )  # fmt: skip
-def test_values_of_the_command_line(text, value):
+def test_values_on_the_command_line_are_parsed(text, value):
     assert parse_setting(text) == ("x", value)
 
 

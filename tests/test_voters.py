@@ -1,6 +1,6 @@
-"""Voters that are checkpoints of Hugging Face: asked, refused, kept, and taken up again.
+"""Voters from Hugging Face: votes, refused checkpoints, cached answers, resuming.
 
-Their files are made here, tiny and with random weights: nothing is fetched.
+The checkpoints are written here, tiny and with random weights: nothing is downloaded.
 """
 
 import json
@@ -29,7 +29,7 @@ ORDERS = {
     "no-disgust": ("surprise", "neutral", "sad", "happy", "fear", "angry"),
 }
 FAVOURS = dict(zip(ORDERS, ("sadness", "Happy", "contempt", "fear"), strict=True))
-SPREAD = 2.0  # logit of the favourite, the second has half of it, the others 0
+SPREAD = 2.0  # logit of the favourite class; the second has half of it, the others 0
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def voters(tmp_path):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The batches that models are given, by their size; the one image of a check is left out."""
+    """The sizes of the batches that models are given, without the single image of a check."""
     from transformers import ViTForImageClassification
 
     forward, seen = ViTForImageClassification.forward, SimpleNamespace(sizes=[], kill_at=None)
@@ -99,7 +99,7 @@ def counted(monkeypatch):
 
 
 def refused(fer_home, faces, names, **options):
-    """The one sentence, having checked that no voter was asked before."""
+    """Return the error message, after checking that no voter was asked."""
     with pytest.raises(InputError) as caught:
         hub_votes(faces, faces.where("train"), names, say=lambda line: None, **options)
     assert not list(fer_home.rglob("voter_*"))
@@ -113,7 +113,7 @@ def silent(faces, rows, names, **options):
     return hub_votes(faces, rows, names, say=lambda line: None, **options)
 
 
-def test_four_voters_of_four_label_orders_vote_by_name(faces, voters):
+def test_voters_with_different_label_orders_vote_by_name(faces, voters):
     rows = faces.where("train")[::-1]
     ballots = silent(faces, rows, voters)
     assert ballots.voters == tuple(voters)
@@ -131,7 +131,7 @@ def test_four_voters_of_four_label_orders_vote_by_name(faces, voters):
         np.testing.assert_allclose(shares, np.exp(SPREAD) / (np.exp(SPREAD) + others), rtol=1e-5)
 
 
-def test_contempt_as_second_choice_is_left_out_of_the_sum(faces, tmp_path):
+def test_contempt_as_second_choice_is_left_out_of_seven_classes(faces, tmp_path):
     name = write(tmp_path / "v", ORDERS["contempt"], "surprised", second="contempt")
     vote = silent(faces, faces.where("test"), [name]).probabilities[0]
     expected = np.ones(7)
@@ -139,7 +139,7 @@ def test_contempt_as_second_choice_is_left_out_of_the_sum(faces, tmp_path):
     np.testing.assert_allclose(vote, np.tile(expected / expected.sum(), (len(vote), 1)), rtol=1e-5)
 
 
-def test_eight_classes_take_contempt_and_who_does_not_know_it_abstains_on_it(faces, voters):
+def test_with_eight_classes_a_voter_without_contempt_abstains_on_it(faces, voters):
     labels = faces.labels.copy()
     labels[::2] = EMOTIONS_8.index("contempt")
     eight = replace(faces, labels=labels, classes=EMOTIONS_8, manifest={})
@@ -149,7 +149,7 @@ def test_eight_classes_take_contempt_and_who_does_not_know_it_abstains_on_it(fac
     assert (votes[0, 1::2] == EMOTIONS_8.index("sad")).all()
 
 
-def test_the_order_of_a_head_plays_no_role(faces, tmp_path):
+def test_the_order_of_the_classes_in_a_head_does_not_matter(faces, tmp_path):
     from transformers import AutoModelForImageClassification
 
     labels = ORDERS["alphabetical"]
@@ -167,7 +167,7 @@ def test_the_order_of_a_head_plays_no_role(faces, tmp_path):
 
 
 def per_image(name, images):
-    """(N, M): the probabilities of a voter, by its own pipeline on one PIL image after another."""
+    """Return a voter's probabilities (N, M), by its own pipeline on one PIL image at a time."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     processor = AutoImageProcessor.from_pretrained(name, backend="pil")
@@ -182,7 +182,7 @@ def per_image(name, images):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_batch_of_some_rows_is_answered_as_image_by_image(channels, faces, tmp_path):
+def test_answers_in_batches_equal_answers_image_by_image(channels, faces, tmp_path):
     images = faces.images.repeat(channels, 1)
     images[:, -1] = 255 - images[:, -1]
     data = replace(faces, images=images, manifest={})
@@ -195,7 +195,7 @@ def test_a_batch_of_some_rows_is_answered_as_image_by_image(channels, faces, tmp
 
 
 @pytest.mark.parametrize("side", [32, 112])
-def test_preprocessing_of_a_batch_is_that_of_pil_but_for_rounding(side, faces, tmp_path):
+def test_preprocessing_of_a_batch_equals_that_of_pil_up_to_rounding(side, faces, tmp_path):
     from transformers import AutoImageProcessor
 
     name = write(tmp_path / "v", EMOTIONS, side=side)
@@ -229,11 +229,11 @@ def test_old_names_of_a_preprocessor_are_understood(settings, faces, tmp_path):
     torch.testing.assert_close(old, expected)
 
 
-def test_missing_voters_are_named_or_left_out_by_name(fer_home, faces, voters, tmp_path):
+def test_missing_voters_are_refused_or_left_out_and_named(fer_home, faces, voters, tmp_path):
     missing = [str(tmp_path / "none"), "nobody/nothing", "nobody/nothing@v1"]
     message = refused(fer_home, faces, [*voters, *missing])
     assert "3 of 7 voters are neither folders nor available from the Hugging Face hub" in message
-    assert all(f"{name} (" in message for name in missing)  # each with its reason
+    assert all(f"{name} (" in message for name in missing)  # with the reason
     assert "allow_missing=True" in message
     lines = []
     rows = np.arange(8)
@@ -242,14 +242,14 @@ def test_missing_voters_are_named_or_left_out_by_name(fer_home, faces, voters, t
     assert ballots.voters == (voters[0], voters[1])
     assert ballots.missing == tuple(missing)
     majority = rules.majority(ballots, faces.labels[rows], faces.classes)
-    assert majority.settings == {"votes": 3}  # more than half of the five that were named
+    assert majority.settings == {"votes": 3}  # more than half of the five named voters
     assert ballots.votes()[:, 0].tolist() == [EMOTIONS.index("sad"), EMOTIONS.index("happy")]
     for name, line in zip(missing, lines[:3], strict=True):
         assert line.startswith(f"voter {name} is left out")
     assert len(lines) == 5
 
 
-def test_where_all_are_missing_and_may_be_nobody_votes_and_each_is_named(fer_home, faces):
+def test_ballots_are_empty_if_all_voters_are_missing_and_this_is_allowed(fer_home, faces):
     lines = []
     ballots = hub_votes(faces, np.arange(8), HUB_VOTERS, allow_missing=True, say=lines.append)
     assert ballots.votes().shape == (0, 8)
@@ -340,7 +340,7 @@ def test_a_voter_named_twice_is_refused(fer_home, faces, voters):
     assert "twice" in refused(fer_home, faces, [*voters, voters[0] + "/"])
 
 
-def test_killed_and_started_again_it_continues(counted, faces, tmp_path, fer_home):
+def test_interrupted_voting_resumes_after_the_last_batch(counted, faces, tmp_path, fer_home):
     names = [write(tmp_path / "first", EMOTIONS), write(tmp_path / "second", EMOTIONS, seed=1)]
     rows = faces.where("train")[:40]
     counted.kill_at = 2
@@ -357,7 +357,7 @@ def test_killed_and_started_again_it_continues(counted, faces, tmp_path, fer_hom
     np.testing.assert_allclose(resumed.probabilities, afresh.probabilities, atol=1e-6)
 
 
-def test_a_complete_vote_loads_no_weights_and_more_rows_ask_for_these_only(
+def test_cached_answers_need_no_weights_and_only_new_rows_are_computed(
     counted, faces, voters, monkeypatch
 ):
     import transformers
@@ -375,8 +375,8 @@ def test_a_complete_vote_loads_no_weights_and_more_rows_ask_for_these_only(
     assert counted.sizes == [5]
 
 
-def test_another_checkpoint_of_the_same_name_is_asked_itself(faces, tmp_path):
-    """Of other weights, other label names or other preprocessing; and other data too."""
+def test_another_checkpoint_of_the_same_name_does_not_get_cached_answers(faces, tmp_path):
+    """It has other weights, label names or preprocessing. Other data are tested as well."""
     name, rows = str(tmp_path / "v"), np.arange(5)
 
     def vote():
@@ -414,7 +414,7 @@ def test_a_damaged_file_of_answers_is_named(faces, voters, fer_home):
             silent(faces, np.arange(5), voters)
 
 
-def test_a_name_on_the_hub_and_its_revision_are_read_and_then_not_needed(faces, tmp_path):
+def test_a_name_on_the_hub_with_a_revision_is_read_and_then_cached(faces, tmp_path):
     name = HUB_VOTERS[0]
     commits = {"main": "a" * 40, "v1": "b" * 40}
     repository = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
