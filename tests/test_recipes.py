@@ -37,13 +37,13 @@ PLAIN = {
     **{"class_weights": False, "label_smoothing": 0, "logit_adjustment": 0},
     **{"mixup": 0, "cutmix": 0, "ema_decay": 0, "flip_tta": False},
 }
-"""Of a published recipe what it does not name."""
+"""Settings that published recipes have unless they name others."""
 
 STILL = {
     **{"affine": 0, "rotate": 0, "translate": 0, "scale": [1, 1], "crop": [1, 1], "photometric": 0},
     **{"brightness": 0, "contrast": 0, "noise": 0, "dropout": 0, "erase": 0},
 }
-"""Of a published augmentation what it does not name. All of them flip."""
+"""Settings that published augmentations have unless they name others. All of them flip."""
 
 CNN = {
     **{"epochs": 50, "lr": 1e-3, "weight_decay": 1e-4, "clip_grad": 1, "class_weights": True},
