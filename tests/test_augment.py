@@ -1,4 +1,4 @@
-"""Every draw is made for each image by itself, follows from the seed, and does what it says."""
+"""Test that augmentation draws for each image separately, by the seed, and within its limits."""
 
 import math
 
@@ -52,17 +52,17 @@ def copies(n=64):
         EVERYTHING,
     ],
 )
-def test_each_image_has_its_own_draw_and_the_seed_rules_it(config):
+def test_each_image_has_its_own_draw_which_follows_from_the_seed(config):
     prepare = Prepare(GREY)
     first = prepare(copies(), config, generator(1))
     assert torch.equal(first, prepare(copies(), config, generator(1)))
     assert not torch.equal(first, prepare(copies(), config, generator(2)))
-    # All 64 inputs are one image, so a draw that the batch shares would leave one output.
+    # All 64 inputs are the same image, so a draw shared by the batch would give equal outputs.
     distinct = len(torch.unique(first.flatten(1), dim=0))
     assert distinct == 2 if config == Augmentation(flip=0.5) else distinct > 32
 
 
-def test_nothing_is_drawn_without_a_generator_or_by_the_default():
+def test_nothing_is_drawn_without_a_generator_or_by_default():
     prepare = Prepare(GREY)
     plain = (copies(2).float() / 255 - 0.5) / 0.5
     assert torch.equal(prepare(copies(2)), plain)
@@ -82,7 +82,7 @@ def test_probability_is_the_share_of_images_changed():
 
 
 @pytest.mark.parametrize(("zoom", "side"), [(2.0, 32), (0.5, 8)])
-def test_scale_enlarges_what_is_in_the_middle(zoom, side):
+def test_scale_zooms_about_the_centre(zoom, side):
     square = torch.zeros(1, 1, 48, 48)
     square[..., 16:32, 16:32] = 1
     config = Augmentation(affine=1, scale=(zoom, zoom))
@@ -95,10 +95,10 @@ def test_rotation_and_shift_stay_within_their_limits():
     maps = augment.affine_maps(config, Draw(5000, generator()))
     angles = torch.atan2(maps[:, 1, 0], maps[:, 0, 0]) * 180 / math.pi
     assert 14.5 < angles.abs().max() <= 15.001
-    assert 0.19 < maps[:, :, 2].abs().max() <= 0.2001  # coordinates run over 2
+    assert 0.19 < maps[:, :, 2].abs().max() <= 0.2001  # coordinates run from -1 to 1
 
 
-def test_crop_keeps_the_area_and_stays_inside():
+def test_crop_has_the_given_area_and_stays_inside_the_image():
     maps = augment.affine_maps(Augmentation(crop=(0.25, 0.25)), Draw(1000, generator()))
     width, height = maps[:, 0, 0], maps[:, 1, 1]
     torch.testing.assert_close(width * height, torch.full((1000,), 0.25))
@@ -106,7 +106,7 @@ def test_crop_keeps_the_area_and_stays_inside():
         assert ((side + shift.abs()) <= 1.0001).all()
 
 
-def test_photometric_change_and_noise_stay_in_range_and_have_their_size():
+def test_photometric_change_and_noise_have_the_given_size_and_stay_in_range():
     grey = torch.full((4000, 1, 4, 4), 0.5)
     config = Augmentation(photometric=1, brightness=0.2, noise=1, noise_std=0.05)
     brighter = augment.photometric(grey, config, Draw(4000, generator())).mean((1, 2, 3)) - 0.5
@@ -117,7 +117,7 @@ def test_photometric_change_and_noise_stay_in_range_and_have_their_size():
     assert white.max() <= 1
 
 
-def test_erasing_takes_2_to_33_percent_with_noise_of_the_normalised_scale():
+def test_erasing_fills_2_to_33_percent_with_standard_normal_noise():
     out = augment.erase(
         torch.full((2000, 1, 48, 48), 9.0), Augmentation(erase=1), Draw(2000, generator())
     )
@@ -136,7 +136,7 @@ def test_coarse_dropout_sets_holes_to_the_mean():
     assert share.min() >= 1 / 64 - 0.005
 
 
-def test_noise_of_erasing_and_holes_of_dropout_are_drawn_after_normalisation():
+def test_erasing_and_coarse_dropout_are_applied_after_normalisation():
     prepare = Prepare(GREY)
     plain = prepare(copies(), Augmentation(), generator())
     erased, holed = (
@@ -146,7 +146,7 @@ def test_noise_of_erasing_and_holes_of_dropout_are_drawn_after_normalisation():
             prepare(copies(), Augmentation(dropout=1), generator()),
         )
     )
-    assert abs(erased.mean().item()) < 0.03  # -1, and a deviation of 2, if normalised afterwards
+    assert abs(erased.mean().item()) < 0.03  # -1, with std 2, if normalised afterwards
     assert abs(erased.std().item() - 1) < 0.03
     assert holed.unique().tolist() == [0]
 
@@ -168,24 +168,24 @@ def test_prepare_changes_size_and_channels():
 @pytest.mark.parametrize(
     "how", [{"mixup": 0.2, "cutmix": 0}, {"mixup": 0, "cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}]
 )
-def test_mixing_keeps_soft_targets_and_matches_the_pixels(how):
+def test_mixed_targets_match_the_shares_of_the_pixels(how):
     n = 256
-    images = torch.eye(n).view(n, n, 1, 1).expand(n, n, 16, 16).clone()  # channel i says: image i
+    images = torch.eye(n).view(n, n, 1, 1).expand(n, n, 16, 16).clone()  # channel i marks image i
     soft = torch.softmax(torch.randn(n, 7, generator=generator()), 1)
     mixed, answer = mix(images, soft, generator(3), **how)
     torch.testing.assert_close(answer.sum(1), torch.ones(n))
-    shares = mixed.mean((2, 3))  # (n, n): how much of each image each result shows
+    shares = mixed.mean((2, 3))  # (n, n): share of each image in each result
     torch.testing.assert_close(answer, shares @ soft, atol=1e-4, rtol=0)
-    assert len(shares.diagonal().mul(1000).round().unique()) > 20  # a share for each image
+    assert len(shares.diagonal().mul(1000).round().unique()) > 20  # each image has its own share
 
 
-def test_training_sees_the_images_that_validation_sees_when_they_are_made_smaller():
+def test_reduced_images_are_the_same_in_training_and_validation():
     noise = torch.randint(0, 256, (4, 1, 224, 224), dtype=torch.uint8, generator=generator())
     plain, drawn = Prepare(GREY)(noise), Prepare(GREY)(noise, Augmentation(), generator())
     torch.testing.assert_close(drawn, plain, atol=1e-4, rtol=0)
 
 
-def test_no_mixing_returns_what_was_given():
+def test_mix_returns_its_arguments_if_mixup_and_cutmix_are_0():
     x, y = torch.rand(2, 1, 4, 4), torch.rand(2, 7)
     assert mix(x, y, generator(), mixup=0, cutmix=0) == (x, y)
 

@@ -1,4 +1,4 @@
-"""All of a comparison: ensembles, copies, costs, claims, its files, and no need of weights."""
+"""Test comparisons of runs: ensembles, copies, costs, claims, files, and runs without weights."""
 
 import json
 import re
@@ -43,7 +43,7 @@ from fer_lib.train import train
 
 
 def leaning(labels: np.ndarray, right: np.ndarray, sure: float) -> np.ndarray:
-    """(N, 7) probabilities: `sure` for the label where `right`, else for the class after it."""
+    """Return (N, 7) probabilities: `sure` for the label where `right`, else for the next class."""
     rows = np.full((len(labels), 7), (1 - sure) / 6)
     rows[np.arange(len(labels)), np.where(right, labels, (labels + 1) % 7)] = sure
     return rows
@@ -51,7 +51,10 @@ def leaning(labels: np.ndarray, right: np.ndarray, sure: float) -> np.ndarray:
 
 @pytest.fixture
 def voters(make_run, noise) -> list[Run]:
-    """Three that err in turn, so that any two outvote the third, and a fourth, sure and wrong."""
+    """Return three runs that are wrong in turn, and a fourth that is confident and always wrong.
+
+    Any two of the first three outvote the remaining one.
+    """
     labels = [noise.labels[noise.where(split)] for split in ("valid", "test")]
     turn = [np.arange(len(some)) % 4 for some in labels]
     runs = []
@@ -76,7 +79,7 @@ def test_a_soft_vote_is_the_mean_of_probabilities(voters, noise):
 
 
 @pytest.mark.parametrize("exhaustive", [10, 1])
-def test_the_best_subset_is_found_on_validation_alone(voters, noise, monkeypatch, exhaustive):
+def test_the_best_subset_is_chosen_on_validation_only(voters, noise, monkeypatch, exhaustive):
     monkeypatch.setattr("fer_lib.compare.voting.EXHAUSTIVE", exhaustive)
     answers = read_answers(voters, noise)
     blind = replace(answers, test=np.full_like(answers.test, np.nan))
@@ -85,11 +88,11 @@ def test_the_best_subset_is_found_on_validation_alone(voters, noise, monkeypatch
     assert [len(step["members"]) for step in steps] == [1, 2, 3, 4]
     assert steps[0]["valid_accuracy"] == 0.75
     assert steps[2]["valid_accuracy"] == 1
-    assert steps[3]["valid_accuracy"] == 0.25  # the sure one outshouts any two
+    assert steps[3]["valid_accuracy"] == 0.25  # the fourth run outweighs two right ones
 
 
-def test_a_tie_on_validation_is_not_broken_by_the_test_images(voters, noise):
-    """Runs come in the order of their test accuracy."""
+def test_ties_on_validation_are_not_broken_by_test_accuracy(voters, noise):
+    """Runs are listed by test accuracy, so taking the first of equals would use the test set."""
     answers = read_answers(voters[:3], noise)
     surer = answers.valid**2 / (answers.valid**2).sum(-1, keepdims=True)
     tied = replace(answers, valid=np.stack([answers.valid[0], surer[0], answers.valid[0]]))
@@ -101,7 +104,7 @@ def test_a_tie_on_validation_is_not_broken_by_the_test_images(voters, noise):
         assert best_subset(other)[1][0]["members"] == [chosen]
 
 
-def test_the_ensemble_is_tested_once_against_the_best_single_run(voters, noise):
+def test_the_ensemble_is_tested_against_the_best_single_run(voters, noise):
     answers = read_answers(voters, noise)
     found = ensemble(answers)
     assert found["single"] == answers.names[0]
@@ -118,22 +121,22 @@ def test_the_ensemble_is_tested_once_against_the_best_single_run(voters, noise):
     assert "25.0 points better than baseline_cnn ours s0, of single runs the best on" in said
 
 
-def test_a_subset_of_one_is_called_so(make_run, noise):
+def test_the_sentence_on_a_single_member_says_that_no_subset_is_better(make_run, noise):
     better, worse = make_run(slice(0, 5), valid=1), make_run(slice(0, 300), valid=0, time="2")
     found = ensemble(read_answers([worse, better], noise))
     assert found["members"] == [found["single"]]
     assert ensemble_sentence(found).startswith("No subset votes better on validation than")
 
 
-def test_inflation_is_full_less_clean_with_an_interval_of_the_difference(make_run, noise):
+def test_inflation_is_full_minus_clean_accuracy_with_its_interval(make_run, noise):
     test = noise.where("test")
     noise.images[test[:100]] = noise.images[:20].repeat(5, axis=0)  # 20 images, 5 times each
-    noise.images[test[100:110]] = noise.images[test[110:120]]  # within the test set: no leak
+    noise.images[test[100:110]] = noise.images[test[110:120]]  # copies in the test set are no leak
     noise.manifest.pop("fingerprint", None)
     sure_of_copies = make_run(slice(100, 300), faces=noise)
     table = inflation(read_answers([sure_of_copies], noise))
     row = table.iloc[0]
-    assert (row["copied"], row["distinct"]) == (101, 299)  # the last test image is a copy too
+    assert (row["copied"], row["distinct"]) == (101, 299)  # the last is a copy too (see `noise`)
     assert row["copied_accuracy"] == 1
     assert row["distinct_accuracy"] == pytest.approx(99 / 299)
     assert row["accuracy"] == 0.5
@@ -150,15 +153,15 @@ def test_inflation_is_full_less_clean_with_an_interval_of_the_difference(make_ru
     assert row["copied_less_expected"] == pytest.approx(1 - wanted)
 
 
-def test_what_is_expected_of_copies_follows_their_mix_of_classes():
+def test_the_expected_accuracy_of_copies_follows_their_mix_of_classes():
     labels, copied = np.array([0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 0, 1, 1], bool)
     right = np.array([1, 1, 0, 1, 0, 0], bool)
-    assert expected(right, labels, copied) == 0.5  # the recall of class 1, not the 0.75 of all
+    assert expected(right, labels, copied) == 0.5  # recall of class 1, not 0.75 as on all others
     assert np.isnan(expected(right, labels, labels == 1))  # no other image of class 1
     assert np.isnan(expected(right, labels, np.zeros(6, bool)))
 
 
-def test_the_interval_of_inflation_is_that_of_a_bootstrap_over_groups_of_copies(make_run, noise):
+def test_the_interval_of_inflation_matches_a_bootstrap_over_groups_of_copies(make_run, noise):
     test = noise.where("test")
     noise.images[test[:100]] = noise.images[:4].repeat(25, axis=0)  # 4 images, 25 times each
     noise.manifest.pop("fingerprint", None)
@@ -167,7 +170,7 @@ def test_the_interval_of_inflation_is_that_of_a_bootstrap_over_groups_of_copies(
     right = np.ones(400)
     right[60:200] = 0
     groups = [np.arange(25 * k, 25 * k + 25) for k in range(4)] + [[k] for k in range(100, 399)]
-    groups[0] = [*groups[0], 399]  # the last test image shows the same
+    groups[0] = [*groups[0], 399]  # another copy of the first image
     clean = np.isin(np.arange(400), np.arange(100, 399))
     rng, differences = np.random.default_rng(9), []
     for _ in range(1000):
@@ -180,7 +183,7 @@ def test_the_interval_of_inflation_is_that_of_a_bootstrap_over_groups_of_copies(
 
 
 def hand_count(width: int) -> int:
-    """MACs of `baseline_cnn` for 48×48 grey pixels: three 3×3 convolutions and the head."""
+    """Return the MACs of `baseline_cnn` for a 48×48 grey image: 3×3 convolutions and the head."""
     stages = [(48 * 48, 1, width), (24 * 24, width, 2 * width), (12 * 12, 2 * width, 4 * width)]
     return sum(9 * prod(stage) for stage in stages) + 4 * width * 2 * width + 2 * width * 7
 
@@ -193,7 +196,7 @@ def test_macs_agree_with_a_count_by_hand(make_run):
 
 
 def test_macs_of_attention_are_counted():
-    """Tokens N, width D: projections and MLP 12 N D² and attention 2 N² D a block."""
+    """A block has 12 N D² for projections and MLP and 2 N² D for attention (N tokens, width D)."""
     tokens, width, depth = 1 + 36, 48, 2
     model = create_model("vit_patch", patch_size=8, embed_dim=width, depth=depth, num_heads=3)
     blocks = depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
@@ -202,21 +205,21 @@ def test_macs_of_attention_are_counted():
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_macs_of_every_attention_over_the_class_token_are_counted(attention):
+def test_macs_are_counted_for_every_attention_of_vit_moe(attention):
     options = recipe("vit_moe", "ours", "sample").options | {"attention": attention}
     assert macs(create_model("vit_moe", **options)) > 0
 
 
 @pytest.mark.parametrize("model", MODULES)
-def test_macs_need_no_weights_and_no_luck(make_run, model):
-    """Counted on an empty network as on a random one, experts and anchors among them."""
+def test_macs_do_not_depend_on_the_weights(make_run, model):
+    """Zeros and random weights give the same count, also with experts or anchors."""
     run = make_run(model=model)
     torch.manual_seed(1)
     built = create_model(model, num_classes=7, **run.train_config.options)
     assert costs([run])["macs"].item() == macs(built) > 0
 
 
-def test_times_are_those_of_the_runs_file_and_measured_on_demand(make_run):
+def test_times_are_read_from_the_run_folder_or_measured_on_demand(make_run):
     known, unknown = make_run(options={"width": 4}), make_run(time="2", options={"width": 8})
     alike = make_run(time="3", options={"width": 4, "dropout": [0.5, 0.5]})
     times = {"ms an image, batch of 1": 2.0, "ms an image, batch of 64": 0.5}
@@ -227,7 +230,7 @@ def test_times_are_those_of_the_runs_file_and_measured_on_demand(make_run):
     assert table["ms_1"].tolist()[0] == 2
     assert table["ms_1"].isna().tolist() == [False, True]
     assert table["device"].isna().tolist() == [False, True]
-    assert costs([known, alike])["ms_64"].tolist() == [0.5, 0.5]  # of the same network
+    assert costs([known, alike])["ms_64"].tolist() == [0.5, 0.5]  # those of the same network
     main(["--time", str(unknown.folder)])
     again = costs([known, unknown]).iloc[1]
     assert again["ms_1"] > 0
@@ -241,7 +244,7 @@ def test_times_are_those_of_the_runs_file_and_measured_on_demand(make_run):
     assert costs([known])["ms_1"].item() == table["ms an image, batch of 1"].item()
 
 
-def test_the_clock_is_read_when_the_answer_has_come_back(make_run, monkeypatch):
+def test_the_clock_stops_after_the_answer_is_copied_to_the_cpu(make_run, monkeypatch):
     seen = []
 
     def seconds():
@@ -255,11 +258,11 @@ def test_the_clock_is_read_when_the_answer_has_come_back(make_run, monkeypatch):
     monkeypatch.setattr(cost, "probabilities", lambda *_: OnItsWay())
     monkeypatch.setattr(cost, "repeat", partial(timeit.repeat, timer=seconds))
     cost.measure(make_run(options={"width": 4}))
-    each = 1 + cost.CALLS  # one more to warm up
+    each = 1 + cost.CALLS  # the first call is a warm-up
     assert seen == ["clock", "answer", "clock"] * each * len(cost.BATCHES)
 
 
-def test_time_counts_from_bytes_in_memory_also_on_another_device(make_run, monkeypatch):
+def test_timing_starts_from_bytes_in_memory_on_any_device(make_run, monkeypatch):
     seen = set()
 
     def elsewhere(network, images, prepare):
@@ -272,7 +275,7 @@ def test_time_counts_from_bytes_in_memory_also_on_another_device(make_run, monke
     assert seen == {("meta", "cpu", torch.uint8)}
 
 
-def test_the_command_line_prints_scores_and_what_the_tests_say(
+def test_the_command_line_prints_scores_and_the_results_of_the_tests(
     three_runs, noise, monkeypatch, capsys
 ):
     monkeypatch.setattr("fer_lib.compare.__main__.load_faces", lambda *_: noise)
@@ -287,7 +290,7 @@ def test_the_command_line_prints_scores_and_what_the_tests_say(
     assert "is unfinished: train it to its end first" in capsys.readouterr().err
 
 
-def test_of_many_runs_the_command_line_compares_the_best_on_validation(
+def test_with_many_runs_the_command_line_shows_only_tests_of_the_best_on_validation(
     make_run, noise, monkeypatch, capsys
 ):
     monkeypatch.setattr("fer_lib.compare.__main__.load_faces", lambda *_: noise)
@@ -299,12 +302,12 @@ def test_of_many_runs_the_command_line_compares_the_best_on_validation(
     text = capsys.readouterr().out
     said = [line for line in text.splitlines() if "finding." in line]
     assert len(said) == 6
-    assert all("baseline_cnn ours s0" in line for line in said)  # the worst on the test images
+    assert all("baseline_cnn ours s0" in line for line in said)  # the worst on test images
     assert "Among the others, 0 of 15 differences are findings" in text
 
 
-def test_times_of_two_machines_share_no_figure(make_run, noise):
-    runs = [make_run(time=t, seed=int(t), epochs=int(t) + 1) for t in "1234"]  # the last: no time
+def test_the_figure_of_times_shows_one_machine_only(make_run, noise):
+    runs = [make_run(time=t, seed=int(t), epochs=int(t) + 1) for t in "1234"]  # the last is untimed
     for run, processor in zip(runs[:3], ("slow", "fast", "slow"), strict=True):
         write_json(
             run.folder / "inference.json",
@@ -317,7 +320,7 @@ def test_times_of_two_machines_share_no_figure(make_run, noise):
     assert sorted(text.get_text() for text in axis.texts if text.get_text()) == [
         "baseline_cnn epochs=2",
         "baseline_cnn epochs=4",
-        "baseline_cnn epochs=5",  # of the same network as the newest that was timed
+        "baseline_cnn epochs=5",  # not timed: has the times of the newest run of its network
     ]
 
 
@@ -325,7 +328,7 @@ def full(make_run, **options) -> Run:
     return make_run(preset="full", mark="", dataset="fer2013", **options)
 
 
-def test_claims_stand_beside_what_was_run_and_the_rest_is_not_run_yet(make_run):
+def test_claims_are_listed_with_the_runs_that_reproduce_them(make_run):
     runs = [
         full(make_run, name="published", valid=0.6, time="1"),
         full(make_run, name="published", valid=0.7, time="2", seed=1),
@@ -338,19 +341,19 @@ def test_claims_stand_beside_what_was_run_and_the_rest_is_not_run_yet(make_run):
     table = claims_table(runs)
     assert table["system"].tolist() == [claim.system for claim in CLAIMS]
     first = table.iloc[0]
-    assert first["published_runs"] == 2  # of the recipe as it is, not of the shorter one
+    assert first["published_runs"] == 2  # with the unchanged recipe, so not epochs=3
     assert first["published_alike"] == pytest.approx(0.65)
     assert first["difference"] == pytest.approx(0.65 - 0.5203)
     assert (first["ours_runs"], first["ours_test"]) == (1, 0.75)
     assert first["ours_clean"] == pytest.approx(299 / 399)
     by_system = table.groupby("system", sort=False).first()
-    assert by_system.loc["vit_cnn", "published_runs"] == 0  # of another preset
+    assert by_system.loc["vit_cnn", "published_runs"] == 0  # another preset
     assert by_system.loc["vit_tiny", "published_runs"] == 1
-    assert by_system.loc["grefel", "published_runs"] == 0  # on other data than those of the claim
+    assert by_system.loc["grefel", "published_runs"] == 0  # not on the dataset of the claim
     assert table["note"].tolist() == [""] * (len(CLAIMS) - 1) + [NOT_RUN]
 
 
-def test_a_run_that_changed_its_recipe_says_so(make_run, noise):
+def test_changes_to_the_recipe_are_listed_with_the_claim(make_run, noise):
     run = full(make_run, name="published", valid=0.9, epochs=3)
     row = claims_table([run]).iloc[0]
     assert (row["published_runs"], row["published_setting"]) == (1, "epochs=3")
@@ -360,7 +363,7 @@ def test_a_run_that_changed_its_recipe_says_so(make_run, noise):
     assert set(alike.iloc[1:]) == {NOT_RUN}
 
 
-def test_a_start_at_random_or_from_a_run_is_no_plain_recipe(make_run):
+def test_random_weights_or_a_start_from_a_run_are_changes_to_the_recipe(make_run):
     made = {"model": "vit_tiny", "name": "published"}
     starts = {"1": "/a/backbone.safetensors", "2": False, "3": "/runs/1_vit_tiny/best.safetensors"}
     runs = [
@@ -368,9 +371,10 @@ def test_a_start_at_random_or_from_a_run_is_no_plain_recipe(make_run):
         for time, start in starts.items()
     ]
     by_system = claims_table(runs).groupby("system", sort=False).first()
-    assert by_system.loc["vit_tiny", "published_runs"] == 1  # where the file lies is no change
+    assert by_system.loc["vit_tiny", "published_runs"] == 1  # the path of the file is no change
     assert by_system.loc["vit_tiny", "published_alike"] == pytest.approx(0.7)
-    config = runs[0].config  # other weights by the same name are no seed of these
+    # Starts from different weights are different settings, even if the files have one name.
+    config = runs[0].config
     write_json(runs[0].folder / "config.json", config | {"environment": {"pretrained_sha256": "a"}})
     other = full(make_run, valid=0.8, time="4", pretrained=starts["1"], **made)
     both = claims_table([Run(runs[0].folder), other]).groupby("system", sort=False).first()
@@ -379,7 +383,7 @@ def test_a_start_at_random_or_from_a_run_is_no_plain_recipe(make_run):
     assert alone.loc["vit_tiny", "published_setting"] == "pretrained=false"
 
 
-def test_another_network_is_no_reproduction_and_stands_apart(make_run, noise):
+def test_another_network_is_no_reproduction_and_is_listed_separately(make_run, noise):
     small = {"backbone": "vit_small_patch16_224"}
     run = full(make_run, model="vit_tiny", valid=0.9, wrong=slice(0, 40), options=small)
     table = claims_table([run]).set_index("system")
@@ -396,7 +400,7 @@ def test_another_network_is_no_reproduction_and_stands_apart(make_run, noise):
     (axis,) = figures(compared)["claims"].axes
     crosses = [line for line in axis.lines if line.get_marker() == "x"]
     assert 0.9 in [x for line in crosses for x in np.atleast_1d(line.get_xdata())]
-    # A run with the recipe's own network is preferred, whatever it scores.
+    # A run with the network of the recipe is preferred even if it scores less.
     own = full(make_run, model="vit_tiny", valid=0.1, wrong=slice(0, 200), time="2", epochs=3)
     row = claims_table([run, own]).set_index("system").loc["vit_tiny"]
     assert (row["ours_test"], row["ours_setting"]) == (0.5, "epochs=3")
@@ -405,15 +409,15 @@ def test_another_network_is_no_reproduction_and_stands_apart(make_run, noise):
     assert "on another network" not in plain
 
 
-def test_seeds_of_a_system_are_not_tested_and_have_no_letter(three_runs, noise):
+def test_only_one_seed_of_a_system_is_tested_and_has_a_letter(three_runs, noise):
     compared = comparison(three_runs, noise)
-    assert len(compared["tests"]) == 1  # of three runs, two are one system
+    assert len(compared["tests"]) == 1  # two of the three runs are seeds of one system
     (test,) = compared["tests"]
     assert test["p"] == test["p_holm"]
     assert tables(compared)["comparison"]["group"].tolist() == ["a", "b", ""]
 
 
-def test_figures_of_many_runs_show_one_a_system(make_run, noise):
+def test_figures_of_many_runs_show_one_run_of_each_system(make_run, noise):
     runs = [make_run(time=str(10 + n), seed=n % 7, epochs=5 + n // 7) for n in range(14)]
     compared = comparison(runs[:12], noise)
     drawn = figures(compared)
@@ -424,7 +428,7 @@ def test_figures_of_many_runs_show_one_a_system(make_run, noise):
     assert [rows(drawn, name) for name in names] == [2] * 4
 
 
-def test_a_claim_is_met_on_its_own_images_and_at_its_own_epoch(make_run):
+def test_a_claim_is_compared_on_its_own_images_and_at_its_own_epoch(make_run):
     run = full(make_run, model="vit_mae", name="published", valid=0.8, wrong=slice(0, 100))
     pd.DataFrame({"epoch": [3, 4, 5], "valid_accuracy": [0.1, 0.2, 0.3]}).to_csv(
         run.folder / "metrics.csv", index=False
@@ -434,7 +438,7 @@ def test_a_claim_is_met_on_its_own_images_and_at_its_own_epoch(make_run):
     assert late == pytest.approx((80 + 300) / 500)  # validation and test pooled
 
 
-def test_changed_labels_are_counted_as_the_refinement_has_them(make_run):
+def test_the_note_on_refinement_counts_the_changed_labels(make_run):
     kept = {"dataset": "fer2013", "mark": "", "voters": ["a", "b", "c"], "changed": {
         "majority": {"train": {"changed": 1234, "images": 28709}}}}  # fmt: skip
     note = claims_table([], kept)["note"].iloc[-1]
@@ -448,7 +452,7 @@ def test_changed_labels_are_counted_as_the_refinement_has_them(make_run):
         assert claims_table([], kept | other)["note"].iloc[-1] == NOT_RUN
 
 
-def test_the_refinement_of_a_claim_is_of_the_data_that_are_here(tmp_path, monkeypatch):
+def test_a_refinement_of_other_data_or_another_preset_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     folder = tmp_path / "data" / "fer2013"
     assert known_refinement("full") is None
@@ -457,12 +461,12 @@ def test_the_refinement_of_a_claim_is_of_the_data_that_are_here(tmp_path, monkey
         write_json(folder / f"{name}.json", content)
     assert known_refinement("full") == found
     assert known_refinement("quick") is None
-    for other in ({"fingerprint": "b"}, {"data_dir": None}):  # the latter while it is read again
+    for other in ({"fingerprint": "b"}, {"data_dir": None}):  # no fingerprint while data are read
         write_json(folder / "manifest.json", other)
         assert known_refinement("full") is None
 
 
-def test_the_published_recipe_is_kept_to_on_the_labels_of_the_claim(make_run):
+def test_the_published_recipe_includes_the_labels_of_the_claim(make_run):
     of = {"model": "grefel", "name": "published", "preset": "full", "mark": ""}
     of["dataset"] = "ferplus"
     votes = make_run(slice(0, 100), labels="votes", time="1", **of)
@@ -473,7 +477,7 @@ def test_the_published_recipe_is_kept_to_on_the_labels_of_the_claim(make_run):
     assert row["published_setting"] == "labels=original"
 
 
-def test_of_a_seed_that_was_run_again_the_newest_counts(make_run):
+def test_only_the_newest_run_of_a_seed_counts(make_run):
     runs = [
         full(make_run, valid=valid, time=time, seed=seed, name="published")
         for time, seed, valid in (("1", 0, 0.5), ("3", 1, 0.7), ("2", 0, 0.6))
@@ -520,12 +524,12 @@ def test_every_file_has_the_mark_and_the_same_numbers(three_runs, noise, tmp_pat
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Without the figures, which take most of the time."""
+    """Skip the figures, which take most of the time."""
     monkeypatch.setattr("fer_lib.compare.writing.figures", lambda compared: {})
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_latex_has_the_rules_of_booktabs_and_nothing_unescaped(three_runs, noise, tmp_path):
+def test_latex_has_booktabs_rules_and_no_unescaped_characters(three_runs, noise, tmp_path):
     write_comparison(tmp_path, comparison(three_runs, noise))
     for path in tmp_path.glob("*.tex"):
         text = path.read_text()
@@ -543,7 +547,7 @@ def test_latex_has_the_rules_of_booktabs_and_nothing_unescaped(three_runs, noise
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_one_run_alone_has_neither_pairs_nor_an_ensemble(three_runs, noise, tmp_path):
+def test_a_single_run_has_no_paired_tests_and_no_ensemble(three_runs, noise, tmp_path):
     write_comparison(tmp_path, comparison(three_runs, noise))
     assert (tmp_path / "tests.tex").exists()
     (tmp_path / "my faces.png").touch()
@@ -553,27 +557,27 @@ def test_one_run_alone_has_neither_pairs_nor_an_ensemble(three_runs, noise, tmp_
     assert compared["ensemble"] is None
     write_comparison(tmp_path, compared)
     assert "nothing to compare" in (tmp_path / "comparison.md").read_text()
-    assert not list(tmp_path.glob("tests.*"))  # nor are those of before left
+    assert not list(tmp_path.glob("tests.*"))  # those of the earlier comparison are deleted
     assert [path.name for path in tmp_path.glob("*.png")] == ["my faces.png"]
     assert "ensemble" not in figures(compared)
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_without_a_mark_none_is_written(make_run, noise, tmp_path):
+def test_no_mark_is_written_for_runs_without_one(make_run, noise, tmp_path):
     noise.manifest["mark"] = ""
     write_comparison(tmp_path, comparison([make_run(mark=""), make_run(mark="", time="2")], noise))
     assert "**" not in (tmp_path / "comparison.md").read_text()
     assert pd.read_csv(tmp_path / "comparison.csv")["mark"].isna().all()
 
 
-def test_without_runs_one_is_told_what_to_do(noise):
+def test_a_comparison_without_runs_is_refused(noise):
     with pytest.raises(InputError, match="train one first"):
         comparison([], noise)
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_without_any_weights_the_comparison_is_the_same(tmp_path):
-    """Two networks are trained, compared, stripped of all weights, and compared again."""
+def test_a_comparison_does_not_need_the_weights(tmp_path):
+    """Train and compare two networks, delete all weights, and compare them again."""
     faces = make_sample(300)
     short = {"epochs": 1, "limit": 64, "options": {"width": 4}}
     runs = [
@@ -593,7 +597,7 @@ def test_without_any_weights_the_comparison_is_the_same(tmp_path):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
-def test_points_of_one_cost_stand_apart():
+def test_points_of_equal_cost_are_drawn_apart():
     table = pd.DataFrame(
         {"model": "vit_cnn", "recipe": "ours", "cost": [1e6, 1e6, 2e6], "accuracy": [0.5, 0.6, 0.7],
          "low": 0.4, "high": 0.8},
@@ -605,7 +609,7 @@ def test_points_of_one_cost_stand_apart():
 
 
 @pytest.mark.parametrize(("other", "side"), [(0.45, "center"), (0.3, "right")])
-def test_no_other_point_stands_between_a_label_and_its_point(monkeypatch, other, side):
+def test_no_other_point_is_between_a_label_and_its_point(monkeypatch, other, side):
     monkeypatch.setattr(drawn, "AROUND", [(-30, 0), (0, 30)])
     _, axis = plots.new_figure(4, 3, mark="")
     axis.set(xlim=(0, 1), ylim=(0, 1))
@@ -614,8 +618,8 @@ def test_no_other_point_stands_between_a_label_and_its_point(monkeypatch, other,
     assert label.get_horizontalalignment() == side
 
 
-def test_labels_of_points_cover_nothing():
-    """Sixteen points, eight of them close together, and no label on another or on a point."""
+def test_labels_do_not_cover_each_other_or_points():
+    """There are sixteen points, of which eight are close together."""
     models = list(MODULES)
     rng = np.random.default_rng(0)
     cost = np.r_[10 ** rng.uniform(6, 8, 8), 10 ** rng.uniform(9.9, 10, 8)]
@@ -640,7 +644,7 @@ def test_labels_of_points_cover_nothing():
         assert inside.contains(box.x1, box.y1)
 
 
-def test_figures_are_drawn_from_the_file_alone(three_runs, noise):
+def test_figures_need_only_the_content_of_comparison_json(three_runs, noise):
     compared = json.loads(json.dumps(comparison(three_runs, noise)))
     drawn = figures(compared)
     assert set(drawn) == {

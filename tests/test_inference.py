@@ -1,4 +1,4 @@
-"""The inference benchmark compares the same function, and refuses to compare another."""
+"""Test the inference benchmark, which compares torch and ONNX only if they agree."""
 
 import re
 from pathlib import Path
@@ -40,7 +40,7 @@ def faces():
     return torch.from_numpy(make_sample(100).images)
 
 
-def test_rates_and_ratios_of_both(exportable, capsys):
+def test_the_tables_have_rates_and_ratios_of_torch_and_onnx(exportable, capsys):
     exportable.main(SMALL)
     text = capsys.readouterr().out
     assert "drawn faces (sample data)" in text
@@ -58,14 +58,14 @@ def test_export_takes_any_batch_size(exportable, faces):
     cpu = torch.device("cpu")
     model = exportable.Fitted("attention_cnn", faces[:64])
     onnx, ours = exportable.InOnnx(model, cpu), exportable.InTorch(model, cpu, "no")
-    assert ours(faces, 50).std(0).min() > 0.05  # else agreement would say nothing
+    assert ours(faces, 50).std(0).min() > 0.05  # otherwise agreement would mean little
     for size in (1, 3, 5):
         torch.testing.assert_close(
             onnx(faces[:7], size), ours(faces[:7], 7), atol=exportable.TOLERANCE, rtol=0
         )
 
 
-def test_another_function_is_refused(exportable, monkeypatch, capsys):
+def test_a_graph_that_computes_another_function_is_refused(exportable, monkeypatch, capsys):
     export = exportable.export
 
     def brighter(graph):
@@ -78,8 +78,8 @@ def test_another_function_is_refused(exportable, monkeypatch, capsys):
     assert "|" not in capsys.readouterr().out
 
 
-def test_answers_are_read_when_the_device_is_done(inference, faces, monkeypatch):
-    """torch's copy alone does not wait for what onnxruntime computes on another stream."""
+def test_answers_are_read_after_the_device_is_synchronized(inference, faces, monkeypatch):
+    """A copy by torch does not wait for onnxruntime, which computes on another stream."""
     seen = []
 
     class Side:
@@ -93,7 +93,7 @@ def test_answers_are_read_when_the_device_is_done(inference, faces, monkeypatch)
     assert seen == ["done", "read"] * 2
 
 
-def test_every_model_says_how_far_it_is_apart(exportable, monkeypatch, capsys):
+def test_agree_prints_the_difference_for_every_model(exportable, monkeypatch, capsys):
     monkeypatch.setattr(exportable, "MODULES", ["baseline_cnn"])
     exportable.main(["--agree"])
     found = re.findall(

@@ -1,4 +1,4 @@
-"""Kept results: what they hold, what they must not, and the table that the README shows."""
+"""Test kept results: their files, what these must not contain, and the tables of the READMEs."""
 
 import shlex
 import shutil
@@ -36,9 +36,9 @@ def make_run(
     leak=False,
     valid: int = 20,
 ) -> Run:
-    """A finished run, right on so many of 20 test images, and of 20 others for validation.
+    """Make a finished run, right on `right` of 20 test and on `valid` of 20 validation images.
 
-    With `leak`, none of the test images is clean.
+    With `leak`, test images are copies of training images, so that none of them is clean.
     """
     rng = np.random.default_rng(0)
     split = np.repeat(["train", "valid", "test"], 20)
@@ -73,7 +73,7 @@ def make_run(
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
-    """A repository with its two READMEs, which is the current folder."""
+    """Make a repository with its two READMEs the current folder."""
     monkeypatch.chdir(tmp_path)
     for folder in (tmp_path, tmp_path / "report" / "results"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def root(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_runs_are_kept_and_the_readme_has_them_best_first(root):
+def test_kept_runs_are_in_the_tables_best_first(root):
     worse = make_run(root, right=10, valid=10, mark=r"\1 sample data")
     better = make_run(root, right=15, name="2_baseline_cnn_noise_s0")
     main([str(worse.folder)])
@@ -106,7 +106,7 @@ def test_runs_are_kept_and_the_readme_has_them_best_first(root):
     ]
 
 
-def test_the_readme_has_of_each_kind_the_run_that_is_best_on_validation(root):
+def test_best_of_each_returns_the_run_of_each_kind_that_is_best_on_validation(root):
     for right, valid, lr in ((15, 10, 0.1), (10, 15, 0.2), (12, 12, 0.3)):
         run = make_run(root, right=right, valid=valid, name=f"{right}_baseline_cnn_noise_s0")
         train = recipe("baseline_cnn", lr=lr).to_dict()
@@ -124,7 +124,7 @@ def test_the_readme_has_of_each_kind_the_run_that_is_best_on_validation(root):
     assert list(best["validation"]) == ["75.0%", "55.0%", "5.0%"]
 
 
-def test_what_else_was_found_about_a_run_is_kept_and_other_results_are_no_runs(root):
+def test_the_evaluation_of_a_run_is_kept_and_other_json_files_are_ignored(root):
     run = make_run(root, right=10)
     write_json(run.folder / "evaluation.json", {"calibration": 1})
     main([str(run.folder)])
@@ -135,7 +135,7 @@ def test_what_else_was_found_about_a_run_is_kept_and_other_results_are_no_runs(r
     main([])
 
 
-def test_the_table_says_what_a_run_changed_and_what_it_reaches_in_one_view(root):
+def test_the_table_has_the_changed_settings_and_the_accuracy_in_one_view(root):
     run = make_run(root, right=10)
     train = recipe("baseline_cnn", lr=0.5, epochs=7, labels="refined_majority").to_dict()
     write_json(run.folder / "config.json", run.config | {"train": train})
@@ -147,7 +147,7 @@ def test_the_table_says_what_a_run_changed_and_what_it_reaches_in_one_view(root)
     assert cells["one view"] == "32.1%"
 
 
-def test_a_file_of_weights_that_is_known_is_called_by_its_name(root, monkeypatch):
+def test_the_table_names_a_known_weights_file(root, monkeypatch):
     monkeypatch.setattr(kept_module, "FILES", {"0123": "known weights"})
     run = make_run(root, right=10)
     train = run.config["train"] | {"pretrained": "/home/me/a.safetensors"}
@@ -159,7 +159,7 @@ def test_a_file_of_weights_that_is_known_is_called_by_its_name(root, monkeypatch
     assert cells["changed in the recipe"] == "from known weights"
 
 
-def test_the_best_of_each_dataset_on_validation_comes_first(root):
+def test_rows_are_sorted_by_dataset_and_then_by_validation_accuracy(root):
     for number, (dataset, right, valid) in enumerate([("b", 19, 20), ("a", 15, 9), ("a", 5, 10)]):
         run = make_run(root, right=right, valid=valid, name=f"{number}_baseline_cnn_noise_s0")
         write_json(run.folder / "results.json", run.results | {"dataset": dataset})
@@ -173,7 +173,7 @@ def test_the_best_of_each_dataset_on_validation_comes_first(root):
     ]
 
 
-def test_a_kept_run_with_settings_of_an_earlier_version_is_still_in_the_table(root):
+def test_a_kept_run_with_settings_of_an_earlier_version_stays_in_the_table(root):
     run = make_run(root, right=10)
     keep_results(run, root / "kept")
     path = root / "kept" / f"{run.name}.json"
@@ -186,7 +186,7 @@ def test_a_kept_run_with_settings_of_an_earlier_version_is_still_in_the_table(ro
         assert table["changed in the recipe"].item() == changed
 
 
-def test_a_kept_file_names_no_folder_of_the_user(root):
+def test_a_kept_file_contains_no_folder_of_the_user(root):
     run = make_run(root, right=10)
     keep_results(run, root / "kept")
     text = (root / "kept" / f"{run.name}.json").read_text()
@@ -240,21 +240,21 @@ TRAIN = "python -m fer_lib.train baseline_cnn"
         (["benchmarks/campaign.py", "--only", "a, b"], "benchmarks/campaign.py --only 'a, b'"),
     ],
 )
-def test_a_command_is_kept_without_folders_and_can_be_repeated(command, public):
+def test_public_command_removes_folders_and_is_idempotent(command, public):
     assert public_command(shlex.join(command)) == public
     assert public_command(public) == public
 
 
-def test_a_run_without_a_clean_test_image_has_an_empty_cell(root):
+def test_a_run_without_clean_test_images_has_an_empty_cell(root):
     run = make_run(root, right=10, leak=True)
     assert run.results["test"]["clean"] is None
     keep_results(run, root / "kept")
     row = results_table(root / "kept").iloc[0]
     assert row["clean test"] == ""
-    assert row["majority"] == ""  # there are no votes
+    assert row["majority"] == ""  # the data have no votes
 
 
-def test_a_kept_run_comes_back_but_for_its_weights(root, monkeypatch, capsys):
+def test_a_kept_run_is_restored_without_its_weights(root, monkeypatch, capsys):
     monkeypatch.setenv("FER_HOME", str(root / "home"))
     run = make_run(root, right=10)
     write_json(run.folder / "evaluation.json", {"calibration": 1})
@@ -281,7 +281,7 @@ def test_a_kept_run_comes_back_but_for_its_weights(root, monkeypatch, capsys):
     assert not list(back.folder.parent.iterdir())
 
 
-def test_a_kept_run_of_an_earlier_version_is_named_and_the_others_come_back(
+def test_restoring_names_a_run_of_an_earlier_version_and_restores_the_others(
     root, monkeypatch, capsys
 ):
     monkeypatch.setenv("FER_HOME", str(root / "home"))
@@ -308,7 +308,7 @@ def test_every_kept_command_is_public():
         assert public_command(command) == command, path
 
 
-def test_the_committed_tables_have_the_kept_results(root):
+def test_the_committed_tables_match_the_kept_results(root):
     texts = {path: path.read_bytes() for path in (ROOT / "README.md", RESULTS / "README.md")}
     for path in (*texts, *RESULTS.glob("*.json")):
         shutil.copy(path, root / path.relative_to(ROOT))
@@ -317,7 +317,7 @@ def test_the_committed_tables_have_the_kept_results(root):
         assert (root / path.relative_to(ROOT)).read_bytes() == text, path
 
 
-def test_restoring_says_where_there_is_nothing_to_restore(root, monkeypatch, capsys):
+def test_restoring_reports_that_there_is_nothing_to_restore(root, monkeypatch, capsys):
     monkeypatch.setenv("FER_HOME", str(root / "home"))
     with pytest.raises(SystemExit):
         main(["--restore"])
@@ -371,13 +371,13 @@ def test_refined_labels_are_kept_with_a_run_that_learned_from_them(root, monkeyp
     assert f"{path}, from which {run.name} learned, does not exist" in capsys.readouterr().err
 
 
-def test_a_restored_run_says_that_its_weights_are_not_here(root):
+def test_loading_the_model_of_a_run_without_weights_is_refused(root):
     run = make_run(root, right=10)
     with pytest.raises(InputError, match=r"weights of .* are not here: delete that folder"):
         run.load_model()
 
 
-def test_a_run_on_sample_data_has_no_place_among_the_real_ones(root, capsys):
+def test_a_run_on_sample_data_is_not_kept(root, capsys):
     run = make_run(root, right=15)
     data = run.config["data"] | {"mark": "sample data"}
     write_json(run.folder / "config.json", run.config | {"data": data})
@@ -395,7 +395,7 @@ def test_an_unfinished_run_is_not_kept(root):
         keep_results(run, root / "kept")
 
 
-def test_without_kept_results_one_is_told_what_to_do(root, capsys):
+def test_a_folder_without_kept_results_is_refused(root, capsys):
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 2
@@ -406,7 +406,7 @@ def test_without_kept_results_one_is_told_what_to_do(root, capsys):
 @pytest.mark.parametrize(
     "text", ["# Title\n", START, f"{END}\n{START}\n", f"{README}{START}\n{END}\n"]
 )
-def test_a_readme_without_its_two_markers_is_an_error(root, text):
+def test_a_readme_without_its_two_markers_in_order_is_refused(root, text):
     readme = root / "README.md"
     readme.write_text(text)
     with pytest.raises(InputError, match="must have the lines"):
@@ -417,7 +417,7 @@ def test_a_readme_without_its_two_markers_is_an_error(root, text):
         write_table(readme, pd.DataFrame({"a": ["b"]}))
 
 
-def test_nothing_is_kept_where_the_tables_are_not(tmp_path, monkeypatch, capsys):
+def test_nothing_is_kept_outside_the_root_of_the_repository(tmp_path, monkeypatch, capsys):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(SystemExit):
@@ -439,7 +439,7 @@ def test_nothing_is_kept_where_the_tables_are_not(tmp_path, monkeypatch, capsys)
         {"options": {"num_heads": 1, "backbone_options": {"embed_dim": 32}}, "lr": 1e-5},
     ],
 )
-def test_the_command_of_a_run_gives_its_config(monkeypatch, preset, changes):
+def test_the_training_command_of_a_config_gives_this_config_again(monkeypatch, preset, changes):
     class Done(Exception):
         pass
 
@@ -461,7 +461,7 @@ def test_the_command_of_a_run_gives_its_config(monkeypatch, preset, changes):
             assert given.pop() == config
 
 
-def test_a_fine_tuning_names_the_run_that_it_goes_on_from():
+def test_the_command_of_a_fine_tuning_names_the_run_that_it_starts_from():
     config = recipe("grefel", "finetune", pretrained="runs/1_grefel_noise_s0/best.safetensors")
     words = shlex.split(training_command(config, "noise"))
     assert words[words.index("--from-run") + 1] == "runs/1_grefel_noise_s0"

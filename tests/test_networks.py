@@ -1,4 +1,4 @@
-"""Which network a training has, and what it is called."""
+"""Test how the network of a training is compared with that of its recipe, and its label."""
 
 import pytest
 
@@ -11,7 +11,7 @@ OWN = {"backbone_options": {"patch_size": 8, "embed_dim": 192, "depth": 6, "num_
 
 
 @pytest.mark.parametrize("preset", ["sample", "quick", "full"])
-def test_a_recipe_has_its_own_network_and_the_name_of_its_model(preset):
+def test_an_unchanged_recipe_has_its_own_network_and_the_name_of_its_model(preset):
     for model, name in RECIPES:
         plain = recipe(model, name, preset).to_dict()
         assert same_network(plain)
@@ -23,7 +23,7 @@ def test_a_recipe_has_its_own_network_and_the_name_of_its_model(preset):
 @pytest.mark.parametrize(
     ("model", "options", "own", "called"),
     [
-        ("vit_patch", SMALL, True, "on patches of 8"),  # published as well
+        ("vit_patch", SMALL, True, "on patches of 8"),  # the smaller published size
         ("vit_patch", SMALL | {"depth": 5}, False, "on patches of 8"),
         ("vit_cnn", {"drop_path": 0.3, "weight_init": "jax", "dropout": 0.5}, True, ""),
         ("vit_tiny", {"backbone_options": {"drop_path_rate": 0.4}}, True, ""),
@@ -37,14 +37,14 @@ def test_a_recipe_has_its_own_network_and_the_name_of_its_model(preset):
         ("vit_moe", {"attention": "mla"}, False, ""),
     ],
 )
-def test_other_sizes_are_another_network_and_how_one_learns_is_not(model, options, own, called):
+def test_sizes_change_the_network_but_options_of_learning_do_not(model, options, own, called):
     train = recipe(model, "ours", "full", options=options).to_dict()
     assert same_network(train) == own
     assert label({"train": train}) == f"{model} {called}".strip()
     assert bool(taken_out(train)) == ("without" in called)
 
 
-def test_a_start_from_an_encoder_of_ones_own_is_named():
+def test_the_label_names_a_start_from_our_own_pretraining():
     train = recipe("vit_mae", pretrained="pretraining/1_mae_s0/encoder.safetensors").to_dict()
     assert label({"train": train}) == "vit_mae after own MAE"
     known = {"train": train, "pretraining": {"epochs": 80}}

@@ -1,4 +1,4 @@
-"""The pipeline runs what changed, skips what did not, and says what it cannot do."""
+"""Test that the pipeline runs changed stages, skips the others, and reports errors."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def notebook(path: Path, code: str, parameters: str = 'dataset = ""\nruns_dir = 
 
 
 def at_once(source, target, values, **_):
-    """Execute a notebook in this process: no kernel is started."""
+    """Execute a notebook in this process, without a kernel."""
     first, *rest = (cell.source for cell in nbformat.read(source, 4).cells)
     names = {}
     exec(first, names)
@@ -43,7 +43,10 @@ def papermill_itself(monkeypatch, two_stages):
 
 @pytest.fixture
 def two_stages(tmp_path, monkeypatch):
-    """A pipeline of two small notebooks: the second reads what the first writes; no HTML."""
+    """Return a function that runs two small notebooks and returns the names of those executed.
+
+    The second notebook reads the output of the first. No HTML is written.
+    """
     monkeypatch.setattr(pipeline, "write_html", lambda path: None)
     monkeypatch.setattr(papermill, "execute_notebook", at_once)
     books = tmp_path / "notebooks"
@@ -76,7 +79,7 @@ def two_stages(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("papermill_itself")
-def test_only_what_changed_is_run_again(two_stages, monkeypatch):
+def test_only_changed_stages_run_again(two_stages, monkeypatch):
     monkeypatch.setattr(pipeline, "write_html", WRITE_HTML)
     assert two_stages() == ["one", "two"]
     assert two_stages() == []
@@ -86,7 +89,7 @@ def test_only_what_changed_is_run_again(two_stages, monkeypatch):
     assert (two_stages.runs / "two.txt").read_text() == "bb"
 
 
-def test_a_missing_output_or_a_changed_notebook_runs_its_stage(two_stages):
+def test_a_missing_output_or_a_changed_notebook_reruns_its_stage(two_stages):
     two_stages()
     (two_stages.runs / "two.txt").unlink()
     assert two_stages() == ["two"]
@@ -96,15 +99,15 @@ def test_a_missing_output_or_a_changed_notebook_runs_its_stage(two_stages):
     assert (two_stages.runs / "two.txt").read_text() == "aaa"
 
 
-def test_an_output_that_another_preset_has_written_runs_its_stage(two_stages):
-    """As labels are, which are refined in one place for all presets and seeds."""
+def test_an_output_overwritten_by_another_seed_reruns_its_stage(two_stages):
+    """All presets and seeds write refined labels, for example, to one place."""
     two_stages()
     assert two_stages(seed=1, extra={"word": "b"}) == ["one", "two"]
     assert two_stages() == ["one", "two"]
     assert (two_stages.runs / "two.txt").read_text() == "aa"
 
 
-def test_an_optional_input_may_be_missing_and_runs_its_stage_when_it_comes_or_changes(two_stages):
+def test_a_new_or_changed_optional_input_reruns_its_stage(two_stages):
     two_stages()
     for text in ("a", "b"):
         (two_stages.runs / "extra_1.txt").write_text(text)
@@ -112,7 +115,7 @@ def test_an_optional_input_may_be_missing_and_runs_its_stage_when_it_comes_or_ch
         assert two_stages() == []
 
 
-def test_changed_code_of_the_package_runs_its_stages(two_stages, monkeypatch, tmp_path):
+def test_changed_code_of_the_package_reruns_all_stages(two_stages, monkeypatch, tmp_path):
     two_stages()
     package = tmp_path / "fer_lib"
     package.mkdir()
@@ -122,7 +125,7 @@ def test_changed_code_of_the_package_runs_its_stages(two_stages, monkeypatch, tm
 
 
 @pytest.mark.usefixtures("papermill_itself")
-def test_after_a_failure_the_same_command_goes_on_there(two_stages):
+def test_after_a_failure_the_same_command_continues_there(two_stages):
     book = two_stages.books / "02_two.ipynb"
     good = book.read_text()
     book.write_text(good.replace("text = open", "raise ValueError('no luck')\\ntext = open"))
@@ -146,14 +149,12 @@ def test_a_cell_that_hangs_is_stopped(two_stages, monkeypatch):
         two_stages()
 
 
-def test_a_stage_alone_says_what_it_lacks(two_stages):
+def test_a_stage_without_its_input_is_refused(two_stages):
     with pytest.raises(InputError, match=r"02_two needs .*one\.txt"):
         two_stages(stages="02")
 
 
-def test_paths_among_the_parameters_are_absolute_for_notebooks_run_elsewhere(
-    two_stages, tmp_path, monkeypatch
-):
+def test_paths_in_parameters_are_made_absolute(two_stages, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.safetensors").touch()
     (tmp_path / "voter").mkdir()
@@ -162,14 +163,14 @@ def test_paths_among_the_parameters_are_absolute_for_notebooks_run_elsewhere(
     changes = {"changes": {"pretrained": "weights.safetensors"}}
     assert pipeline.absolute(given | changes) == {
         "hub_voters": [str(tmp_path / "voter"), "hub/name", "", "~nobody/x", long],
-        "word": "voter",  # a name, and no path
+        "word": "voter",  # this parameter never names a path
         "changes": {"pretrained": str(tmp_path / "weights.safetensors")},
     }
     monkeypatch.setattr(pipeline, "PATHS", ("word",))
     assert Pipeline(extra={"word": "voter"}).extra == {"word": str(tmp_path / "voter")}
 
 
-def test_a_file_that_a_parameter_names_runs_its_stage_when_it_changes(
+def test_a_change_to_a_file_named_by_a_parameter_reruns_its_stage(
     two_stages, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(pipeline, "PATHS", ("word",))
@@ -191,12 +192,12 @@ def test_unknown_parameters_and_stages_are_errors(two_stages):
 
 
 @pytest.mark.parametrize("name", ["changes", "models"])
-def test_a_value_whose_quotes_the_shell_has_taken_is_refused(name, tmp_path):
+def test_a_value_whose_quotes_the_shell_removed_is_refused(name, tmp_path):
     with pytest.raises(InputError, match=f"^{name}=.epochs: 5. cannot replace .*quotes"):
         Pipeline(stages="03", runs=str(tmp_path), extra={name: "{epochs: 5}"})
 
 
-def test_stages_by_number_or_name_in_their_order():
+def test_stages_are_chosen_by_number_or_name_and_keep_their_order():
     assert [s.name for s in choose_stages("10, 01_data")] == ["01_data", "10_comparison"]
     with pytest.raises(InputError, match="names no stage"):
         choose_stages(" ,")
@@ -210,7 +211,7 @@ def test_the_declared_notebooks_exist_and_take_the_common_parameters():
         assert known >= {"preset", "dataset", "data_dir", "seed", "interactive", "runs_dir"}, stage
 
 
-def test_data_that_cannot_be_had_is_said_before_any_stage(two_stages):
+def test_unusable_data_are_reported_before_any_stage_runs(two_stages):
     with pytest.raises(InputError, match="/nowhere does not exist"):
         Pipeline(dataset="fer2013", data_dir="/nowhere", runs=str(two_stages.runs)).run()
     assert not (two_stages.runs / "log").exists()

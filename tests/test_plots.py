@@ -1,4 +1,4 @@
-"""Figures show what they are given, each with its mark."""
+"""Test that figures show the given data and their mark."""
 
 import matplotlib as mpl
 import numpy as np
@@ -20,12 +20,12 @@ def rng():
 
 
 def marked(figure):
-    """Draw it, and whether it says what it was made from."""
+    """Draw a figure; return whether it has the mark "sample data"."""
     assert figure._repr_png_()
     return figure.get_supxlabel() == "sample data"
 
 
-def test_overlays_lay_each_map_over_its_own_face(rng):
+def test_overlays_draw_each_map_over_its_own_face(rng):
     images = rng.integers(0, 256, (5, 1, 48, 48), dtype=np.uint8)
     heat = rng.random((5, 6, 6))
     captions = [f"face {number}" for number in range(5)]
@@ -46,7 +46,7 @@ def test_overlays_lay_each_map_over_its_own_face(rng):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.filterwarnings("error::RuntimeWarning")  # of casting or resampling NaN
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # from casting or resampling NaN
 def test_reconstructions_leave_hidden_patches_empty(rng, channels):
     images = rng.random((4, channels, 8, 8))
     masked = images.copy()
@@ -65,11 +65,11 @@ def test_reconstructions_leave_hidden_patches_empty(rng, channels):
         np.testing.assert_array_equal(
             seen.get_alpha(), np.repeat([0.0, 1.0], 4)[:, None] * np.ones(8)
         )
-        assert not np.ma.is_masked(seen.get_array())  # by NaN, which would spread when resampled
+        assert not np.ma.is_masked(seen.get_array())  # masked NaN would spread when resampled
     assert [axis.get_ylabel() for axis in axes[:, 0]][1] == "visible patches"
 
 
-def test_routing_draws_a_line_an_expert_and_not_the_balance_loss(rng):
+def test_routing_draws_a_line_for_each_expert_and_not_the_balance_loss(rng):
     load = rng.dirichlet([1, 1, 1], 5)
     metrics = pd.DataFrame(load, columns=["load_0", "load_1", "load_2"]).assign(
         epoch=range(1, 6), load_balance=0.01, routing_entropy=1.0, routing_entropy_image=0.5
@@ -83,7 +83,7 @@ def test_routing_draws_a_line_an_expert_and_not_the_balance_loss(rng):
     assert [line.get_ydata()[0] for line in right.lines] == [1.0, 0.5, np.log(3)]
 
 
-def test_agreement_draws_shares_and_leaves_rows_of_nothing_empty():
+def test_row_shares_are_drawn_and_rows_of_nan_are_left_empty():
     table = pd.DataFrame({"expert 0": 0.75, "expert 1": 0.25}, index=EMOTIONS)
     table.loc["disgust"] = np.nan  # no image
     figure = plots.row_shares(table, table.index, table.columns, mark="sample data")
@@ -93,8 +93,8 @@ def test_agreement_draws_shares_and_leaves_rows_of_nothing_empty():
     assert shown.mask[:, 0].tolist() == [name == "disgust" for name in EMOTIONS]
 
 
-def test_embedding_has_a_cloud_a_class_and_its_anchors(rng):
-    points, labels = rng.normal(size=(60, 2)), np.arange(60) % 6  # nothing is neutral
+def test_embedding_draws_the_points_and_anchors_of_each_class(rng):
+    points, labels = rng.normal(size=(60, 2)), np.arange(60) % 6  # no image is neutral
     anchors = rng.normal(size=(7, 4, 2))
     figure = plots.embedding(points, labels, EMOTIONS, anchors, mark="sample data")
     assert marked(figure)
@@ -110,7 +110,7 @@ def test_embedding_has_a_cloud_a_class_and_its_anchors(rng):
     assert [text.get_text() for text in axis.texts] == list(EMOTIONS[:6])
 
 
-def test_recovery_draws_a_point_a_rule_that_changed_something():
+def test_recovery_draws_a_point_for_each_rule_that_changed_something():
     points = {"majority": (0.6, 0.5), "soft": (0.4, 0.9), "idle": (0.0, None)}
     figure = plots.recovery(points, [(0.9, 0.3), (0.5, 0.8)], mark="sample data")
     assert marked(figure)
@@ -137,7 +137,7 @@ def test_reliability_draws_each_diagram_above_its_histogram():
     np.testing.assert_allclose([bar.get_height() for bar in below.patches], [0.2, 0.2, 0.4, 0.2])
 
 
-def test_coverage_draws_the_curve_and_the_targets_that_were_reached():
+def test_coverage_draws_the_curve_and_the_reached_targets():
     confidence, correct = np.linspace(0.1, 1, 50), np.arange(50) > 20
     curve = abstention.coverage(confidence, correct)
     reached = {"target": 0.9, "threshold": 0.5, "coverage": 0.4, "n": 20}
@@ -151,7 +151,7 @@ def test_coverage_draws_the_curve_and_the_targets_that_were_reached():
     assert axis.get_ylim()[0] <= min(row["low"] for row in curve)
 
 
-def test_agreement_of_annotators_has_a_bar_a_group_with_its_images():
+def test_by_agreement_draws_a_bar_for_each_group_with_its_number_of_images():
     groups = [
         {"from": a - 0.2, "to": a, "n": n, "accuracy": a / 2, "low": a / 2 - 0.1, "high": a}
         for a, n in ((0.4, 12), (1.0, 3400))
@@ -177,7 +177,7 @@ def test_views_draw_accuracy_and_cost():
     assert [text.get_text() for text in right.texts] == ["1 pass", "10 passes"]
 
 
-def test_gates_have_a_panel_each_on_one_scale():
+def test_gates_are_drawn_in_one_panel_each_with_the_same_scale():
     maps = [np.full((4, 4), 0.2), np.full((2, 2), 0.9)]
     *panels, _ = plots.gates(maps, mark="sample data").axes
     assert [axis.get_title() for axis in panels] == ["stage 1", "stage 2"]
@@ -187,7 +187,7 @@ def test_gates_have_a_panel_each_on_one_scale():
         np.testing.assert_array_equal(image.get_array(), gate)
 
 
-def test_robustness_draws_a_panel_a_kind_and_a_line_a_model():
+def test_robustness_draws_a_panel_for_each_kind_and_a_line_for_each_model():
     levels = {"blur": (0, 1, 2), "resolution": (48, 24, 8), "brightness": (0, -50, 50, -100, 100)}
     curves = {
         kind: [
@@ -213,7 +213,7 @@ def test_robustness_draws_a_panel_a_kind_and_a_line_a_model():
 
 
 @pytest.mark.parametrize("votes", [True, False])
-def test_answers_stand_above_their_faces(rng, votes):
+def test_answers_are_written_above_their_faces(rng, votes):
     images = rng.integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
     counts = rng.integers(0, 5, (5, 10)).astype(np.float32) if votes else None
     arrays = (np.zeros(5, int), np.full(5, "test"), np.arange(5).astype(str))
@@ -231,7 +231,7 @@ def test_answers_stand_above_their_faces(rng, votes):
         np.testing.assert_array_equal(widths, counts[3])
 
 
-def test_every_model_has_a_style_of_its_own_in_the_order_of_the_models():
+def test_every_model_has_its_own_style_in_the_order_of_the_models():
     assert list(MODEL_STYLES) == list(MODULES)
     styles = [*MODEL_STYLES.values(), OTHER]
     for part in ("colour", "marker"):
@@ -241,22 +241,22 @@ def test_every_model_has_a_style_of_its_own_in_the_order_of_the_models():
     assert plots.model_style("ensemble of 3") is OTHER
 
 
-def test_colours_of_emotions_and_of_models_can_be_told_apart():
+def test_colours_of_emotions_and_models_are_distinct():
     for colours in (
         plots.EMOTION_COLOURS.values(),
         [style.colour for style in MODEL_STYLES.values()],
     ):
         points = np.array([mpl.colors.to_rgb(colour) for colour in colours])
         apart = np.linalg.norm(points[:, None] - points, axis=-1) + np.eye(len(points))
-        assert apart.min() > 0.15  # of a cube of side 1
-        assert (points @ [0.2126, 0.7152, 0.0722]).max() < 0.85  # none vanishes on white
+        assert apart.min() > 0.15  # distance in the RGB cube of side 1
+        assert (points @ [0.2126, 0.7152, 0.0722]).max() < 0.85  # none is too bright on white
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_a_figure_is_saved_with_the_same_bytes_and_no_date(tmp_path, suffix, monkeypatch):
+def test_a_saved_figure_has_the_same_bytes_each_time_and_no_date(tmp_path, suffix, monkeypatch):
     paths = [tmp_path / f"{name}.{suffix}" for name in ("first", "second")]
     for path, time in zip(paths, ("1000000000", "1100000000"), strict=True):
-        monkeypatch.setenv("SOURCE_DATE_EPOCH", time)  # where matplotlib takes the date from
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", time)  # from which matplotlib takes the date
         figure, axis = plots.new_figure(3, 2, mark="sample data")
         axis.plot([1, 2, 3], marker="o", label="a line")
         axis.fill_between([0, 1, 2], [1, 2, 3], hatch="//")
@@ -266,17 +266,17 @@ def test_a_figure_is_saved_with_the_same_bytes_and_no_date(tmp_path, suffix, mon
     assert first == second
     assert not [word for word in (b"2001-", b"2004-", b"Matplotlib") if word in first]
     if suffix == "svg":
-        assert b"<text" not in first  # outlines only
+        assert b"<text" not in first  # text is written as outlines
         assert b"<path" in first
 
 
-def test_another_format_is_refused_with_a_sentence(tmp_path):
+def test_an_unknown_format_is_refused(tmp_path):
     figure, _ = plots.new_figure(2, 2, mark="")
     with pytest.raises(InputError, match=r"figure\.jpg.*\.png, \.svg"):
         plots.save(figure, tmp_path / "figure.jpg")
 
 
-def test_learning_curves_mark_the_epoch_that_is_kept():
+def test_learning_curves_mark_the_kept_epoch():
     valid = {"valid_loss": [2.0, 1.5, 1.6], "valid_accuracy": [0.2, 0.5, 0.4]}
     train = {"train_loss": [2.0, 1.4, 1.0], "train_accuracy": [0.2, 0.5, 0.7]}
     table = pd.DataFrame({"epoch": [1, 2, 3], **valid, **train})
@@ -294,7 +294,7 @@ def test_learning_curves_mark_the_epoch_that_is_kept():
     assert guessed.axes[1].lines[3].get_ydata() == [0.25, 0.25]
 
 
-def test_a_heated_face_is_bright_where_the_map_is_greatest():
+def test_a_heated_face_is_brightest_where_the_map_is_largest():
     face = np.full((1, 48, 48), 100, np.uint8)
     heat = np.zeros((6, 6))
     heat[1, 4] = 3.0

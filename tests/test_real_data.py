@@ -1,6 +1,6 @@
-"""The real FER2013 in the four layouts of its users: the known counts, read fast.
+"""Test the real FER2013 in four common layouts: counts, reading time, folds and predictions.
 
-Set FER_DATA to a folder that holds fer2013.csv and fer2013new.csv.
+Set FER_DATA to a folder that contains fer2013.csv and fer2013new.csv; without it, they are skipped.
 """
 
 import csv
@@ -28,7 +28,7 @@ from fer_lib.recipes import recipe
 from fer_lib.refine import rules, worth
 from fer_lib.refine.folds import fold_sets
 
-IMAGES = 300  # of the test images, that the command line reads as files
+IMAGES = 300  # number of test images that the command line reads as files
 MUTE = {"say": lambda line: None}
 
 
@@ -77,7 +77,7 @@ def test_ferplus_majority_has_the_official_counts(faces, real):
 
 @pytest.fixture(scope="module")
 def folders(faces, tmp_path_factory):
-    """The pictures as Kaggle's msambare/fer2013; the other layouts are hard links to them."""
+    """Write pictures as in Kaggle's msambare/fer2013; other layouts are hard links to them."""
     root = tmp_path_factory.mktemp("folders")
     write_layout(faces, "folders", root)
     return root
@@ -91,7 +91,7 @@ def test_kaggle_folders_have_the_same_splits_as_the_table(faces, folders):
     assert (read.images[order] == faces.images[np.argsort(faces.ids)]).all()
 
 
-def test_long_names_hold_out_one_test_set(folders, tmp_path):
+def test_folders_with_long_names_have_a_single_test_set(folders, tmp_path):
     shutil.copytree(folders, tmp_path, copy_function=os.link, dirs_exist_ok=True)
     for part in ("train", "test"):
         for name in ("disgust", "fear", "surprise"):
@@ -128,13 +128,13 @@ def test_ferplus_pictures_give_the_same_faces_as_the_table(real, folders, tmp_pa
     assert totals(pictures) == TOTALS["ferplus"]
     assert pictures.ids.tolist() == table.ids.tolist()
     assert pictures.labels.tolist() == table.labels.tolist()
-    # Four file names stand in two rows; the pictures of two of these differ, the later one stays.
+    # Four file names are in two rows each; for two, the pictures differ and the later one is kept.
     wrong = (pictures.images != table.images).any((1, 2, 3))
     assert pictures.ids[wrong].tolist() == ["Training_0005274", "PrivateTest_0033200"]
     assert "4 names in fer2013new.csv stand for two images" in pictures.manifest["remarks"][0]
 
 
-def test_folds_of_the_real_faces_leave_no_copy_behind(faces):
+def test_folds_of_the_real_faces_keep_copies_together(faces):
     sets = fold_sets(faces, 5, seed=0)
     group = dict(zip(faces.ids.tolist(), copy_groups(faces.images).tolist(), strict=True))
     for some in sets:
@@ -145,7 +145,7 @@ def test_folds_of_the_real_faces_leave_no_copy_behind(faces):
     assert sum(len(some.where("test")) for some in sets) == 28_709
 
 
-def test_the_annotators_as_a_rule_agree_with_the_audit(faces):
+def test_the_rule_annotators_agrees_with_the_audit(faces):
     rows = faces.where("train")
     labels, votes = faces.labels[rows], faces.votes[rows]
     oracle = rules.annotators(votes, labels, faces.classes)
@@ -155,9 +155,7 @@ def test_the_annotators_as_a_rule_agree_with_the_audit(faces):
     assert found["away"] == 0
 
 
-def test_the_command_line_answers_for_files_as_evaluation_does_for_the_table(
-    faces, fitted, tmp_path
-):
+def test_the_command_line_predicts_the_same_for_files_as_for_the_table(faces, fitted, tmp_path):
     config = recipe("baseline_cnn", "ours", "sample", flip_tta=True)
     model = fitted(create_model(config.model, **config.options))
     weights, pictures, out = (tmp_path / name for name in ("a.safetensors", "pictures", "a.csv"))
@@ -172,6 +170,6 @@ def test_the_command_line_answers_for_files_as_evaluation_does_for_the_table(
         table = {Path(line["path"]).stem: line for line in csv.DictReader(file)}
     assert len(table) == IMAGES
     expected = Predictor.from_file(weights, **MUTE).probabilities(faces.images[rows])
-    assert expected.std(0).max() > 0.03  # else agreement would say nothing
+    assert expected.std(0).max() > 0.03  # otherwise agreement would mean little
     found = [[float(table[name][c]) for c in faces.classes] for name in faces.ids[rows]]
     np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)

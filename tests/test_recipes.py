@@ -1,4 +1,4 @@
-"""Recipes and their contradictions."""
+"""Test recipes, changes to them, and settings that are refused."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ def test_every_model_has_both_recipes_in_every_preset(model, name, preset):
     values = config.to_dict()
     assert TrainConfig.from_dict(values) == config
     assert json.loads(json.dumps(values)) == values
-    assert not (preset == "sample" and config.pretrained)  # the sample needs no network
+    assert not (preset == "sample" and config.pretrained)  # this preset needs no download
     if preset == "quick":
         full = recipe(model, name)
         assert config.epochs * config.limit < full.epochs * 28_709 / 5
@@ -37,13 +37,13 @@ PLAIN = {
     **{"class_weights": False, "label_smoothing": 0, "logit_adjustment": 0},
     **{"mixup": 0, "cutmix": 0, "ema_decay": 0, "flip_tta": False},
 }
-"""Of a published recipe what it does not name."""
+"""Settings that published recipes have unless they name others."""
 
 STILL = {
     **{"affine": 0, "rotate": 0, "translate": 0, "scale": [1, 1], "crop": [1, 1], "photometric": 0},
     **{"brightness": 0, "contrast": 0, "noise": 0, "dropout": 0, "erase": 0},
 }
-"""Of a published augmentation what it does not name. All of them flip."""
+"""Settings that published augmentations have unless they name others. All of them flip."""
 
 CNN = {
     **{"epochs": 50, "lr": 1e-3, "weight_decay": 1e-4, "clip_grad": 1, "class_weights": True},
@@ -64,7 +64,7 @@ GREFEL = {
     **{"pretrained": True, "epochs": 150, "lr": 5e-5, "weight_decay": 0.005, "warmup_epochs": 5},
     **{"label_smoothing": 0.11, "mixup": 0.2, "cutmix": 1, "ema_decay": 0.9999},
     "options": {"dropout": 0.15},
-    "augmentation": STILL  # of which nothing is said
+    "augmentation": STILL  # the publication does not describe these
     | {"flip": 0.5, "affine": 0.5, "rotate": 10, "translate": 0.05, "erase": 0.25},
 }
 PUBLISHED = {
@@ -95,7 +95,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize(("model", "name"), PUBLISHED)
-def test_a_published_recipe_is_the_published_one(model, name):
+def test_a_published_recipe_has_the_published_settings(model, name):
     expected = PLAIN | PUBLISHED[model, name]
     values = recipe(model, name, "full").to_dict()
     drawn = values["augmentation"]
@@ -103,18 +103,18 @@ def test_a_published_recipe_is_the_published_one(model, name):
     assert {key: values[key] for key in expected} == expected
 
 
-def test_every_recipe_that_is_not_ours_is_in_that_table():
+def test_every_recipe_that_is_not_ours_is_in_the_table():
     assert PUBLISHED.keys() == {key for key in RECIPES if key[1] != "ours"}
 
 
-def test_overrides_win_and_keep_the_rest():
+def test_overrides_take_precedence_and_keep_the_rest():
     config = recipe("attention_cnn", "ours", "sample", epochs=2, options={"width": 8})
     assert (config.epochs, config.options) == (2, {"width": 8})
     assert config.warmup_epochs < 2
     assert config.augmentation == RECIPES["attention_cnn", "ours"]["augmentation"]
 
 
-def test_of_an_augmentation_what_is_not_named_stays_as_the_recipe_has_it():
+def test_an_augmentation_given_as_a_dict_changes_only_what_it_names():
     ours = recipe("attention_cnn").augmentation
     config = recipe("attention_cnn", augmentation={"erase": 0.25, "scale": [0.9, 1.1]})
     assert config.augmentation == replace(ours, erase=0.25, scale=(0.9, 1.1))
@@ -122,7 +122,7 @@ def test_of_an_augmentation_what_is_not_named_stays_as_the_recipe_has_it():
     assert other.augmentation == Augmentation(erase=0.25)
 
 
-def test_an_augmentation_that_names_nothing_is_no_way_to_have_none():
+def test_an_empty_augmentation_is_refused_and_zeros_turn_it_off():
     with pytest.raises(InputError, match="changes nothing: name what to change"):
         recipe("vit_patch", augmentation={})
     none = json.loads('{"flip": 0, "affine": 0, "crop": [1, 1], "photometric": 0, "erase": 0}')
@@ -133,7 +133,7 @@ def test_an_augmentation_that_names_nothing_is_no_way_to_have_none():
             assert (draws, left.crop) == ([0] * 6, (1, 1))
 
 
-def test_of_the_options_of_a_backbone_what_is_not_named_stays_as_the_recipe_has_it():
+def test_backbone_options_change_only_what_they_name():
     inner = lambda preset, **options: recipe("vit_mae", preset=preset, options=options).options[
         "backbone_options"
     ]
@@ -142,18 +142,18 @@ def test_of_the_options_of_a_backbone_what_is_not_named_stays_as_the_recipe_has_
     assert inner("sample", backbone_options={"depth": 2}) == small
     sizes = {"backbone": "vit_tiny_patch16_224", "backbone_options": {"depth": 6}}
     assert inner("full", **sizes) == {"drop_path_rate": 0.1, "depth": 6}
-    assert inner("sample", **sizes) == {"depth": 6}  # not those of another backbone
+    assert inner("sample", **sizes) == {"depth": 6}  # without the sizes of the preset's backbone
     alone = recipe("vit_tiny", "ours", "sample", options={"backbone": "vit_small_patch14_dinov2"})
-    assert alone.options.keys() == {"backbone", "in_chans"}  # nor its input's
+    assert alone.options.keys() == {"backbone", "in_chans"}  # its image size is dropped too
     assert changed_settings(alone) == ["backbone=vit_small_patch14_dinov2"]
 
 
-def test_a_recipe_has_its_own_name():
+def test_the_recipe_cannot_be_overridden():
     with pytest.raises(InputError, match="recipe is not a setting to change"):
         recipe("baseline_cnn", recipe="published")
 
 
-def test_the_changes_of_a_notebook_name_nothing_that_has_a_parameter_there():
+def test_changes_in_a_notebook_must_not_name_its_other_parameters():
     changes = {"epochs": 5, "options": {"width": 8}}
     assert own_changes(changes, "seed") == changes
     for wrong in ({"seed": 1}, {"options": {"seed": 1}}):
@@ -208,18 +208,18 @@ def test_contradictions_and_unknown_settings_are_refused(values, message):
 
 
 @pytest.mark.parametrize("values", [{"epochs": "ten"}, {"options": 5}])
-def test_overrides_of_another_type_are_refused(values):
+def test_overrides_of_the_wrong_type_are_refused(values):
     with pytest.raises(InputError, match=next(iter(values))):
         recipe("baseline_cnn", **values)
 
 
 @pytest.mark.parametrize("name", ["model", "name", "recipe", "preset"])
-def test_what_names_the_recipe_is_no_setting_of_it(name):
+def test_names_that_choose_the_recipe_cannot_be_set(name):
     with pytest.raises(InputError, match=f"{name} cannot be changed by --set"):
         parse_settings(["epochs=1", f"{name}=full"])
 
 
-def test_settings_may_be_given_more_than_once():
+def test_the_option_set_may_be_given_more_than_once():
     parser = argparse.ArgumentParser()
     add_arguments(parser, "TrainConfig")
     args = parser.parse_args(["--set", "epochs=1", "lr=0.1", "--set", "mixup=0.2"])
@@ -227,22 +227,22 @@ def test_settings_may_be_given_more_than_once():
     assert parser.parse_args([]).set == []
 
 
-def test_unknown_recipe_names_what_there_is():
+def test_the_error_of_an_unknown_recipe_lists_the_known_ones():
     with pytest.raises(InputError, match="ours attention_cnn"):
         recipe("vgg")
 
 
-def test_frozen_layers_thaw_one_by_one_from_the_last():
+def test_frozen_layers_are_unfrozen_one_by_one():
     config = TrainConfig("m", frozen_layers=3, unfreeze_every=2)
     assert [config.frozen_at(epoch) for epoch in range(8)] == [3, 3, 2, 2, 1, 1, 0, 0]
     assert TrainConfig("m", frozen_layers=3).frozen_at(99) == 3
 
 
-def test_augmentation_default_draws_nothing():
+def test_a_config_has_the_default_augmentation():
     assert Augmentation() == TrainConfig("baseline_cnn").augmentation
 
 
-def test_side_by_side_stand_the_settings_in_which_trainings_differ():
+def test_side_by_side_returns_the_settings_in_which_trainings_differ():
     plain = recipe("vit_cnn", "ours", "sample", seed=3)
     milder = replace(plain.augmentation, rotate=3)
     other = replace(plain, lr=0.5, recipe="published", augmentation=milder)

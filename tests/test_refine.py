@@ -1,4 +1,4 @@
-"""Rules, out-of-fold voters, and what changed labels are worth."""
+"""Test the refinement of labels: rules, out-of-fold voters, and scores of changed labels."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ ABC = ("angry", "disgust", "fear")
 
 
 def ballots(*voters: str, classes: tuple[str, ...] = ABC, sure: float = 0.9) -> Ballots:
-    """Voters as strings of first letters, one an image; "-" abstains."""
+    """Make ballots from a string for each voter: one class initial per image; "-" abstains."""
     p = np.full((len(voters), len(voters[0]), len(classes)), (1 - sure) / (len(classes) - 1))
     initials = [name[0] for name in classes]
     for row, text in enumerate(voters):
@@ -55,7 +55,7 @@ def test_the_published_threshold(voters, votes):
         (("df", "fd"), "aa"),
         (("da", "df", "fd"), "da"),
         (("dd", "dd", "da", "aa"), "da"),  # three of four are enough, two are not
-        (("d-", "d-", "-d", "d-"), "da"),  # who abstains does not lower the threshold
+        (("d-", "d-", "-d", "d-"), "da"),  # abstaining does not lower the threshold
         (("d-", "--"), "da"),
     ],
 )
@@ -65,26 +65,27 @@ def test_the_majority_changes_a_label_only_with_enough_votes(voters, refined):
     assert result.changed.tolist() == [letter != "a" for letter in refined]
 
 
-def test_the_majority_says_why_and_its_soft_labels_count_the_label_as_a_vote():
+def test_the_majority_gives_reasons_and_counts_the_label_as_a_vote_in_soft_labels():
     result = rules.majority(ballots("dd", "da", "df", "-f"), codes("aa"), ABC)
     assert result.reasons.tolist() == ["3 of 4 voters say disgust", ""]
     assert result.soft == pytest.approx(np.array([[1, 3, 0], [2, 1, 2]]) / [[4], [5]])
     assert result.settings == {"votes": 3}
 
 
-def test_voters_that_were_named_but_are_missing_do_not_lower_the_threshold():
+def test_missing_voters_do_not_lower_the_threshold():
     three, pair = ballots("dd", "dd", "df"), ballots("dd", "dd")
     result = rules.majority(replace(three, missing=("gone",)), codes("aa"), ABC)
     assert (letters(result.labels), result.settings) == ("da", {"votes": 3})
     assert result.reasons.tolist() == ["3 of 4 voters say disgust", ""]
     result = rules.majority(replace(pair, missing=("gone", "lost")), codes("aa"), ABC)
-    assert (letters(result.labels), result.settings) == ("aa", {"votes": 3})  # published: one vote
+    # The published project ignored the missing two of four voters, so one vote was enough.
+    assert (letters(result.labels), result.settings) == ("aa", {"votes": 3})
     both = replace(pair, missing=("gone",)) + replace(pair, missing=("lost",))
     assert (both.missing, both.named) == (("gone", "lost"), 6)
     assert rules.majority(both, codes("aa"), ABC).settings == {"votes": 4}
 
 
-def test_the_soft_average_changes_only_what_it_is_sure_of():
+def test_the_soft_average_changes_labels_only_with_enough_confidence():
     voters = ballots("dd", "df", sure=0.8)
     result = rules.soft_average(voters, codes("aa"), ABC, confidence=0.7)
     assert letters(result.labels) == "da"
@@ -113,15 +114,16 @@ def test_confident_learning_finds_planted_errors():
 
 @pytest.fixture(scope="module")
 def noisy():
-    """Three voters, right in 95 of 100, on 4,000 images of which one in five has a wrong label.
+    """Return ballots of three voters, labels, and the true labels of 4,000 images.
 
-    The last class is rare, and the voters are never sure of it.
+    The voters are right on 95 % of the images, and 20 % of the labels are wrong. The last class is
+    rare, and the voters are never sure of it.
     """
     rng = np.random.default_rng(0)
     truth = rng.choice(3, 4000, p=[0.55, 0.4, 0.05])
     labels = truth.copy()
     wrong = rng.permutation(4000)[:800]
-    labels[wrong] = np.where(truth[wrong] == 0, 1, 0)  # the rare class goes under a frequent one
+    labels[wrong] = np.where(truth[wrong] == 0, 1, 0)  # no wrong label is the rare class
     p = np.empty((3, 4000, 3))
     for one in p:
         seen = np.where(rng.random(4000) < 0.93, truth, rng.integers(0, 3, 4000))
@@ -131,7 +133,7 @@ def noisy():
     return Ballots(("a", "b", "c"), p.astype(np.float32)), labels, truth
 
 
-def test_the_best_rule_mends_most_wrong_labels(noisy):
+def test_the_relative_rule_corrects_most_wrong_labels(noisy):
     voters, labels, truth = noisy
     refined = rules.apply_rules(voters, labels, ABC, None)
     assert list(refined) == ["majority", "soft", "relative", "confident"]
@@ -139,7 +141,7 @@ def test_the_best_rule_mends_most_wrong_labels(noisy):
     assert min(found["relative"]["recall"], found["relative"]["precision"]) > 0.8
     rare = truth == 2
     mended = {rule: (one.labels[rare] == 2).mean() for rule, one in refined.items()}
-    assert mended["relative"] > mended["soft"] + 0.02  # on the scale of its class it is sure
+    assert mended["relative"] > mended["soft"] + 0.02  # as it has a scale for each class
     curve = worth.recovery_curve(voters, labels, ABC, truth)
     assert len(curve) > 10
     assert curve[-1][0] < found["soft"]["recall"] < curve[0][0] + 1e-9
@@ -150,7 +152,7 @@ def test_the_best_rule_mends_most_wrong_labels(noisy):
         rules.apply_rules(ballots("-d-"), codes("adf"), ABC, None)
 
 
-def test_images_without_a_vote_keep_their_label_and_count_for_nothing(noisy):
+def test_images_without_a_vote_keep_their_label_and_do_not_affect_others(noisy):
     voters, labels, _ = noisy
     p = np.concatenate([voters.probabilities, np.full((3, 500, 3), np.nan, np.float32)], axis=1)
     more = np.concatenate([labels, np.full(500, 2)])
@@ -161,7 +163,7 @@ def test_images_without_a_vote_keep_their_label_and_count_for_nothing(noisy):
         assert np.allclose(result.soft.sum(1), 1)
 
 
-def test_rules_take_eight_classes_and_a_class_that_no_label_has():
+def test_rules_accept_eight_classes_and_a_class_without_labels():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 7, 300)  # never contempt
     p = rng.dirichlet(np.ones(8), (2, 300)).astype(np.float32)
@@ -175,10 +177,10 @@ def test_rules_take_eight_classes_and_a_class_that_no_label_has():
     assert (refined["annotators"].labels == 7).any()
 
 
-def test_the_annotators_are_the_oracle():
+def test_the_annotators_replace_a_label_with_their_plurality():
     votes = np.zeros((6, len(VOTES)), np.float32)
     half, foreign = {"disgust": 6, "angry": 4}, {"contempt": 9, "fear": 1}
-    tied = {"disgust": 5, "fear": 5}  # of which FERPlus's file has disgust first
+    tied = {"disgust": 5, "fear": 5}  # disgust comes before fear in FERPlus's file
     for row, counts in enumerate((half, foreign, {"not a face": 10}, {}, {"fear": 1}, tied)):
         for name, number in counts.items():
             votes[row, VOTES.index(name)] = number
@@ -190,7 +192,7 @@ def test_the_annotators_are_the_oracle():
     )
 
 
-def test_another_vocabulary_is_matched_by_name_and_may_abstain():
+def test_classes_are_matched_by_name_and_a_voter_without_a_class_abstains():
     classes = ("angry", "happy", "sad")
     source = vocabulary(["Happiness", "contempt", "anger"], "a voter")
     assert source == ("happy", "contempt", "angry")
@@ -204,7 +206,7 @@ def test_another_vocabulary_is_matched_by_name_and_may_abstain():
             vocabulary(names, "a voter")
 
 
-def test_kappa_is_that_of_fleiss():
+def test_fleiss_kappa_matches_statsmodels():
     rng = np.random.default_rng(0)
     votes = rng.integers(0, 3, (4, 50))
     votes[:, :30] = votes[0, :30]
@@ -255,7 +257,7 @@ def test_changes_are_counted_against_the_truth_and_against_annotators():
     assert (counts["test"]["images"], counts["test"]["changed"]) == (3, 3)
 
 
-def test_the_surest_changes_are_looked_at_first():
+def test_worth_a_look_returns_the_surest_changes_first():
     voters = ballots("ddd", "ffd", "dad")
     result = rules.majority(voters, codes("aaa"), ABC)
     assert worth.worth_a_look(voters, codes("aaa"), result).tolist() == [2, 0]
@@ -273,7 +275,7 @@ def faces():
     return make_sample(400, copies=0.2)
 
 
-def test_folds_keep_copies_together_and_share_the_classes(faces):
+def test_folds_keep_copies_together_and_have_their_share_of_every_class(faces):
     sets = fold_sets(faces, 4, seed=1)
     held = [some.ids[some.where("test")].tolist() for some in sets]
     assert sorted(name for ids in held for name in ids) == sorted(
@@ -293,7 +295,7 @@ def test_folds_keep_copies_together_and_share_the_classes(faces):
         fold_sets(faces, 1, seed=0)
 
 
-def test_no_voter_has_seen_the_label_it_votes_on(faces, tmp_path):
+def test_no_voter_has_learned_from_a_label_it_votes_on(faces, tmp_path):
     tiny = {"epochs": 1, "options": {"width": 4}}
     config = recipe("baseline_cnn", "ours", "sample", **tiny)
     rows = np.concatenate([faces.where("train"), faces.where("test")])
@@ -305,17 +307,17 @@ def test_no_voter_has_seen_the_label_it_votes_on(faces, tmp_path):
     assert len(runs) == 3
     for run, some in zip(runs, fold_sets(faces, 3, 0), strict=True):
         kept = load_predictions(run.folder / "predictions.npz")
-        assert run.fingerprint == some.fingerprint  # trained without the held fold
+        assert run.fingerprint == some.fingerprint  # trained without the held-out fold
         place = np.searchsorted(faces.ids[rows[: len(faces.where("train"))]], kept.test_ids)
         assert (result.probabilities[0, place] == kept.test_probabilities).all()
     held_out = np.mean([predict(run, faces.images[faces.where("test")]) for run in runs], axis=0)
     assert np.allclose(result.probabilities[0, -len(held_out) :], held_out)
     again = fold_votes(faces, rows, [config], folds=3, runs=tmp_path)
     assert (again.probabilities == result.probabilities).all()
-    assert len(list_runs(tmp_path / "folds")) == 3  # found, not trained again
+    assert len(list_runs(tmp_path / "folds")) == 3  # reused, not trained again
     table = echo(faces, config, folds=3, runs=tmp_path)
     wrong = (faces.labels != faces.truth)[faces.where("train")].sum()
-    assert table["images"].tolist() == [wrong, 2 * wrong]  # each is learned by two of three models
+    assert table["images"].tolist() == [wrong, 2 * wrong]  # two of three models learn each
     assert table["names the label"].between(0, 1).all()
     voted = recipe("baseline_cnn", "ours", "sample", labels="votes")
     with pytest.raises(InputError, match="voters learn from the original labels"):
@@ -340,12 +342,12 @@ def test_no_voter_has_seen_the_label_it_votes_on(faces, tmp_path):
         ([["baseline_cnn", {"seed": 3}]] * 2, {}, "two voters are the same training, baseline_cnn"),
     ],
 )
-def test_voters_that_are_none_or_one_are_refused(voters, changes, message):
+def test_invalid_and_duplicate_voters_are_refused(voters, changes, message):
     with pytest.raises(InputError, match=message):
         voter_configs(voters, "sample", 0, changes)
 
 
-def test_each_voter_has_a_seed_of_its_own():
+def test_each_voter_has_its_own_seed():
     given = ["baseline_cnn", ("baseline_cnn", {"epochs": 5}), ["attention_cnn", {"seed": 7}]]
     configs = voter_configs(given, "sample", 1, {"epochs": 3})
     assert [(one.model, one.seed, one.epochs) for one in configs] == [

@@ -1,4 +1,4 @@
-"""The drawn faces: the same everywhere, telling, and planted with exactly what they say."""
+"""Test that drawn faces are reproducible and recognisable, and have exactly the planted errors."""
 
 import csv
 import hashlib
@@ -39,19 +39,19 @@ def test_draw_gives_the_same_bytes_everywhere():
     assert digest.startswith("a9e6e2e77d01adb1"), "all numbers from the sample data change"
 
 
-def test_a_face_depends_on_the_seed_and_not_on_those_after_it():
+def test_a_face_depends_on_the_seed_and_not_on_later_faces():
     emotion = np.arange(14) % 7
     assert np.array_equal(draw(emotion, 5)[:4], draw(emotion[:4], 5))
     assert not np.array_equal(draw(emotion, 5), draw(emotion, 6))
 
 
-def test_without_intensity_all_expressions_are_one():
+def test_all_expressions_are_equal_at_intensity_0():
     still = draw(np.arange(7), 1, intensity=0.0, rough=0.0)
     same_person = draw(np.full(7, EMOTIONS.index("neutral")), 1, intensity=0.0, rough=0.0)
     assert np.array_equal(still, same_person)
 
 
-def test_mix_moves_a_face_all_the_way_to_its_neighbour():
+def test_a_half_mixed_face_is_between_its_expression_and_the_neighbour():
     fear, surprise = EMOTIONS.index("fear"), EMOTIONS.index("surprise")
     ends = draw(np.array([fear]), 1, rough=0), draw(np.array([surprise]), 1, rough=0)
     half = draw(np.array([fear]), 1, neighbour=np.array([surprise]), mix=0.5, rough=0)
@@ -59,14 +59,14 @@ def test_mix_moves_a_face_all_the_way_to_its_neighbour():
     assert all(0 < np.abs(half.astype(int) - end).mean() < apart for end in ends)
 
 
-def test_large_faces_are_the_small_ones():
+def test_large_faces_are_the_small_ones_at_a_higher_resolution():
     small, large = (draw(np.arange(7), 2, rough=0, size=size) for size in (48, 192))
     assert large.shape == (7, 1, 192, 192)
     reduced = large[:, 0].reshape(7, 48, 4, 48, 4).mean((2, 4))
     assert np.abs(reduced - small[:, 0]).mean() < 4
 
 
-def test_a_linear_classifier_tells_the_expressions():
+def test_a_linear_classifier_recognises_the_expressions():
     emotion = np.arange(910) % 7
     pixels = draw(emotion, 1)[:, 0].reshape(-1, 24, 2, 24, 2).mean((2, 4)).reshape(910, -1)
     pixels = (pixels - pixels.mean(1, keepdims=True)) / pixels.std(1, keepdims=True)
@@ -76,7 +76,7 @@ def test_a_linear_classifier_tells_the_expressions():
 
 
 def gradients(images: np.ndarray) -> np.ndarray:
-    """(n, 864) float32: edges by six directions in 12x12 cells, each image of norm 1."""
+    """Return edges by six directions in 12x12 cells, (n, 864) float32, norm 1 for each image."""
     down, right = np.gradient(images[:, 0].astype(np.float32), axis=(1, 2))
     direction = (np.arctan2(down, right) % np.pi * 6 / np.pi).astype(int) % 6
     edges = np.hypot(down, right)[..., None] * (direction[..., None] == np.arange(6))
@@ -84,7 +84,7 @@ def gradients(images: np.ndarray) -> np.ndarray:
     return cells / np.linalg.norm(cells, axis=1, keepdims=True)
 
 
-def test_expressions_are_confused_as_people_confuse_them():
+def test_similar_expressions_are_confused_more_often_than_others():
     faces = make_sample(1500, seed=2, wrong=0, copies=0)
     features, labels = gradients(faces.images), faces.labels
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3, priors=np.full(7, 1 / 7))
@@ -120,16 +120,16 @@ def test_the_same_seed_gives_the_same_sample():
     assert first.fingerprint != other.fingerprint
 
 
-def test_wrong_labels_are_as_many_as_asked_for_and_often_the_neighbour(faces):
+def test_wrong_labels_have_the_requested_number_and_are_often_the_neighbour(faces):
     wrong = np.flatnonzero(faces.labels != faces.truth)
     assert len(wrong) == faces.manifest["planted"]["wrong_labels"] == round(0.1 * SMALL)
     to_neighbour = NEIGHBOUR[faces.labels[wrong]] == faces.truth[wrong]
     assert 0.35 < to_neighbour.mean() < 0.75
 
 
-def test_most_faces_of_each_class_carry_its_label_even_among_many_wrong_ones(monkeypatch):
+def test_most_faces_of_each_class_have_its_label_even_with_many_wrong_labels(monkeypatch):
     blank = lambda truth, *_, **__: np.zeros((len(truth), 1, 48, 48), np.uint8)
-    monkeypatch.setattr(sample, "draw", blank)  # the labels alone are looked at
+    monkeypatch.setattr(sample, "draw", blank)  # only the labels are tested
     faces = make_sample(3000, wrong=0.2)
     counts = np.zeros((7, 7), int)
     np.add.at(counts, (faces.truth, faces.labels), 1)
@@ -137,7 +137,7 @@ def test_most_faces_of_each_class_carry_its_label_even_among_many_wrong_ones(mon
     assert counts.trace() == 0.8 * len(faces)
 
 
-def test_exact_copies_are_those_planted_and_no_others(faces):
+def test_exact_copies_are_only_the_planted_ones(faces):
     _, group, size = np.unique(hashes(faces.images), return_inverse=True, return_counts=True)
     copied = [np.flatnonzero(group == g) for g in np.flatnonzero(size > 1)]
     planted = faces.manifest["planted"]
@@ -161,7 +161,7 @@ def test_near_copies_are_mirrored_or_brighter(faces):
         assert np.abs(copy - expected.astype(float)).max() <= 1
 
 
-def test_nothing_is_planted_where_nothing_is_asked_for():
+def test_no_wrong_labels_or_copies_are_planted_unless_requested():
     faces = make_sample(120, wrong=0, copies=0)
     assert np.array_equal(faces.labels, faces.truth)
     assert len(set(hashes(faces.images))) == 120

@@ -1,4 +1,4 @@
-"""Splits that are drawn: stratified, grouped, and the same for any order and on every machine."""
+"""Test that drawn splits are stratified, grouped, and independent of image order and machine."""
 
 import hashlib
 import time
@@ -24,7 +24,7 @@ def keys(sample):
     return group_keys(sample.images)
 
 
-def test_copies_exact_mirrored_and_brightened_share_a_key(sample, keys):
+def test_exact_mirrored_and_brightened_copies_share_a_key(sample, keys):
     raw = [hashlib.sha256(image.tobytes()).hexdigest() for image in sample.images]
     for digest in set(raw):
         assert len({keys[i] for i, other in enumerate(raw) if other == digest}) == 1
@@ -36,7 +36,7 @@ def test_copies_exact_mirrored_and_brightened_share_a_key(sample, keys):
     assert set(keys.tolist()) <= set(raw)
 
 
-def test_no_group_stands_on_two_sides(sample, keys):
+def test_no_group_is_divided_between_splits(sample, keys):
     split = grouped_split(sample.labels, keys, FRACTIONS, 0)
     for key in np.unique(keys):
         assert len(set(split[keys == key])) == 1
@@ -53,10 +53,10 @@ def test_every_class_has_its_share_in_every_split(sample, seed):
             assert count == max(1, round(0.1 * total))
 
 
-def test_groups_never_exceed_a_share_and_hardly_miss_it(sample, keys):
+def test_the_sizes_of_grouped_splits_are_close_to_their_shares(sample, keys):
     split = grouped_split(sample.labels, keys, FRACTIONS, 0)
     for name in ("valid", "test"):
-        assert 92 <= (split == name).sum() <= 108  # conflicting labels move a few
+        assert 92 <= (split == name).sum() <= 108  # copies with other labels move a few
 
 
 def test_the_order_of_the_images_does_not_matter(sample, keys):
@@ -66,11 +66,11 @@ def test_the_order_of_the_images_does_not_matter(sample, keys):
     assert again.tolist() == split[order].tolist()
 
 
-def test_a_seed_means_the_same_split_everywhere():
+def test_a_seed_gives_the_same_split_on_every_machine():
     labels = np.repeat([0, 1], 10)
     groups = np.array([f"g{i // 2}" for i in range(20)])
     split = grouped_split(labels, groups, {"train": 0.6, "valid": 0.2, "test": 0.2}, 7)
-    # Written down once: it follows from SHA-256 alone.
+    # The expected value was recorded once; the split depends only on SHA-256.
     assert "".join(name[1] for name in split) == "rrrrrreeaarreerrrraa"
     other = grouped_split(labels, groups, {"train": 0.6, "valid": 0.2, "test": 0.2}, 8)
     assert other.tolist() != split.tolist()
@@ -83,7 +83,7 @@ def test_a_class_of_three_has_one_image_in_each_split():
     assert set(pair) == {"train"}
 
 
-def test_a_class_of_pairs_has_one_pair_at_least_in_each_split():
+def test_a_class_of_pairs_has_at_least_one_pair_in_each_split():
     groups = np.repeat([f"g{number}" for number in range(7)], 2)
     split = grouped_split(np.zeros(14, int), groups, FRACTIONS, 0)
     assert [(split == name).sum() for name in ("train", "valid", "test")] == [10, 2, 2]
@@ -92,7 +92,7 @@ def test_a_class_of_pairs_has_one_pair_at_least_in_each_split():
 
 
 @pytest.mark.parametrize("splits", [3, 4, 5])
-def test_no_split_lacks_a_class_that_has_as_many_groups(splits):
+def test_no_split_lacks_a_class_with_at_least_as_many_groups_as_splits(splits):
     rng = np.random.default_rng(splits)
     fractions = {str(number): 1 / splits for number in range(splits)}
     for seed in range(100):
@@ -112,8 +112,8 @@ def test_a_chain_of_near_copies_is_one_group():
     assert keys[9] != keys[0]
 
 
-def test_a_long_chain_is_joined_without_a_pass_for_each_link(monkeypatch):
-    """Frames of a film, each near the next alone; once it took a pass over all for each of them."""
+def test_a_long_chain_is_joined_in_a_short_time(monkeypatch):
+    """Each frame of a film is near only the next; a pass over all images per link is too slow."""
     images = np.random.default_rng(0).integers(0, 256, (5000, 1, 2, 2), np.uint8)
     images[:, 0, 0, 0] = np.arange(5000) % 256
     images[:, 0, 0, 1] = np.arange(5000) // 256  # no two are equal
