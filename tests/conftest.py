@@ -1,4 +1,4 @@
-"""A home for every test, so that nothing lands in the checkout; what tests in a browser need."""
+"""Fixtures: a temporary home for every test, faces and runs; helpers for tests in a browser."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from fer_lib.files import InputError, write_json
 from fer_lib.recipes import recipe
 from fer_lib.runs import Run
 
-# On the CPU, as in CI, also where there is a GPU. Those that need one are asked for it:
+# Tests run on the CPU, as in CI, even if there is a GPU. To run those that need one:
 # CUDA_VISIBLE_DEVICES=0 python -m pytest tests/test_graph.py tests/test_train.py
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
@@ -38,13 +38,13 @@ LONGEST = ("test_notebooks", "browser", "test_train", "test_campaign", "test_rep
 
 
 def pytest_itemcollected(item):
-    """Run the tests of one module in one process: what they share is made once."""
+    """Run the tests of a module in one process, so that what they share is made once."""
     if not item.get_closest_marker("xdist_group"):
         item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the groups that take longest, so that none of them is left to the end."""
+    """Run the groups that take longest first, so that none of them is left for the end."""
 
     def place(item) -> int:
         (group,) = item.get_closest_marker("xdist_group").args
@@ -54,14 +54,14 @@ def pytest_collection_modifyitems(items):
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens to."""
+    """Return a free port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
 def wait_until_it_answers(server: subprocess.Popen, address: str, log: Path) -> None:
-    """Until a page is served, two minutes at most; fails with what the process said."""
+    """Wait at most two minutes until a page is served; if it is not, fail with the server's log."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
         try:
@@ -74,7 +74,7 @@ def wait_until_it_answers(server: subprocess.Popen, address: str, log: Path) -> 
 
 
 def until(true):
-    """What a function returns once that is true; fails after a minute."""
+    """Call a function until its result is true, and return it; fail after a minute."""
     end = time.monotonic() + 60
     while not (value := true()):
         assert time.monotonic() < end
@@ -84,7 +84,7 @@ def until(true):
 
 @pytest.fixture(autouse=True)
 def fer_home(tmp_path_factory, monkeypatch):
-    """Point `data/`, `runs/` and kagglehub's downloads into a temporary folder, not `tmp_path`."""
+    """Use a temporary folder, not `tmp_path`, for `data/`, `runs/` and kagglehub's downloads."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("FER_HOME", str(folder))
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(folder / "kagglehub"))
@@ -93,7 +93,7 @@ def fer_home(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def refused(fer_home):
-    """Load something bad; return the one sentence, having checked that nothing was written."""
+    """A function that loads bad data, checks that it writes nothing, and returns the message."""
 
     def load(dataset, path):
         before = sorted(fer_home.rglob("*"))
@@ -110,10 +110,10 @@ def refused(fer_home):
 
 @pytest.fixture(scope="session")
 def smooth_noise():
-    """A function that draws blotches of a few pixels, unlike each other."""
+    """A function that draws images of random blotches, all different."""
 
     def draw(n: int, side: int = 48, channels: int = 1) -> np.ndarray:
-        """(n, channels, side, side) uint8."""
+        """Return images (n, channels, side, side) uint8."""
         rng = np.random.default_rng(0)
         coarse = rng.integers(40, 200, (n, channels, side // 4, side // 4))
         fine = rng.integers(-15, 16, (n, channels, side, side))
@@ -124,12 +124,12 @@ def smooth_noise():
 
 @pytest.fixture
 def noise() -> FaceSet:
-    """Noise images with random labels and a mark: 40 to train, 100 to validate, 400 to test."""
+    """Noise images with random labels and a mark: 40 for training, 100 validation, 400 test."""
     rng = np.random.default_rng(3)
     split = np.repeat(["train", "valid", "test"], [40, 100, 400])
     n = len(split)
     images = rng.integers(0, 256, (n, 1, 8, 8), dtype=np.uint8)
-    images[-1] = images[0]  # one test image that is not clean
+    images[-1] = images[0]  # a test image with a copy in training
     ids = np.array([f"face{row:04d}" for row in range(n)])
     manifest = {"mark": "sample data"}
     return FaceSet("noise", images, rng.integers(0, 7, n), split, ids, manifest=manifest)
@@ -137,10 +137,10 @@ def noise() -> FaceSet:
 
 @pytest.fixture
 def make_run(tmp_path, noise) -> Callable[..., Run]:
-    """A function that makes a finished run, without weights, from what it answers.
+    """A function that makes a finished run, without weights, with given predictions.
 
-    It is right on every test image but those of `wrong`, and on the first `valid` (a share) of the
-    validation images; or it gives each image of validation and test the given `probabilities`.
+    They are right on all test images except `wrong`, and on the last `valid` (a share) of the
+    validation images; or they are the given `probabilities` for validation and test.
     """
 
     def make(
@@ -162,7 +162,7 @@ def make_run(tmp_path, noise) -> Callable[..., Run]:
         answers[test[wrong]] += 1
         answers[held[: round((1 - valid) * len(held))]] += 1
         sure = np.eye(7)[answers % 7]
-        # Kept in another order than that of the faces: they are found by their ids.
+        # The order differs from that of the faces, because predictions are matched by their ids.
         given = Predictions.of(faces, *(probabilities or (sure[held], sure[test])))
         backwards = {key: getattr(given, key)[::-1] for key in ("test_ids", "test_probabilities")}
         predictions = Predictions(**{**vars(given), **backwards})
@@ -183,7 +183,7 @@ def make_run(tmp_path, noise) -> Callable[..., Run]:
 
 @pytest.fixture
 def three_runs(make_run) -> list[Run]:
-    """Right on 300, on 340 and on 299 of 400; the first is best on validation."""
+    """Runs right on 300, 340 and 299 of 400 test images; the first is best on validation."""
     return [
         make_run(slice(0, 100), valid=0.8),
         make_run(slice(60, 120), model="attention_cnn", time="2"),
@@ -193,16 +193,16 @@ def three_runs(make_run) -> list[Run]:
 
 @pytest.fixture
 def undrawn_runs():
-    """Trainings without their figures, which take most of the time of a short one."""
+    """Train without drawing figures, which takes most of the time of a short training."""
     drawn = dict.fromkeys(("learning_curve", "confusion_matrix", "save"), lambda *_, **__: None)
-    with pytest.MonkeyPatch.context() as patch:  # of its own: some tests undo theirs
+    with pytest.MonkeyPatch.context() as patch:  # some tests undo the `monkeypatch` fixture
         patch.setattr("fer_lib.training.plots", SimpleNamespace(**drawn))
         yield
 
 
 @pytest.fixture(scope="session")
 def fitted():
-    """A function that trains a model for a few steps, so that it tells drawn faces apart."""
+    """A function that trains a model for a few steps, until it can tell drawn faces apart."""
     import torch
 
     from fer_lib.augment import Prepare

@@ -22,7 +22,7 @@ def seen(batches, epoch):
     return [images.flatten().tolist() for images, _ in batches.epoch(epoch)]
 
 
-def test_an_epoch_shows_each_image_at_most_once_and_only_whole_batches():
+def test_an_epoch_has_each_image_at_most_once_and_only_full_batches():
     batches = numbered()
     epoch = seen(batches, 0)
     assert len(epoch) == len(batches) == 6
@@ -32,7 +32,7 @@ def test_an_epoch_shows_each_image_at_most_once_and_only_whole_batches():
     assert flat != sorted(flat)
 
 
-def test_order_follows_from_seed_and_epoch():
+def test_order_depends_on_seed_and_epoch():
     assert seen(numbered(seed=1), 3) == seen(numbered(seed=1), 3)
     assert seen(numbered(seed=1), 3) != seen(numbered(seed=1), 4)
     assert seen(numbered(seed=1), 3) != seen(numbered(seed=2), 3)
@@ -69,7 +69,7 @@ def test_targets_from_labels_and_votes():
     assert ((soft > 0) & (soft < 1)).any()
 
 
-def test_faces_without_emotion_votes_never_reach_a_loss():
+def test_targets_from_votes_need_emotion_votes_for_every_face():
     faces = make_sample(200)
     rows = faces.where("train")
     faces.votes[rows[:3], :8] = 0
@@ -88,16 +88,16 @@ def test_class_statistics():
 
 @pytest.mark.parametrize("correction", [{"weighted": True}, {"tau": 1.0}, {"tau": 0.5}])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_what_a_loss_asks_for_is_the_target_with_its_smoothing_even(correction, smoothing):
+def test_a_corrected_loss_has_its_minimum_at_the_target_with_even_smoothing(correction, smoothing):
     counts = torch.tensor([3995, 436, 4097, 7215, 4830, 3171, 0])  # the last has no image
     known = torch.eye(7).repeat_interleave(counts, 0)
     criterion = SoftCrossEntropy(known, smoothing=smoothing, **correction)
-    logits = torch.zeros(6, 7, requires_grad=True)  # an image of each class that has some
+    logits = torch.zeros(6, 7, requires_grad=True)  # one image of each class that has images
     optimizer = torch.optim.LBFGS([logits], max_iter=500, line_search_fn="strong_wolfe")
 
     def closure():
         optimizer.zero_grad()
-        # Each class as often as in training, or each image by its weight: the same to one image.
+        # Neither the frequency of a class nor its weight changes the minimum for a single image.
         loss = 6 * criterion(logits, torch.eye(7)[:6])
         loss.backward()
         return loss
@@ -107,12 +107,12 @@ def test_what_a_loss_asks_for_is_the_target_with_its_smoothing_even(correction, 
     if smoothing and "weighted" in correction:
         target = 0.9 * torch.eye(7)[:6] + 0.1 / 7
         torch.testing.assert_close(logits.softmax(1), target, atol=1e-3, rtol=0)
-    if smoothing and correction == {"tau": 1.0}:  # what is spread is even once the prior is off
+    if smoothing and correction == {"tau": 1.0}:  # smoothing is even without the prior
         assert (logits[0, 1:6].max() - logits[0, 1:6].min()).item() == pytest.approx(0, abs=0.02)
         assert logits[:, 6].max() < logits[:, :6].min()
 
 
-def test_alone_each_part_of_the_loss_is_that_of_torch():
+def test_each_part_of_the_loss_alone_equals_that_of_torch():
     known = torch.eye(7).repeat_interleave(torch.arange(1, 8), 0)
     logits, soft = torch.randn(9, 7), torch.rand(9, 7).softmax(1)
     weight = inverse_frequency(known)
@@ -124,7 +124,7 @@ def test_alone_each_part_of_the_loss_is_that_of_torch():
         assert torch.equal(SoftCrossEntropy(known, **given)(logits, soft), expected)
 
 
-def test_training_on_votes_leaves_out_faces_without_one():
+def test_training_on_votes_leaves_out_faces_without_votes():
     faces = make_sample(300)
     rows = faces.where("train")
     faces.votes[rows[:3], :8] = 0
@@ -136,7 +136,7 @@ def test_training_on_votes_leaves_out_faces_without_one():
 
 
 def test_images_on_the_host_are_copied_batch_by_batch(monkeypatch):
-    """The meta device stands for a GPU that is too small for the images."""
+    """The meta device stands in for a GPU that is too small for the images."""
     locked = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: locked.append(len(x)) or x)
     images = torch.arange(103, dtype=torch.uint8).view(103, 1, 1, 1)
@@ -147,7 +147,7 @@ def test_images_on_the_host_are_copied_batch_by_batch(monkeypatch):
     assert locked == [16] * 6
 
 
-def test_images_stay_on_the_host_where_the_device_has_no_room(monkeypatch):
+def test_images_stay_on_the_host_if_the_gpu_has_too_little_memory(monkeypatch):
     images, gpu = torch.zeros(10, 1, 48, 48, dtype=torch.uint8), torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (images.nbytes, 10**9))
     for name, used in (("memory_reserved", 100), ("memory_allocated", 90)):
@@ -156,7 +156,7 @@ def test_images_stay_on_the_host_where_the_device_has_no_room(monkeypatch):
     assert placed(images, torch.device("meta")).device.type == "meta"
 
 
-def test_scores_are_computed_without_tf32(monkeypatch):
+def test_probabilities_are_computed_without_tf32(monkeypatch):
     seen = []
 
     class Watched(nn.Module):

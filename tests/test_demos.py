@@ -1,4 +1,4 @@
-"""Both demos in a real browser, before a camera that plays a video of faces."""
+"""Both demos in a real browser, with a camera that plays a video of faces."""
 
 import io
 import os
@@ -28,9 +28,9 @@ from fer_lib.recipes import recipe
 from fer_lib.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
-PERIOD = 5  # seconds of each expression in a video
-RATE = 30  # frames a second, at which Chromium plays an MJPEG file
-WAIT = 120_000  # milliseconds for anything on a page
+PERIOD = 5  # seconds for which a video shows each expression
+RATE = 30  # frames per second at which Chromium plays an MJPEG file
+WAIT = 120_000  # milliseconds to wait for anything on a page
 STREAMLIT = ("-m", "streamlit", "run", ROOT / "demo/emoji_mirror.py", "--server.headless=true")
 CONNECTIONS = """
 window.connections = [];
@@ -40,7 +40,7 @@ window.RTCPeerConnection = new Proxy(window.RTCPeerConnection, {
     return new target(...given);
   },
 });
-"""  # keeps the servers that each WebRTC connection of a page is told to ask
+"""  # records the ICE servers of each WebRTC connection of a page
 
 for package in ("gradio", "streamlit_webrtc"):
     pytest.importorskip(package, reason=f"{package} is in the demo extra")
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.xdist_group("browser")  # one at a time
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A home with one finished run, which tells drawn happy faces from sad ones."""
+    """A FER_HOME with a run that tells happy drawn faces from sad ones, and its ONNX file."""
     folder = tmp_path_factory.mktemp("demos")
     faces = make_sample(1200, 0, wrong=0)
     faces = faces.subset(np.isin(faces.labels, [EMOTIONS.index(name) for name in ("happy", "sad")]))
@@ -61,7 +61,7 @@ def home(tmp_path_factory) -> Path:
 
 
 def asked(proxy: socket.socket) -> bytes:
-    """The beginning of what was first asked of a proxy; b"" where it was never called."""
+    """Return the beginning of the first request to a proxy; b"" if there was none."""
     try:
         caller, _ = proxy.accept()
     except BlockingIOError:
@@ -73,9 +73,9 @@ def asked(proxy: socket.socket) -> bytes:
 
 @contextmanager
 def serve(home: Path, *command: str | Path, **variables: str):
-    """Run a page on a free port, from a foreign folder, and give its address.
+    """Serve a page on a free port, from a folder outside the checkout, and yield its address.
 
-    Whatever the process itself asks for elsewhere goes to a proxy, which must not be called.
+    Requests of the process to other hosts go to a proxy, which must not be called.
     """
     port = str(free_port())
     proxy = socket.create_server(("127.0.0.1", 0))
@@ -92,7 +92,7 @@ def serve(home: Path, *command: str | Path, **variables: str):
     try:
         wait_until_it_answers(server, address := f"http://127.0.0.1:{port}", log)
         yield address
-        assert asked(proxy) == b""  # nobody has called
+        assert asked(proxy) == b""
     finally:
         proxy.close()
         server.terminate()
@@ -114,7 +114,7 @@ def gradio(home):
     places = {"GRADIO_SERVER_PORT": "{port}", "TMPDIR": str(home / "tmp")}
     with serve(home, ROOT / "demo/gradio_app.py", **places) as address:
         yield address
-    assert not pictures(home / "tmp")  # none is kept
+    assert not pictures(home / "tmp")  # all have been deleted
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -123,7 +123,10 @@ def pictures(folder: Path) -> list[Path]:
 
 @pytest.fixture
 def look(tmp_path):
-    """Open a page before a camera that shows pictures (H, W) in turn; all it asks for is local."""
+    """A function that opens a page with a camera that shows pictures (H, W) in turn.
+
+    It is an error if the page requests anything from another host.
+    """
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed (apt install chromium)")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is in the dev extra")
@@ -151,14 +154,14 @@ def look(tmp_path):
 
 
 def frame_of(picture: np.ndarray) -> Image.Image:
-    """A picture (H, W) uint8, large in the middle of 640 by 480."""
+    """Return a frame of 640 by 480 pixels with a picture (H, W) uint8 in the middle."""
     frame = Image.new("RGB", (640, 480), (128, 128, 128))
     frame.paste(Image.fromarray(picture).resize((360, 360), Image.LANCZOS), (140, 60))
     return frame
 
 
 def write_video(path: Path, pictures: list[np.ndarray]) -> None:
-    """The frame of each picture for `PERIOD` seconds."""
+    """Write a video that shows each picture for `PERIOD` seconds."""
     with open(path, "wb") as file:
         for picture in pictures:
             content = io.BytesIO()
@@ -172,7 +175,7 @@ def drawn(*expressions: str) -> list[np.ndarray]:
 
 
 def wait_for(page, expression: str) -> None:
-    """Until the page shows the emoji of an expression."""
+    """Wait until the page shows the emoji of an expression."""
     card = page.locator(f'.fer-card[data-expression="{expression}"]:visible')
     card.wait_for()
     card.get_by_text(EMOJI[expression], exact=True).wait_for()
@@ -189,12 +192,12 @@ def start_gradio(page) -> None:
 
 
 def choose(page, name: str = "_baseline_cnn_sample_s0, sample data") -> None:
-    """Choose a model by a part of its name: that of drawn faces instead of the default."""
+    """Choose a model by a part of its name, by default the run on drawn faces."""
     page.get_by_label("Model").click()
     page.get_by_role("option", name=name).click()
 
 
-def test_the_mirror_shows_the_emoji_of_the_drawn_expression(mirror, look):
+def test_the_mirror_shows_the_emoji_of_a_drawn_expression(mirror, look):
     page = look(mirror, drawn("happy", "sad"))
     choose(page)
     start_mirror(page)
@@ -205,7 +208,7 @@ def test_the_mirror_shows_the_emoji_of_the_drawn_expression(mirror, look):
     frames = [frame.evaluate("window.connections ?? []") for frame in page.frames]
     made = [servers for connections in frames for servers in connections]
     assert made
-    assert not any(made)  # no server is asked for an address
+    assert not any(made)  # no STUN or TURN server is used
     assert "data:image/svg+xml,%3Csvg" in page.locator(".fer-band").get_attribute("src")
     assert page.locator(".fer-bars .fer-fill").count() == len(EMOTIONS)
     page.get_by_text("no picture leaves it").wait_for()
@@ -227,20 +230,20 @@ def test_the_mirror_reads_still_pictures_without_a_camera(mirror, look, tmp_path
     page.get_by_text("broken.png cannot be read").wait_for()
 
 
-def test_gradio_reads_a_picture(gradio, look, home):
+def test_gradio_reads_a_picture_with_a_run_and_an_onnx_file(gradio, look, home):
     page = look(gradio, drawn("happy", "sad"))
     choose(page)
     page.locator(".gallery-item").nth(EMOTIONS.index("happy")).click()
     wait_for(page, "happy")
     for label in ("Faces", "What the model looks at"):
         page.locator(".block", has_text=label).locator("img:visible").first.wait_for()
-    assert pictures(home / "tmp")  # the fixture sees whether they go
+    assert pictures(home / "tmp")  # the fixture checks that they are deleted
     choose(page, "small.onnx")
     page.get_by_text("A map needs the torch model").first.wait_for()
     wait_for(page, "happy")
 
 
-def test_gradio_says_what_is_wrong_with_a_file(gradio, look, tmp_path):
+def test_gradio_shows_why_a_file_cannot_be_read(gradio, look, tmp_path):
     page = look(gradio, drawn("happy"))
     (tmp_path / "broken.png").write_text("no picture")
     page.locator("input[type=file]").first.set_input_files(tmp_path / "broken.png")
@@ -257,15 +260,15 @@ def test_gradio_reads_the_camera_and_writes_no_frame(gradio, look, home):
     for expression in ("sad", "happy"):
         wait_for(page, expression)
     page.locator(".fer-picture:visible").wait_for()
-    now = pictures(home / "tmp")  # fewer where the page has cleaned up meanwhile
+    now = pictures(home / "tmp")  # fewer if the page has deleted some meanwhile
     assert set(now) <= set(before)
     page.get_by_text("no picture leaves it").wait_for()
 
 
 def real_faces(*expressions: str) -> list[np.ndarray]:
-    """For each expression the face of FER2013 that the default model is surest of.
+    """Return the FER2013 test face of each expression that the default model is surest of.
 
-    Of those, that is, that the detector here finds in a frame: the cascade does not find all.
+    Faces that the detector does not find in a frame are skipped: the Haar cascade misses some.
     """
     if not os.environ.get("FER_DATA"):
         pytest.skip("FER_DATA is not set: a folder with fer2013.csv")
@@ -294,7 +297,7 @@ def test_both_pages_show_the_emoji_of_real_expressions(name, start, look, reques
 def test_another_machine_cannot_reach_a_page(name, request):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outward:
         try:
-            outward.connect(("192.0.2.1", 9))  # sends nothing; it chooses the address
+            outward.connect(("192.0.2.1", 9))  # sends nothing, but selects the address
         except OSError:
             pytest.skip("this machine has only its loopback")
         own = outward.getsockname()[0]
@@ -306,12 +309,12 @@ def test_another_machine_cannot_reach_a_page(name, request):
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, SimpleNamespace]:
-    """What the two scripts define, without running them."""
+    """The names that each of the two scripts defines, by script; no page is served."""
     paths = (ROOT / "demo").glob("*.py")
     return {path.stem: SimpleNamespace(**runpy.run_path(str(path))) for path in paths}
 
 
-def test_the_mirror_promises_nothing_that_a_setting_breaks(scripts):
+def test_the_mirror_warns_of_settings_that_break_its_privacy(scripts):
     from streamlit.config import get_option, set_option
 
     leak = scripts["emoji_mirror"].leak
@@ -333,7 +336,7 @@ def test_the_mirror_promises_nothing_that_a_setting_breaks(scripts):
             set_option(name, value)
 
 
-def test_a_frame_that_cannot_be_read_comes_back_and_says_why(scripts):
+def test_an_unreadable_frame_is_returned_and_its_error_is_stored(scripts):
     def fail(frame):
         raise RuntimeError("out of memory")
 
@@ -347,7 +350,7 @@ def test_a_frame_that_cannot_be_read_comes_back_and_says_why(scripts):
     assert processor.error is None
 
 
-def test_gradio_uses_a_model_for_one_thing_at_a_time_and_deletes_files(scripts, monkeypatch):
+def test_gradio_runs_one_event_at_a_time_on_a_model_and_deletes_files(scripts, monkeypatch):
     monkeypatch.setenv("FER_DETECTOR", "haar")
     page = scripts["gradio_app"].page()
     events = [event for event in page.fns.values() if event.name in ("read", "watch")]
@@ -356,7 +359,7 @@ def test_gradio_uses_a_model_for_one_thing_at_a_time_and_deletes_files(scripts, 
     assert page.delete_cache == (30, 60)
 
 
-def test_gradio_follows_one_face_although_another_grows_larger(scripts):
+def test_gradio_keeps_following_a_face_when_a_larger_one_appears(scripts):
     from fer_lib.predict import Face
     from fer_lib.predict.faces import Box
 

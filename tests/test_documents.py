@@ -1,4 +1,4 @@
-"""What README and docs promise: commands that parse, code that compiles, links that lead on."""
+"""README and docs: commands parse, Python blocks compile, and the targets of links exist."""
 
 import argparse
 import ast
@@ -33,14 +33,14 @@ documents, linked = over(DOCUMENTS), over([*DOCUMENTS, *(ROOT / name for name in
 
 
 class Parsed(Exception):
-    """Raised with what a parser has read, in place of the work."""
+    """Raised with the arguments of a command instead of running it."""
 
 
 @pytest.fixture
 def parse(monkeypatch):
-    """A function that runs a command as far as its parser, and checks the settings behind `--set`.
+    """A function that runs a command only up to its parser, and checks the settings of `--set`.
 
-    It raises SystemExit or InputError where the command refuses an argument.
+    It raises SystemExit or InputError if the command refuses an argument.
     """
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     read = argparse.ArgumentParser.parse_args
@@ -63,7 +63,7 @@ def parse(monkeypatch):
 
 
 def check(name: str, args: argparse.Namespace) -> None:
-    """InputError where the command has read settings, stages or entries that there are not."""
+    """Raise InputError if a setting, stage or entry among the arguments does not exist."""
     for entry in getattr(args, "only", []):
         import_module("wanted").by_name(entry)
     if not hasattr(args, "set"):
@@ -80,7 +80,7 @@ def check(name: str, args: argparse.Namespace) -> None:
 
 
 def commands(path: Path) -> list[list[str]]:
-    """The words of each command, from blocks of sh and from code within the text."""
+    """Return the words of each command in sh blocks and in inline code."""
     text = path.read_text(encoding="utf-8")
     found = []
     for kind, block in FENCED.findall(text):
@@ -88,13 +88,13 @@ def commands(path: Path) -> list[list[str]]:
     for code in re.findall(r"`([^`]+)`", FENCED.sub("", text)):
         if re.match(r"(\w+= )?(\.venv/bin/)?python (-m fer_lib|benchmarks/)|make \w", code):
             found += split(code.replace("\n", " "))
-        elif re.match(r"\w+\.py ", code):  # of the folder benchmarks/
+        elif re.match(r"\w+\.py ", code):  # a script in benchmarks/
             found += split(f"python benchmarks/{code}".replace("\n", " "))
     return found
 
 
 def split(block: str) -> list[list[str]]:
-    """The commands of a script, whose lines may be continued, also inside quotation marks."""
+    """Split a script into commands; lines may be continued, also inside quotation marks."""
     found, line = [], ""
     for more in block.splitlines():
         line += more
@@ -103,7 +103,7 @@ def split(block: str) -> list[list[str]]:
             continue
         try:
             words = shlex.split(line, comments=True)
-        except ValueError:  # a quotation goes on
+        except ValueError:  # the quotation continues on the next line
             line += "\n"
             continue
         line, command = "", []
@@ -118,7 +118,7 @@ def split(block: str) -> list[list[str]]:
 
 
 def module_of(words: list[str]) -> tuple[str, list[str]] | None:
-    """The module of this project that a command runs, and its arguments; None for others."""
+    """Return the module of this project that a command runs, and its arguments; None for others."""
     for place, word in enumerate(words):
         if words[place - 1] == "-m" and word.startswith("fer_lib"):
             return word, words[place + 1 :]
@@ -128,8 +128,8 @@ def module_of(words: list[str]) -> tuple[str, list[str]] | None:
     return None
 
 
-def test_no_command_is_overlooked():
-    """What the tests below rest on: the kinds of commands, and a few of each, are found."""
+def test_every_kind_of_command_is_found():
+    """The tests below check only the commands that are found."""
     found = [command for path in DOCUMENTS for command in map(module_of, commands(path)) if command]
     names = {name for name, _ in found}
     assert names >= {f"fer_lib.{name}" for name in ("train", "pretrain", "predict", "pipeline")}
@@ -140,7 +140,7 @@ def test_no_command_is_overlooked():
 
 
 @documents
-def test_every_command_is_one_that_its_parser_takes(path, parse, capsys):
+def test_every_command_is_accepted_by_its_parser(path, parse, capsys):
     for words in commands(path):
         if not (command := module_of(words)):
             continue
@@ -151,7 +151,7 @@ def test_every_command_is_one_that_its_parser_takes(path, parse, capsys):
 
 
 @documents
-def test_every_target_and_variable_of_make_is_there(path):
+def test_every_make_target_and_variable_exists(path):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (targets,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     variables = re.findall(r"^(\w+) \?=", makefile, re.MULTILINE)
@@ -163,7 +163,7 @@ def test_every_target_and_variable_of_make_is_there(path):
 
 
 @documents
-def test_python_in_a_document_compiles_and_imports_what_there_is(path):
+def test_python_blocks_compile_and_import_names_that_exist(path):
     for kind, block in FENCED.findall(path.read_text(encoding="utf-8")):
         if kind != "python":
             continue
@@ -176,7 +176,7 @@ def test_python_in_a_document_compiles_and_imports_what_there_is(path):
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors of a document's headings, as GitHub makes them."""
+    """Return the anchors that GitHub makes for the headings of a document."""
     found = []
     for title in re.findall(r"^#+ (.+)$", FENCED.sub("", path.read_text("utf-8")), re.MULTILINE):
         plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).strip().lower()
@@ -186,7 +186,7 @@ def anchors(path: Path) -> set[str]:
 
 
 @linked
-def test_every_link_leads_to_a_file_and_a_heading(path):
+def test_every_link_leads_to_an_existing_file_and_heading(path):
     text = re.sub(r"`[^`\n]*`", "", FENCED.sub("", path.read_text(encoding="utf-8")))
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"https?://", link):

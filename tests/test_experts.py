@@ -1,4 +1,4 @@
-"""The sparse experts: equal to computing all, at the cost of what is routed; their benchmark."""
+"""Sparse experts: equal to computing all experts, at the cost of those chosen; their benchmark."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def seed():
 
 
 def dense(layer: SparseExperts, x: torch.Tensor) -> torch.Tensor:
-    """Every expert for every image, masked and weighted."""
+    """Compute every expert for every image, then mask and weight their outputs."""
     p = layer.router(x).softmax(1)
     threshold = p.sort(1, descending=True).values[:, layer.top_k - 1 : layer.top_k]
     gates = torch.where(p >= threshold, p, 0)
@@ -57,7 +57,7 @@ def test_experts_start_like_linear_layers():
                 assert one.abs().max().item() == pytest.approx(single.abs().max().item(), 0.1)
 
 
-def test_gates_sum_to_one_and_with_one_expert_still_teach_the_router():
+def test_gates_sum_to_one_and_train_the_router_even_with_one_expert_per_image():
     x = torch.randn(9, 24)
     torch.testing.assert_close(SparseExperts(24, hidden=8).route(x).gates.sum(1), torch.ones(9))
     single = SparseExperts(24, hidden=8, top_k=1)
@@ -66,7 +66,7 @@ def test_gates_sum_to_one_and_with_one_expert_still_teach_the_router():
 
 
 def flops(layer: SparseExperts, x: torch.Tensor) -> int:
-    """Of forward and backward, without the router: by its size it is a fixed part."""
+    """Return the FLOPs of forward and backward, without the router, whose cost is fixed."""
     with FlopCounterMode(display=False) as counter:
         layer(x)[0].sum().backward()
     return counter.get_total_flops() - 3 * 2 * x.shape[0] * layer.router.weight.numel()
@@ -80,7 +80,7 @@ def test_experts_that_are_not_chosen_cost_nothing():
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations that reach the device."""
+    """Counts the operations that are dispatched to the device."""
 
     count = 0
 
@@ -111,7 +111,7 @@ def test_an_expert_without_images_has_a_gradient_of_zero_not_none():
     assert layer.weight1.grad.flatten(1).any(1).tolist() == [True, True, False, False]
 
 
-def test_benchmark_prints_rates_of_layers_that_agree(monkeypatch, capsys):
+def test_benchmark_layers_agree_and_their_rates_are_printed(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     import experts
 

@@ -1,4 +1,4 @@
-"""Grad-CAM: where the class is seen, on which map, and without gradients of anything else."""
+"""Grad-CAM: where a class is found, on which feature map, without parameter gradients."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def seed():
 
 
 class BrightOrDark(nn.Module):
-    """Class 0 counts what is bright, class 1 what is dark; works in place, as our networks do."""
+    """Scores bright pixels as class 0, dark ones as class 1; ReLU in place as in our networks."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ def quadrant():
     return x
 
 
-def test_grad_cam_finds_where_the_class_is_seen():
+def test_grad_cam_locates_the_class():
     model, x = BrightOrDark(), quadrant()
     bright = (x[:, 0] > 0).float()
     torch.testing.assert_close(explain.grad_cam(model, x, 0), bright * 5 / 64)
@@ -55,7 +55,7 @@ def test_grad_cam_finds_where_the_class_is_seen():
         ("attention_cnn", {"attention": "none"}, "stages.2.5"),
     ],
 )
-def test_grad_cam_takes_the_last_map_before_the_pooling(name, options, layer):
+def test_grad_cam_uses_the_last_map_before_the_pooling(name, options, layer):
     model = create_model(name, width=16, **options)
     x, greatest = torch.randn(3, 1, 48, 48), 0.0
     for target in range(7):
@@ -70,7 +70,7 @@ def test_grad_cam_takes_the_last_map_before_the_pooling(name, options, layer):
     assert greatest > 0
 
 
-def test_grad_cam_works_where_nothing_has_gradients():
+def test_grad_cam_works_without_gradients_of_the_parameters():
     model, x = create_model("baseline_cnn", width=4), torch.randn(3, 1, 48, 48)
     wanted = explain.grad_cam(model, x)
     with torch.inference_mode():
@@ -80,8 +80,8 @@ def test_grad_cam_works_where_nothing_has_gradients():
         assert torch.equal(explain.grad_cam(model, x), wanted)
 
 
-def test_an_unknown_layer_is_refused_by_naming_one():
+def test_an_unsuitable_layer_is_refused_with_a_suggestion():
     model, x = create_model("baseline_cnn", width=4), torch.randn(1, 1, 48, 48)
-    for layer in ("stages.7", "head.1", "stages.2.3"):  # absent, no map, one position
+    for layer in ("stages.7", "head.1", "stages.2.3"):  # missing, not a map, only one position
         with pytest.raises(InputError, match=r"use 'stages.2.2'"):
             explain.grad_cam(model, x, layer=layer)

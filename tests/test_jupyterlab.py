@@ -1,4 +1,4 @@
-"""Run All in JupyterLab, in a real browser, as a student does it; widgets included."""
+"""Run All Cells in JupyterLab in a real browser, as a student would, including widgets."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ pytestmark = [
 
 
 def shorten(path: Path) -> None:
-    """Let it take few faces and train for one epoch: what a page shows does not depend on these."""
+    """Make a notebook use few faces and one epoch, as what it shows does not depend on these."""
     text = path.read_text(encoding="utf-8")
     assert 'dataset = \\"sample\\"' in text
     text = text.replace('dataset = \\"sample\\"', 'dataset = \\"sample-10-600\\"')
@@ -28,7 +28,7 @@ def shorten(path: Path) -> None:
 
 @pytest.fixture
 def lab(tmp_path):
-    """Address of a JupyterLab on a copy of the notebooks, with data and runs of its own."""
+    """Address of a JupyterLab with a copy of the notebooks and its own data and runs."""
     folder = tmp_path
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     for path in (folder / "notebooks").glob("*.ipynb"):
@@ -85,7 +85,7 @@ def widgets(outputs: list[dict]) -> int:
     return sum(kind in output.get("data", {}) for output in outputs)
 
 
-def test_run_all_of_notebooks_with_and_without_menus(lab, page):
+def test_run_all_works_in_notebooks_with_and_without_menus(lab, page):
     for name, menus in (("01_data", 1), ("03_cnn", 0)):
         outputs = run_all(page, lab, name)
         assert errors(outputs) == [], name
@@ -96,7 +96,7 @@ def test_run_all_of_notebooks_with_and_without_menus(lab, page):
 
 
 def choose_something_else(page) -> None:
-    """Change the first menu; what stands below it must change, and not to an error."""
+    """Change the first menu, and check that the output below it changes, but not to an error."""
     menu = page.locator(".jupyter-widgets select").first
     menu.scroll_into_view_if_needed()
     shown = page.locator(".widget-output").first

@@ -30,22 +30,22 @@ def head(**options):
 
 
 def routed(logits: torch.Tensor, top_k: int) -> MixtureHead:
-    """A head whose last forward pass gave these router logits (B, E)."""
+    """Return a head whose last forward pass had these router logits (B, E)."""
     model = head(experts=logits.shape[1], top_k=top_k, balance=0.5, z=0.25)
     gates, chosen = logits.softmax(1).topk(top_k)
     model.routing = Routing(logits, chosen, gates)
     return model
 
 
-def test_parameters_are_those_published():
+def test_the_number_of_parameters_is_the_published_one():
     with torch.device("meta"):
         model = MixtureHead(768, num_classes=7)
-    published = 98_211_083  # with a ViT-B/16 and its pooler, which nothing uses
+    published = 98_211_083  # includes a ViT-B/16 and its unused pooler
     assert sum(p.numel() for p in model.parameters()) == published - 85_798_656 - 590_592
     assert sum(isinstance(m, nn.LayerNorm) for m in model.modules()) == 3
 
 
-def test_class_token_passes_where_attention_and_experts_add_nothing():
+def test_the_class_token_passes_only_the_norms_if_attention_and_experts_add_nothing():
     model = head()
     for parameter in (*model.attention.out_proj.parameters(), model.experts.weight2):
         nn.init.zeros_(parameter)
@@ -58,7 +58,7 @@ def test_class_token_passes_where_attention_and_experts_add_nothing():
     torch.testing.assert_close(model(tokens), model.classifier(x))
 
 
-def test_published_attention_is_the_row_of_the_class_token_and_costs_less():
+def test_published_attention_equals_the_class_token_row_and_costs_less():
     tokens = torch.randn(3, 20, 48)
     full = nn.MultiheadAttention(48, 12, batch_first=True)
     nn.init.normal_(full.in_proj_bias)
@@ -72,7 +72,7 @@ def test_published_attention_is_the_row_of_the_class_token_and_costs_less():
     assert part.get_total_flops() < 0.6 * whole.get_total_flops()
 
 
-def test_latent_attention_is_the_row_of_full_attention_over_rebuilt_keys_and_values():
+def test_latent_attention_equals_full_attention_over_rebuilt_keys_and_values():
     tokens = torch.randn(3, 20, 48)
     attention = LatentAttention(48, heads=4)
     q = attention.query(tokens)
@@ -103,7 +103,7 @@ def test_every_parameter_and_every_token_has_a_gradient(attention):
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_a_prediction_depends_on_its_own_image_only(attention):
+def test_a_prediction_depends_only_on_its_own_image(attention):
     model = head(attention=attention).eval()
     tokens = torch.randn(6, 10, 48)
     alone = torch.cat([model(tokens[i : i + 1]) for i in range(6)])
@@ -111,7 +111,7 @@ def test_a_prediction_depends_on_its_own_image_only(attention):
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_load_balance_is_its_weight_at_an_even_load_and_up_to_e_over_k_times_that(top_k):
+def test_load_balance_loss_for_even_and_collapsed_loads(top_k):
     even = 3 * torch.cat([torch.eye(4), torch.eye(4).roll(1, 1) + torch.eye(4).roll(2, 1)])
     even = even[:4] if top_k == 1 else even[4:]
     collapsed = torch.zeros(5, 4)
@@ -121,7 +121,7 @@ def test_load_balance_is_its_weight_at_an_even_load_and_up_to_e_over_k_times_tha
         assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_router_that_tells_no_images_apart_is_balanced_best_when_uniform():
+def test_a_router_that_ignores_the_image_has_the_least_load_balance_when_uniform():
     uneven = [
         routed(torch.randn(1, 4).expand(6, 4), 2).auxiliary_losses(None)["load_balance"].item()
         for _ in range(50)
@@ -130,7 +130,7 @@ def test_a_router_that_tells_no_images_apart_is_balanced_best_when_uniform():
     assert max(uneven) < 0.5 * 4 / 2
 
 
-def test_router_z_is_the_mean_squared_logarithm_of_the_sum():
+def test_router_z_is_the_mean_squared_logsumexp():
     logits = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
     sums = [math.log(math.e + math.e**2 + math.e**3), math.log(3)]
     expected = 0.25 * sum(s**2 for s in sums) / 2
@@ -139,7 +139,7 @@ def test_router_z_is_the_mean_squared_logarithm_of_the_sum():
 
 
 @pytest.mark.parametrize("name", ["load_balance", "router_z"])
-def test_each_auxiliary_loss_reaches_the_router_and_what_is_below(name):
+def test_each_auxiliary_loss_has_gradients_for_the_router_and_the_tokens(name):
     model = head()
     tokens = torch.randn(6, 5, 48, requires_grad=True)
     model(tokens)
@@ -181,7 +181,7 @@ def test_statistics_of_known_routings():
         assert not value.requires_grad
 
 
-def test_before_a_training_pass_there_is_nothing_to_say():
+def test_losses_and_statistics_need_a_forward_pass_in_training_mode():
     model = head().eval()
     model(torch.randn(2, 5, 48))
     for ask in (lambda: model.auxiliary_losses(torch.eye(7)[:2]), model.statistics):
@@ -189,7 +189,7 @@ def test_before_a_training_pass_there_is_nothing_to_say():
             ask()
 
 
-def test_evaluation_leaves_the_routing_of_training_alone():
+def test_evaluation_does_not_change_the_routing_of_training():
     model = head()
     model(torch.randn(8, 5, 48))
     kept = model.routing
@@ -207,7 +207,7 @@ def test_a_model_can_be_copied_and_pickled_between_steps():
     for other in (copy.deepcopy(model), torch.load(file, weights_only=False)):
         assert other.routing is None
         torch.testing.assert_close(other(tokens), logits)
-    sum(model.auxiliary_losses(None).values()).backward()  # the original still has its own
+    sum(model.auxiliary_losses(None).values()).backward()  # the original keeps its routing
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -217,7 +217,7 @@ def test_bf16_autocast_routes_in_float32(attention, recwarn):
     features = torch.randn(16, 48)
     logits = model.experts.route(features).logits
     with torch.autocast("cpu", torch.bfloat16):
-        answer = model(tokens.bfloat16())  # as they come from the backbone's norm on a CPU
+        answer = model(tokens.bfloat16())  # the dtype that the backbone's norm returns on a CPU
         assert torch.equal(model.experts.route(features).logits, logits)
         losses = model.auxiliary_losses(None)
     assert answer.dtype == torch.bfloat16
@@ -228,7 +228,7 @@ def test_bf16_autocast_routes_in_float32(attention, recwarn):
     assert not [str(warning.message) for warning in recwarn]
 
 
-def test_biases_and_learned_queries_are_not_decayed():
+def test_biases_and_learned_latents_have_no_weight_decay():
     model = head(attention="perceiver")
     undecayed = model.no_weight_decay()
     assert undecayed == {"experts.bias1", "experts.bias2", "attention.latents"}
@@ -245,6 +245,6 @@ def test_biases_and_learned_queries_are_not_decayed():
         ({"heads": 0}, "heads=0"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         head(**options)

@@ -1,4 +1,4 @@
-"""Predictor: every kind of picture, crops and preparation as in training, answers by name."""
+"""Predictor: kinds of pictures, crops and preparation as in training, and named predictions."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from fer_lib.recipes import recipe
 
 
 class Fixed:
-    """A stand-in for a detector: the same boxes in every picture, or none in a dark one."""
+    """Stand-in for a detector: finds the same boxes in every picture, but none in a dark one."""
 
     name, scale = "stand-in", 1.0
 
@@ -39,7 +39,7 @@ class Fixed:
 
 
 class Brightness:
-    """A stand-in for a network, of images whose mean is 0 to 255: class by brightness."""
+    """Stand-in for a network: the brightness of an image is the probability of the first class."""
 
     def __init__(self):
         self.calls = []
@@ -59,13 +59,13 @@ def predictor():
 
 @pytest.fixture
 def square():
-    """(100, 120, 3) uint8, black but for the square where `predictor` finds a face."""
+    """Picture (100, 120, 3) uint8, black except for the square where `predictor` finds a face."""
     picture = np.zeros((100, 120, 3), np.uint8)
     picture[20:60, 10:50] = 200
     return picture
 
 
-def test_a_face_has_its_box_probabilities_by_name_expression_and_emoji(predictor, square):
+def test_a_face_has_box_probabilities_by_class_expression_and_emoji(predictor, square):
     (face,) = predictor(square)
     assert face.box == (10, 20, 40, 40)
     assert (face.box.x, face.box.height) == (10, 40)
@@ -81,14 +81,14 @@ def test_a_face_has_its_box_probabilities_by_name_expression_and_emoji(predictor
     assert set(np.unique(face.crop)) == {200}
 
 
-def test_below_the_threshold_it_is_not_sure(predictor, square):
+def test_a_prediction_below_the_threshold_is_not_sure(predictor, square):
     square[20:60, 10:50] = 178  # 0.698
     assert not predictor(square)[0].sure
     square[20:60, 10:50] = 179  # 0.702
     assert predictor(square)[0].sure
 
 
-def test_every_class_has_an_emoji_of_its_own():
+def test_every_class_has_its_own_emoji():
     assert tuple(EMOJI) == EMOTIONS_8
     assert len(set(EMOJI.values())) == len(EMOTIONS_8)
 
@@ -110,31 +110,31 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_picture_gives_the_same(predictor, square, kind):
+def test_every_kind_of_picture_gives_the_same_prediction(predictor, square, kind):
     (face,) = predictor(KINDS[kind](square))
     assert face.box == (10, 20, 40, 40)
     assert face.probabilities == predictor(square)[0].probabilities
-    assert predictor.detector.seen[0].shape == (100, 120, 3)  # RGB, whatever was given
+    assert predictor.detector.seen[0].shape == (100, 120, 3)  # always RGB
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
-def test_a_path_is_read(predictor, square, tmp_path, suffix):
+def test_a_picture_is_read_from_a_path(predictor, square, tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     Image.fromarray(square).save(path, lossless=True)
     for given in (path, str(path)):
         assert predictor(given)[0].probability == pytest.approx(200 / 255)
 
 
-def test_a_photo_is_turned_as_exif_says(predictor, square, tmp_path):
+def test_a_photo_is_rotated_according_to_its_exif_data(predictor, square, tmp_path):
     exif = Image.Exif()
-    exif[274] = 6  # to be turned clockwise by 90 degrees
+    exif[274] = 6  # viewers rotate it clockwise by 90 degrees
     lying = Image.fromarray(square).transpose(Image.Transpose.ROTATE_90)
     lying.save(tmp_path / "a.png", exif=exif)
     assert predictor(tmp_path / "a.png")[0].crop.min() == 200
     assert predictor.detector.seen[0].shape == (100, 120, 3)
 
 
-def test_several_pictures_are_classified_together_and_keep_their_order(square):
+def test_several_pictures_are_classified_in_one_batch_and_keep_their_order(square):
     detector = Fixed((10, 20, 40, 40), (60, 10, 20, 20))
     network = Brightness()
     predictor = Predictor(network, Description("x", EMOTIONS, threshold=0.5), detector=detector)
@@ -147,12 +147,12 @@ def test_several_pictures_are_classified_together_and_keep_their_order(square):
     assert predictor(dark) == []
 
 
-def test_a_stack_is_many_pictures(predictor, square):
+def test_a_stacked_array_is_read_as_several_pictures(predictor, square):
     assert len(predictor(np.stack([square] * 3))) == 3
     assert len(predictor(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))) == 2
 
 
-def test_whole_pictures_are_what_the_reader_of_datasets_makes_of_them(predictor, tmp_path):
+def test_whole_pictures_are_read_as_by_the_dataset_reader(predictor, tmp_path):
     rng = np.random.default_rng(0)
     sizes = {"a.png": (48, 48), "b.png": (90, 60, 3)}
     for name, size in sizes.items():
@@ -180,12 +180,12 @@ def test_whole_pictures_are_what_the_reader_of_datasets_makes_of_them(predictor,
         (None, "no picture"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_name(predictor, bad, message):
+def test_invalid_pictures_are_refused(predictor, bad, message):
     with pytest.raises(InputError, match=message):
         predictor(bad)
 
 
-def test_a_picture_that_breaks_when_it_is_loaded_is_named(predictor, square, tmp_path):
+def test_an_unreadable_pil_picture_is_named_in_the_error(predictor, square, tmp_path):
     Image.fromarray(square[..., 0]).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
@@ -195,7 +195,7 @@ def test_a_picture_that_breaks_when_it_is_loaded_is_named(predictor, square, tmp
         predictor(Image.new("F", (8, 8)))
 
 
-def test_an_unknown_way_to_find_faces_is_refused(predictor, square):
+def test_an_unknown_value_of_faces_is_refused(predictor, square):
     with pytest.raises(InputError, match="detect, whole"):
         predictor(square, faces="none")
 
@@ -215,12 +215,12 @@ def faces():
     return draw(np.arange(21) % 7, 0)
 
 
-def test_a_file_predicts_as_evaluation_does_mirror_images_and_all(weights, faces):
+def test_a_file_predicts_as_evaluation_does_with_mirror_images(weights, faces):
     path, model = weights
     predictor = Predictor.from_file(path, device="cpu")
     images = torch.from_numpy(faces)
     expected = probabilities(model, images, Prepare(model.pretrained_cfg), flip=True)
-    assert expected.std(0).max() > 0.05  # else agreement would say nothing
+    assert expected.std(0).max() > 0.05  # otherwise agreement would mean nothing
     np.testing.assert_allclose(predictor.probabilities(faces), expected, atol=1e-6)
     whole = predictor(list(faces[:, 0]), faces="whole")
     found = [list(face.probabilities.values()) for (face,) in whole]
@@ -230,7 +230,7 @@ def test_a_file_predicts_as_evaluation_does_mirror_images_and_all(weights, faces
         predictor.probabilities(faces.astype(np.float32) / 255)
 
 
-def test_without_calibration_it_says_so(weights):
+def test_a_file_without_calibration_is_reported(weights):
     said = []
     predictor = Predictor.from_file(weights[0], say=said.append)
     assert predictor.threshold == 0.5
@@ -238,7 +238,7 @@ def test_without_calibration_it_says_so(weights):
     assert "not calibrated" in said[0]
 
 
-def test_a_file_in_a_run_folder_takes_its_calibration_from_there(weights, tmp_path):
+def test_a_file_in_a_run_folder_uses_the_calibration_of_the_run(weights, tmp_path):
     path = tmp_path / "best.safetensors"
     path.write_bytes(weights[0].read_bytes())
     write_json(tmp_path / "results.json", {"use": {"temperature": 2.0, "threshold": 0.6}})
@@ -255,14 +255,14 @@ def test_a_description_reads_no_tensor(weights, monkeypatch):
     assert describe(weights[0]).classes == EMOTIONS
 
 
-def test_a_temperature_does_what_calibration_says(weights, faces):
+def test_temperature_scaling_is_that_of_calibration(weights, faces):
     predictor = Predictor.from_file(weights[0], device="cpu")
     p = predictor.probabilities(faces)
     found = tempered(torch.from_numpy(p), 1.7)
     np.testing.assert_allclose(found, scaled(p, 1.7), atol=1e-5)
 
 
-def test_images_of_another_shape_are_remembered(tmp_path, square):
+def test_the_image_shape_is_read_from_the_weights_file(tmp_path, square):
     config = recipe("baseline_cnn", "ours", "sample")
     model = create_model(config.model, num_classes=8, **config.options)
     save_weights(tmp_path / "a.safetensors", model.state_dict(), config, EMOTIONS_8, (3, 100, 100))
@@ -272,7 +272,7 @@ def test_images_of_another_shape_are_remembered(tmp_path, square):
     assert tuple(face.probabilities) == EMOTIONS_8
 
 
-def test_what_is_no_weights_file_is_refused(tmp_path):
+def test_missing_weights_and_unfinished_runs_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"a\.safetensors"):
         Predictor.from_file(tmp_path / "a.safetensors")
     (tmp_path / "run").mkdir()
@@ -284,7 +284,7 @@ def test_what_is_no_weights_file_is_refused(tmp_path):
         Predictor.from_run(tmp_path / "run")
 
 
-def test_the_default_weights_know_faces(capsys):
+def test_the_default_weights_recognise_happy_drawn_faces(capsys):
     predictor = Predictor.default()
     assert predictor.classes == EMOTIONS
     assert 0 < predictor.threshold < 1
@@ -316,7 +316,7 @@ def test_models_at_hand_are_runs_with_weights_and_exported_files(make_run, fer_h
     ]
 
 
-def test_without_runs_the_default_model_is_at_hand():
+def test_only_the_default_model_is_at_hand_without_runs():
     assert list(models_at_hand(detector=None)) == ["the default model"]
     with pytest.raises(InputError, match=r"the model small.onnx is no longer there: choose"):
         model_at_hand("small.onnx", None)

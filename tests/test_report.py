@@ -1,4 +1,4 @@
-"""The report: built from results alone, the same bytes for the same results, and never silent."""
+"""Report: built from results alone, the same bytes for the same results, errors for bad files."""
 
 import json
 import re
@@ -31,11 +31,11 @@ from fer_lib.runs import Run
 
 DATASET = "sample-10-600"
 RUN = ("baseline_cnn", "attention_cnn", "vit_patch")
-OF_WEIGHTS = {"robustness", "gates"}  # figures of what needs a run's weights
+OF_WEIGHTS = {"robustness", "gates"}  # figures of results that take a run's weights to compute
 
 
 def answer(faces, rows, share, rng) -> np.ndarray:
-    """Probabilities (n, 7) of somebody who is right on about a share of the rows."""
+    """Return probabilities (n, 7) that favour the label on about `share` of the rows."""
     logits = rng.normal(size=(len(rows), 7))
     right = rng.random(len(rows)) < share
     logits[np.flatnonzero(right), faces.labels[rows[right]]] += 3
@@ -43,7 +43,7 @@ def answer(faces, rows, share, rng) -> np.ndarray:
 
 
 def make_run(root: Path, faces, model: str, share: float, number: int) -> Run:
-    """A finished run without weights."""
+    """Make a finished run without weights."""
     rng = np.random.default_rng(number)
     config = recipe(model, "ours", "sample")
     valid, test = (answer(faces, faces.where(split), share, rng) for split in ("valid", "test"))
@@ -71,7 +71,7 @@ def make_run(root: Path, faces, model: str, share: float, number: int) -> Run:
 
 
 def refine(faces) -> dict:
-    """What notebook 02 would write, by three voters who are right on two thirds."""
+    """Return what notebook 02 would write, with three voters that are right on about two thirds."""
     rows = faces.where("train")
     rng = np.random.default_rng(0)
     said = np.stack([answer(faces, rows, 0.67, rng) for _ in range(3)]).astype(np.float32)
@@ -101,11 +101,11 @@ def refine(faces) -> dict:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A home with drawn faces, audited and refined, and three finished runs that are compared."""
+    """A FER_HOME with drawn faces, audit, refinement, a comparison of three runs and a report."""
     root = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FER_HOME", str(root))
-        patch.setattr("fer_lib.compare.writing.figures", lambda compared: {})  # not read here
+        patch.setattr("fer_lib.compare.writing.figures", lambda compared: {})  # not needed here
         faces = load_faces(DATASET, say=lambda line: None)
         kept = {"dataset": DATASET, "mark": faces.mark, "fingerprint": faces.fingerprint}
         folder = root / "data" / DATASET
@@ -125,7 +125,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def report(home, tmp_path) -> Path:
-    """A report that may be changed, with its results, its figures and its PDF."""
+    """A copy of the report that a test may change, with results, figures and PDF."""
     return Path(shutil.copytree(home / "report", tmp_path / "report"))
 
 
@@ -140,14 +140,14 @@ def run_file(report: Path, model: str) -> Path:
     return path
 
 
-def test_two_builds_are_the_same_bytes_and_draw_no_figure_again(report):
+def test_a_second_build_gives_the_same_bytes_and_redraws_no_figure(report):
     before = (report / "report.pdf").read_bytes()
     times = {path: path.stat().st_mtime_ns for path in (report / "figures").iterdir()}
     assert build(report).read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in (report / "figures").iterdir()} == times
 
 
-def test_figures_drawn_anew_are_the_same(report):
+def test_redrawn_figures_give_the_same_report(report):
     before = (report / "report.pdf").read_bytes()
     shutil.rmtree(report / "figures")
     assert build(report).read_bytes() == before
@@ -167,10 +167,10 @@ def test_a_changed_number_changes_the_text_and_the_figures_made_from_it(report):
     content["distinct"] = 123456
     write_json(path, content)
     pages = PdfReader(build(report)).pages
-    assert any("123,456" in page.extract_text() for page in pages)  # reads no further than it is
+    assert any("123,456" in page.extract_text() for page in pages)  # reads no page after it
 
 
-def test_a_figure_that_was_altered_is_drawn_again(report):
+def test_an_altered_figure_is_redrawn(report):
     before = (report / "report.pdf").read_bytes()
     change(report / "figures" / "leak.svg", "<svg", "<svg id='other'")
     assert build(report).read_bytes() == before
@@ -179,7 +179,7 @@ def test_a_figure_that_was_altered_is_drawn_again(report):
 @pytest.mark.parametrize(
     "name", ["comparison.json", "audit.json", "refinement.json", "models.json", "index.json"]
 )
-def test_a_missing_file_is_an_error_that_names_it(report, name):
+def test_a_missing_file_is_named_in_the_error(report, name):
     before = (report / "report.pdf").read_bytes()
     (report / "results" / name).unlink()
     with pytest.raises(InputError, match=name):
@@ -187,14 +187,14 @@ def test_a_missing_file_is_an_error_that_names_it(report, name):
     assert (report / "report.pdf").read_bytes() == before
 
 
-def test_a_missing_run_is_an_error_that_names_it(report):
+def test_a_missing_run_is_named_in_the_error(report):
     path = run_file(report, "vit_patch")
     path.unlink()
     with pytest.raises(InputError, match=f"{path.name} is missing"):
         build(report)
 
 
-def test_a_missing_part_is_an_error_that_names_file_and_part(report):
+def test_a_missing_key_is_named_in_the_error_with_its_file(report):
     path = report / "results" / "comparison.json"
     whole = read_json(path)
     write_json(path, {key: part for key, part in whole.items() if key != "inflation"})
@@ -206,7 +206,7 @@ def test_a_missing_part_is_an_error_that_names_file_and_part(report):
         build(report)
 
 
-def test_a_network_without_its_gates_does_not_stand_for_its_model(report):
+def test_a_network_without_gates_does_not_represent_its_model(report):
     path = run_file(report, "attention_cnn")
     bare = read_json(path)
     bare["config"]["train"]["options"]["attention"] = "none"
@@ -232,7 +232,7 @@ def test_a_network_without_its_gates_does_not_stand_for_its_model(report):
         ({"dataset": "sample", "fingerprint": "b", "mark": "sample data"}, False),
     ],
 )
-def test_a_report_takes_up_runs_of_its_data_and_of_other_public_ones(data, known, tmp_path):
+def test_a_report_includes_runs_on_its_own_data_and_on_other_public_data(data, known, tmp_path):
     run = SimpleNamespace(config={"data": data}, fingerprint=data["fingerprint"])
     assert belongs(run, "fer2013", {"fingerprint": "a"}) == known
     path = tmp_path / "20260101-000000_baseline_cnn_x_s0.json"
@@ -240,14 +240,14 @@ def test_a_report_takes_up_runs_of_its_data_and_of_other_public_ones(data, known
     assert kept_runs(tmp_path, "fer2013", "full", "a") == [path] * known
 
 
-def test_results_of_other_data_are_stale(report):
+def test_results_from_other_data_are_refused_as_stale(report):
     path = report / "results" / "audit.json"
     write_json(path, read_json(path) | {"fingerprint": "f" * 64})
     with pytest.raises(InputError, match=r"audit\.json is stale.*ffffffffffff"):
         build(report)
 
 
-def test_a_part_that_the_text_needs_and_nobody_checks_is_an_error_with_its_place(report):
+def test_a_key_missing_only_in_the_text_is_named_in_the_error_with_its_chapter(report):
     path = report / "results" / "comparison.json"
     content = read_json(path)
     del content["runs"][0]["macro_f1"]
@@ -262,11 +262,11 @@ def text_of(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def text(home) -> str:
-    """Of the report as it was built, its pages apart by form feeds."""
+    """Text of the report as it was built, with form feeds between pages."""
     return text_of(home / "report" / "report.pdf")
 
 
-def test_every_page_and_table_and_figure_of_drawn_faces_has_its_mark(report, text):
+def test_pages_and_tables_of_sample_data_are_marked_and_every_figure_is_drawn(report, text):
     pages = text.split("\f")
     assert len(pages) > 15
     assert all("SAMPLE DATA" in page for page in pages)
@@ -279,13 +279,13 @@ def test_every_page_and_table_and_figure_of_drawn_faces_has_its_mark(report, tex
     assert {path.stem for path in drawn} == set(FIGURES) - OF_WEIGHTS
 
 
-def test_systems_without_a_run_say_so(text):
+def test_models_without_a_run_are_shown_as_not_run_yet(text):
     for model in MODULES:
         waits = re.search(rf"{model}\s+not run yet", text)
         assert bool(waits) == (model not in RUN), model
 
 
-def test_the_pdf_is_tagged_described_and_dated_by_the_newest_run(report):
+def test_the_pdf_has_tags_metadata_fonts_and_the_date_of_the_newest_run(report):
     reader = PdfReader(report / "report.pdf")
     assert reader.trailer["/Root"]["/MarkInfo"]["/Marked"]
     assert reader.trailer["/Root"]["/Lang"].startswith("en")
@@ -301,7 +301,7 @@ def test_the_pdf_is_tagged_described_and_dated_by_the_newest_run(report):
     assert all(re.match(r"/[A-Z]{6}\+", name) for name in fonts)  # subsets, so embedded
 
 
-def test_without_refinement_views_and_robustness_the_chapters_say_so(report):
+def test_a_report_without_refinement_says_that_it_was_not_run(report):
     path = report / "results" / "index.json"
     index = read_json(path)
     index["files"].remove("refinement.json")
@@ -312,8 +312,8 @@ def test_without_refinement_views_and_robustness_the_chapters_say_so(report):
     assert not (report / "figures" / "students.svg").exists()
 
 
-def test_what_some_runs_have_is_shown(report):
-    """Views and robustness where they were computed; another backbone, and what a run changed."""
+def test_optional_results_of_a_run_are_shown(report):
+    """These are views, gates and robustness, another backbone, and changed settings."""
     path, index = run_file(report, "vit_patch"), report / "results" / "index.json"
     content = read_json(path)
     score = {"n": 60, "accuracy": 0.5, "low": 0.4, "high": 0.6}
@@ -337,7 +337,7 @@ def test_what_some_runs_have_is_shown(report):
     named = read_json(index)
     named["settings"] |= {path.name: "optimizer=sgd"}
     named["networks"] |= {path.name: {"label": "vit_patch on dinov2", "own": False}}
-    named["best"] = path.name  # whatever its score: collecting decides, and nobody after it
+    named["best"] = path.name  # whatever its score: only collecting chooses the best run
     write_json(index, named)
     text = re.sub(r"\s+", " ", text_of(build(report)))
     assert "60 50.0 % (40.0 to 60.0) 0.0, 0.200 0.0, 0.010" in text
@@ -349,7 +349,7 @@ def test_what_some_runs_have_is_shown(report):
     row = r"vit_patch on dinov2 ours optimizer=sgd file a/ ?start\.pt 0 2 of \d+ \(2\)"
     assert re.search(row, text)
     assert re.search(r"predictions are kept vit_patch on dinov2, ours, seed 0, from file", text)
-    content["evaluation"]["gates"]["maps"] = [[[0.5]]]  # of one position, as in the published form
+    content["evaluation"]["gates"]["maps"] = [[[0.5]]]  # one position, as in the published form
     write_json(path, content)
     text = text_of(build(report))
     assert "has their means over 60 test images" in re.sub(r"\s+", " ", text)
@@ -358,7 +358,7 @@ def test_what_some_runs_have_is_shown(report):
     assert "vit_patch on dinov2" in [one.get_text() for one in legend.get_texts()]
 
 
-def test_data_without_votes_make_a_report(report):
+def test_a_report_is_built_from_data_without_votes(report):
     results = report / "results"
     write_json(results / "audit.json", read_json(results / "audit.json") | {"votes": None})
     for model in RUN:
@@ -378,14 +378,14 @@ def test_data_without_votes_make_a_report(report):
     assert not {"annotators", "agreement_steps"} & set(read_json(report / "figures" / MANIFEST))
 
 
-def test_a_change_of_the_code_that_draws_draws_again(report, monkeypatch):
+def test_figures_are_redrawn_when_the_code_that_draws_them_changes(report, monkeypatch):
     results = Results(report / "results")
     assert refresh(results, report / "figures") == []
     monkeypatch.setattr("fer_lib.report.figures.code_digest", lambda names: "other code")
     assert set(refresh(results, report / "figures")) == set(FIGURES) - OF_WEIGHTS
 
 
-def test_collecting_says_which_runs_stand_for_their_models_and_what_they_changed(report):
+def test_collecting_records_headline_runs_changed_settings_and_claims(report):
     index, printed = (
         read_json(report / "results" / name) for name in ("index.json", "comparison.json")
     )
@@ -397,7 +397,7 @@ def test_collecting_says_which_runs_stand_for_their_models_and_what_they_changed
     assert printed["printed_claims"] == told
 
 
-def test_a_run_without_predictions_does_not_stand_for_its_model(report):
+def test_a_run_without_predictions_does_not_represent_its_model(report):
     path = run_file(report, "attention_cnn")
     better = read_json(path)
     better["results"]["valid"]["full"]["accuracy"] = 1.0
@@ -406,7 +406,7 @@ def test_a_run_without_predictions_does_not_stand_for_its_model(report):
     assert (index["best"], path.name in index["headlines"]) == (path.name, True)
 
 
-def test_of_equal_runs_the_evaluated_one_stands_for_its_model(report):
+def test_a_run_without_evaluation_does_not_represent_its_model(report):
     content = read_json(run_file(report, "vit_patch"))
     del content["evaluation"]
     content["results"]["valid"]["full"]["accuracy"] = 1.0
@@ -419,10 +419,10 @@ def test_of_equal_runs_the_evaluated_one_stands_for_its_model(report):
 def test_the_colophon_has_commit_fingerprint_and_device(report, text):
     fingerprint = read_json(report / "results" / "index.json")["fingerprint"]
     assert all(one in text for one in (fingerprint, "01234567+", "A processor"))
-    assert "/fer_lib/train.py" not in text  # whose folder it was is nobody's business
+    assert "/fer_lib/train.py" not in text  # paths of the user's machine are left out
 
 
-def test_collecting_needs_no_weights_and_keeps_runs_whose_folder_is_gone(
+def test_collecting_needs_no_weights_and_keeps_runs_whose_folder_was_deleted(
     home, report, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
@@ -436,7 +436,7 @@ def test_collecting_needs_no_weights_and_keeps_runs_whose_folder_is_gone(
     assert build(report).read_bytes() == before
 
 
-def test_a_comparison_without_a_kept_run_is_refused(home, report, monkeypatch, tmp_path):
+def test_a_comparison_that_lacks_a_kept_run_is_refused(home, report, monkeypatch, tmp_path):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     shutil.copytree(home / "data", tmp_path / "data")
     shutil.copytree(home / "runs", tmp_path / "runs")
@@ -450,7 +450,7 @@ def test_a_comparison_without_a_kept_run_is_refused(home, report, monkeypatch, t
         collect(report, dataset=DATASET, preset="sample")
 
 
-def test_a_refinement_that_is_kept_stays_and_that_of_another_preset_is_left_out(
+def test_a_kept_refinement_stays_and_one_of_another_preset_is_left_out(
     home, report, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
@@ -473,7 +473,7 @@ def test_a_refinement_that_is_kept_stays_and_that_of_another_preset_is_left_out(
     assert "refinement.json" not in collect(tmp_path / "new", dataset=DATASET, preset="sample")
 
 
-def test_collecting_says_what_is_missing_or_stale(home, tmp_path, monkeypatch):
+def test_collecting_refuses_missing_or_stale_files_and_changes_nothing(home, tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     shutil.copytree(home / "data", tmp_path / "data")
     shutil.copytree(home / "runs", tmp_path / "runs")
@@ -508,7 +508,7 @@ def test_collecting_says_what_is_missing_or_stale(home, tmp_path, monkeypatch):
         collect(tmp_path / "report", dataset=DATASET, preset="sample")
     with pytest.raises(InputError, match="have no place in"):
         collect(source(), dataset=DATASET, preset="sample")
-    write_json(audited.with_name("manifest.json"), {"data_dir": None})  # while it is read again
+    write_json(audited.with_name("manifest.json"), {"data_dir": None})  # while the cache is written
     with pytest.raises(
         InputError, match=r"manifest\.json is not there or not complete: run notebook"
     ):
@@ -516,7 +516,7 @@ def test_collecting_says_what_is_missing_or_stale(home, tmp_path, monkeypatch):
     assert not (tmp_path / "report").exists()
 
 
-def test_the_command_line(report, capsys, tmp_path):
+def test_the_command_line_builds_a_report_or_names_a_missing_file(report, capsys, tmp_path):
     main(["--folder", str(report)])
     assert f"report: {report / 'report.pdf'}" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
@@ -557,14 +557,14 @@ def test_the_pipeline_ends_with_a_report_of_its_own_runs(home, tmp_path, monkeyp
 TEXT = "\n".join(path.read_text(encoding="utf-8") for path in texts())
 
 
-def test_every_reference_is_cited_and_every_citation_is_a_reference():
+def test_every_reference_is_cited_and_listed_once():
     references = re.findall(r"^@\w+\{(\w+),", TEXT, re.MULTILINE)
     assert len(references) == len(set(references)) > 20
     cited = set(re.findall(r"@([a-z]+\d*[a-z]*)\b(?!\{)", TEXT))
     assert set(references) <= cited
 
 
-def test_every_table_figure_and_chapter_that_has_a_label_is_referred_to():
+def test_every_labelled_table_and_figure_is_referred_to():
     labels = re.findall(r"<((?:tab|fig)-[\w-]+)>", TEXT)
     assert len(labels) == len(set(labels)) > 30
     missing = [label for label in labels if not re.search(rf"@{label}(?![\w-])", TEXT)]
@@ -572,12 +572,12 @@ def test_every_table_figure_and_chapter_that_has_a_label_is_referred_to():
     assert not [name for name in FIGURES if f'"{name}"' not in TEXT]  # every figure is shown
 
 
-def test_every_drawing_and_table_has_a_label():
+def test_every_figure_and_table_has_a_label():
     shown = len(re.findall(r"^ *#(?:drawing|shown|figure)\(", TEXT, re.MULTILINE))
     assert shown == len(re.findall(r"^ *\) <(?:tab|fig)-", TEXT, re.MULTILINE))
 
 
-def test_the_committed_report_is_real_and_builds_byte_for_byte(tmp_path):
+def test_the_committed_report_has_real_data_and_is_reproducible_byte_for_byte(tmp_path):
     committed = source() / "report.pdf"
     if not committed.exists():
         pytest.skip("no report has been committed yet")
@@ -596,7 +596,7 @@ def test_the_committed_report_is_real_and_builds_byte_for_byte(tmp_path):
 
 
 def test_no_table_of_the_committed_report_runs_off_its_page():
-    """A float that is taller than a page would, without an error, and lose its last rows."""
+    """Typst sets a float that is taller than its page without an error, and cuts off the rest."""
     reader, lowest, commands = PdfReader(source() / "report.pdf"), [], 0
     for page in reader.pages:
         heights = []
@@ -606,12 +606,12 @@ def test_no_table_of_the_committed_report_runs_off_its_page():
                 heights.append(tm[4] * cm[1] + tm[5] * cm[3] + cm[5])
 
         commands += page.extract_text(visitor_text=seen).count("python -m fer_lib.train ")
-        lowest += sorted(heights)[1:2]  # above the number of the page
+        lowest += sorted(heights)[1:2]  # the lowest text is the page number
     assert min(lowest) > 60  # points; the margin is 71
     assert commands >= len(Results(source() / "results").runs)
 
 
-def test_index_and_manifest_have_no_date_and_no_folder(report, home):
+def test_index_and_manifest_contain_no_date_and_no_local_path(report, home):
     for path in (report / "results" / "index.json", report / "figures" / MANIFEST):
         text = json.dumps(read_json(path))
         assert str(home) not in text

@@ -1,4 +1,4 @@
-"""What must hold across the repository's files: addresses, notebooks, dependencies, imports."""
+"""Consistency of the repository's files: addresses, notebooks, dependencies, imports."""
 
 import ast
 import json
@@ -69,7 +69,7 @@ ORDER = (
 
 
 def texts() -> dict[str, str]:
-    """Every text file of the repository, without virtual environments, data and runs."""
+    """Return the repository's text files by path, without virtual environments, data and runs."""
     folders = [".github", "fer_lib", "notebooks", "tests", "benchmarks", "demo", "docs", "report"]
     paths = [ROOT / "data" / "README.md", ROOT / "runs" / "README.md", *ROOT.iterdir()]
     paths += [path for folder in folders for path in (ROOT / folder).rglob("*")]
@@ -82,14 +82,14 @@ def texts() -> dict[str, str]:
 
 
 def requirements(name: str) -> dict[str, Requirement]:
-    """The requirements of a file, by canonical name."""
+    """Return the requirements in a file by canonical name."""
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     parsed = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return {canonicalize_name(one.name): one for one in parsed}
 
 
 def imported(path: Path) -> set[str]:
-    """Dotted names that a file imports, at its top or inside its functions."""
+    """Return the dotted names that a file imports, at its top level or inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -125,7 +125,7 @@ def test_citation_has_the_version_of_the_package():
 
 @pytest.fixture(scope="module")
 def strip():
-    """The command of the hook that strips notebooks."""
+    """Command of the pre-commit hook that strips notebooks."""
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     (arguments,) = [h["args"] for h in hooks["repos"][0]["hooks"] if h["id"] == "nbstripout"]
     return [sys.executable, "-m", "nbstripout", *arguments]
@@ -136,7 +136,7 @@ def test_notebooks_are_stripped(strip):
     assert done.returncode == 0, f"run `pre-commit run nbstripout --all-files`: {done.stdout}"
 
 
-def test_stripping_takes_outputs_and_leaves_tags(strip, tmp_path):
+def test_stripping_removes_outputs_and_keeps_tags(strip, tmp_path):
     cell = {
         "cell_type": "code",
         "id": "parameters",
@@ -159,7 +159,7 @@ def test_stripping_takes_outputs_and_leaves_tags(strip, tmp_path):
     assert stripped == notebook | {"metadata": {"language_info": {"name": "python"}}}
 
 
-def test_dependencies_stand_once_and_the_lock_keeps_to_them():
+def test_dependencies_are_declared_once_and_the_lock_satisfies_them():
     project = PYPROJECT["project"]
     assert "dependencies" in project["dynamic"]
     dynamic = PYPROJECT["tool"]["setuptools"]["dynamic"]
@@ -185,7 +185,7 @@ def test_every_imported_package_is_required():
     extra = PYPROJECT["project"]["optional-dependencies"]["onnx"]
     required = set(requirements("requirements.txt"))
     distributions = packages_distributions()
-    optional = ROOT / "fer_lib" / "predict" / "onnx.py"  # says what is missing, and of which extra
+    optional = ROOT / "fer_lib" / "predict" / "onnx.py"  # its error names the extra
     top = {name.split(".")[0] for path in PACKAGE if path != optional for name in imported(path)}
     in_extra = {canonicalize_name(Requirement(one).name) for one in extra}
     assert {"onnx", "onnxruntime", "onnxscript"} <= in_extra
@@ -217,7 +217,7 @@ def test_import_stays_light(module, absent):
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_module_imports_only_from_above(path):
+def test_module_imports_only_from_modules_before_it(path):
     module = path.relative_to(ROOT / "fer_lib").parts[0].removesuffix(".py")
     if module == "__init__":
         assert not [name for name in imported(path) if name.startswith("fer_lib")]
@@ -230,8 +230,11 @@ def test_module_imports_only_from_above(path):
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Run make with a stand-in for Python, in which `-c`, and so the check of versions, ends with
-    the given status, and an environment is made whose pip fails."""
+    """A function that runs make with a stand-in for Python.
+
+    With `-c`, which make uses to check the version, the stand-in exits with the status `check`;
+    otherwise it makes an environment in which pip fails.
+    """
     if not shutil.which("make"):
         pytest.skip("there is no make on this machine")
     monkeypatch.delenv("MAKEFLAGS", raising=False)
@@ -250,7 +253,7 @@ def make(tmp_path, monkeypatch):
     return run
 
 
-def test_make_refuses_another_python_in_one_sentence(make, tmp_path):
+def test_make_refuses_an_unsupported_python_version(make, tmp_path):
     done = make("venv", check=1)
     assert done.returncode
     assert done.stderr.startswith("Python 3.11, 3.12 or 3.13 is needed")
@@ -263,9 +266,9 @@ def test_failed_installation_leaves_no_stamp(make, tmp_path):
     assert not (tmp_path / "venv" / ".installed").exists()
 
 
-def test_make_run_takes_dataset_preset_and_a_folder_with_a_space(make, tmp_path):
+def test_make_run_accepts_dataset_preset_and_a_folder_with_a_space(make, tmp_path):
     def command(*variables):
-        """What `make -n run` says that it would do last."""
+        """Return the last command that `make -n run` prints."""
         printed = make("run", "-n", *variables).stdout.replace("\\\n", " ")
         return shlex.split(printed.splitlines()[-1])
 
@@ -277,7 +280,7 @@ def test_make_run_takes_dataset_preset_and_a_folder_with_a_space(make, tmp_path)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_a_notebook_imports_of_the_package_is_there(path):
+def test_names_that_a_notebook_imports_from_the_package_exist(path):
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     (source,) = [text for cell in cells if "from fer_lib" in (text := "".join(cell["source"]))]
     for node in ast.walk(ast.parse(source)):

@@ -1,4 +1,4 @@
-"""What a training starts from: hub, file or run; and what is frozen on the way."""
+"""Starting weights from the hub, a file or a run, and freezing of layers."""
 
 import json
 import socket
@@ -40,7 +40,7 @@ def faces():
 
 @pytest.fixture
 def offline(monkeypatch):
-    """Any use of the network is an error of its own kind."""
+    """Raise AssertionError on any use of the internet."""
 
     def refuse(*_, **__):
         raise AssertionError("the network was asked")
@@ -55,7 +55,7 @@ def vit(**options):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_a_backbone_starts_from_a_file_and_the_head_at_random(name, tmp_path):
+def test_a_backbone_starts_from_a_file_with_another_head(name, tmp_path):
     source = vit(img_size=48, in_chans=1)
     save_file(source.state_dict() | {"head.weight": torch.zeros(5, 24)}, tmp_path / "w.safetensors")
     model = create_model(name, pretrained=tmp_path / "w.safetensors", **tiny)
@@ -63,7 +63,7 @@ def test_a_backbone_starts_from_a_file_and_the_head_at_random(name, tmp_path):
         assert torch.equal(model.backbone.state_dict()[key], tensor)
 
 
-def test_weights_of_another_size_precision_and_number_of_channels_are_adapted(tmp_path):
+def test_weights_of_another_image_size_precision_or_number_of_channels_are_adapted(tmp_path):
     source = vit(img_size=96)
     half = {name: tensor.half() for name, tensor in source.state_dict().items()}
     save_file(half, tmp_path / "w.safetensors")
@@ -74,7 +74,7 @@ def test_weights_of_another_size_precision_and_number_of_channels_are_adapted(tm
     torch.testing.assert_close(model.patch_embed.proj.weight, grey, atol=2e-3, rtol=1e-3)
 
 
-def test_an_encoder_of_transformers_is_the_same_network_in_timms_names(tmp_path):
+def test_a_vit_mae_encoder_of_transformers_gives_the_same_output_in_timm(tmp_path):
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     torch.manual_seed(0)
@@ -96,7 +96,7 @@ def test_an_encoder_of_transformers_is_the_same_network_in_timms_names(tmp_path)
     order = torch.arange(9.0).expand(3, -1)
     with torch.no_grad():
         expected = theirs.vit(x, noise=order).last_hidden_state
-    theirs.save_pretrained(tmp_path)  # in the names of the hub
+    theirs.save_pretrained(tmp_path)  # with the parameter names of the hub
     for source in ("in memory", "on disk"):
         state = theirs.state_dict()
         if source == "on disk":
@@ -111,7 +111,7 @@ def test_an_encoder_of_transformers_is_the_same_network_in_timms_names(tmp_path)
         torch.testing.assert_close(model.backbone.forward_features(x), expected, atol=1e-5, rtol=0)
 
 
-def test_dinov2_of_transformers_is_that_of_timm(tmp_path):
+def test_dinov2_of_transformers_gives_the_same_output_in_timm(tmp_path):
     from transformers import Dinov2Config, Dinov2Model
 
     torch.manual_seed(0)
@@ -137,7 +137,7 @@ def test_dinov2_of_transformers_is_that_of_timm(tmp_path):
         torch.testing.assert_close(ours.backbone.forward_features(x), expected, atol=1e-5, rtol=0)
 
 
-def test_all_patches_are_seen_and_a_prediction_is_the_same_twice():
+def test_vit_mae_uses_all_patches_and_predicts_deterministically():
     model = create_model("vit_mae", **tiny).eval()
     x = torch.randn(2, 1, 48, 48, requires_grad=True)
     first = model(x)
@@ -161,7 +161,7 @@ def test_all_patches_are_seen_and_a_prediction_is_the_same_twice():
         ("vit_cnn", {"patch_size": 8}, "patches of 4"),
     ],
 )
-def test_what_cannot_be_built_is_refused(name, options, message):
+def test_invalid_model_options_are_refused(name, options, message):
     with pytest.raises(InputError, match=message):
         create_model(name, **options)
 
@@ -175,7 +175,7 @@ def test_a_file_of_another_backbone_is_refused(tmp_path):
         create_model("vit_mae", pretrained=tmp_path / "a.safetensors", img_size=48)
 
 
-def test_without_a_hub_there_is_an_error_with_remedies_and_no_random_start(monkeypatch):
+def test_an_unreachable_hub_raises_an_error_with_remedies(monkeypatch):
     def unreachable(*_, **__):
         raise OSError("huggingface.co cannot be reached")
 
@@ -185,7 +185,7 @@ def test_without_a_hub_there_is_an_error_with_remedies_and_no_random_start(monke
             create_model(name, pretrained=True, backbone="vit_tiny_patch16_224")
 
 
-def test_weights_of_the_hub_that_do_not_fit_are_not_called_unreachable(monkeypatch):
+def test_hub_weights_that_do_not_fit_are_not_reported_as_unreachable(monkeypatch):
     weights = timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: weights)
     with pytest.raises(InputError, match="do not fit these options of vit_moe"):
@@ -197,7 +197,7 @@ def test_weights_of_the_hub_that_do_not_fit_are_not_called_unreachable(monkeypat
         )
 
 
-def test_weights_of_the_hub_are_loaded(monkeypatch):
+def test_hub_weights_are_loaded(monkeypatch):
     source = vit()
     monkeypatch.setattr(
         "timm.models._builder.load_state_dict_from_hf",
@@ -209,7 +209,7 @@ def test_weights_of_the_hub_are_loaded(monkeypatch):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_checkpoint_touches_neither_network_nor_its_first_weights(name, faces, tmp_path, offline):
+def test_a_run_loads_without_internet_and_starting_weights(name, faces, tmp_path, offline):
     changes = {"epochs": 1, "limit": 64, "ema_decay": 0.0}
     if name in BACKBONES:
         start = tmp_path / "start.safetensors"
@@ -249,7 +249,7 @@ def test_fine_tuning_starts_from_the_best_weights_of_a_run(faces, tmp_path, caps
 
 
 @pytest.mark.parametrize(("before", "after"), [("ours", "published"), ("published", "ours")])
-def test_fine_tuning_by_another_recipe_keeps_the_network(faces, tmp_path, before, after):
+def test_fine_tuning_with_another_recipe_keeps_the_network(faces, tmp_path, before, after):
     short = {"epochs": 1, "limit": 64, "options": {"width": 4}}
     run = train(recipe("attention_cnn", before, "sample", **short), faces, runs=tmp_path)
     config = fine_tuning(run, after, epochs=1, limit=64)
@@ -258,7 +258,7 @@ def test_fine_tuning_by_another_recipe_keeps_the_network(faces, tmp_path, before
 
 
 @pytest.mark.parametrize(("before", "after"), [(7, 8), (8, 7)])
-def test_a_run_with_or_without_contempt_gives_all_that_it_has(before, after, tmp_path):
+def test_weights_of_shared_classes_transfer_with_and_without_contempt(before, after, tmp_path):
     config = recipe("grefel", "ours", "sample", options=tiny)
     first = create_model("grefel", num_classes=before, **tiny)
     classes = EMOTIONS_8[:before]
@@ -273,7 +273,7 @@ def test_a_run_with_or_without_contempt_gives_all_that_it_has(before, after, tmp
     assert second.head.anchors.isfinite().all()
 
 
-def test_a_run_of_another_size_is_refused_and_not_taken_in_part(tmp_path):
+def test_a_run_of_another_size_is_refused_instead_of_partly_loaded(tmp_path):
     config = recipe("grefel", "ours", "sample", options=tiny)
     first = create_model("grefel", **tiny)
     save_weights(tmp_path / "best.safetensors", first.state_dict(), config, EMOTIONS_8[:7])
@@ -291,7 +291,7 @@ def test_a_run_with_seven_experts_does_not_start_one_with_eight(tmp_path):
         create_model("vit_moe", pretrained=path, **config.options | {"experts": 8})
 
 
-def test_a_training_resumes_without_what_it_started_from(faces, tmp_path, monkeypatch, offline):
+def test_training_resumes_without_its_starting_weights(faces, tmp_path, monkeypatch, offline):
     start = tmp_path / "start.safetensors"
     save_file(vit(img_size=48, in_chans=1).state_dict(), start)
     config = recipe("vit_mae", "ours", "sample", epochs=2, limit=64, options=tiny,
@@ -311,14 +311,14 @@ def test_a_training_resumes_without_what_it_started_from(faces, tmp_path, monkey
     assert len(run.metrics()) == 2
 
 
-def test_dinov2_names_registers_and_scales_are_read(tmp_path):
+def test_dinov2_files_are_read_with_registers_and_layer_scales(tmp_path):
     torch.manual_seed(0)
     sizes = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
     name = "vit_small_patch14_reg4_dinov2"
     source = timm.create_model(name, num_classes=0, img_size=64, **sizes)
     state = source.state_dict()
     assert "blocks.0.ls1.gamma" in state
-    # As DINOv2's own files have them: registers apart, a position for the class token.
+    # DINOv2's own files have separate registers, and a position for the class token.
     theirs = {k: v for k, v in state.items() if k not in ("reg_token", "pos_embed")}
     theirs |= {
         "register_tokens": state["reg_token"],
@@ -331,11 +331,11 @@ def test_dinov2_names_registers_and_scales_are_read(tmp_path):
     new = model.backbone.state_dict()
     assert torch.equal(new["blocks.1.ls2.gamma"], state["blocks.1.ls2.gamma"])
     assert torch.equal(new["reg_token"], state["reg_token"])
-    assert new["pos_embed"].shape == (1, 36, 24)  # resampled from 64 places
+    assert new["pos_embed"].shape == (1, 36, 24)  # resampled from 64 positions
     assert model(torch.zeros(1, 3, 48, 48)).shape == (1, 7)
 
 
-def test_a_step_moves_anchors_and_routers_and_logs_their_losses(faces):
+def test_training_updates_anchors_and_routers_and_logs_their_losses(faces):
     for name, part, losses in (
         ("grefel", "head.directions", {"anchor_spread", "centre"}),
         ("vit_moe", "head.experts.router.weight", {"load_balance", "router_z", "load_0"}),
@@ -350,7 +350,7 @@ def test_a_step_moves_anchors_and_routers_and_logs_their_losses(faces):
         assert moved > 1e-4, name
 
 
-def test_grefel_learns_eight_classes_from_votes(faces):
+def test_grefel_trains_on_votes_for_eight_classes(faces):
     eight = faces.subset(np.arange(len(faces)))
     eight.classes = EMOTIONS_8
     learner = Learner(recipe("grefel", "ours", "sample", labels="votes", limit=64, options=tiny),
@@ -360,7 +360,7 @@ def test_grefel_learns_eight_classes_from_votes(faces):
     assert np.isfinite(learner.validate()["valid_loss"])
 
 
-def test_a_run_is_found_again_only_for_the_same_start(faces, tmp_path):
+def test_a_run_is_reused_only_for_the_same_starting_weights(faces, tmp_path):
     start = tmp_path / "start.safetensors"
     save_file(vit(img_size=48, in_chans=1).state_dict(), start)
     config = recipe("vit_mae", "ours", "sample", epochs=1, limit=64, options=tiny,
@@ -378,14 +378,14 @@ def test_a_run_is_found_again_only_for_the_same_start(faces, tmp_path):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_layers_run_from_the_input_to_the_head_and_hold_every_parameter_once(name):
+def test_layers_end_with_the_head_and_contain_every_parameter_once(name):
     options = {"vit_patch": {"depth": 2, "embed_dim": 24}, "vit_cnn": {"depth": 2, "embed_dim": 24}}
     model = create_model(name, **(tiny if name in BACKBONES else options.get(name, {"width": 4})))
     found = layers(model)
     assert sorted(name for layer in found for name in layer) == sorted(
         name for name, _ in model.named_parameters()
     )
-    assert len(found) == 4  # a stem and two blocks, or three stages; and the head
+    assert len(found) == 4  # a stem and two blocks, or three stages, then the head
     head = {id(p) for p in model.get_classifier().parameters()}
     assert head <= {id(model.get_parameter(name)) for name in found[-1]}
     config = recipe(name, "ours", layer_decay=0.5)
@@ -416,7 +416,7 @@ def test_frozen_layers_have_no_gradient_and_no_dropout():
     assert model.backbone.blocks[1].mlp.drop1.training
 
 
-def test_metadata_of_the_weights_rebuilds_the_model(faces, tmp_path):
+def test_weights_metadata_contains_the_model_options(faces, tmp_path):
     config = recipe("vit_mae", "ours", "sample", epochs=1, limit=64, options=tiny)
     run = train(config, faces, runs=tmp_path)
     from safetensors import safe_open
@@ -425,7 +425,7 @@ def test_metadata_of_the_weights_rebuilds_the_model(faces, tmp_path):
         assert json.loads(file.metadata()["options"]) == config.options
 
 
-def test_a_folder_of_a_user_who_is_not_there_is_refused(faces):
+def test_a_path_of_an_unknown_user_is_refused(faces):
     for start in (
         lambda path: train(recipe("vit_tiny", "ours", "sample", pretrained=path), faces),
         Predictor.of,
