@@ -1,4 +1,7 @@
-"""Processes forked from one that has imported torch and the like: others take 15 s to begin."""
+"""Processes that start fast: forked from one that has already imported torch and other modules.
+
+A spawned process takes 15 s to start.
+"""
 
 import os
 import signal
@@ -10,7 +13,7 @@ from threading import Thread
 
 
 class Forked(ForkServerProcess):
-    """A process with the environment of whoever makes it, as other processes have it."""
+    """A process with the environment variables of its creator, as a spawned one has them."""
 
     def __init__(self, *arguments, **named):
         super().__init__(*arguments, **named)
@@ -23,19 +26,19 @@ class Forked(ForkServerProcess):
 
 
 class Context(ForkServerContext):
-    """To be used where `multiprocessing.get_context("spawn")` is."""
+    """Replaces `multiprocessing.get_context("spawn")` in tests."""
 
     Process = Forked
 
 
 CONTEXT = Context()
-# Nothing of fer_lib: what it does as it is imported, each process does for itself.
+# Not fer_lib: its import has side effects, which each process needs for itself.
 HEAVY = ["accelerate", "timm", "torch._dynamo", "transformers", "sklearn.metrics", "seaborn"]
 CONTEXT.set_forkserver_preload([*HEAVY, "ipykernel.kernelapp"])
 
 
 def killed_at(words, call, *arguments, **named):
-    """Make a call in another process, which is killed as it prints these words."""
+    """Make a call in another process, which kills itself when it prints these words."""
     process = CONTEXT.Process(target=until_it_prints, args=(words, call, arguments, named))
     process.start()
     process.join()
@@ -48,15 +51,16 @@ def until_it_prints(words, call, arguments, named):
 
 
 class Kernel(Forked):
-    """A kernel of a notebook, for `jupyter_client`, which takes it for a `subprocess.Popen`."""
+    """A notebook kernel that `jupyter_client` uses like a `subprocess.Popen`."""
 
     stdin = stdout = stderr = None
 
     def __init__(self, command, env):
         super().__init__(target=serve, args=(command,), daemon=True)
-        self.environment = {k: v for k, v in env.items() if k != "JPY_PARENT_PID"}  # not its parent
+        # Without JPY_PARENT_PID, since the parent of the kernel is the fork server.
+        self.environment = {k: v for k, v in env.items() if k != "JPY_PARENT_PID"}
         self.start()
-        while os.getpgid(self.pid) != self.pid:  # else signals go to our process group
+        while os.getpgid(self.pid) != self.pid:  # otherwise signals go to our group
             time.sleep(0.01)
 
     def poll(self):
@@ -72,6 +76,6 @@ def serve(command):
     Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
     sys.argv = command[2:]
     sys.path[:0] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    for name in ("tqdm.auto", "tqdm.autonotebook"):  # they choose a bar where they are imported
+    for name in ("tqdm.auto", "tqdm.autonotebook"):  # they choose a bar on import
         sys.modules.pop(name, None)
     launch_new_instance()

@@ -1,4 +1,4 @@
-"""The table of answers and its filters."""
+"""Tests of the table of answers and its filters."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from fer_lib.labels import EMOTIONS
 
 @pytest.fixture
 def faces() -> FaceSet:
-    """100 noise images, the odd rows of the test split, with votes for all but the last."""
+    """100 noise images, with votes for all but the last; the odd rows are the test split."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 7, 100)
     votes = np.zeros((100, 10), np.float32)
@@ -42,7 +42,7 @@ def table(faces, p):
     return answers(faces, Predictions.of(faces, p[::2], p[1::2]))
 
 
-def test_a_row_says_what_the_model_answered(faces, p, table):
+def test_each_row_describes_one_answer(faces, p, table):
     assert len(table) == 50
     for row in table.itertuples():
         own = p[row.row]
@@ -67,7 +67,7 @@ def test_without_votes_agreement_is_unknown(faces, p):
     assert len(choose(table, agreement=(0.0, 0.9))) == 0
 
 
-def test_each_filter_keeps_what_it_names_and_nothing_else(table):
+def test_each_filter_keeps_exactly_the_rows_that_match(table):
     filters = {
         "label": ("sad", table["label"] == "sad"),
         "predicted": ("happy", table["predicted"] == "happy"),
@@ -85,7 +85,7 @@ def test_each_filter_keeps_what_it_names_and_nothing_else(table):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_orders_put_first_what_they_say(table, order):
+def test_each_order_sorts_by_its_column(table, order):
     column, ascends = ORDERS[order]
     values = choose(table, order=order)[column].dropna()
     assert values.is_monotonic_increasing if ascends else values.is_monotonic_decreasing
@@ -93,7 +93,7 @@ def test_orders_put_first_what_they_say(table, order):
         choose(table, order="best")
 
 
-def test_groups_of_agreement_contain_their_upper_edge(table):
+def test_groups_of_agreement_include_their_upper_edge(table):
     groups = by_agreement(table)
     known = table[table["agreement"].notna()]
     assert sum(group["n"] for group in groups) == len(known) == 49

@@ -1,4 +1,4 @@
-"""The benchmarks run at tiny sizes, and compare like with like."""
+"""Tests of the benchmarks: they run at tiny sizes, and both sides do the same work."""
 
 import os
 import platform
@@ -72,9 +72,9 @@ def cells(text: str, title: str) -> list[str]:
 
 @pytest.fixture
 def started(loop, monkeypatch):
-    """What each side that is started says of its process: side, id, threads, what memory it keeps.
+    """A list of (side, process id, threads, `kept()`), with an item for each side that is started.
 
-    Asked for after the last part has run, so that the process must still be there.
+    A side adds its item when it shuts down, after its last part, so its process must still live.
     """
     asked = []
 
@@ -93,7 +93,7 @@ def started(loop, monkeypatch):
 
 
 def kept() -> bool:
-    """Whether this process keeps most of 64 MiB that it has freed (Linux)."""
+    """Return whether this process keeps most of 64 MiB that it has freed; False without glibc."""
     if platform.libc_ver()[0] != "glibc":
         return False
     resident = lambda: int(Path("/proc/self/statm").read_text().split()[1])  # pages
@@ -110,7 +110,7 @@ def test_loop_prints_rates_and_their_ratio(loop, started, capsys):
     glibc = platform.libc_ver()[0] == "glibc"
     for side, _, threads, keeps in started:
         assert threads == 1
-        assert keeps == (glibc and side == "Ours")  # our setting of glibc is not the usual one's
+        assert keeps == (glibc and side == "Ours")  # only `Learner` changes glibc's settings
     text = capsys.readouterr().out
     assert "drawn faces (sample data)" in text
     assert "commit" in text
@@ -166,19 +166,19 @@ def work(path):
         time.sleep(0.1)
 
 
-def test_a_side_ends_with_a_killed_parent(measure, tmp_path):
-    """Else it would go on using the device that the next script measures."""
+def test_a_side_ends_when_its_parent_is_killed(measure, tmp_path):
+    """Otherwise it would keep using the device on which the next script measures."""
     now = tmp_path / "now"
-    parent = CONTEXT.Process(target=begin_work, args=(now,))  # and the side is a new one, as always
+    parent = CONTEXT.Process(target=begin_work, args=(now,))  # spawns its side: not patched
     parent.start()
     try:
-        until(now.exists)  # it works
+        until(now.exists)  # the side is working
     finally:
         parent.kill()
     until(lambda: time.time() - now.stat().st_mtime > 2)
 
 
-def test_of_many_drawn_faces_each_stands_there_repeatedly(measure, monkeypatch):
+def test_drawn_repeats_faces_if_more_are_needed(measure, monkeypatch):
     monkeypatch.setattr(measure, "DIFFERENT", 100)
     faces = measure.drawn.__wrapped__(500)
     assert (faces.split == "train").sum() == 500
@@ -189,7 +189,7 @@ def test_a_ratio_is_taken_within_each_round(measure):
     assert measure.ratio([10, 40, 90], [10, 20, 30]) == "2.00 (1.00 to 3.00)"
 
 
-def test_both_sides_train_the_same_images(loop, usual_loop, faces):
+def test_both_sides_train_on_the_same_images(loop, usual_loop, faces):
     ours = loop.Ours(config(), faces)
     usual = usual_loop.Usual(config(), faces, 1)
     data = usual.loader.dataset
@@ -201,7 +201,7 @@ def test_both_sides_train_the_same_images(loop, usual_loop, faces):
     assert [data[row][1] for row in range(20)] == targets.argmax(1).tolist()
 
 
-def test_every_part_goes_through_the_full_batches(loop, usual_loop, faces):
+def test_every_part_processes_the_full_batches(loop, usual_loop, faces):
     sides = loop.Ours(config(), faces), usual_loop.Usual(config(), faces, 1)
     for side, net in zip(sides, (sides[0].learner.core, sides[1].net), strict=True):
         for part in (side.loop, side.model):
@@ -213,7 +213,7 @@ def test_every_part_goes_through_the_full_batches(loop, usual_loop, faces):
         assert torch.equal(before, net.head[1].weight)
 
 
-def test_our_epochs_differ_and_usual_is_plain(loop, usual_loop, faces):
+def test_our_loop_counts_epochs_and_the_usual_one_uses_defaults(loop, usual_loop, faces):
     ours = loop.Ours(config(), faces)
     ours.loop()
     assert ours.epoch == 1
@@ -226,8 +226,8 @@ def test_our_epochs_differ_and_usual_is_plain(loop, usual_loop, faces):
 
 
 @pytest.mark.parametrize("other", ["loop", "kornia_pipeline", "single_pipeline"])
-def test_the_others_draw_what_we_draw(usual_loop, augmentation, faces, other):
-    """With nothing left to chance, all give the same mirrored and enlarged faces."""
+def test_other_pipelines_augment_as_ours_does(usual_loop, augmentation, faces, other):
+    """With probabilities of 1 and a fixed scale, all mirror and enlarge the faces alike."""
     draw = Augmentation(flip=1, affine=1, scale=(1.25, 1.25))
     images = torch.from_numpy(faces.images[faces.where("train")[:8]])
     prepare = Prepare(augmentation.GREY_48)
@@ -268,7 +268,7 @@ def test_predict_prints_the_times_of_a_frame(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("found", [False, True])
-def test_framing_scores_the_faces_found_and_refuses_none(monkeypatch, found):
+def test_framing_scores_the_faces_found_and_fails_if_there_are_none(monkeypatch, found):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import framing
 
@@ -306,15 +306,18 @@ def test_steps_prints_shares_floor_and_gap(steps, capsys):
     assert float(row["gap"]) == pytest.approx(float(row["step, ms"]) / floor, abs=0.2)
 
 
-def test_the_counts_of_a_step_are_those_by_hand(steps, faces):
-    """Multiplications and additions of three convolutions and the head, three times but once
-    for the first layer, whose input has no gradient."""
+def test_operations_and_bytes_of_a_step_match_hand_counts(steps, faces):
+    """Operations are the multiplications and additions of three convolutions and the head.
+
+    A layer counts three times (forward, and the gradients of weights and input), the first only
+    twice, since its input has no gradient.
+    """
     learner = steps.Learner(config(augmentation=Augmentation()), faces)
     images, answer = next(learner.batches.epoch(0))
     x = learner.prepare(images)
     maps = 48**2 * 64 * 9, 24**2 * 64 * 128 * 9, 12**2 * 128 * 256 * 9, 256 * 128 + 128 * 7
     assert steps.operations(learner, x, answer) == 2 * 8 * (2 * maps[0] + 3 * sum(maps[1:]))
-    # Of each convolution its output; with the places that pooling found, int64, and what it found.
+    # Kept: the outputs of convolutions and norms; values and indices (int64) of max pooling.
     half = 2 if learner.precision == "bf16" else 4
     outputs = 64 * 48**2, 128 * 24**2, 256 * 12**2
     pooled = (outputs[0] + outputs[1]) // 4
@@ -324,7 +327,7 @@ def test_the_counts_of_a_step_are_those_by_hand(steps, faces):
     assert steps.bytes_of_weights(learner) == 10 * weights
 
 
-def test_the_clock_is_taken_off_again(steps, faces):
+def test_clocked_restores_the_calls_that_it_wraps(steps, faces):
     from fer_lib import learner as module
 
     learner = steps.Learner(config(ema_decay=0.9), faces)
@@ -338,8 +341,10 @@ def test_the_clock_is_taken_off_again(steps, faces):
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-def test_the_clocked_epoch_is_not_the_first_that_is_launched(steps, faces, monkeypatch, recorded):
-    """On a CPU, with a step that calls itself recorded."""
+def test_a_recorded_learner_trains_a_launched_epoch_before_the_clocked_one(
+    steps, faces, monkeypatch, recorded
+):
+    """On a CPU, where a stand-in replaces the recorded step."""
     learner, seen = steps.Learner(config(), faces), []
     learner.recorded = (lambda *_: pytest.fail("replayed")) if recorded else None
     train_epoch, around = learner.train_epoch, steps.Clock.around
@@ -350,7 +355,7 @@ def test_the_clocked_epoch_is_not_the_first_that_is_launched(steps, faces, monke
     assert seen.count("epoch") == 1 + recorded
 
 
-def test_the_usual_network_computes_what_ours_does(loop, usual_loop):
+def test_the_usual_network_computes_the_same_as_ours(loop, usual_loop):
     torch.manual_seed(0)
     ours, usual = (usual_loop.create_model("baseline_cnn").double().eval() for _ in range(2))
     usual.load_state_dict(ours.state_dict())
@@ -369,17 +374,17 @@ def test_the_usual_network_computes_what_ours_does(loop, usual_loop):
 def test_the_speedrun_trains_its_network_and_reports_every_seed(loop, monkeypatch, capsys):
     import speedrun
 
-    monkeypatch.setitem(speedrun.MODULES, "speedrun_cnn", "cnn")  # and taken away afterwards
+    monkeypatch.setitem(speedrun.MODULES, "speedrun_cnn", "cnn")  # removed after the test
     settings = ["epochs=2", "warmup_epochs=0.5", "limit=128", "batch_size=32", "compile=false"]
     settings.append('options={"width": 8}')
     speedrun.main(["--dataset", "sample-10-200", "--seeds", "2", "--set", *settings])
     text = capsys.readouterr().out
     assert re.search(r"seed 1: [\d.]+ s, valid, one [\d.]+%, .* sample data", text)
     assert re.search(r"valid, ten_crop: mean 0\.\d{4}, standard deviation", text)
-    assert not re.search(r"test.{,10} \d+\.\d+%", text)  # what is being tuned must not see it
+    assert not re.search(r"test.{,10} \d+\.\d+%", text)  # tuning must not see test accuracy
 
 
-def test_the_speedrun_warms_up_without_a_trace(loop, faces, monkeypatch):
+def test_the_warm_up_of_the_speedrun_does_not_change_the_result(loop, faces, monkeypatch):
     import speedrun
 
     monkeypatch.setitem(speedrun.MODULES, "speedrun_cnn", "cnn")
@@ -415,10 +420,10 @@ def test_a_recording_needs_a_gpu(loop, monkeypatch, capsys):
     assert "needs an NVIDIA GPU" in capsys.readouterr().err
 
 
-def test_recorded_and_launched_steps_run_in_turn_and_their_losses_compare(
+def test_graph_measures_recorded_and_launched_steps_and_prints_their_losses(
     loop, monkeypatch, capsys
 ):
-    """On a CPU, with steps that call themselves recorded."""
+    """On a CPU, where stand-ins replace the recorded steps."""
     import graph
 
     for name in ("Learner", "MaskedLearner"):
@@ -444,7 +449,7 @@ def test_recorded_and_launched_steps_run_in_turn_and_their_losses_compare(
     assert recorded == launched
 
 
-def test_layers_are_the_same_functions_as_the_usual_ones(loop, monkeypatch, capsys):
+def test_our_layers_compute_the_same_as_the_usual_ones(loop, monkeypatch, capsys):
     import layers
 
     torch.manual_seed(0)

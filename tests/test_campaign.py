@@ -1,4 +1,4 @@
-"""The campaign: its list is sound, it runs what fits, and what is packed comes back the same."""
+"""Tests of the campaign: the list of entries, the schedule, and archives of runs and data."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ TINY = {"batch_size": 16, "warmup_epochs": 0, "options": {"width": 4}, "flip_tta
 
 @pytest.fixture
 def campaign(monkeypatch):
-    """The module of the command line; no result is kept in the checkout."""
+    """The module `campaign`, without the kept results of the checkout."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import campaign
     import entries
@@ -81,10 +81,10 @@ def main(campaign, *arguments) -> int:
     return ended.value.code
 
 
-def test_the_list_and_the_aims_in_the_readme_are_those_here(campaign, schedule, monkeypatch):
+def test_the_readme_contains_the_current_list_and_aims(campaign, schedule, monkeypatch):
     monkeypatch.setattr(schedule, "RESULTS", ROOT / "report" / "results")
     monkeypatch.setattr(campaign.aims, "RESULTS", ROOT / "report" / "results")
-    monkeypatch.setattr(schedule, "read_json", cache(read_json))  # for each entry anew
+    monkeypatch.setattr(schedule, "read_json", cache(read_json))  # else read for every entry
     readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     assert campaign.listed() in readme
     assert campaign.aims.table() in readme
@@ -94,7 +94,9 @@ def test_the_list_and_the_aims_in_the_readme_are_those_here(campaign, schedule, 
     ("accuracy", "verdict"),
     [(0.6399, "missed"), (0.64, "as expected"), (0.67, "as hoped for"), (None, "")],
 )
-def test_an_aim_takes_the_best_on_validation(campaign, monkeypatch, accuracy, verdict):
+def test_an_aim_counts_the_entry_that_is_best_on_validation(
+    campaign, monkeypatch, accuracy, verdict
+):
     test = {"accuracy": accuracy, "interval": {"accuracy": [0.2, 0.9]}}
     better = {"test": {"full": {**test, "accuracy": 0.99}}, "valid": {"full": {"accuracy": 0.5}}}
     best = {"test": {"full": test}, "valid": {"full": {"accuracy": 0.6}}}
@@ -109,7 +111,7 @@ def test_an_aim_takes_the_best_on_validation(campaign, monkeypatch, accuracy, ve
     assert row == f"| system | 64% | 67% | {shown} | {verdict} | {who} | size |"
 
 
-def test_every_system_is_in_the_list_and_no_two_entries_are_one_run(campaign):
+def test_every_system_is_listed_and_no_two_entries_are_the_same_run(campaign):
     configs = {e.name: e.config() for e in campaign.wanted.every() if e.model}
     assert {"baseline_cnn", "attention_cnn", "vit_patch", "vit_cnn"} < configs.keys()
     assert {"vit_small", "vit_tiny", "vit_mae", "vit_moe", "grefel"} < configs.keys()
@@ -126,7 +128,10 @@ def test_every_system_is_in_the_list_and_no_two_entries_are_one_run(campaign):
 
 
 def step(entry) -> tuple:
-    """What a step of an entry depends on; voters are trained as other entries are."""
+    """Return what a training step of an entry depends on.
+
+    Refinements are all alike, since their voters are trained as other entries are.
+    """
     if not entry.model:
         return type(entry).__name__, repr(entry.settings | {"epochs": 0})
     config = entry.config()
@@ -135,7 +140,7 @@ def step(entry) -> tuple:
 
 
 def test_a_step_of_every_entry_runs(campaign, tmp_path, capsys):
-    """Of entries that differ in nothing that a step depends on, the last is tried."""
+    """Of entries whose steps are alike (see `step`), only the last is tried."""
     weights = tmp_path / "weights.safetensors"
     vit = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=112)
     write_weights(weights, {k: v.half() for k, v in vit.state_dict().items()}, {})
@@ -155,7 +160,7 @@ def test_a_step_of_every_entry_runs(campaign, tmp_path, capsys):
 
 @pytest.fixture
 def two(campaign, entries, monkeypatch):
-    """A list of two systems, of which the first fails; one further seed of the best."""
+    """A list of an entry that fails and a good one, with one further seed and no dry run."""
     bad = tiny(entries, "bad", lr=1e30, clip_grad=None, precision="no")
     monkeypatch.setattr(campaign.wanted, "FIRST", (bad, tiny(entries, "good")))
     monkeypatch.setattr(campaign.wanted, "LATER", ())
@@ -163,7 +168,7 @@ def two(campaign, entries, monkeypatch):
     monkeypatch.setattr(campaign.Campaign, "dry_run", lambda self: None)
 
 
-def test_what_fails_ends_nothing_and_what_is_done_comes_back_the_same(
+def test_other_entries_run_after_a_failure_and_their_archive_can_be_unpacked(
     two, campaign, schedule, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
@@ -185,7 +190,7 @@ def test_what_fails_ends_nothing_and_what_is_done_comes_back_the_same(
     there, kept = tmp_path / "there", tmp_path / "kept"
     monkeypatch.setattr(campaign, "RESULTS", kept)
     campaign.main(["unpack", str(archives[0]), "--runs", str(there)])
-    assert not kept.exists()  # drawn faces have no place among real results
+    assert not kept.exists()  # results on drawn faces are not kept
     for run in runs:
         back = Run(there / run.name)
         assert back.config == run.config
@@ -209,16 +214,14 @@ def test_what_fails_ends_nothing_and_what_is_done_comes_back_the_same(
     assert "batch_size=16" in lines[0]
 
     monkeypatch.setattr(schedule, "RESULTS", kept)
-    for run in runs:  # as on a machine where nothing is but the kept results
+    for run in runs:  # as on a machine that has only the kept results
         shutil.rmtree(run.folder)
     assert main(campaign, "run", "--dataset", SAMPLE, "--only", "good", "good, seed 1") == 0
     assert "finished: good; good, seed 1\n" in capsys.readouterr().out
     assert list_runs() == []
 
 
-def test_what_the_end_of_the_time_cuts_off_is_gone_on_with(
-    entries, schedule, tmp_path, monkeypatch
-):
+def test_an_entry_cut_off_at_the_time_limit_resumes(entries, schedule, tmp_path, monkeypatch):
     entry = tiny(entries, "long", epochs=40)
     monkeypatch.setattr(schedule.wanted, "FIRST", (entry,))
     monkeypatch.setattr(schedule.wanted, "LATER", ())
@@ -246,7 +249,7 @@ def test_what_the_end_of_the_time_cuts_off_is_gone_on_with(
 
 
 class Still:
-    """A worker whose process does nothing."""
+    """A stand-in for `Worker` that starts no process and counts the calls of `end`."""
 
     def __init__(self, place):
         self.name, self.ended = None, 0
@@ -257,7 +260,7 @@ class Still:
 
 @pytest.fixture
 def still(entries, schedule, monkeypatch, tmp_path):
-    """A campaign of a long entry and a short one, 100 s before its end."""
+    """A campaign with 100 s left, of a long entry that has begun and a short one."""
     rows = pd.DataFrame({"seconds": [9.0] + [1.0] * 4})
 
     class Begun(entries.Entry):
@@ -273,18 +276,18 @@ def still(entries, schedule, monkeypatch, tmp_path):
     return schedule.Campaign(place, until=time.time() + 100, out=tmp_path)
 
 
-def test_the_first_that_fits_by_its_measured_pace_begins(still, schedule):
+def test_the_first_entry_that_fits_the_remaining_time_starts(still, schedule):
     long, short = still.ready()
-    assert 0 < schedule.estimate.saving(long.config()) < 0.1  # meanwhile the next epoch begins
+    assert 0 < schedule.estimate.saving(long.config()) < 0.1  # overlaps the next epoch
     assert still.left(long) == schedule.estimate.START + 295 * 1.0
     assert still.next() is short
     still.until += 300
     assert still.next() is long
-    still.until = time.time() + 1  # nothing fits: what ends soonest
+    still.until = time.time() + 1  # nothing fits, so the one that ends soonest
     assert still.next() is short
 
 
-def test_what_turns_out_too_long_makes_place_for_what_fits(still, capsys):
+def test_an_entry_that_turns_out_too_long_gives_way_to_one_that_fits(still, capsys):
     long = still.ready()[0]
     still.worker.name = "long"
     still.look_after(long)
@@ -296,7 +299,7 @@ def test_what_turns_out_too_long_makes_place_for_what_fits(still, capsys):
     assert still.worker.ended == 1
 
 
-def test_further_seeds_are_those_of_the_best_systems_on_validation(still, entries, schedule):
+def test_further_seeds_are_of_the_systems_that_are_best_on_validation(still, entries, schedule):
     names = ("a", "a, variant", "b", "c", "d", "e")
     every = [tiny(entries, name) for name in names]
     schedule.wanted.FIRST = tuple(every)
@@ -307,7 +310,7 @@ def test_further_seeds_are_those_of_the_best_systems_on_validation(still, entrie
     assert chosen == [f"{name}, seed {seed}" for seed in (1, 2) for name in best]
 
 
-def test_an_entry_waits_for_what_it_needs_which_is_made_for_nothing_else(still, schedule, entries):
+def test_a_needed_entry_runs_first_and_only_while_another_entry_needs_it(still, schedule, entries):
     mae = entries.Autoencoder("mae", settings={"epochs": 1})
     wants = entries.Entry("vit_mae", model="vit_mae", start="faces", needs=mae)
     schedule.wanted.FIRST = (mae, wants)
@@ -316,17 +319,17 @@ def test_an_entry_waits_for_what_it_needs_which_is_made_for_nothing_else(still, 
     assert still.ready() == []
 
 
-def test_kept_results_are_those_after_the_pretraining_that_is_needed(schedule, monkeypatch):
+def test_kept_results_are_of_a_run_after_the_needed_pretraining(schedule, monkeypatch):
     monkeypatch.setattr(schedule, "RESULTS", ROOT / "report" / "results")
     names = ("vit_mae, patches of 8", "vit_mae, patches of 8, longer pretraining")
     entries = [schedule.wanted.by_name(name) for name in names]
-    assert entries[0].config() == entries[1].config()  # a file of weights is a word
+    assert entries[0].config() == entries[1].config()  # "ENCODER" stands for the weights file
     short, long = (schedule.kept_results(entry) for entry in entries)
     assert short != long
     assert short["valid"]["full"]["accuracy"] < long["valid"]["full"]["accuracy"]
 
 
-def test_an_estimate_grows_with_images_of_a_step_and_epochs(campaign):
+def test_estimates_grow_with_image_size_and_steps_per_epoch(campaign):
     assumed = campaign.estimate.assumed
     small, large = (
         TrainConfig("vit_tiny", options=campaign.BACKBONE | {"img_size": size}, batch_size=512)
@@ -342,21 +345,21 @@ def test_an_estimate_grows_with_images_of_a_step_and_epochs(campaign):
 
 @pytest.fixture
 def packed(entries, packing, tmp_path):
-    """A finished run in an archive, and its folder."""
+    """A finished run, and the path of the archive that contains it."""
     place, entry = entries.Place(dataset=SAMPLE), tiny(entries, "one")
     entry.do(place)
     run = entry.run(place)
     return run, packing.Archives(tmp_path / "out").add(packing.contents(run))
 
 
-def test_a_dry_run_replays_the_step_of_what_is_recorded(entries):
+def test_a_dry_run_is_long_enough_to_replay_a_recorded_step(entries):
     for recorded, epochs in ((None, 1), (object(), 4)):
         done = []
         entries.train_one(SimpleNamespace(recorded=recorded, train_epoch=done.append))
         assert done == list(range(epochs))
 
 
-def test_of_a_pretraining_the_encoder_travels(packing, tmp_path):
+def test_a_pretraining_is_packed_with_its_encoder_but_not_its_autoencoder(packing, tmp_path):
     run = SimpleNamespace(folder=tmp_path / "pretraining" / "one", name="one")
     run.folder.mkdir(parents=True)
     names = ("autoencoder.safetensors", "encoder.safetensors", "metrics.csv", ".hidden")
@@ -366,7 +369,9 @@ def test_of_a_pretraining_the_encoder_travels(packing, tmp_path):
     assert found.keys() == {f"runs/pretraining/one/{name}" for name in names[1:3]}
 
 
-def test_predictions_that_do_not_give_the_results_are_refused(packed, packing, entries, tmp_path):
+def test_unpack_refuses_contradictory_predictions_and_unfinished_runs(
+    packed, packing, entries, tmp_path
+):
     run, archive = packed
     results = run.results
     results["test"]["full"]["confusion"][0][0] += 1
@@ -383,7 +388,7 @@ def test_predictions_that_do_not_give_the_results_are_refused(packed, packing, e
         list(packing.unpack(archive, place.faces, tmp_path / "there"))
 
 
-def test_what_is_unpacked_is_kept_although_the_next_cannot_be(
+def test_results_are_kept_even_if_the_next_run_cannot_be_unpacked(
     packed, campaign, packing, tmp_path, monkeypatch, capsys
 ):
     run, archive = packed
@@ -404,7 +409,7 @@ def test_what_is_unpacked_is_kept_although_the_next_cannot_be(
     assert [path.stem for path in (tmp_path / "kept").glob("*.json")] == [run.name]
 
 
-def test_other_labels_of_the_same_name_are_not_lost(packing, tmp_path):
+def test_packed_files_of_the_same_name_but_other_content_are_listed(packing, tmp_path):
     archives = packing.Archives(tmp_path)
     archives.add({"data/fer2013/refined_majority.npz": b"old", "runs/a/b": b""})
     assert archives.other({"data/fer2013/refined_majority.npz": b"old"}) == []
@@ -412,7 +417,7 @@ def test_other_labels_of_the_same_name_are_not_lost(packing, tmp_path):
     assert archives.other(changed) == ["data/fer2013/refined_majority.npz"]
 
 
-def test_what_a_run_was_given_later_travels_too_and_alone(packed, packing, entries, tmp_path):
+def test_unpack_adds_new_files_of_a_run_and_keeps_existing_ones(packed, packing, entries, tmp_path):
     run, archive = packed
     there = tmp_path / "there"
     faces_of = entries.Place(dataset=SAMPLE).faces
@@ -423,10 +428,10 @@ def test_what_a_run_was_given_later_travels_too_and_alone(packed, packing, entri
     again = list(packing.unpack(later.paths()[0], faces_of, there))
     assert [one.name for one in again] == [run.name]
     assert (there / run.name / "evaluation.json").read_bytes() == b"{}"
-    assert Run(there / run.name).results == run.results  # what is there stays as it is
+    assert Run(there / run.name).results == run.results  # existing files stay as they are
 
 
-def test_labels_that_differ_from_those_that_are_here_are_refused(packing, tmp_path, monkeypatch):
+def test_unpack_refuses_labels_that_differ_from_existing_ones(packing, tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     path = tmp_path / "data" / "fer2013" / "refined_majority.npz"
     archive = packing.Archives(tmp_path).add({"data/fer2013/refined_majority.npz": b"new"})
@@ -439,14 +444,14 @@ def test_labels_that_differ_from_those_that_are_here_are_refused(packing, tmp_pa
     assert path.read_bytes() == b"mine"
 
 
-def test_options_that_are_asked_for_join_those_of_an_entry(campaign, entries):
+def test_given_options_are_merged_with_those_of_an_entry(campaign, entries):
     place = entries.Place(changes={"options": {"width": 16}, "epochs": 9})
     bare = campaign.wanted.by_name("attention_cnn, no gates").config(place)
     assert (bare.options["attention"], bare.options["width"], bare.epochs) == ("none", 16, 9)
     assert bare.batch_size == 256
 
 
-def test_every_training_counts_for_an_aim_or_is_meant_for_none(campaign):
+def test_every_training_belongs_to_an_aim_or_is_a_listed_exception(campaign):
     known = {name for aim in campaign.aims.AIMS for name in aim.entries}
     every = {entry.name for entry in campaign.wanted.every() if entry.model and not entry.seed}
     without = {
@@ -457,7 +462,7 @@ def test_every_training_counts_for_an_aim_or_is_meant_for_none(campaign):
     assert known <= every
 
 
-def test_data_that_are_not_here_fail_their_entries_alone(still, entries, schedule):
+def test_missing_data_fail_only_the_entries_that_need_them(still, entries, schedule):
     absent = replace(tiny(entries, "absent"), dataset="ferplus")
     still.place = entries.Place(data_dir="nowhere")
     still.looked_up = set()
@@ -465,7 +470,7 @@ def test_data_that_are_not_here_fail_their_entries_alone(still, entries, schedul
     assert list(still.failed) == ["absent"]
 
 
-def test_a_run_has_its_accuracy_without_the_mirror_image_too(packed):
+def test_results_include_the_accuracy_without_the_mirror_image(packed):
     run, _ = packed
     faces = load_faces(SAMPLE)
     model = run.load_model()
@@ -476,7 +481,7 @@ def test_a_run_has_its_accuracy_without_the_mirror_image_too(packed):
         assert (answers.numpy() == faces.labels[rows]).mean() == accuracy
 
 
-def test_a_kept_run_names_its_start_without_folders(packed, tmp_path):
+def test_a_kept_run_shortens_the_path_of_its_weights_file(packed, tmp_path):
     run, _ = packed
     train = run.config["train"] | {"pretrained": "/home/me/pretraining/1_mae/encoder.safetensors"}
     write_json(run.folder / "config.json", run.config | {"train": train})
@@ -492,12 +497,12 @@ def test_a_copy_outside_git_takes_its_commit_from_the_environment(monkeypatch):
     monkeypatch.delenv("FER_COMMIT", raising=False)
     monkeypatch.setattr(provenance.subprocess, "run", no_git)
     assert provenance.git_commit() is None
-    monkeypatch.undo()  # also in a checkout that stands elsewhere
+    monkeypatch.undo()  # FER_COMMIT also comes before the commit of a checkout
     monkeypatch.setenv("FER_COMMIT", "0123abcd")
     assert provenance.git_commit() == "0123abcd"
 
 
-def test_an_archive_that_is_none_or_of_something_else_is_refused(packing, tmp_path):
+def test_files_that_are_no_archives_of_runs_are_refused(packing, tmp_path):
     path = tmp_path / "runs-1.zip"
     path.write_bytes(b"no zip")
     with pytest.raises(InputError, match="cannot be read as an archive"):
@@ -520,7 +525,7 @@ def test_a_full_archive_is_followed_by_another(packing, tmp_path, monkeypatch):
     assert archives.names() == {"runs/0/x", "runs/1/x", "runs/2/x"}
 
 
-def test_no_archive_is_written_over_where_one_before_it_is_gone(packing, tmp_path, monkeypatch):
+def test_no_archive_is_overwritten_if_an_earlier_one_is_gone(packing, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "ARCHIVE", 1000)
     archives = packing.Archives(tmp_path)
     noise = np.random.default_rng(0).bytes
@@ -531,7 +536,7 @@ def test_no_archive_is_written_over_where_one_before_it_is_gone(packing, tmp_pat
     assert archives.names() == {"runs/1/x", "runs/2/x"}
 
 
-def test_labels_by_other_voters_are_not_those_of_the_list(entries):
+def test_labels_by_other_voters_do_not_finish_a_refinement(entries):
     place = entries.Place(dataset=SAMPLE)
     voters = ((tiny(entries, "one"), {"epochs": 1}),)
     entry = entries.Refinement("voters", voters=voters, folds=2)
@@ -543,7 +548,7 @@ def test_labels_by_other_voters_are_not_those_of_the_list(entries):
         other.do(place)
 
 
-def test_packed_data_are_the_same_data_on_another_machine(campaign, tmp_path, monkeypatch, capsys):
+def test_packed_data_unpack_to_the_same_data(campaign, tmp_path, monkeypatch, capsys):
     faces = make_sample(400)
     write_layout(faces, "csv", tmp_path / "csv")
     write_layout(faces, "ferplus", tmp_path / "csv")
@@ -570,6 +575,6 @@ def test_packed_data_are_the_same_data_on_another_machine(campaign, tmp_path, mo
         (("table",), "there are no finished runs: train one first"),
     ],
 )
-def test_bad_arguments_are_one_sentence(campaign, arguments, message, capsys):
+def test_bad_arguments_exit_with_a_message(campaign, arguments, message, capsys):
     assert main(campaign, *arguments) == 2
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What `python -m fer_lib.colab` installs, with pip stubbed and with the real metadata."""
+"""Tests of `fer_lib.colab`, with a stub of pip, and real or stubbed versions of packages."""
 
 import subprocess
 from importlib.metadata import PackageNotFoundError
@@ -39,7 +39,7 @@ RUNTIME = {
 
 
 class Pip:
-    """Stands for `subprocess.run`: keeps the command and the constraints it was given."""
+    """A stub of `subprocess.run` that keeps the packages and constraints it is given."""
 
     def __init__(self, returncode: int = 0) -> None:
         self.returncode = returncode
@@ -55,7 +55,7 @@ class Pip:
 
 @pytest.fixture
 def runtime(monkeypatch):
-    """The versions that `fer_lib.colab` finds installed, free to be changed by the test."""
+    """The installed versions that `fer_lib.colab` finds; a test may change them."""
     versions = dict(RUNTIME)
 
     def version(name: str) -> str:
@@ -126,13 +126,13 @@ def test_absent_numpy_is_named_and_not_constrained(runtime, pip, capsys):
     assert "numpy is not installed" in capsys.readouterr().out
 
 
-def test_failing_pip_is_one_sentence(runtime, pip, capsys):
+def test_a_failure_of_pip_is_reported(runtime, pip, capsys):
     pip.returncode = 1
     assert colab.main() == 1
     assert capsys.readouterr().out.startswith("pip could not install cleanlab>=")
 
 
-def test_outside_a_clone_is_one_sentence(monkeypatch, tmp_path, pip, capsys):
+def test_a_missing_requirements_file_is_reported(monkeypatch, tmp_path, pip, capsys):
     monkeypatch.setattr(colab, "REQUIREMENTS", tmp_path / "requirements.txt")
     assert colab.main() == 1
     assert "requirements.txt does not exist: run this inside a clone" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Names, scores and paired tests of runs: who is best, and which differences are findings."""
+"""Tests of the comparison of runs: names, scores, paired tests, and agreement."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -33,12 +33,12 @@ from fer_lib.recipes import changed_settings, recipe
 from fer_lib.runs import Run
 
 
-def test_the_best_on_validation_is_not_chosen_by_the_test(three_runs):
+def test_the_best_run_is_chosen_on_validation_or_by_name(three_runs):
     assert best_on_validation(three_runs) is three_runs[0]
     assert best_on_validation(three_runs, three_runs[2].name) is three_runs[2]
 
 
-def test_without_runs_or_with_a_wrong_name_one_is_told_what_to_do(three_runs):
+def test_missing_runs_and_unknown_names_are_refused(three_runs):
     with pytest.raises(InputError, match="train one first"):
         best_on_validation([])
     with pytest.raises(InputError, match="train one first"):
@@ -47,7 +47,7 @@ def test_without_runs_or_with_a_wrong_name_one_is_told_what_to_do(three_runs):
         best_on_validation(three_runs, "x")
 
 
-def test_runs_of_one_recipe_that_differ_are_told_apart(three_runs, make_run):
+def test_names_tell_apart_different_runs_of_one_recipe(three_runs, make_run):
     shorter = make_run(slice(0, 5), time="4", epochs=5)
     again = make_run(slice(0, 5), time="5", epochs=5)
     other = make_run(slice(0, 5), time="6", seed=1, limit=64)
@@ -67,7 +67,7 @@ def test_runs_of_one_recipe_that_differ_are_told_apart(three_runs, make_run):
 LONG = {"epochs": 5, "lr": 0.01, "batch_size": 16, "weight_decay": 0.5}
 
 
-def test_a_long_setting_is_a_star_with_a_letter_where_there_are_several(make_run):
+def test_a_long_setting_becomes_a_star_with_a_letter_if_there_are_several(make_run):
     one = make_run(slice(0, 5), time="7", **LONG)
     seed = make_run(slice(0, 5), time="8", seed=1, **LONG)
     assert short_names([one, seed]) == ["baseline_cnn ours* s0", "baseline_cnn ours* s1"]
@@ -77,12 +77,12 @@ def test_a_long_setting_is_a_star_with_a_letter_where_there_are_several(make_run
     runs = [other, one, plain, seed]
     names = ["baseline_cnn ours*b s0", "baseline_cnn ours*a s0", "baseline_cnn ours s0"]
     assert short_names(runs) == [*names, "baseline_cnn ours*a s1"]
-    assert short_names(runs[::-1]) == short_names(runs)[::-1]  # whatever the order of the runs
+    assert short_names(runs[::-1]) == short_names(runs)[::-1]  # in any order of the runs
     settings = leaderboard(runs)["setting"]
     assert settings["baseline_cnn ours*b s0"] == " ".join(changed_settings(other.train_config))
 
 
-def test_runs_whose_files_differ_in_their_contents_alone_are_no_seeds_of_one_system(make_run):
+def test_runs_with_other_contents_of_the_same_file_are_another_system(make_run):
     def learned(time: str, digest: str, seed: int) -> Run:
         run = make_run(slice(0, 5), time=time, labels="refined_majority", seed=seed)
         config = run.config
@@ -99,7 +99,7 @@ def test_runs_whose_files_differ_in_their_contents_alone_are_no_seeds_of_one_sys
     assert list(leaderboard(runs)["setting"]) == [" ".join(one) for one in settings(runs)]
 
 
-def test_another_backbone_is_named(make_run):
+def test_the_name_of_a_run_includes_another_backbone(make_run):
     small = {"backbone": "vit_small_patch16_224", "img_size": 48}
     run = make_run(slice(0, 5), model="vit_tiny", **LONG, options=small)
     bare = make_run(
@@ -111,7 +111,7 @@ def test_another_backbone_is_named(make_run):
     ]
 
 
-def test_runs_that_differ_in_the_seed_alone_are_one_system(three_runs, make_run):
+def test_runs_that_differ_only_in_the_seed_are_one_system(three_runs, make_run):
     shorter = make_run(slice(0, 5), time="4", epochs=5, seed=2)
     plain = ["baseline_cnn ours", "attention_cnn ours", "baseline_cnn ours"]
     assert system_names([*three_runs, shorter]) == [*plain, "baseline_cnn ours epochs=5"]
@@ -119,7 +119,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_system(three_runs, make_run)
     assert set(system_names([shorter, again])) == {"baseline_cnn ours epochs=5"}
 
 
-def test_seeds_are_gathered_with_mean_spread_and_the_interval_of_the_mean(three_runs, noise):
+def test_a_system_has_the_mean_spread_and_interval_over_its_seeds(three_runs, noise):
     table = systems(leaderboard(three_runs), read_answers(three_runs, noise))
     assert list(table.index) == ["attention_cnn ours", "baseline_cnn ours"]
     two = table.loc["baseline_cnn ours"]
@@ -134,18 +134,18 @@ def test_seeds_are_gathered_with_mean_spread_and_the_interval_of_the_mean(three_
     assert (one["high"] - one["low"]) / 2 == pytest.approx(1.96 * error, rel=0.08)
 
 
-def test_a_seed_that_was_run_twice_is_no_other_seed(three_runs, make_run, noise):
+def test_only_the_newest_run_of_a_seed_counts(three_runs, make_run, noise):
     again = make_run(slice(0, 200), time="9", seed=1)
     table = leaderboard([*three_runs, again])
     row = systems(table, read_answers([*three_runs, again], noise)).loc["baseline_cnn ours"]
     assert (row["runs"], row["seeds"]) == (2, "0, 1")
-    assert row["sd"] == pytest.approx(np.std([0.75, 0.5], ddof=1))  # the newest of the seed
+    assert row["sd"] == pytest.approx(np.std([0.75, 0.5], ddof=1))  # with the newest run of seed 1
     assert (row["mean"], row["worst"], row["best"]) == (0.625, 0.5, 0.75)
 
 
-def test_one_run_a_system_is_tested_that_is_best_on_validation(three_runs, make_run, noise):
+def test_the_headline_run_of_a_system_is_its_best_on_validation(three_runs, make_run, noise):
     _, other, second = three_runs
-    again = make_run(slice(0, 200), time="9", seed=0)  # of equals the lowest seed, the newest run
+    again = make_run(slice(0, 200), time="9", seed=0)  # a tie: lowest seed, newest run
     table = leaderboard([*three_runs, again])
     assert table["run"][table["headline"]].tolist() == [other.name, again.name]
     results = second.results
@@ -155,21 +155,21 @@ def test_one_run_a_system_is_tested_that_is_best_on_validation(three_runs, make_
     assert set(table["run"][table["headline"]]) == {other.name, second.name}
 
 
-def test_without_the_mirror_image_the_accuracy_stands_beside(three_runs):
+def test_the_leaderboard_has_the_accuracy_without_the_mirror_image(three_runs):
     run = three_runs[0]
     results = run.results | {"one_view": {"valid": 0.7, "test": 0.74}}
     write_json(run.folder / "results.json", results)
     column = leaderboard([Run(run.folder), three_runs[1]])["one_view"]
     assert column["baseline_cnn ours s0"] == 0.74
     assert column["attention_cnn ours s0"] == three_runs[1].results["test"]["full"]["accuracy"]
-    train = run.config["train"] | {"flip_tta": True}  # of which nothing else was kept
+    train = run.config["train"] | {"flip_tta": True}  # without `one_view`, this accuracy is unknown
     write_json(run.folder / "config.json", run.config | {"train": train})
     del results["one_view"]
     write_json(run.folder / "results.json", results)
     assert np.isnan(leaderboard([Run(run.folder)])["one_view"].item())
 
 
-def test_of_many_tests_only_those_of_a_given_run_are_said():
+def test_of_many_tests_only_those_of_the_given_run_have_sentences():
     names = [f"m{i}" for i in range(8)]
     rows = [
         {"a": a, "b": b, "difference": 0.1 * (j - i), "only_a": 1, "only_b": 0, "p": 0.01,
@@ -187,13 +187,13 @@ def test_of_many_tests_only_those_of_a_given_run_are_said():
 @pytest.mark.parametrize("model", ["baseline_cnn", "attention_cnn"])
 @pytest.mark.parametrize("name", ["ours", "published"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_plain_recipe_has_no_setting(model, name, preset):
+def test_the_plain_recipe_has_no_changed_settings(model, name, preset):
     config = recipe(model, name, preset, seed=3)
     assert changed_settings(config) == []
     assert changed_settings(TrainConfig.from_dict(config.to_dict())) == []
 
 
-def test_a_setting_names_all_that_differs_and_nothing_else():
+def test_changed_settings_are_exactly_those_that_differ_from_the_recipe():
     plain = recipe("attention_cnn", "ours", "full")
     milder = replace(plain.augmentation, rotate=3, scale=(0.5, 1.5))
     assert changed_settings(replace(plain, augmentation=milder)) == [
@@ -217,7 +217,7 @@ def test_a_setting_names_all_that_differs_and_nothing_else():
     assert changed_settings(lacking) == ["attention=default"]
 
 
-def test_the_leaderboard_holds_the_scores_of_the_results(three_runs):
+def test_the_leaderboard_contains_the_scores_of_the_results(three_runs):
     table = leaderboard(three_runs)
     assert list(table.index) == [
         "attention_cnn ours s0",
@@ -226,13 +226,13 @@ def test_the_leaderboard_holds_the_scores_of_the_results(three_runs):
     ]
     row = table.loc["baseline_cnn ours s0"]
     assert (row["accuracy"], row["valid_accuracy"]) == pytest.approx((0.75, 0.8))
-    # The image that is left out of the clean ones is one that the model has right.
+    # The model is right on the one image that is left out of the clean ones.
     assert row["clean_accuracy"] == pytest.approx(299 / 399)
     assert row["low"] < 0.75 < row["high"]
     assert np.isnan(row["ferplus_majority"])  # there are no votes
 
 
-def test_accuracies_stand_by_test_set_and_name(three_runs):
+def test_accuracies_are_listed_by_run_and_test_set(three_runs):
     table = by_test_set({"a": three_runs[0], "b": three_runs[1]})
     assert table.columns.tolist() == ["model", "set", "value", "low", "high"]
     assert table["model"].tolist() == ["a"] * (len(table) // 2) + ["b"] * (len(table) // 2)
@@ -243,7 +243,7 @@ def test_accuracies_stand_by_test_set_and_name(three_runs):
     assert set(table["set"]) == {"all test images", "clean"}  # these faces have no votes
 
 
-def test_runs_may_have_names_of_ones_own(three_runs, noise):
+def test_runs_may_be_given_other_names(three_runs, noise):
     called = dict(zip(("one", "two", "three"), three_runs, strict=True))
     tests = paired_tests(called, noise)
     assert {*tests["a"], *tests["b"]} == {"one", "two", "three"}
@@ -253,7 +253,7 @@ def test_runs_may_have_names_of_ones_own(three_runs, noise):
     assert table["headline"].tolist() == plain["headline"].tolist()
 
 
-def test_paired_tests_agree_with_the_binomial_and_with_holm(three_runs, noise):
+def test_paired_tests_agree_with_the_binomial_test_and_holm(three_runs, noise):
     tests = paired_tests(three_runs, noise).set_index(["a", "b"])
     assert len(tests) == 3
     clear = tests.loc["attention_cnn ours s0", "baseline_cnn ours s0"]
@@ -261,10 +261,10 @@ def test_paired_tests_agree_with_the_binomial_and_with_holm(three_runs, noise):
     assert clear["difference"] == pytest.approx(0.1)
     assert clear["p"] == pytest.approx(binomtest(60, 80).pvalue)
     assert clear["p_holm"] == pytest.approx(2 * binomtest(60, 80).pvalue)
-    half = 1.96 * np.sqrt(60 + 20 - 40**2 / 400) / 400  # Wald's, of a paired difference
+    half = 1.96 * np.sqrt(60 + 20 - 40**2 / 400) / 400  # Wald interval of a paired difference
     assert [clear["low"], clear["high"]] == pytest.approx([0.1 - half, 0.1 + half], abs=0.006)
     assert clear["clean_difference"] == pytest.approx(40 / 399)  # one image is a copy
-    assert clear["clean_p_holm"] == clear["p_holm"]  # that both have right, or both wrong
+    assert clear["clean_p_holm"] == clear["p_holm"]  # on it, both are right or both wrong
     assert tests[["majority_difference", "majority_p_holm"]].isna().all(axis=None)  # no votes
     row = records(tests.reset_index("b"))[0]
     assert row["a"] == tests.index[0][0]
@@ -280,7 +280,7 @@ def test_a_difference_below_the_half_width_is_no_finding_however_small_its_p(noi
     labels = noise.labels[noise.where("test")]
     answered = np.stack([labels, labels])
     answered[:, 200:400] = (labels[200:400] + 1) % 7  # both wrong
-    answered[1, :12] = (labels[:12] + 1) % 7  # and one of them in twelve more
+    answered[1, :12] = (labels[:12] + 1) % 7  # one of them wrong in twelve more
     given = np.eye(len(noise.classes))[answered]
     tests = pair_up(Answers(["one", "other"], noise, np.zeros((2, 1, 1)), given))
     row = tests.iloc[0]
@@ -292,7 +292,7 @@ def test_a_difference_below_the_half_width_is_no_finding_however_small_its_p(noi
     assert said.endswith("no finding.")
 
 
-def test_the_same_pairs_stand_against_the_majority_of_the_annotators_too():
+def test_pairs_are_also_tested_against_the_majority_of_the_annotators():
     faces = make_sample(600)
     test, classes = faces.where("test"), len(faces.classes)
     seen = majority(faces.votes[test])
@@ -308,7 +308,7 @@ def test_the_same_pairs_stand_against_the_majority_of_the_annotators_too():
     assert row["majority_p_holm"] == mcnemar((faces.labels[test] == seen)[known], known[known])
 
 
-def test_a_difference_that_chance_makes_is_called_no_finding(three_runs, noise):
+def test_sentences_say_which_differences_are_findings(three_runs, noise):
     said = sentences(paired_tests(three_runs, noise))
     better = "attention_cnn ours s0 is better than baseline_cnn ours s0 (10.0 points"
     assert any(text.startswith(better) and text.endswith(": a finding.") for text in said)
@@ -316,19 +316,19 @@ def test_a_difference_that_chance_makes_is_called_no_finding(three_runs, noise):
     assert any(text.startswith(alike) and text.endswith("no finding.") for text in said)
 
 
-def test_one_run_alone_has_no_pair(three_runs, noise):
+def test_a_single_run_has_no_paired_test(three_runs, noise):
     tests = paired_tests(three_runs[:1], noise)
     assert tests.empty
     assert "nothing to compare" in sentences(tests)[0]
 
 
-def test_a_run_of_other_data_is_refused(three_runs, noise):
+def test_a_run_trained_on_other_data_is_refused(three_runs, noise):
     other = noise.subset(np.arange(len(noise) - 1))
     with pytest.raises(InputError, match="trained on other data"):
         paired_tests(three_runs, other)
 
 
-def test_predictions_of_other_images_are_refused_with_a_sentence(three_runs, noise):
+def test_predictions_that_lack_test_images_are_refused(three_runs, noise):
     path = three_runs[0].folder / "predictions.npz"
     fewer = noise.subset(np.arange(len(noise) - 1))
     sure = np.eye(7)[fewer.labels]
@@ -339,7 +339,7 @@ def test_predictions_of_other_images_are_refused_with_a_sentence(three_runs, noi
         paired_tests(three_runs, noise)
 
 
-def test_marks_of_data_and_runs_stand_once_each(three_runs, noise, make_run):
+def test_each_mark_of_data_and_runs_is_listed_once(three_runs, noise, make_run):
     assert marks(three_runs, noise) == "sample data"
     quick = make_run(slice(0, 5), time="4", mark="sample data; trained on 8,192 images")
     assert marks([*three_runs, quick, quick], noise) == "sample data; some trained on 8,192 images"
@@ -350,7 +350,7 @@ def test_marks_of_data_and_runs_stand_once_each(three_runs, noise, make_run):
 
 
 def findings(names: str, pairs: list[str]) -> pd.DataFrame:
-    """Tests of each two names, of which those in `pairs` are findings."""
+    """Return a table of tests of every two names; those in `pairs` are findings."""
     rows = [(a, b, a + b in pairs) for a, b in combinations(names, 2)]
     return pd.DataFrame(rows, columns=["a", "b", "finding"])
 
@@ -363,7 +363,7 @@ def findings(names: str, pairs: list[str]) -> pd.DataFrame:
         (["ac", "ad"], "a ab b b"),
         (["ab", "ac", "ad", "bc", "bd", "cd"], "a b c d"),
         (["ac", "ad", "bd"], "a ab bc c"),
-        (["ac", "bd"], "ab ac cd bd"),  # a square: no single order of groups
+        (["ac", "bd"], "ab ac cd bd"),  # a cycle: the groups have no linear order
     ],
 )
 def test_letters_of_known_cases(pairs, wanted):
@@ -372,7 +372,7 @@ def test_letters_of_known_cases(pairs, wanted):
     )
 
 
-def test_letters_are_shared_exactly_where_there_is_no_finding():
+def test_letters_are_shared_exactly_if_there_is_no_finding():
     rng = np.random.default_rng(0)
     for _ in range(50):
         names = "abcdefghij"[: rng.integers(2, 11)]
@@ -382,11 +382,11 @@ def test_letters_are_shared_exactly_where_there_is_no_finding():
         for a, b, finding in tests.itertuples(index=False):
             assert bool(set(given[a]) & set(given[b])) == (not finding)
         groups = {x: {n for n in names if x in given[n]} for x in set("".join(given.values()))}
-        assert not any(g < h for g in groups.values() for h in groups.values())  # none is spare
+        assert not any(g < h for g in groups.values() for h in groups.values())  # none is redundant
         assert given[names[0]].startswith("a")
 
 
-def test_agreement_is_that_of_scikit_learn_and_knows_no_right_or_wrong(three_runs, noise):
+def test_agreement_matches_scikit_learn(three_runs, noise):
     answers = read_answers(three_runs, noise)
     kappa, equal = agreement(answers)
     first, second = answers.predicted[:2]
@@ -396,7 +396,7 @@ def test_agreement_is_that_of_scikit_learn_and_knows_no_right_or_wrong(three_run
     assert np.diag(kappa).tolist() == [1, 1, 1]
 
 
-def test_two_runs_that_name_one_class_alone_agree(make_run, noise):
+def test_two_runs_that_always_predict_the_same_class_agree(make_run, noise):
     same = tuple(np.tile(np.eye(7)[3], (len(noise.where(s)), 1)) for s in ("valid", "test"))
     runs = [make_run(time=time, probabilities=same, seed=int(time)) for time in "12"]
     kappa, equal = agreement(read_answers(runs, noise))

@@ -1,4 +1,4 @@
-"""Scores against scikit-learn, statsmodels, scipy's bootstrap and closed forms."""
+"""Tests of scores against scikit-learn, statsmodels, scipy's bootstrap and closed forms."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ SUMMARY = ("accuracy", "macro_f1", "balanced_accuracy")
 
 
 def guesses(labels: np.ndarray, classes: int = 7, seed: int = 0) -> np.ndarray:
-    """Probabilities that favour the label, right about two times in three."""
+    """Return probabilities that favour the label; about two in three predictions are right."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(len(labels), classes))
     logits[np.arange(len(labels)), labels] += 1.8
@@ -38,7 +38,7 @@ def guesses(labels: np.ndarray, classes: int = 7, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def faces() -> FaceSet:
-    """300 noise images: test row 0 copied from train, test rows 1 and 2 alike, and votes."""
+    """300 noise images with votes; test row 0 is a copy from train, test row 2 one of row 1."""
     rng = np.random.default_rng(5)
     images = rng.integers(0, 256, (300, 1, 8, 8), dtype=np.uint8)
     split = np.repeat(["train", "valid", "test"], 100)
@@ -84,7 +84,7 @@ def test_rows_of_the_confusion_matrix_are_the_true_classes():
     assert ours["confusion"] == [[0, 1, 0], [0, 1, 0], [0, 0, 1]]
 
 
-def test_a_class_without_labels_gives_numbers_and_stays_out_of_the_means():
+def test_a_class_without_labels_scores_0_and_is_left_out_of_the_means():
     labels = np.array([0, 0, 2, 2, 2])
     predicted = np.array([0, 1, 2, 2, 0])  # class 1 is predicted but never true
     probabilities = np.full((5, 4), 0.1)
@@ -109,7 +109,7 @@ def test_a_class_without_labels_gives_numbers_and_stays_out_of_the_means():
         ("balanced_accuracy", sk.balanced_accuracy_score),
     ],
 )
-def test_the_bootstrap_agrees_with_resampled_images(name, score):
+def test_the_bootstrap_agrees_with_scipy(name, score):
     labels = np.random.default_rng(2).integers(0, 5, 300)
     predicted = guesses(labels, 5).argmax(1)
     reference = stats.bootstrap(
@@ -126,7 +126,7 @@ def test_the_bootstrap_agrees_with_resampled_images(name, score):
     assert ours == pytest.approx([reference.low, reference.high], abs=0.008)
 
 
-def test_the_interval_of_the_accuracy_has_the_width_of_the_binomial():
+def test_the_interval_of_the_accuracy_agrees_with_the_binomial():
     confusion = [[2513, 1076], [0, 0]]  # 70 % of 3,589
     low, high = bootstrap(confusion)["accuracy"]
     expected = stats.binom(3589, 2513 / 3589).ppf([0.025, 0.975]) / 3589
@@ -136,13 +136,13 @@ def test_the_interval_of_the_accuracy_has_the_width_of_the_binomial():
     assert low < narrow[0] < narrow[1] < high
 
 
-def test_the_bootstrap_is_the_same_for_a_seed():
+def test_the_bootstrap_is_reproducible_with_a_seed():
     confusion = np.random.default_rng(0).integers(1, 50, (7, 7))
     assert bootstrap(confusion, seed=4) == bootstrap(confusion, seed=4)
     assert bootstrap(confusion, seed=4) != bootstrap(confusion, seed=5)
 
 
-def test_evaluate_scores_full_clean_and_majority_side_by_side(faces, predictions):
+def test_evaluate_scores_full_clean_and_majority(faces, predictions):
     test = faces.where("test")
     faces.votes[test[3]] = 0  # no vote at all
     faces.votes[test[4]] = np.eye(10)[VOTES.index("contempt")] * 10
@@ -164,8 +164,8 @@ def test_evaluate_scores_full_clean_and_majority_side_by_side(faces, predictions
             assert low <= part[name] <= high
 
 
-def test_the_majority_is_scored_against_its_own_label(faces, predictions):
-    """Not against the label of the data set."""
+def test_the_majority_part_is_scored_against_the_majority_label(faces, predictions):
+    """Not against the label of the dataset."""
     faces.votes = np.roll(faces.votes[:, :7], 1, axis=1)
     faces.votes = np.pad(faces.votes, ((0, 0), (0, 3)))
     result = evaluate(faces, predictions)
@@ -174,7 +174,7 @@ def test_the_majority_is_scored_against_its_own_label(faces, predictions):
     assert result["ferplus_majority"]["accuracy"] == pytest.approx(hits.mean())
 
 
-def test_eight_classes_keep_contempt(faces):
+def test_contempt_is_kept_if_the_model_has_eight_classes(faces):
     faces = replace(faces, classes=EMOTIONS_8)
     faces.votes[faces.where("test")[4]] = np.eye(10)[7] * 10
     made = [guesses(faces.labels[faces.where(split)], 8) for split in ("valid", "test")]
@@ -221,7 +221,7 @@ def test_the_same_predictions_may_be_scored_against_other_labels(faces, predicti
     assert evaluate(relabelled, predictions)["full"]["accuracy"] < 0.4
 
 
-def test_predictions_survive_the_disk(tmp_path, predictions):
+def test_predictions_are_loaded_as_they_were_saved(tmp_path, predictions):
     path = tmp_path / "predictions.npz"
     save_predictions(path, predictions)
     read = load_predictions(path)
@@ -233,7 +233,7 @@ def test_predictions_survive_the_disk(tmp_path, predictions):
 
 
 @pytest.mark.parametrize("damage", ["absent", "cut", "flipped", "text", "keys", "nan", "short"])
-def test_damaged_predictions_are_named(tmp_path, predictions, damage):
+def test_damaged_predictions_are_refused(tmp_path, predictions, damage):
     path = tmp_path / "predictions.npz"
     save_predictions(path, predictions)
     whole = path.read_bytes()
@@ -273,7 +273,7 @@ def test_mcnemar_agrees_with_statsmodels(only_a, only_b):
     assert mcnemar(a, b) == pytest.approx(min(expected, 1.0))
 
 
-def test_mcnemar_wants_the_same_images():
+def test_mcnemar_requires_the_same_images():
     with pytest.raises(ValueError, match="same images"):
         mcnemar(np.ones(3, bool), np.ones(4, bool))
 
@@ -283,7 +283,7 @@ def test_holm_agrees_with_statsmodels(p):
     np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
 
 
-def test_half_precision_keeps_every_answer(tmp_path):
+def test_half_precision_changes_no_answer(tmp_path):
     def of(p: np.ndarray) -> Predictions:
         ids = np.arange(len(p)).astype(str)
         return Predictions(ids, p, ids, p, tuple("abcdefg"[: p.shape[1]]), "")
@@ -292,7 +292,7 @@ def test_half_precision_keeps_every_answer(tmp_path):
     assert (close.astype(np.float16).argmax(1) != close.argmax(1)).any()
     assert np.array_equal(halved(of(close)).test_probabilities.argmax(1), close.argmax(1))
     p = np.random.default_rng(0).dirichlet(np.full(7, 0.3), 20_000).astype(np.float32)
-    p[:7] = np.full((7, 7), 1 / 7) + 1e-5 * np.eye(7)  # ties, one after the other
+    p[:7] = np.full((7, 7), 1 / 7) + 1e-5 * np.eye(7)  # near ties, each class first in turn
     halves = halved(of(p))
     assert halves.test_probabilities.dtype == np.float16
     assert np.array_equal(halves.test_probabilities.argmax(1), p.argmax(1))

@@ -1,4 +1,4 @@
-"""GReFEL's head: its formula, independence of the batch, bounded losses that move the anchors."""
+"""Tests of GReFEL's head: its formula, independence of the batch, losses, and training."""
 
 import copy
 import math
@@ -26,7 +26,7 @@ def draw(images: int = 6, tokens: int = 10, dim: int = 32) -> torch.Tensor:
     return torch.randn(images, tokens, dim, generator=torch.Generator().manual_seed(1))
 
 
-SOFT = (2 * draw(1, 6, CLASSES)[0]).softmax(1)  # targets of six images
+SOFT = (2 * draw(1, 6, CLASSES)[0]).softmax(1)  # soft targets of six images
 
 
 def confidence(q: np.ndarray) -> np.ndarray:
@@ -37,7 +37,7 @@ def weighted(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.stack([np.average(q, 0, confidence(np.array(q))) for q in zip(a, b, strict=True)])
 
 
-def test_prediction_is_the_formula_of_the_paper():
+def test_prediction_agrees_with_the_formula_of_the_paper():
     head = make(delta=0.2, temperature=0.5).eval()
     tokens = draw()
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_prediction_is_the_formula_of_the_paper():
 @pytest.mark.parametrize("scale", [0, 1e-6, 1, 1e6])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("answer", [torch.eye(CLASSES)[:6], torch.full((6, 7), 1 / 7)])
-def test_no_extreme_input_gives_nan(scale, bf16, answer):
+def test_extreme_inputs_give_finite_losses_and_gradients(scale, bf16, answer):
     head = make().train()
     tokens = (draw() * scale).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -83,7 +83,7 @@ def test_no_extreme_input_gives_nan(scale, bf16, answer):
     assert all(x.grad.isfinite().all() for x in [tokens, *head.parameters()])
 
 
-def test_branches_that_are_all_uniform_give_the_uniform_distribution_and_a_gradient():
+def test_uniform_branches_give_the_uniform_distribution_and_finite_gradients():
     head, on_anchor = make(), torch.eye(16)[:1].requires_grad_()
     with torch.no_grad():
         for layer in (head.primary[-1], head.attentive[-1]):
@@ -107,7 +107,7 @@ def test_a_prediction_depends_on_its_own_tokens_only():
     torch.testing.assert_close(whole, alone, atol=1e-6, rtol=1e-6)
 
 
-def test_attention_mixes_the_tokens_of_an_image():
+def test_attention_mixes_only_tokens_of_the_same_image():
     head = make(prefix_tokens=2).eval()
     tokens = draw().requires_grad_()
     head.explanation(tokens).probabilities()["t_a"][0].square().sum().backward()
@@ -117,7 +117,7 @@ def test_attention_mixes_the_tokens_of_an_image():
         torch.testing.assert_close(head(tokens[:, order]), head(tokens), atol=1e-5, rtol=1e-4)
 
 
-def test_classification_alone_reaches_every_parameter_from_the_start():
+def test_the_classification_loss_alone_reaches_every_parameter_at_the_start():
     head = make(dim=384, anchors=10, num_classes=8).train()
     tokens = draw(64, 17, 384)
     F.cross_entropy(head(tokens), torch.arange(64) % 8).backward()
@@ -131,7 +131,7 @@ def test_classification_alone_reaches_every_parameter_from_the_start():
     assert max(sure) < 6 * min(sure)
 
 
-def test_auxiliary_losses_reach_the_anchors_and_the_projection_only():
+def test_auxiliary_losses_reach_only_the_anchors_and_the_projection():
     head = make().train()
     both = {"directions", "projection.weight", "projection.bias"}
     for name, reached in (("anchor_spread", {"directions"}), ("centre", both)):
@@ -161,7 +161,7 @@ def test_auxiliary_losses_are_bounded(scale, sign):
         assert losses["anchor_spread"].item() == pytest.approx(4 * sign, abs=1e-4)
 
 
-def test_auxiliary_losses_are_their_formula_and_weighted():
+def test_auxiliary_losses_agree_with_their_weighted_formulas():
     head = make(spread_weight=0.3, centre_weight=0.7, branch_weight=0.6).train()
     head(draw())
     parts = head.seen
@@ -175,7 +175,7 @@ def test_auxiliary_losses_are_their_formula_and_weighted():
     assert losses["centre"].item() == pytest.approx(0.7 * centre.item(), abs=1e-5)
     each = [F.cross_entropy(parts.logarithms[name], SOFT) for name in ("p", "t_g", "t_a")]
     torch.testing.assert_close(losses["branches"], 0.2 * sum(each))
-    copy.deepcopy(head)  # as a moving average does; a module that holds a graph refuses
+    copy.deepcopy(head)  # as the moving average does; fails if the module keeps a graph
     head.eval()(draw())
     with pytest.raises(RuntimeError, match="forward"):
         head.auxiliary_losses(SOFT)
@@ -202,7 +202,7 @@ def test_a_few_steps_move_anchors_to_their_class_and_away_from_others():
 
 
 def clusters(images: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens (images, 9, 32) around the centre of their class, some near that of another."""
+    """Return tokens (images, 9, 32) around the centres of classes, which overlap, and labels."""
     centres = torch.randn(CLASSES, 32, generator=torch.Generator().manual_seed(9))
     torch.manual_seed(seed)
     labels = torch.randint(CLASSES, (images,))

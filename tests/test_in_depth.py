@@ -1,4 +1,4 @@
-"""evaluation.json of a real run: complete, computed once, and complete enough without weights."""
+"""Tests of a run's evaluation.json: its parts, when they are recomputed, missing weights."""
 
 import copy
 import json
@@ -43,13 +43,13 @@ def trained(home, faces) -> Run:
 
 @pytest.fixture
 def run(trained, tmp_path) -> Run:
-    """A copy of the run, to do with as a test likes."""
+    """A copy of the trained run that a test may change."""
     return Run(shutil.copytree(trained.folder, tmp_path / trained.name))
 
 
 @pytest.fixture(scope="module")
 def whole(trained, faces, home):
-    """The evaluation of another copy, and what was said."""
+    """Another copy of the trained run, its evaluation, and the lines that were said."""
     said = []
     copy = Run(shutil.copytree(trained.folder, home / "whole" / trained.name))
     return copy, evaluate_in_depth(copy, faces, say=said.append), said
@@ -59,7 +59,7 @@ def written(run: Run) -> dict:
     return json.loads((run.folder / "evaluation.json").read_text())
 
 
-def test_the_file_holds_every_part(whole, faces):
+def test_the_file_contains_every_part(whole, faces):
     run, found, said = whole
     assert found == written(run)
     scored = evaluate(faces, load_predictions(run.folder / "predictions.npz"))
@@ -93,7 +93,7 @@ def test_every_key_of_the_file_is_documented(whole):
         assert f"`{key}`" in in_depth.__doc__, key
 
 
-def test_what_was_computed_is_loaded(whole, faces, monkeypatch):
+def test_computed_parts_are_loaded_from_the_file(whole, faces, monkeypatch):
     run, found, _ = whole
     monkeypatch.setattr(in_depth, "compare_views", None)
     monkeypatch.setattr(in_depth, "damaged", None)
@@ -104,21 +104,21 @@ def test_what_was_computed_is_loaded(whole, faces, monkeypatch):
     assert evaluate_in_depth(run, faces, images=20, say=said.append) == found
 
 
-def test_what_other_code_computed_is_kept_and_named(whole, faces, run):
+def test_complete_results_of_other_code_are_kept_and_reported(whole, faces, run):
     found = copy.deepcopy(whole[1])
     path = run.folder / "evaluation.json"
     path.write_text(json.dumps(found | {"computed": found["computed"] | {"code": "0"}}))
     said = []
     assert evaluate_in_depth(run, faces, say=said.append)["views"] == found["views"]
     assert "by other code" in said[0]
-    del found["robustness"]["blur"]  # incomplete: nothing of it can be kept
+    del found["robustness"]["blur"]  # incomplete, so nothing of it is kept
     path.write_text(json.dumps(found | {"computed": found["computed"] | {"code": "0"}}))
     anew = evaluate_in_depth(run, faces, say=said.append)
     assert set(anew["robustness"]) == set(CORRUPTIONS)
     assert anew["computed"]["code"] == found["computed"]["code"]
 
 
-def test_an_interrupted_evaluation_goes_on(whole, faces, run, monkeypatch):
+def test_an_interrupted_evaluation_resumes(whole, faces, run, monkeypatch):
     _, found, _ = whole
     real, done = in_depth.damaged, []
 
@@ -163,7 +163,7 @@ def test_halves_are_covered_and_the_last_gate_is_mirrored(trained, faces, monkey
     assert set(found["mirrored"]) == {*found["covered"]["none"], "changed"}
 
 
-def test_only_the_gates_are_computed_where_other_code_has_made_the_rest(whole, faces, run):
+def test_only_the_gates_are_computed_if_other_code_computed_the_rest(whole, faces, run):
     found = copy.deepcopy(whole[1])
     found["computed"]["code"] = "0"
     del found["gates"]
@@ -190,14 +190,14 @@ def test_gates_are_computed_without_tf32(trained, faces, monkeypatch):
 
 
 @pytest.mark.parametrize("lost", ["views", "robustness", "gates"])
-def test_a_part_that_is_not_there_is_computed(whole, faces, run, lost):
+def test_a_missing_part_is_computed(whole, faces, run, lost):
     _, found, _ = whole
     path = run.folder / "evaluation.json"
     path.write_text(json.dumps({key: part for key, part in found.items() if key != lost}))
     assert evaluate_in_depth(run, faces, say=lambda line: None)[lost].keys() == found[lost].keys()
 
 
-def test_other_weights_or_more_images_are_computed_anew(faces, run):
+def test_parts_are_recomputed_for_other_weights_or_more_images(faces, run):
     first = evaluate_in_depth(run, faces, images=20, say=lambda line: None)
     assert first["computed"]["mark"] == "20 of 60 test images"
     assert {row["n"] for row in first["robustness"]["blur"]} == {20}
@@ -213,7 +213,7 @@ def test_other_weights_or_more_images_are_computed_anew(faces, run):
     assert anew["views"]["one"]["n"] == 40
 
 
-def test_without_weights_all_that_follows_from_predictions_is_there(whole, faces, run):
+def test_without_weights_only_the_parts_from_predictions_are_computed(whole, faces, run):
     _, found, _ = whole
     (run.folder / "best.safetensors").unlink()
     said = []
@@ -224,7 +224,7 @@ def test_without_weights_all_that_follows_from_predictions_is_there(whole, faces
     assert "left out" in said[0]
 
 
-def test_of_an_evaluation_that_was_only_begun_nothing_is_left_without_weights(faces, run):
+def test_without_weights_parts_that_are_empty_are_dropped(faces, run):
     evaluate_in_depth(run, faces, images=20, say=lambda line: None)
     begun = written(run) | {"views": {}, "robustness": {}, "gates": {}}
     (run.folder / "evaluation.json").write_text(json.dumps(begun))
@@ -242,7 +242,7 @@ def test_weights_may_be_deleted_after_the_evaluation(faces, run):
     assert "computed before" in said[0]
 
 
-def test_a_slow_cpu_is_given_fewer_images_or_none_and_says_so(faces, run, monkeypatch):
+def test_a_cpu_that_is_too_slow_leaves_out_the_parts_from_weights(faces, run, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     subject = in_depth.Subject(run, faces)
     assert subject.affordable() == 60
@@ -255,7 +255,7 @@ def test_a_slow_cpu_is_given_fewer_images_or_none_and_says_so(faces, run, monkey
     assert written(run) == found
 
 
-def test_a_slow_cpu_keeps_what_was_computed_of_the_same_weights_elsewhere(faces, run, monkeypatch):
+def test_a_slow_cpu_keeps_earlier_results_only_of_the_same_weights(faces, run, monkeypatch):
     first = evaluate_in_depth(run, faces, images=20, say=lambda line: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(in_depth, "CPU_WORK", 1e6)
@@ -270,7 +270,7 @@ def test_a_slow_cpu_keeps_what_was_computed_of_the_same_weights_elsewhere(faces,
     assert not set(FROM_WEIGHTS) & set(found)
 
 
-def test_bad_input_is_named(faces, run):
+def test_bad_input_is_refused(faces, run):
     with pytest.raises(InputError, match="images must be 1 or more"):
         evaluate_in_depth(run, faces, images=0, say=lambda line: None)
     rolled = dict(np.load(run.folder / "predictions.npz"))

@@ -1,4 +1,4 @@
-"""The smoothing of probabilities in time, the face that is followed, and frames in and out."""
+"""Tests of the mirror: smoothing over time, following one face, and frames in and out."""
 
 import math
 
@@ -26,7 +26,7 @@ def after(smoother: Smoother, frames: list, every: float = 0.1, start: float = 0
 
 
 @pytest.mark.parametrize("every", [0.01, 0.05, 0.2])
-def test_a_change_is_seen_by_the_time_constant_at_any_frame_rate(every):
+def test_smoothing_has_the_same_time_constant_at_any_frame_rate(every):
     smoother = Smoother(seconds=0.4)
     smoother.update(HAPPY, 0.0)
     after(smoother, [SAD] * round(0.4 / every), every, start=every)
@@ -40,7 +40,7 @@ def test_the_first_face_is_shown_at_once():
     assert smoother.probabilities == HAPPY
 
 
-def test_what_flickers_from_frame_to_frame_is_shown_as_one_expression():
+def test_a_flicker_between_frames_is_shown_as_one_expression():
     near = [{"happy": 0.52, "sad": 0.48}, {"happy": 0.46, "sad": 0.54}]
     smoother, shown = Smoother(lead=0.1), []
     for i in range(100):
@@ -69,26 +69,26 @@ def test_sure_is_held_within_its_slack_and_lost_beyond_it():
     assert sure == [True, True, False, False]
 
 
-def test_a_face_that_was_away_starts_anew():
+def test_smoothing_restarts_after_a_long_absence():
     smoother = after(Smoother(forget=1.0), [HAPPY])
     smoother.update(None, 0.8)
-    assert smoother.expression == "happy"  # a frame or two without a face do not count
+    assert smoother.expression == "happy"  # a short absence does not count
     smoother.update(None, 1.2)
     assert (smoother.expression, smoother.probabilities, smoother.sure) == (None, {}, False)
     smoother.update(SAD, 1.3)
     assert smoother.probabilities == SAD
 
 
-def test_a_face_that_was_there_all_the_time_goes_on_however_slow_the_machine():
+def test_slow_frames_do_not_restart_smoothing_unless_a_face_was_missed():
     smoother = after(Smoother(seconds=4.0, forget=1.0, lead=0.1), [HAPPY])
     smoother.update(SAD, 1.5)
     assert smoother.expression == "happy"
     smoother.update(None, 2.0)
-    smoother.update(SAD, 3.0)  # it may be another's
+    smoother.update(SAD, 3.0)  # it may be another person's
     assert smoother.probabilities == SAD
 
 
-def test_the_history_is_of_the_last_seconds():
+def test_the_history_covers_only_the_last_seconds():
     smoother = after(Smoother(keep=2.0), [HAPPY] * 100)
     times = [moment for moment, _ in smoother.history]
     assert times[0] >= 9.9 - 2.0 - 1e-9
@@ -96,7 +96,7 @@ def test_the_history_is_of_the_last_seconds():
     assert len(times) == 21
 
 
-def test_a_face_is_followed_although_another_grows_larger():
+def test_a_face_is_followed_even_if_another_is_larger():
     one, other = face(0), face(400, 150)
     assert follow(None, [other, one]) is other
     moved = face(10)
@@ -105,10 +105,10 @@ def test_a_face_is_followed_although_another_grows_larger():
     assert follow(one, []) is None
 
 
-def test_another_person_starts_anew_and_the_same_one_goes_on():
+def test_smoothing_restarts_for_another_person_but_not_for_the_same_one():
     follower = Follower(seconds=0.4)
     follower.take([face(0)], 0.0)
-    follower.take([], 0.1)  # not found for once
+    follower.take([], 0.1)  # missed once
     follower.take([face(10, happy=0.1)], 0.2)
     assert 0.1 < follower.probabilities["happy"] < 0.9
     follower.take([face(400, happy=0.1)], 0.3)
@@ -116,11 +116,11 @@ def test_another_person_starts_anew_and_the_same_one_goes_on():
     assert follower.expression == "sad"
     follower.take([], 5.0)
     large, near = face(0, 200), face(400)
-    assert follower.take([large, near], 5.1) is large  # who was followed is forgotten
+    assert follower.take([large, near], 5.1) is large  # the person followed before is forgotten
 
 
 class StandIn:
-    """A predictor that finds a face in the bright half of a frame."""
+    """A predictor that finds a face in each bright half of a frame."""
 
     threshold = 0.5
     classes = ("happy", "sad")
@@ -140,8 +140,8 @@ def frame(left: int, right: int) -> np.ndarray:
     return np.repeat(np.repeat(np.uint8([[[left], [right]]]), 480, 0), 320, 1).repeat(3, 2)
 
 
-def test_a_frame_comes_back_mirrored_with_its_face_marked(mirror):
-    given = frame(0, 200)  # so that the face is left in the mirror
+def test_a_frame_is_returned_mirrored_with_its_face_marked(mirror):
+    given = frame(0, 200)  # the face is on the left in the mirror
     shown = mirror.look(given)
     assert shown.shape == given.shape
     assert shown.dtype == np.uint8
@@ -152,7 +152,7 @@ def test_a_frame_comes_back_mirrored_with_its_face_marked(mirror):
     assert (mirror.view.expression, mirror.view.faces) == ("happy", 1)
 
 
-def test_the_view_has_speed_and_history_and_forgets_who_left(mirror):
+def test_the_view_has_speed_and_history_and_forgets_a_face_that_left(mirror):
     for _ in range(30):
         mirror.look(frame(0, 200))
     assert mirror.view.rate == pytest.approx(10)  # two ticks of 50 ms a frame
@@ -164,7 +164,7 @@ def test_the_view_has_speed_and_history_and_forgets_who_left(mirror):
     assert not mirror.view.probabilities
 
 
-def test_another_model_starts_anew(mirror):
+def test_another_model_starts_with_an_empty_history(mirror):
     mirror.look(frame(0, 200))
     mirror.use(StandIn())
     mirror.look(frame(200, 0))
@@ -172,7 +172,7 @@ def test_another_model_starts_anew(mirror):
     assert len(mirror.view.history) == 1
 
 
-def test_a_view_is_stale_once_no_frame_came_for_two_seconds():
+def test_a_view_is_stale_after_two_seconds_without_a_frame():
     now = [0.0]
     mirror = Mirror(StandIn(), clock=lambda: now[0])
     assert mirror.stale
@@ -183,7 +183,7 @@ def test_a_view_is_stale_once_no_frame_came_for_two_seconds():
     assert mirror.stale
 
 
-def test_slow_frames_have_a_rate_and_are_not_stale_before_the_next():
+def test_slow_frames_have_a_rate_and_are_not_stale_before_the_next_is_due():
     now = [0.0]
 
     def tick():

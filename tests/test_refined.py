@@ -1,4 +1,4 @@
-"""Refined labels on disk, in training, and their way into validation and test: there is none."""
+"""Tests of refined labels: on disk, in training, and never in validation or test."""
 
 import ast
 import json
@@ -36,7 +36,7 @@ def faces() -> FaceSet:
 
 
 def turned(faces: FaceSet, split: str | None = "train", rule: str = "turned") -> Refined:
-    """Labels that are all wrong, each class taken for the next one."""
+    """Return refined labels that are all wrong: each is the class after the original one."""
     rows = slice(None) if split is None else faces.where(split)
     labels = (faces.labels[rows] + 1) % len(faces.classes)
     soft = np.full((len(labels), len(faces.classes)), 0.05, np.float32)
@@ -49,7 +49,7 @@ def tiny(**changes) -> TrainConfig:
     return recipe("baseline_cnn", "ours", "sample", **changes)
 
 
-def test_refined_labels_come_back_as_they_were_written(faces):
+def test_refined_labels_are_loaded_as_they_were_saved(faces):
     refined = turned(faces)
     path = save_refined(faces, faces.where("train"), refined, ("one voter",))
     assert path == refined_path("sample", "turned")
@@ -65,7 +65,7 @@ def test_refined_labels_come_back_as_they_were_written(faces):
 
 
 @pytest.mark.parametrize("split", [None, "valid", "test", "as many"])
-def test_labels_of_other_images_than_those_for_training_are_not_written(faces, split):
+def test_only_labels_of_exactly_the_training_images_are_written(faces, split):
     rows = np.arange(len(faces)) if split is None else faces.where(split)
     if split == "as many":
         rows = np.arange(len(faces))[-len(faces.where("train")) :]
@@ -76,7 +76,7 @@ def test_labels_of_other_images_than_those_for_training_are_not_written(faces, s
     assert not refined_path("sample", "turned").exists()
 
 
-def test_a_file_of_other_images_or_a_damaged_one_is_refused(faces):
+def test_a_missing_or_damaged_file_or_one_of_other_images_is_refused(faces):
     with pytest.raises(InputError, match=r"refined_turned.npz does not exist: refine the labels"):
         load_refined(faces, "turned")
     path = save_refined(faces, faces.where("train"), turned(faces), ())
@@ -116,8 +116,8 @@ def test_targets_are_hard_or_soft_and_for_training_images_only(faces):
         tiny(labels="refined_Turned soft")
 
 
-def test_no_refined_label_gets_into_validation_or_test_accuracy(faces, tmp_path):
-    """Trained on labels that are all wrong, everything reported is still against the original."""
+def test_refined_labels_do_not_enter_validation_or_test_accuracy(faces, tmp_path):
+    """A model trained on labels that are all wrong is still scored against the original ones."""
     before = faces.labels.copy()
     save_refined(faces, faces.where("train"), turned(faces), ())
     learned = Learner(tiny(labels="refined_turned"), faces)
@@ -139,7 +139,7 @@ def test_no_refined_label_gets_into_validation_or_test_accuracy(faces, tmp_path)
     assert run.results["labels"] == "refined_turned"
 
 
-def test_labels_that_were_replaced_in_memory_are_noticed(faces, tmp_path):
+def test_labels_that_were_changed_in_memory_are_refused(faces, tmp_path):
     run = train(tiny(), faces, runs=tmp_path)
     predictions = load_predictions(run.folder / "predictions.npz")
     for split in SPLITS:
@@ -153,15 +153,15 @@ def test_labels_that_were_replaced_in_memory_are_noticed(faces, tmp_path):
             paired_tests([run, run], changed)
         with pytest.raises(InputError, match="was changed after it was loaded"):
             worth.agreement(run, changed, faces.where("test"), turned(faces, "test"))
-    # With a fingerprint of their own they are other data, whose run this is not.
+    # Other labels with their own fingerprint are other data, of which there is no run.
     rows = np.arange(len(faces))
     other = faces.subset(rows)
     other.labels = (other.labels + 1) % 7
     assert find_run(tiny(), other, tmp_path) is None
 
 
-def test_nothing_but_the_targets_of_a_training_reads_refined_labels():
-    """Whoever adds a reader, in the package or in a notebook, has to come by here."""
+def test_only_the_targets_of_a_training_read_refined_labels():
+    """A new reader in the package has to be added here; notebooks must not have any."""
     names = ("load_refined", "refined_targets", "refined_path")
     readers = set()
     for path in PACKAGE.rglob("*.py"):
@@ -176,7 +176,7 @@ def test_nothing_but_the_targets_of_a_training_reads_refined_labels():
         ("refined.py", "save_refined", "refined_path"),
         ("refined.py", "load_refined", "refined_path"),
         ("refined.py", "refined_targets", "load_refined"),
-        ("refined.py", "refined_by", "load_refined"),  # a sentence on them
+        ("refined.py", "refined_by", "load_refined"),  # for a line of text
         ("refined.py", "refined_sha256", "refined_path"),
         ("refined.py", "refined_sha256", "load_refined"),
         ("kept.py", "keep_labels", "refined_path"),  # copies of the files
@@ -198,7 +198,7 @@ def test_nothing_but_the_targets_of_a_training_reads_refined_labels():
     assert user == "set_up_data"
 
 
-def test_another_refinement_is_another_run(faces, tmp_path):
+def test_other_refined_labels_make_another_run(faces, tmp_path):
     save_refined(faces, faces.where("train"), turned(faces), ("a",))
     first = train(tiny(labels="refined_turned"), faces, runs=tmp_path)
     assert first.config["data"]["refined_sha256"]
@@ -212,11 +212,11 @@ def test_another_refinement_is_another_run(faces, tmp_path):
     assert second.folder != first.folder
     refined_path("sample", "turned").unlink()
     found = find_run(tiny(labels="refined_turned"), faces, tmp_path)
-    assert found.folder == second.folder  # a finished run is loaded where the file is gone
+    assert found.folder == second.folder  # a finished run is found without the file
     assert runs.refined_sha256(faces, "original") is None
 
 
-def test_the_command_line_takes_refined_labels(capsys, tmp_path):
+def test_the_command_refuses_missing_or_misnamed_refined_labels(capsys, tmp_path):
     command = ["baseline_cnn", "--dataset", "sample-10-100", "--runs", str(tmp_path)]
     command += ["--labels", "refined_turned"]
     with pytest.raises(SystemExit):

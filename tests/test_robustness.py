@@ -1,4 +1,4 @@
-"""Views and damaged images, with models whose answers are known."""
+"""Tests of views and damaged images, with a model whose answers are known."""
 
 from types import SimpleNamespace
 
@@ -26,7 +26,7 @@ CFG = {"input_size": (1, 48, 48), "mean": (0.5,), "std": (0.5,)}
 
 
 class Corner(nn.Module):
-    """Class by how bright the upper left quarter is, which a view may move."""
+    """Classifies images by the brightness of the upper left quarter, which a view may move."""
 
     seen = 0
 
@@ -82,9 +82,7 @@ def test_a_view_is_the_mean_of_its_passes(model, images):
     assert found["mirror"]["accuracy"] < found["one"]["accuracy"]
 
 
-def test_the_clock_is_read_when_the_answers_of_all_passes_have_come_back(
-    model, images, monkeypatch
-):
+def test_the_clock_stops_when_the_answers_of_all_passes_are_on_the_cpu(model, images, monkeypatch):
     seen, fetch = [], Tensor.cpu
 
     def seconds():
@@ -98,10 +96,10 @@ def test_the_clock_is_read_when_the_answers_of_all_passes_have_come_back(
     monkeypatch.setattr(Tensor, "cpu", cpu)
     monkeypatch.setattr(robustness, "time", SimpleNamespace(perf_counter=seconds))
     compare_views(model, images, np.zeros(120, int), Prepare(CFG))
-    assert seen == [*[120] * len(VIEWS), *["clock", 120, "clock"] * len(VIEWS)]  # first, to warm up
+    assert seen == [*[120] * len(VIEWS), *["clock", 120, "clock"] * len(VIEWS)]  # warm-up first
 
 
-def test_every_shape_of_every_view_has_been_seen_before_the_clock_runs(model, monkeypatch):
+def test_every_shape_of_every_view_is_warmed_up_before_timing(model, monkeypatch):
     seen = []
 
     class Noted(Prepare):
@@ -123,7 +121,7 @@ def test_every_shape_of_every_view_has_been_seen_before_the_clock_runs(model, mo
     assert len(warmed) == 2 * len(VIEWS)  # a full batch and the last one, not all of them
 
 
-def test_views_are_tested_in_pairs_with_one_view(model, images):
+def test_other_views_are_tested_against_one_view(model, images):
     prepare = Prepare(CFG)
     labels = probabilities(model, images, prepare).argmax(1).numpy()
     labels[:30] = (labels[:30] + 1) % 3
@@ -155,8 +153,8 @@ def test_damage_is_scored_at_each_severity(model, images, flip):
     assert rows[2]["accuracy"] < rows[0]["accuracy"] < 1
 
 
-def test_passes_are_counted_right(model, images):
-    """From them follows how many images a CPU is given."""
+def test_numbers_of_passes_match_the_images_that_the_model_sees(model, images):
+    """The number of images that are evaluated on a CPU depends on them."""
     prepare, labels = Prepare(CFG), np.zeros(120, int)
     for flip in (False, True):
         model.seen = 0
