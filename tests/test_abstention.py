@@ -1,4 +1,4 @@
-"""Coverage, thresholds and the area under the curve, against brute force and closed forms."""
+"""Coverage, thresholds and the area under the risk-coverage curve, against plain computations."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from fer_lib.evaluate.abstention import abstention, aurc, coverage, threshold_fo
 
 @pytest.fixture
 def answered() -> tuple[np.ndarray, np.ndarray]:
-    """300 confidences, a few of them equal, right as often as they say."""
+    """300 calibrated confidences, some of them equal, and whether each answer is right."""
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.2, 1, 300).round(2)
     return confidence, rng.random(300) < confidence
@@ -31,40 +31,40 @@ def test_coverage_goes_from_all_images_to_the_surest(answered):
     assert points[-1]["accuracy"] > points[0]["accuracy"] + 0.2
 
 
-def test_coverage_of_few_images_asks_for_no_empty_set():
+def test_coverage_of_few_images_contains_no_empty_set():
     points = coverage(np.array([0.9, 0.5, 0.7]), np.array([True, False, False]))
     assert min(point["n"] for point in points) == 1
     assert points[-1]["threshold"] == 0.9
 
 
 @pytest.mark.parametrize("target", [0.5, 0.7, 0.9, 1.0])
-def test_the_threshold_answers_the_most_images_that_reach_the_target(answered, target):
+def test_the_threshold_is_the_lowest_that_reaches_the_target(answered, target):
     confidence, correct = answered
     found = threshold_for(confidence, correct, target)
     good = [t for t in confidence if correct[confidence >= t].mean() >= target]
     assert found == min(good, default=None)
 
 
-def test_a_target_out_of_reach_has_no_threshold():
+def test_an_unreachable_target_has_no_threshold():
     assert threshold_for(np.array([0.9, 0.8]), np.array([False, True]), 0.6) is None
 
 
-def test_the_area_is_the_mean_risk_of_all_coverages():
+def test_the_area_is_the_mean_risk_over_all_coverages():
     confidence = np.array([0.3, 0.9, 0.5, 0.7])
     correct = np.array([False, True, True, False])
     assert aurc(confidence, correct) == pytest.approx((0 + 1 / 2 + 1 / 3 + 2 / 4) / 4)
 
 
-def test_the_area_of_a_confidence_that_says_nothing_is_the_error_rate():
+def test_the_area_of_a_constant_confidence_is_the_error_rate():
     correct = np.arange(100) % 4 > 0
     assert aurc(np.full(100, 0.6), correct) == pytest.approx(0.25)
 
 
-def test_the_area_of_ties_is_the_mean_over_their_orders(answered):
+def test_the_area_with_ties_is_the_mean_over_their_orders(answered):
     confidence, correct = answered
     rng = np.random.default_rng(1)
     areas = []
-    for _ in range(400):  # tiny differences put equals in random order
+    for _ in range(400):  # tiny differences put ties in random order
         order = np.argsort(-(confidence + rng.uniform(0, 1e-6, 300)))
         areas.append((np.cumsum(~correct[order]) / np.arange(1, 301)).mean())
     assert np.std(areas) > 1e-4

@@ -1,4 +1,4 @@
-"""Data that cannot be used: one clear sentence that names the file, and nothing half-written."""
+"""Data that cannot be used: refused with a sentence that names the file; nothing is written."""
 
 import io
 import os
@@ -50,14 +50,14 @@ ROWS = {
 
 
 @pytest.mark.parametrize(("row", "complaint"), ROWS.items(), ids=ROWS.values())
-def test_a_bad_row_is_named_as_an_editor_numbers_it(row, complaint, tmp_path, refused):
+def test_a_bad_row_is_reported_with_its_line_number(row, complaint, tmp_path, refused):
     path = table(tmp_path, *[GOOD] * 40, row, GOOD)
     message = refused("fer2013", tmp_path)
     assert message.startswith(f"{path}, row 42: ")
     assert complaint in message
 
 
-def test_pixels_that_are_missing_here_and_too_many_there(tmp_path, refused):
+def test_rows_with_too_few_and_too_many_pixels_do_not_cancel_out(tmp_path, refused):
     table(tmp_path, GOOD, f"0,{PIXELS[2:]},Training", f"0,{PIXELS} 7,Training")
     assert "row 3: 2,303 pixels" in refused("fer2013", tmp_path)
 
@@ -73,7 +73,7 @@ def test_pixels_that_are_missing_here_and_too_many_there(tmp_path, refused):
     ],
     ids=["empty", "header only", "no pixels", "no header", "other"],
 )
-def test_a_table_without_content_or_columns(content, complaint, tmp_path, refused):
+def test_a_table_without_content_or_columns_is_refused(content, complaint, tmp_path, refused):
     path = tmp_path / "fer2013.csv"
     path.write_text(content)
     message = refused("fer2013", path)
@@ -81,14 +81,14 @@ def test_a_table_without_content_or_columns(content, complaint, tmp_path, refuse
     assert str(path) in message
 
 
-def test_a_missing_file_or_folder(tmp_path, refused):
+def test_a_missing_file_or_folder_is_refused(tmp_path, refused):
     assert str(tmp_path / "none.csv") in refused("fer2013", tmp_path / "none.csv")
     message = refused("fer2013", tmp_path)  # empty
     for part in (str(tmp_path), "fer2013.csv", "fer2013new.csv", "basic/EmoLabel", "angry"):
         assert part in message
 
 
-def test_votes_without_pixels_and_damaged_votes(sample, tmp_path, refused):
+def test_votes_without_pixels_and_damaged_votes_are_refused(sample, tmp_path, refused):
     write_layout(sample, "csv", tmp_path)
     votes = tmp_path / "fer2013new.csv"
     text = votes.read_text()
@@ -139,7 +139,7 @@ def test_nothing_is_extracted_from_an_archive(name, suffix, write, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["zip", "tar.gz"])
-def test_a_damaged_archive(sample, layout, tmp_path, refused):
+def test_a_damaged_archive_is_refused(sample, layout, tmp_path, refused):
     write_layout(sample, layout, tmp_path)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
@@ -151,7 +151,7 @@ def test_a_damaged_archive(sample, layout, tmp_path, refused):
     assert str(path) in refused("fer2013", tmp_path)
 
 
-def test_an_archive_of_pictures_is_to_be_unpacked(tmp_path, refused):
+def test_an_archive_of_pictures_is_refused_with_a_remedy(tmp_path, refused):
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         archive.writestr("train/happy/a.png", b"x")
     assert "unpack it" in refused("fer2013", tmp_path / "archive.zip")
@@ -166,14 +166,14 @@ def folder(sample, tmp_path):
     return tmp_path / "fer"
 
 
-def test_an_unknown_class_folder(folder, refused):
+def test_an_unknown_class_folder_is_refused(folder, refused):
     shutil.copytree(folder / "train" / "sad", folder / "train" / "bored")
     message = refused("fer2013", folder)
     assert str(folder / "train" / "bored") in message
     assert "contempt" in message
 
 
-def test_a_class_folder_without_a_picture(folder, refused):
+def test_a_class_folder_without_a_picture_is_refused(folder, refused):
     disgust = folder / "train" / "disgust"
     for number, path in enumerate(sorted(disgust.iterdir())):
         path.rename(disgust / f"{number}.gif")
@@ -187,7 +187,7 @@ def test_a_class_folder_without_a_picture(folder, refused):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_truncated_picture(folder, suffix, refused):
+def test_a_truncated_picture_is_refused(folder, suffix, refused):
     path = max((folder / "train" / "happy").iterdir())
     whole = io.BytesIO()
     Image.open(path).save(whole, {".png": "PNG", ".jpg": "JPEG"}[suffix])
@@ -200,7 +200,7 @@ def test_a_truncated_picture(folder, suffix, refused):
 
 
 @pytest.mark.parametrize("place", [".", "train/happy"])
-def test_a_folder_that_may_not_be_read(place, folder, refused, monkeypatch):
+def test_an_unreadable_folder_is_refused(place, folder, refused, monkeypatch):
     private = folder / place / "private"
     private.mkdir()
     for part in ("train", "test") if place == "." else ():
@@ -221,7 +221,7 @@ def test_a_folder_that_may_not_be_read(place, folder, refused, monkeypatch):
     ("layout", "name"),
     [("csv", "fer2013new.csv"), ("rafdb", "basic/EmoLabel/list_patition_label.txt")],
 )
-def test_labels_that_may_not_be_read(sample, layout, name, tmp_path, refused, monkeypatch):
+def test_an_unreadable_label_file_is_refused(sample, layout, name, tmp_path, refused, monkeypatch):
     write_layout(sample, layout, tmp_path)
     real = open
 
@@ -231,23 +231,23 @@ def test_labels_that_may_not_be_read(sample, layout, name, tmp_path, refused, mo
         return real(path, *arguments, **options)
 
     monkeypatch.setattr("builtins.open", guarded)
-    monkeypatch.setattr("io.open", guarded)  # that of Path
+    monkeypatch.setattr("io.open", guarded)  # used by Path.open
     message = refused("fer2013" if layout == "csv" else layout, tmp_path)
     assert message == f"{tmp_path / name} cannot be read (Permission denied): ask its owner"
 
 
-def test_a_link_to_what_is_not_there(folder, refused):
+def test_a_broken_link_is_refused(folder, refused):
     path = folder / "train" / "happy" / "gone.png"
     path.symlink_to(folder / "nowhere.png")
     assert refused("fer2013", folder).startswith(f"{path} cannot be read (No such file")
 
 
-def test_folders_of_splits_without_that_of_the_training_images(folder, refused):
+def test_split_folders_without_training_images_are_refused(folder, refused):
     (folder / "train").rename(folder / "val")
     assert refused("mine", folder).startswith(f"{folder} has test/ and val/ but no train/ with")
 
 
-def test_links_that_lead_to_one_another_end(tmp_path):
+def test_walk_ends_if_links_form_a_cycle(tmp_path):
     for name, other in (("happy", "sad"), ("sad", "happy")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").touch()
@@ -257,7 +257,7 @@ def test_links_that_lead_to_one_another_end(tmp_path):
     assert found == {".": []} | {link: ["1.png"] for link in links}
 
 
-def test_a_path_in_a_closed_folder(folder, refused, monkeypatch):
+def test_a_path_in_an_unreadable_folder_is_refused(folder, refused, monkeypatch):
     exists = Path.exists
 
     def guarded(path, **options):
@@ -271,11 +271,11 @@ def test_a_path_in_a_closed_folder(folder, refused, monkeypatch):
     )
 
 
-def test_what_lies_behind_a_link_to_a_folder_belongs_to_the_data(folder, tmp_path, fer_home):
+def test_linked_folders_are_read_and_a_change_in_them_is_noticed(folder, tmp_path, fer_home):
     happy, elsewhere = folder / "train" / "happy", tmp_path / "elsewhere"
     happy.rename(elsewhere)
     happy.symlink_to(elsewhere)
-    (elsewhere / "again").symlink_to(elsewhere)  # in itself, without end
+    (elsewhere / "again").symlink_to(elsewhere)  # a cycle
     before = load_faces("mine", folder, say=lambda line: None)
     max(elsewhere.glob("*.*")).unlink()
     assert len(load_faces("mine", folder, say=lambda line: None)) == len(before) - 1
@@ -290,13 +290,13 @@ def test_hidden_folders_are_not_read(folder, fer_home):
     assert len(load_faces("mine", folder, say=lambda line: None)) == before
 
 
-def test_two_pictures_that_differ_in_suffix_only(folder, refused):
+def test_two_pictures_that_differ_only_in_suffix_are_refused(folder, refused):
     path = max((folder / "train" / "happy").iterdir())
     Image.open(path).save(path.with_suffix(".jpg"))
     assert str(path) in refused("fer2013", folder)
 
 
-def test_a_name_that_is_not_utf_8(folder, refused):
+def test_a_name_that_is_not_utf_8_is_refused(folder, refused):
     path = max((folder / "train" / "happy").iterdir())
     path.rename(path.with_name(os.fsdecode(b"\xff.png")))
     message = refused("fer2013", folder)
@@ -304,7 +304,7 @@ def test_a_name_that_is_not_utf_8(folder, refused):
     assert message.isascii()
 
 
-def test_rafdb_without_pictures_or_with_a_wrong_label(sample, tmp_path, refused):
+def test_rafdb_without_pictures_or_with_wrong_labels_is_refused(sample, tmp_path, refused):
     write_layout(sample, "rafdb", tmp_path)
     labels = tmp_path / "basic/EmoLabel/list_patition_label.txt"
     text = labels.read_text()
@@ -328,5 +328,5 @@ def test_rafdb_without_pictures_or_with_a_wrong_label(sample, tmp_path, refused)
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "C:x"])
-def test_a_dataset_name_is_no_path(name, folder, refused):
+def test_a_dataset_name_that_is_not_plain_is_refused(name, folder, refused):
     assert "plain name" in refused(name, folder)

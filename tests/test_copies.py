@@ -1,4 +1,4 @@
-"""Exact copies by hash, near copies against brute force."""
+"""Exact copies, found by hash, and near copies, compared with brute force."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from fer_lib.data.copies import copy_groups, near_copies
 
 
 def brute_force(images: np.ndarray, threshold: float) -> dict[tuple[int, int], bool]:
-    """Pairs that numpy's corrcoef puts at or above the threshold -> whether mirrored."""
+    """Return the pairs whose correlation reaches the threshold, and whether each is mirrored."""
     found = {}
     for i in range(len(images)):
         for j in range(i + 1, len(images)):
@@ -20,14 +20,14 @@ def brute_force(images: np.ndarray, threshold: float) -> dict[tuple[int, int], b
     return found
 
 
-def test_copies_share_a_number_in_order_of_appearance(smooth_noise):
+def test_copies_share_a_group_number_in_order_of_appearance(smooth_noise):
     images = smooth_noise(5)[[0, 1, 0, 2, 1]]
     assert copy_groups(images).tolist() == [0, 1, 0, 2, 1]
     assert copy_groups(images[::-1]).tolist() == [0, 1, 2, 0, 2]  # a view, not contiguous
     assert copy_groups(images[:0]).shape == (0,)
 
 
-def test_one_other_pixel_makes_another_image(smooth_noise):
+def test_images_that_differ_in_one_pixel_are_not_copies(smooth_noise):
     images = smooth_noise(1).repeat(2, 0)
     images[1, 0, 47, 47] ^= 1
     assert copy_groups(images).tolist() == [0, 1]
@@ -55,7 +55,7 @@ def test_near_copies_agree_with_brute_force(side, channels, smooth_noise):
         assert r == pytest.approx(np.corrcoef(images[i].ravel(), other.ravel())[0, 1], abs=1e-5)
 
 
-def test_exact_copies_are_no_near_copies_and_a_group_takes_part_once(smooth_noise):
+def test_exact_copies_are_not_near_copies_and_each_group_is_compared_once(smooth_noise):
     images = smooth_noise(10)
     images[[4, 6]] = images[2]
     images[9] = images[2] // 2
@@ -63,7 +63,7 @@ def test_exact_copies_are_no_near_copies_and_a_group_takes_part_once(smooth_nois
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_a_symmetric_pair_counts_once_by_its_better_side(mirrored, smooth_noise):
+def test_a_symmetric_pair_counts_once_with_its_higher_correlation(mirrored, smooth_noise):
     images = smooth_noise(6)
     images[0] = np.maximum(images[0], images[0][..., ::-1])
     images[0, :, :6] = images[1, :, :6]  # not quite symmetric
@@ -76,14 +76,14 @@ def test_a_symmetric_pair_counts_once_by_its_better_side(mirrored, smooth_noise)
     assert near.correlation[0] > 0.999
 
 
-def test_a_flat_image_is_near_nothing(smooth_noise):
+def test_a_flat_image_has_no_near_copies(smooth_noise):
     images = smooth_noise(4)
     images[2], images[3] = 7, 8
     assert not len(near_copies(images).pairs)
 
 
-def test_near_copies_across_blocks(smooth_noise):
-    """More images than one block of the matrix product holds."""
+def test_near_copies_are_found_across_blocks(smooth_noise):
+    """There are more images than one block of the matrix product contains."""
     images = smooth_noise(2200, 16)
     images[2150] = images[5][..., ::-1]
     images[1030] = images[1023] // 2

@@ -1,4 +1,4 @@
-"""Damage: nothing at the clean severity, more with each severity, the same for a seed."""
+"""Corruptions: none at the clean severity, stronger at each severity, the same for a seed."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def images() -> torch.Tensor:
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio, decibels."""
+    """Return the peak signal-to-noise ratio in decibels."""
     error = (a.float() - b.float()).square().mean()
     return float(20 * np.log10(255) - 10 * torch.log10(error))
 
@@ -33,7 +33,7 @@ def test_the_clean_severity_changes_nothing(images, kind):
 
 
 @KINDS
-def test_bytes_stay_bytes_of_the_same_shape_and_the_source_stays_as_it_was(images, kind):
+def test_dtype_and_shape_are_kept_and_the_input_is_not_changed(images, kind):
     before = images.clone()
     for severity in CORRUPTIONS[kind].severities:
         worse = corrupt(images, kind, severity)
@@ -46,7 +46,7 @@ def test_bytes_stay_bytes_of_the_same_shape_and_the_source_stays_as_it_was(image
 
 
 @KINDS
-def test_damage_follows_from_the_seed(images, kind):
+def test_random_damage_depends_only_on_the_seed(images, kind):
     severity = CORRUPTIONS[kind].severities[-1]
     torch.manual_seed(1)
     first = corrupt(images, kind, severity, seed=3)
@@ -60,21 +60,21 @@ def test_damage_follows_from_the_seed(images, kind):
 def test_every_severity_is_worse_than_the_one_before(images, kind):
     severities = CORRUPTIONS[kind].severities
     assert len(severities) in (4, 5)
-    sides = [[s for s in severities if s * sign > 0] for sign in (1, -1)]  # darker, brighter
+    sides = [[s for s in severities if s * sign > 0] for sign in (1, -1)]  # brighter, darker
     for side in filter(None, sides):
         ratios = [psnr(images, corrupt(images, kind, severity)) for severity in side]
         assert ratios == sorted(ratios, reverse=True)
         assert ratios[0] > ratios[-1] + 2
 
 
-def test_blur_is_that_of_scipy(images):
+def test_blur_is_the_same_as_in_scipy(images):
     found = corrupt(images, "blur", 1.5)[0, 0]
     whole = images[0, 0].numpy().astype(float)
     expected = ndimage.gaussian_filter(whole, 1.5, mode="mirror", radius=5)
     assert np.abs(found.numpy() - expected).max() < 1
 
 
-def test_convolutions_are_exact_on_a_gpu_too(images, monkeypatch):
+def test_convolutions_do_not_use_tf32(images, monkeypatch):
     exact = []
 
     def apply(images, *_):
@@ -87,25 +87,25 @@ def test_convolutions_are_exact_on_a_gpu_too(images, monkeypatch):
     assert exact == [True]
 
 
-def test_noise_has_the_deviation_that_it_says():
+def test_noise_has_the_given_standard_deviation():
     grey = torch.full((40, 1, 48, 48), 128, dtype=torch.uint8)
     off = corrupt(grey, "noise", 20).float() - 128
     assert off.std().item() == pytest.approx(20, rel=0.02)
     assert off.mean().item() == pytest.approx(0, abs=0.3)
 
 
-def test_brightness_moves_grey_levels_and_cuts_them_off(images):
+def test_brightness_shifts_grey_levels_and_clips_them(images):
     expected = (images.int() + 100).clamp(0, 255).to(torch.uint8)
     assert torch.equal(corrupt(images, "brightness", 100), expected)
 
 
-def test_occlusion_covers_a_square_of_the_side_that_it_says(images):
+def test_occlusion_covers_a_square_of_the_given_side(images):
     changed = (corrupt(images, "occlusion", 16) != images)[:, 0]
     for mask in changed:
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
         for places in (rows, columns):
             assert 14 <= int(places.max() - places.min()) + 1 <= 17
-        assert mask.sum() > 0.9 * 16**2  # a pixel may have the mean grey by itself
+        assert mask.sum() > 0.9 * 16**2  # a covered pixel may have had the mean grey before
     places = {tuple(mask.nonzero()[0].tolist()) for mask in changed}
     assert len(places) > 20
 
@@ -119,14 +119,14 @@ def test_rotation_turns_half_of_the_images_to_each_side():
     rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
     y = (turned * rows).sum((1, 2)) / weight - 23.5
     x = (turned * columns).sum((1, 2)) / weight - 23.5
-    expected = 12 * np.sin(np.pi / 4)  # the bar's middle is 12 pixels off
+    expected = 12 * np.sin(np.pi / 4)  # the bar is 12 pixels from the middle
     assert torch.allclose(y.abs(), torch.tensor(expected).float(), atol=0.6)
     assert torch.allclose(x, torch.tensor(expected).float(), atol=0.6)
     assert 70 < (y > 0).sum() < 130
 
 
-def test_resolution_leaves_no_more_detail_than_its_pixels():
-    """Stripes of one pixel vanish in half of the pixels; a step at the middle stays."""
+def test_resolution_removes_details_smaller_than_its_pixels():
+    """Stripes one pixel wide vanish at half the resolution; a step at the middle stays."""
     stripes = torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
     stripes[..., ::2] = 255
     assert corrupt(stripes, "resolution", 24)[..., 2:-2].float().std() < 10
@@ -139,7 +139,7 @@ def test_resolution_leaves_no_more_detail_than_its_pixels():
 
 @pytest.mark.parametrize("kind", [name for name in CORRUPTIONS if name != "noise"])
 def test_lengths_grow_with_the_image(images, kind):
-    """The same face twice as large is damaged alike."""
+    """A face of twice the size is damaged in the same way."""
     large = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
     severity = CORRUPTIONS[kind].severities[2]
     shrunk = corrupt(large, kind, severity).float().unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))

@@ -1,4 +1,4 @@
-"""What a model looks at: right by an independent computation, and the model as it was."""
+"""Explanations equal an independent computation and do not change the model."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from fer_lib.models.moe import MixtureHead
 
 
 def dinov2(**options):
-    """A small ViT with four register tokens and LayerScale of a size that matters."""
+    """Return a small ViT with four register tokens and a LayerScale large enough to matter."""
     sizes = {"img_size": 56, "depth": 2, "embed_dim": 48, "num_heads": 3, "num_classes": 0}
     return timm.create_model(
         "vit_small_patch14_reg4_dinov2", **sizes | {"init_values": 0.5} | options
@@ -63,12 +63,12 @@ def images(model, n=3):
 
 
 def attention_weights(model, x):
-    """Attention of every block: (B, heads, T, T), rows are the tokens that ask."""
+    """Return the attention of every block, (B, heads, T, T); its rows are the queries."""
     return explain.record_attention(model, x, lambda weights: weights)
 
 
 @pytest.mark.parametrize(("build", "grid"), [(vit_patch, 6), (dinov2, 4), (mixture, 4)])
-def test_rollout_and_class_row_equal_a_plain_computation(build, grid):
+def test_rollout_and_class_attention_equal_a_plain_computation(build, grid):
     model = build().train()
     x = images(model)
     weights = [block.double().numpy() for block in attention_weights(model, x)]
@@ -86,7 +86,7 @@ def test_rollout_and_class_row_equal_a_plain_computation(build, grid):
         np.testing.assert_allclose(explain.class_attention(model, x)[image], row, atol=1e-6)
 
 
-def test_weights_are_those_of_queries_and_keys_in_order_of_the_blocks():
+def test_recorded_attention_equals_that_of_queries_and_keys_of_each_block():
     model = dinov2().eval()
     x = images(model)
     weights = attention_weights(model, x)
@@ -101,8 +101,8 @@ def test_weights_are_those_of_queries_and_keys_in_order_of_the_blocks():
             tokens = block(tokens)
 
 
-def test_map_is_greatest_at_the_patch_that_is_looked_at():
-    model, patch = dinov2(img_size=(56, 42)), 7  # 4 × 3 patches, the second of the third row
+def test_a_map_is_largest_at_the_patch_with_the_attention():
+    model, patch = dinov2(img_size=(56, 42)), 7  # 4 × 3 patches; 7 is the second of the third row
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -111,7 +111,7 @@ def test_map_is_greatest_at_the_patch_that_is_looked_at():
         for block in model.blocks:
             block.norm1.weight.fill_(1)
             block.attn.qkv.weight[48:96] = torch.eye(48)  # keys are the tokens
-            block.attn.qkv.bias[:48] = 2 * place  # all ask for that one
+            block.attn.qkv.bias[:48] = 2 * place  # all queries match that patch
     x = torch.randn(2, 3, 56, 42)
     for found in (explain.rollout(model, x), explain.class_attention(model, x)):
         assert found.shape == (2, 4, 3)
@@ -124,7 +124,7 @@ def fused(part):
 
 
 def settings(model):
-    """What an explanation could leave behind in a model, but for tensors."""
+    """Return everything but tensors that an explanation could change in a model."""
     parts = {
         name: (part.training, sorted(vars(part)), len(part._forward_hooks), fused(part))
         for name, part in model.named_modules()
@@ -151,15 +151,15 @@ CASES = [
 
 
 @pytest.mark.parametrize(("function", "build"), CASES)
-def test_the_model_stays_as_it_was(function, build):
+def test_the_model_is_not_changed(function, build):
     model = build().eval()
     for part in [part for part in model.modules() if fused(part)][1:]:
-        part.fused_attn = False  # one fused, the others not
+        part.fused_attn = False  # only the first stays fused
     x = images(model)
     with torch.no_grad():
         wanted = model(x)
     frozen = next(model.train().children())
-    frozen.eval().requires_grad_(False)  # as a part that is not trained
+    frozen.eval().requires_grad_(False)  # like a part that is not trained
     last = list(model.parameters())[-1]
     last.grad = torch.ones_like(last)
     before = settings(model), tensors(model)
@@ -172,7 +172,7 @@ def test_the_model_stays_as_it_was(function, build):
         assert torch.equal(model.eval()(x), wanted)
 
 
-def test_maps_picks_by_what_a_model_is_made_of():
+def test_maps_chooses_the_method_by_the_kind_of_model():
     for build, name in ((vit_patch, "attention rollout"), (mixture, "attention rollout")):
         model = build()
         x = images(model)
@@ -187,7 +187,7 @@ def test_maps_picks_by_what_a_model_is_made_of():
 
 
 @pytest.mark.parametrize(("form", "sides"), [("cbam", [48, 24, 12]), ("published", [24, 12, 1])])
-def test_spatial_gates_are_those_that_the_features_were_multiplied_by(form, sides):
+def test_spatial_gates_are_the_factors_of_the_features(form, sides):
     model = create_model("attention_cnn", width=16, attention=form).eval()
     x = images(model)
     found = explain.spatial_gates(model, x)
@@ -201,7 +201,7 @@ def test_spatial_gates_are_those_that_the_features_were_multiplied_by(form, side
                     torch.testing.assert_close(before * gates[:, None], features)
 
 
-def test_routing_is_that_of_the_router():
+def test_routing_equals_the_top_two_probabilities_of_the_router():
     model = mixture()
     x, seen = images(model, 5), []
     model.eval().head.experts.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -209,12 +209,12 @@ def test_routing_is_that_of_the_router():
     router = model.head.experts.router
     logits = seen[0].double() @ router.weight.double().T + router.bias.double()
     p = np.exp(logits.detach().numpy())
-    p[np.argsort(np.argsort(p)) < 2] = 0  # of four experts, two
+    p[np.argsort(np.argsort(p)) < 2] = 0  # each image uses two of four experts
     np.testing.assert_allclose(gates, p / p.sum(1, keepdims=True), atol=1e-6)
     assert gates.dtype == np.float32
 
 
-def test_expert_table_is_each_class_s_share_of_routes():
+def test_expert_table_contains_the_shares_of_routes_of_each_class():
     gates = torch.tensor([[0.9, 0.1, 0], [0.5, 0, 0.5], [0, 0.2, 0.8]])
     table = explain.expert_table(gates, np.array([3, 3, 0]), EMOTIONS)
     assert list(table.index) == list(EMOTIONS)
@@ -224,7 +224,7 @@ def test_expert_table_is_each_class_s_share_of_routes():
     assert table.drop(["happy", "angry"]).isna().all(axis=None)
 
 
-def test_reliability_leads_to_the_prediction():
+def test_reliability_ends_with_the_prediction():
     model = grefel().train()
     x = images(model)
     found = explain.reliability(model, x)
@@ -248,7 +248,7 @@ def test_reliability_leads_to_the_prediction():
         (explain.reliability, mixture, "use grefel"),
     ],
 )
-def test_what_does_not_suit_a_model_is_refused(function, build, message):
+def test_a_method_that_does_not_suit_the_model_is_refused(function, build, message):
     model = build()
     x = images(model)
     with pytest.raises(InputError, match=message):

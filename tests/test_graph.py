@@ -1,4 +1,4 @@
-"""Recorded training steps: where they are used, and that they learn the same."""
+"""Training steps recorded as CUDA graphs: when they are used, and that they train the same."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ UNRECORDABLE = {
 
 
 class Operations(TorchDispatchMode):
-    """Notes what is computed within it, backward passes and all."""
+    """Collect the names of all operations in a block, including those of backward passes."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class Operations(TorchDispatchMode):
         if func is torch.ops.aten.index.Tensor and any(
             index is not None and index.dtype == torch.bool for index in args[1]
         ):
-            self.names.add("aten.nonzero")  # which that calls
+            self.names.add("aten.nonzero")  # which indexing with a mask calls
         return func(*args, **kwargs or {})
 
 
@@ -71,7 +71,7 @@ def on_one(monkeypatch, device: str) -> None:
 
 
 def vector(model: nn.Module) -> torch.Tensor:
-    """All weights of a model, one after the other, as they now are."""
+    """Return a copy of all weights of a model as one vector."""
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
@@ -93,7 +93,7 @@ def config(**changes) -> TrainConfig:
         ({"compile": True}, True),
     ],
 )
-def test_only_what_can_be_recorded_is(faces, monkeypatch, changes, expected):
+def test_only_supported_trainings_on_one_gpu_are_recorded(faces, monkeypatch, changes, expected):
     on_one(monkeypatch, "cpu")
     assert Learner(config(), faces).recorded is None
     assert MaskedLearner(pretraining("sample"), faces).recorded is None
@@ -103,7 +103,7 @@ def test_only_what_can_be_recorded_is(faces, monkeypatch, changes, expected):
     assert recordable(settings, model, settings.precision) == expected
 
 
-def test_shapes_that_the_device_alone_knows_are_not_recorded(monkeypatch):
+def test_a_model_with_shapes_that_depend_on_values_is_not_recorded(monkeypatch):
     small = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
     options = {"img_size": 48, "in_chans": 1, "backbone_options": small}
     on_one_gpu(monkeypatch)
@@ -116,10 +116,13 @@ def test_shapes_that_the_device_alone_knows_are_not_recorded(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the optimizer notices that none is recorded")
 @pytest.mark.parametrize("model", [*MODULES, "mae"])
-def test_a_step_copies_nothing_to_the_device_and_waits_for_nothing(faces, model, monkeypatch):
-    """A recording forbids both, so of `vit_moe`, which does, there is none; colour faces for a grey
-    model are the likeliest to copy."""
-    # transformers does other things then, and on a GPU the autoencoder has other attention.
+def test_a_step_neither_copies_to_the_device_nor_waits_for_it(faces, model, monkeypatch):
+    """A recording forbids both, so `vit_moe`, which needs such operations, is not recorded.
+
+    The faces are in colour because a step that turns them grey is the most likely to copy.
+    """
+    # transformers behaves differently during a recording, and the autoencoder has another attention
+    # on a GPU.
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(autoencoder, "attention", lambda device: attention("cuda"))
     faces = replace(faces, images=np.repeat(faces.images, 3, axis=1))
@@ -139,7 +142,7 @@ def test_a_step_copies_nothing_to_the_device_and_waits_for_nothing(faces, model,
     assert bool(bad) == (model == "vit_moe"), bad
 
 
-def test_what_cannot_be_recorded_is_noticed():
+def test_operations_that_cannot_be_recorded_are_detected():
     x = torch.arange(3.0)
     for bad, name in (
         (lambda: x[x > 1], "aten.nonzero"),
@@ -151,12 +154,12 @@ def test_what_cannot_be_recorded_is_noticed():
         assert seen.names & UNRECORDABLE == {name}
 
 
-def test_a_failed_recording_tells_what_failed_first(monkeypatch):
+def test_a_failed_recording_reports_the_first_error(monkeypatch):
     class Recording:
         def __enter__(self):
             pass
 
-        def __exit__(self, *error):  # as torch's does, once a capture is broken
+        def __exit__(self, *error):  # like torch's after a failed capture
             raise RuntimeError("operation failed due to a previous error during capture")
 
     def step(images, targets):
@@ -175,7 +178,7 @@ def test_a_failed_recording_tells_what_failed_first(monkeypatch):
     assert (group["lr"], group["capturable"]) == (0.5, False)
 
 
-def test_a_run_is_the_same_however_its_steps_are_launched(faces, tmp_path):
+def test_a_run_is_found_with_any_value_of_cuda_graph(faces, tmp_path):
     run = start_run(config(), faces, tmp_path)
     assert find_run(config(cuda_graph=False), faces, tmp_path).folder == run.folder
     assert find_run(config(seed=1), faces, tmp_path) is None
@@ -187,8 +190,8 @@ def test_a_run_is_the_same_however_its_steps_are_launched(faces, tmp_path):
     [{}, {"accumulate": 2}, {"ema_decay": 0.9}, {"frozen_layers": 1}, {"precision": "no"}],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_recorded_step_learns_the_same(faces, changes, channels):
-    """Also over an epoch's end, where the rate has changed and the draws begin anew."""
+def test_recorded_steps_train_like_normal_steps(faces, changes, channels):
+    """This includes the start of an epoch: a new learning rate, and a generator seeded again."""
     faces = replace(faces, images=np.repeat(faces.images, channels, axis=1))
     rows, weights = [], []
     for recorded in (True, False):
@@ -204,7 +207,7 @@ def test_a_recorded_step_learns_the_same(faces, changes, channels):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs an NVIDIA GPU")
 @pytest.mark.parametrize("precision", ["no", "auto"])
-def test_a_recorded_pretraining_learns_the_same(faces, precision):
+def test_recorded_steps_pretrain_like_normal_steps(faces, precision):
     rows, weights = [], []
     for recorded in (True, False):
         settings = pretraining("sample", epochs=3, precision=precision, cuda_graph=recorded)

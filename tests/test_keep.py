@@ -1,4 +1,4 @@
-"""The weights of the package: kept only if they answer as their run did, with a card."""
+"""Weights are kept only if they predict the same as their run, and with a model card."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def faces(home):
 
 @pytest.fixture(scope="module", autouse=True)
 def level():
-    """A share of right answers that a network trained for seconds reaches."""
+    """Lower the accuracy of sure answers to one that a network trained for seconds reaches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(abstention, "SURE", 0.3)
         yield 0.3
@@ -58,7 +58,7 @@ def kept(run, faces, home) -> Path:
     return path
 
 
-def test_kept_weights_answer_as_the_run_did(kept, run, faces):
+def test_kept_weights_have_the_accuracy_of_the_run(kept, run, faces):
     predictor = Predictor.from_file(kept, device="cpu")
     test = faces.where("test")
     p = predictor.probabilities(faces.images[test])
@@ -70,7 +70,7 @@ def test_kept_weights_answer_as_the_run_did(kept, run, faces):
     )
 
 
-def test_threshold_and_temperature_are_those_of_the_validation_images(kept, run, faces, level):
+def test_threshold_and_temperature_are_chosen_on_the_validation_images(kept, run, faces, level):
     use = run.results["use"]
     rows = faces.where("valid")
     p = load_predictions(run.folder / "predictions.npz").valid_probabilities
@@ -85,14 +85,14 @@ def test_threshold_and_temperature_are_those_of_the_validation_images(kept, run,
     assert use["valid_coverage"] == pytest.approx(sure.mean())
 
 
-def test_a_run_and_its_kept_weights_are_the_same_predictor(kept, run, faces):
+def test_a_run_and_its_kept_weights_give_the_same_probabilities(kept, run, faces):
     one, other = Predictor.from_run(run), Predictor.from_file(kept)
     some = faces.images[:20]
     np.testing.assert_array_equal(one.probabilities(some), other.probabilities(some))
     assert one.threshold == other.threshold
 
 
-def test_the_card_says_what_the_results_say(kept, run, faces):
+def test_the_card_contains_the_numbers_of_the_results(kept, run, faces):
     text = kept.with_name(keep.CARD).read_text()
     assert text.startswith("# Model card: default.safetensors\n\n**sample data:")
     test = run.results["test"]["full"]
@@ -106,7 +106,7 @@ def test_the_card_says_what_the_results_say(kept, run, faces):
     assert f"probability of {run.results['use']['threshold']:.3f} on" in text
 
 
-def test_the_card_says_on_how_many_images_a_short_run_was_trained(run, faces, tmp_path):
+def test_the_card_contains_the_number_of_training_images_of_a_limited_run(run, faces, tmp_path):
     shutil.copytree(run.folder, tmp_path / "run")
     changed = run.config | {"train": run.config["train"] | {"limit": 64}}
     write_json(tmp_path / "run" / "config.json", changed)
@@ -114,7 +114,7 @@ def test_the_card_says_on_how_many_images_a_short_run_was_trained(run, faces, tm
     assert f"{faces.name}: 64 training images" in text
 
 
-def test_the_card_says_of_drawn_faces_alone_that_they_are_no_people(kept, run, faces):
+def test_only_the_card_of_drawn_faces_says_that_they_are_not_people(kept, run, faces):
     for mark, said in (("sample data", True), ("fer2013 with a drawn split", False)):
         some = replace(faces, manifest=faces.manifest | {"mark": mark})
         predictions = load_predictions(run.folder / "predictions.npz")
@@ -130,7 +130,7 @@ def test_the_card_says_when_nothing_is_sure(run, faces, kept):
     assert "so none counts as sure." in text
 
 
-def test_weights_that_answer_otherwise_are_not_kept(run, faces, tmp_path):
+def test_weights_with_other_predictions_are_not_kept(run, faces, tmp_path):
     other = tmp_path / "run"
     other.mkdir()
     for path in run.folder.glob("*.*"):
@@ -148,8 +148,10 @@ def test_weights_that_answer_otherwise_are_not_kept(run, faces, tmp_path):
 
 
 @pytest.mark.parametrize(("ahead", "kept_all_the_same"), [(1e-3, True), (1e-2, False)])
-def test_a_class_that_was_as_likely_will_do(run, faces, ahead, kept_all_the_same):
-    """As where a run was scored by a GPU, which rounds otherwise."""
+def test_another_class_is_accepted_only_if_it_is_about_as_likely(
+    run, faces, ahead, kept_all_the_same
+):
+    """A run that was scored on a GPU has slightly different probabilities."""
     given = load_predictions(run.folder / "predictions.npz")
     changed = given.test_probabilities.copy()
     best, worst = changed[0].argmax(), changed[0].argmin()
@@ -160,7 +162,7 @@ def test_a_class_that_was_as_likely_will_do(run, faces, ahead, kept_all_the_same
         keep.check(predictor, replace(given, test_probabilities=changed), faces)
 
 
-def test_without_a_card_no_weights_are_written(kept, run, faces, tmp_path, monkeypatch):
+def test_no_weights_are_written_if_the_card_fails(kept, run, faces, tmp_path, monkeypatch):
     for path in (kept, kept.with_name(keep.CARD)):
         (tmp_path / path.name).write_text("of before")
 
@@ -201,7 +203,7 @@ def test_other_data_and_unfinished_runs_are_refused(run, faces, tmp_path):
         keep.keep_weights(Run(tmp_path / "run"), faces, tmp_path / "a.safetensors")
 
 
-def test_no_folder_of_the_trainers_is_in_the_file(run, faces, tmp_path):
+def test_the_files_contain_no_path_of_the_training_machine(run, faces, tmp_path):
     config = json.loads((run.folder / "config.json").read_text())
     state, metadata = read_weights(run.folder / "best.safetensors")
     config["train"]["pretrained"] = "/home/somebody/weights.safetensors"
@@ -227,7 +229,7 @@ def test_command_line(run, faces, home, tmp_path, monkeypatch, capsys):
     assert "not a run folder" in capsys.readouterr().err
 
 
-def test_the_packages_weights_are_real_small_and_described():
+def test_the_weights_of_the_package_are_small_and_have_a_card_of_real_data():
     assert DEFAULT.stat().st_size < keep.LIMIT
     text = DEFAULT.with_name(keep.CARD).read_text(encoding="utf-8")
     assert "sample data" not in text

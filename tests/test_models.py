@@ -1,4 +1,4 @@
-"""All models: sizes and independence of the batch; the CNNs' corrected and published attention."""
+"""All models: published sizes, independence of the batch; the two forms of the CNN's attention."""
 
 import pytest
 import torch
@@ -28,13 +28,13 @@ from fer_lib.recipes import recipe
         ("vit_cnn", {}, 2_767_495),
         ("vit_tiny", {}, 5_509_319),
         ("vit_mae", {}, 85_805_575),
-        # Published with 590,592 more: the pooler of transformers' ViT, which nothing used.
+        # The published model has 590,592 more, in the unused pooler of transformers' ViT.
         ("vit_moe", {}, 98_211_083 - 590_592),
         ("grefel", {}, 88_640_654),
     ],
 )
-def test_parameters_are_those_published(name, options, parameters):
-    with torch.device("meta"):  # no time goes into random numbers
+def test_the_number_of_parameters_is_as_published(name, options, parameters):
+    with torch.device("meta"):  # saves the time for random numbers
         model = create_model(name, **options).to_empty(device="cpu")
     assert sum(p.numel() for p in model.parameters()) == parameters
     size = {"vit_tiny": (1, 224, 224), "vit_mae": (3, 224, 224), "vit_moe": (3, 224, 224)}
@@ -47,13 +47,13 @@ def test_parameters_are_those_published(name, options, parameters):
 
 
 def unmade(name: str, **options) -> nn.Module:
-    """A model by its published recipe, without any values: built at once."""
+    """Build a model by its published recipe on the meta device, which takes no time."""
     with torch.device("meta"):
         return create_model(name, **recipe(name, "published").options | options)
 
 
 def described(layer: nn.Module):
-    """Of a linear map its sizes, of dropout its rate, else the kind of layer."""
+    """Return the sizes of a linear layer, the rate of dropout, or else the type of the layer."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     return layer.p if isinstance(layer, nn.Dropout) else type(layer)
@@ -95,7 +95,7 @@ def test_a_transformer_has_the_published_tokens_and_blocks(
     model = unmade(name, **options)
     assert (model.pretrained_cfg["mean"], model.pretrained_cfg["std"]) == normalised
     vit = getattr(model, "backbone", model)
-    assert vit.patch_embed.num_patches == tokens == vit.pos_embed.shape[1] - 1  # and the class
+    assert vit.patch_embed.num_patches == tokens == vit.pos_embed.shape[1] - 1  # class token
     assert len(vit.blocks) == blocks
     assert isinstance(vit.norm, nn.LayerNorm)
     for block in vit.blocks:
@@ -106,10 +106,10 @@ def test_a_transformer_has_the_published_tokens_and_blocks(
     with torch.no_grad():
         for name, parameter in first.named_parameters():
             parameter.fill_(name in ("norm1.bias", "norm2.bias"))
-        assert torch.equal(first(x), x)  # the norms stand before attention and MLP, not after
+        assert torch.equal(first(x), x)  # the norms come before attention and MLP, not after
 
 
-def test_the_heads_of_experts_and_of_anchors_have_the_published_numbers():
+def test_the_heads_of_vit_moe_and_grefel_have_the_published_sizes():
     head = unmade("vit_moe").head
     assert type(head.attention) is MultiHeadAttention
     assert (head.experts.top_k, tuple(head.experts.weight1.shape)) == (2, (4, 768, 1536))
@@ -120,7 +120,7 @@ def test_the_heads_of_experts_and_of_anchors_have_the_published_numbers():
 
 
 def plain_cnn() -> nn.Sequential:
-    """`baseline_cnn` layer by layer as published."""
+    """Build `baseline_cnn` as a plain sequence of the published layers."""
     layers = []
     for inputs, outputs, pool in (
         (1, 64, nn.MaxPool2d(2)),
@@ -134,16 +134,16 @@ def plain_cnn() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_the_baseline_is_the_published_network(training):
+def test_the_baseline_computes_the_same_as_the_published_layers(training):
     torch.manual_seed(0)
     model, plain = create_model("baseline_cnn"), plain_cnn()
     for values in model.state_dict().values():
         if values.is_floating_point():
-            values.add_(0.1 * torch.randn_like(values))  # norms that do something
+            values.add_(0.1 * torch.randn_like(values))  # so that the norms have an effect
     plain.load_state_dict(dict(zip(plain.state_dict(), model.state_dict().values(), strict=True)))
     x, answers = torch.randn(4, 1, 48, 48), []
     for one in (model, plain):
-        torch.manual_seed(1)  # of dropout
+        torch.manual_seed(1)  # for dropout
         answers.append(one.train(training)(x))
     torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-4)
 
@@ -177,7 +177,7 @@ def test_published_gates_reach_two_and_corrected_ones_stay_below_one():
         assert ratio.max() > high - 0.01
 
 
-def test_a_wide_start_is_xaviers():
+def test_weight_init_jax_is_xavier_initialisation():
     narrow, wide = (
         create_model("vit_patch", embed_dim=128, num_heads=4, weight_init=way)
         for way in ("", "jax")
@@ -233,7 +233,7 @@ def test_wrong_names_and_options_are_refused(name, options, message):
 
 
 @pytest.mark.parametrize("name", ["vit_patch", "vit_cnn"])
-def test_a_scratch_vit_of_another_size_says_which_input_it_takes(name):
+def test_the_configuration_of_a_scratch_vit_has_its_input_size(name):
     model = create_model(name, img_size=32, in_chans=3, depth=1)
     assert model.pretrained_cfg["input_size"] == (3, 32, 32)
     assert create_model(name, depth=1).pretrained_cfg["input_size"] == (1, 48, 48)
@@ -243,7 +243,7 @@ def test_a_scratch_vit_of_another_size_says_which_input_it_takes(name):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("pool", [OverChannels, OverPositions])
-def test_the_gradients_of_the_gates_pools_are_those_of_mean_and_maximum(pool, layout):
+def test_the_gradients_of_mean_and_maximum_pooling_are_correct(pool, layout):
     x = torch.randn(2, 3, 4, 5, dtype=torch.double).contiguous(memory_format=layout)
     assert torch.autograd.gradcheck(pool.apply, x.requires_grad_())
 

@@ -1,4 +1,4 @@
-"""The notebooks: their form, a run of each from a foreign folder, and their way through Colab."""
+"""The notebooks: their form, their execution in another folder, the setup on Colab, the widgets."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def code_of(content: nbformat.NotebookNode) -> list[str]:
     return [cell.source for cell in content.cells if cell.cell_type == "code"]
 
 
-def test_the_notebooks_are_there():
+def test_the_notebooks_match_the_stages():
     assert {path.stem for path in NOTEBOOKS} == {
         stage.name for stage in STAGES if not stage.is_report
     }
@@ -88,14 +88,14 @@ def test_a_notebook_is_prose_with_a_little_code(path):
 
 
 @notebook
-def test_prose_states_no_measured_number(path):
+def test_prose_contains_no_measured_number(path):
     prose = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
     text = re.sub(r"`[^`]*`|\([^)]*http[^)]*\)", "", "\n".join(prose))
     assert not re.findall(r"\d+[.,]\d+|\d+ ?%", text)
 
 
 @notebook
-def test_the_order_of_the_first_cells_and_the_last(path):
+def test_the_first_three_cells_and_the_last_have_the_expected_form(path):
     title, setup, parameters, *rest = read(path).cells
     assert title.cell_type == "markdown"
     assert title.source.startswith("# ")
@@ -122,25 +122,25 @@ def test_every_notebook_takes_the_shared_parameters(path):
 
 
 @notebook
-def test_the_file_is_clean(path):
+def test_the_file_has_no_outputs_and_readable_cell_ids(path):
     content = read(path)
     assert content.metadata.kernelspec.name == "python3"
     cells = [cell for cell in content.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)
     ids = [cell.id for cell in content.cells]
     assert len(set(ids)) == len(ids)
-    # Named by hand, so that a cell keeps its name when the file is written again.
+    # Ids are chosen by hand, so a cell keeps its id when the file is written again.
     assert not [name for name in ids if re.fullmatch(r"[0-9a-f]{8}", name)]
 
 
 @pytest.fixture
 def folders(tmp_path) -> Path:
-    """Pictures in the class folders of Kaggle: without votes, and no truth is known."""
+    """Pictures in class folders as on Kaggle, with neither votes nor true labels."""
     write_layout(make_sample(300), "emotion-detection", tmp_path / "kaggle")
     return tmp_path / "kaggle"
 
 
-def test_class_folders_without_votes_are_looked_at(folders, tmp_path):
+def test_the_data_notebook_runs_on_class_folders_without_votes(folders, tmp_path):
     path, home = ROOT / "notebooks" / "01_data.ipynb", tmp_path / "home"
     given = {"dataset": "fer2013", "data_dir": str(folders), "interactive": False}
     text = papermill_run(path, tmp_path / "out.ipynb", environment(home, ROOT), **given)
@@ -149,7 +149,7 @@ def test_class_folders_without_votes_are_looked_at(folders, tmp_path):
     assert "test = PublicTest + PrivateTest" in text
 
 
-def test_labels_are_refined_by_voters_from_disk_alone(folders, tmp_path):
+def test_labels_are_refined_with_only_hub_voters_from_disk(folders, tmp_path):
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
     size = {"image_size": 16, "patch_size": 8, "hidden_size": 8, "intermediate_size": 8}
@@ -173,21 +173,22 @@ def test_labels_are_refined_by_voters_from_disk_alone(folders, tmp_path):
     assert kept["against_truth"] == kept["against_annotators"] == {}
     assert kept["voters"] == given["hub_voters"]
     assert kept["echo"] == {}
-    assert kept["changed"]["majority"]["train"]["by_class"]["disgust"] == 0  # they abstain there
+    # The voters do not have this class, so they abstain.
+    assert kept["changed"]["majority"]["train"]["by_class"]["disgust"] == 0
     assert set(kept["agreement_not_accuracy"]["original"]) == {"accuracy", "agreement"}
 
 
 def environment(home: Path, *python_path: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     paths = os.pathsep.join(map(str, python_path))
-    # On Colab, `python` is that of the kernel.
+    # As on Colab, `python` is the kernel's interpreter.
     path = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
     ours = {"FER_HOME": str(home), "OMP_NUM_THREADS": "1", "FER_DETECTOR": "haar"}  # no download
     return kept | ours | {"PYTHONPATH": paths, "PATH": path}
 
 
 def papermill_command(source: Path, target: Path, env: dict[str, str], **parameters) -> str:
-    """Execute a notebook by the papermill command in `target`'s folder; return what it printed."""
+    """Run the papermill command on a notebook in `target`'s folder; return the printed text."""
     values = [f"{name}: {json.dumps(value)}" for name, value in parameters.items()]
     given = [
         *("--no-progress-bar", "--execution-timeout", "300"),
@@ -200,7 +201,7 @@ def papermill_command(source: Path, target: Path, env: dict[str, str], **paramet
 
 
 def papermill_run(source: Path, target: Path, env: dict[str, str], **parameters) -> str:
-    """The same in this process, and in a kernel that begins sooner."""
+    """Do the same in this process, with a forked kernel, which starts faster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_provisioner, "launch_kernel", Kernel)
         for name in os.environ.keys() - env.keys():
@@ -222,7 +223,7 @@ def printed(target: Path) -> str:
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory) -> tuple[Path, dict[str, str]]:
-    """Home and printed text by notebook, after all of them ran in order, from a foreign folder."""
+    """FER_HOME and the printed text of each notebook; all ran in order, in another folder."""
     folder = tmp_path_factory.mktemp("executed")
     home = folder / "home"
     env = environment(home, ROOT)
@@ -235,7 +236,7 @@ def executed(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     return home, texts
 
 
-def test_the_notebooks_write_what_they_say(executed):
+def test_the_notebooks_write_their_results(executed):
     home, _ = executed
     report = json.loads((home / "data" / DATASET / "audit.json").read_text())
     assert report["mark"] == "sample data"
@@ -264,10 +265,10 @@ def test_the_notebooks_write_what_they_say(executed):
     tried = json.loads((home / f"runs/try_it_{DATASET}_sample/faces.json").read_text())
     assert tried["mark"] == "sample data"
     (faces,) = tried["pictures"].values()
-    assert len(faces) >= 5  # of seven that were drawn
+    assert len(faces) >= 5  # seven are drawn
 
 
-def test_every_printed_number_of_the_sample_says_so(executed):
+def test_printed_scores_are_marked_as_sample_data(executed):
     _, texts = executed
     for name in sorted(texts):
         figures = [line for line in texts[name].splitlines() if re.search(r"\d%|\d points", line)]
@@ -275,18 +276,18 @@ def test_every_printed_number_of_the_sample_says_so(executed):
         assert all("sample data" in line for line in figures), name
 
 
-def test_no_crop_of_a_picture_of_ones_own_is_kept(tmp_path):
+def test_no_crop_of_a_users_picture_is_saved(tmp_path):
     from PIL import Image
 
     from fer_lib.data.drawing import draw
 
-    for folder in ("one", "two"):  # of one name
+    for folder in ("one", "two"):  # two files of the same name
         (tmp_path / folder).mkdir()
         face = np.pad(draw(np.array([3]), 5, rough=0.3, size=240)[0, 0], 60, constant_values=128)
         Image.fromarray(face).save(tmp_path / folder / "me.png")
     kept = tmp_path / "home/runs/try_it_sample_sample"
     kept.mkdir(parents=True)
-    (kept / "maps.png").touch()  # as an older version left it
+    (kept / "maps.png").touch()  # left by an older version
     source, env = ROOT / "notebooks/11_try_it.ipynb", environment(tmp_path / "home", ROOT)
     pictures = [str(tmp_path / folder / "me.png") for folder in ("one", "two")]
     given = {"pictures": pictures, "interactive": False}
@@ -300,16 +301,16 @@ def test_no_crop_of_a_picture_of_ones_own_is_kept(tmp_path):
 
 def test_a_finished_run_is_loaded_and_not_trained_again(executed, tmp_path):
     home, texts = executed
-    assert texts["03_cnn"].count("loaded 20") == 1  # one of two was a student in 02
+    assert texts["03_cnn"].count("loaded 20") == 1  # trained in 02, as a student
     assert " epoch " in texts["03_cnn"]
     given = {"dataset": DATASET} | TINY["03_cnn"]
     source = next(path for path in NOTEBOOKS if path.stem == "03_cnn")
     text = papermill_command(source, tmp_path / "again.ipynb", environment(home, ROOT), **given)
-    assert text.count("loaded 20") == 3  # the two, and one of them without its gates
+    assert text.count("loaded 20") == 3  # both models, and attention_cnn without gates
     assert " epoch " not in text
 
 
-def test_without_a_run_the_evaluation_says_what_to_do(executed, tmp_path):
+def test_the_evaluation_without_a_run_says_to_train_one_first(executed, tmp_path):
     home, _ = executed
     source = next(path for path in NOTEBOOKS if path.stem == "09_evaluation")
     with pytest.raises(papermill.PapermillExecutionError, match="train one first"):
@@ -318,7 +319,7 @@ def test_without_a_run_the_evaluation_says_what_to_do(executed, tmp_path):
         )
 
 
-def test_an_evaluation_needs_no_weights(executed, tmp_path):
+def test_the_evaluation_runs_without_weights(executed, tmp_path):
     home, _ = executed
     (found,) = home.glob("runs/*/evaluation.json")
     ignored = shutil.ignore_patterns("best.safetensors", "evaluation.json", "checkpoint")
@@ -335,7 +336,7 @@ def test_an_evaluation_needs_no_weights(executed, tmp_path):
 
 @pytest.fixture
 def colab(tmp_path) -> Path:
-    """A folder with a stub of google.colab and a repository that holds the working tree."""
+    """A folder with a stub of google.colab and a git repository of the working tree."""
     (tmp_path / "stub/google/colab").mkdir(parents=True)
     (tmp_path / "stub/google/colab/__init__.py").touch()
     git = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -351,12 +352,12 @@ def colab(tmp_path) -> Path:
     return tmp_path
 
 
-def test_the_colab_path_clones_once_and_installs_nothing(colab):
+def test_the_setup_on_colab_clones_once_and_installs_nothing(colab):
     before = sorted(str(found.locate_file("")) + found.name for found in distributions())
     content = read(ROOT / "notebooks/01_data.ipynb")
     asked = "import fer_lib\n\nprint('imported from', fer_lib.__file__, 'in', os.getcwd())"
-    # The setup cell twice, as when someone runs it again, and no further than the faces are loaded;
-    # then where the package comes from.
+    # Run the setup cell twice, as a user may do, and stop after the faces are loaded. A last cell
+    # prints where the package was imported from.
     del content.cells[1 + [cell.id for cell in content.cells].index("load") :]
     content.cells.insert(2, nbformat.v4.new_code_cell(content.cells[1].source, id="again"))
     content.cells.append(nbformat.v4.new_code_cell(asked, id="asked"))
@@ -376,7 +377,7 @@ def test_the_colab_path_clones_once_and_installs_nothing(colab):
     assert before == sorted(str(found.locate_file("")) + found.name for found in distributions())
 
 
-def test_a_menu_runs_show_at_each_change_and_not_before():
+def test_interact_calls_show_at_each_change_and_not_before():
     seen = []
     menus = plots.interact(
         lambda emotion="sad", draw=3: seen.append((emotion, draw)),
@@ -390,7 +391,7 @@ def test_a_menu_runs_show_at_each_change_and_not_before():
     assert seen == [("happy", 3), ("happy", 4)]
 
 
-def test_a_button_shows_each_picture_that_it_is_given():
+def test_upload_shows_each_picture():
     seen = []
     button = plots.upload(lambda name, data: seen.append((name, data)))
     assert seen == []
@@ -399,7 +400,7 @@ def test_a_button_shows_each_picture_that_it_is_given():
     assert seen == [("a.png", b"abc"), ("b.png", b"d")]
 
 
-def test_a_bad_file_gets_a_sentence_and_the_next_is_shown(capsys):
+def test_upload_reports_a_bad_file_and_shows_the_next(capsys):
     seen = []
 
     def show(name, data):
@@ -414,7 +415,7 @@ def test_a_bad_file_gets_a_sentence_and_the_next_is_shown(capsys):
     assert "a.png cannot be read" in capsys.readouterr().out
 
 
-def test_a_figure_shows_itself_in_a_notebook():
+def test_a_figure_is_shown_as_png_in_a_notebook():
     figure, axis = plots.new_figure(2, 2, mark="sample data")
     axis.imshow(np.zeros((2, 2)))
     assert figure._repr_png_().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Picture files of every mode and size become one array."""
+"""Reading picture files of every mode and size into one array."""
 
 import io
 import tracemalloc
@@ -18,7 +18,7 @@ def save(folder, **pictures):
     return [folder / f"{name}.png" for name in pictures]
 
 
-def test_grey_pictures_of_every_kind_stay_grey(tmp_path):
+def test_grey_pictures_of_every_mode_stay_grey(tmp_path):
     ramp = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64) % 256
     grey = Image.fromarray(ramp.astype(np.uint8))
     deep = Image.fromarray((ramp * 257).astype(np.uint16))
@@ -31,7 +31,7 @@ def test_grey_pictures_of_every_kind_stay_grey(tmp_path):
         np.testing.assert_array_equal(image[0], ramp)
 
 
-def test_one_picture_in_colour_makes_all_rgb_and_transparent_is_black(tmp_path):
+def test_one_colour_picture_makes_all_rgb_and_transparency_becomes_black(tmp_path):
     grey = Image.new("L", (48, 48), 90)
     half = Image.new("RGBA", (48, 48), (200, 100, 0, 255))
     half.paste((255, 255, 255, 0), (0, 0, 24, 48))
@@ -42,17 +42,17 @@ def test_one_picture_in_colour_makes_all_rgb_and_transparent_is_black(tmp_path):
     assert images[1, :, 0, 3].tolist() == [0, 0, 0]
 
 
-def test_one_grey_value_may_be_transparent():
+def test_a_transparent_grey_value_becomes_black():
     picture = Image.fromarray(np.array([[200, 255]], np.uint8))
     picture.info["transparency"] = 200
     assert np.asarray(upright(picture)).tolist() == [[0, 255]]
 
 
-def test_exif_rotation_is_done(tmp_path):
+def test_exif_rotation_is_applied(tmp_path):
     picture = Image.new("L", (48, 48))
-    picture.paste(255, (0, 0, 48, 24))  # white above
+    picture.paste(255, (0, 0, 48, 24))  # the upper half is white
     exif = Image.Exif()
-    exif[0x0112] = 3  # by half a turn
+    exif[0x0112] = 3  # rotated by 180 degrees
     picture.save(tmp_path / "a.jpg", exif=exif)
     images, _ = read_pictures([tmp_path / "a.jpg"])
     assert images[0, 0, 0, 0] < 20
@@ -64,16 +64,14 @@ def test_pictures_of_several_sizes_become_48x48(tmp_path):
     wide.paste(255, (50, 0, 150, 100))  # the middle square
     images, remarks = read_pictures(save(tmp_path, a=wide, b=Image.new("L", (64, 64), 7)))
     assert images.shape == (2, 1, 48, 48)
-    assert images[0].min() > 230  # but for what the filter takes from beyond the edge
+    assert images[0].min() > 230  # below 255 because the filter reaches beyond the edge
     assert "several sizes" in remarks[0]
 
 
 @pytest.mark.parametrize(
     ("size", "side"), [((64, 64), 64), ((80, 60), 60), ((60, 80), 60), ((640, 480), 256)]
 )
-def test_pictures_of_one_size_keep_their_middle_square_and_no_face_is_squeezed(
-    tmp_path, size, side
-):
+def test_pictures_of_one_size_keep_their_middle_square_and_are_not_squeezed(tmp_path, size, side):
     picture = Image.new("L", size, 0)
     width, height = size
     left, top = (width - min(size)) // 2, (height - min(size)) // 2
@@ -84,7 +82,7 @@ def test_pictures_of_one_size_keep_their_middle_square_and_no_face_is_squeezed(
     assert bool(remarks) == (size != (side, side))
 
 
-def test_a_large_first_picture_asks_for_no_memory_for_all(tmp_path):
+def test_a_large_first_picture_does_not_reserve_memory_for_all(tmp_path):
     small = Image.new("L", (48, 48), 9)
     paths = save(tmp_path, a=Image.new("L", (3000, 4000), 7), b=small)
     tracemalloc.start()
@@ -95,7 +93,7 @@ def test_a_large_first_picture_asks_for_no_memory_for_all(tmp_path):
         tracemalloc.stop()
     assert images.shape == (401, 1, 48, 48)
     assert images[[0, -1], 0, 0, 0].tolist() == [7, 9]
-    assert peak < 401 * 300**2  # bytes: 256 pixels wide are the most that it assumes of all
+    assert peak < 401 * 300**2  # bytes: at most 256x256 pixels are reserved for each
 
 
 def test_large_files_are_read_like_small_ones(tmp_path):
@@ -105,7 +103,7 @@ def test_large_files_are_read_like_small_ones(tmp_path):
     np.testing.assert_array_equal(read_pictures(paths)[0][:, 0], noise)
 
 
-def test_a_picture_that_is_in_memory_reads_as_its_file_does(tmp_path):
+def test_a_picture_in_memory_is_read_like_its_file(tmp_path):
     (path,) = save(tmp_path, a=Image.new("RGB", (60, 50), (200, 100, 0)))
     content = path.read_bytes()
     assert read_picture("sent.png", content).tobytes() == read_picture(path).tobytes()
@@ -114,7 +112,7 @@ def test_a_picture_that_is_in_memory_reads_as_its_file_does(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyError("tag"), IndexError(), EOFError(), MemoryError()])
-def test_whatever_a_decoder_raises_names_the_picture(tmp_path, monkeypatch, error):
+def test_any_error_of_a_decoder_names_the_picture(tmp_path, monkeypatch, error):
     (path,) = save(tmp_path, a=Image.new("L", (8, 8)))
 
     def fail(_):
@@ -133,7 +131,7 @@ def test_whatever_a_decoder_raises_names_the_picture(tmp_path, monkeypatch, erro
         (np.full((8, 8), -1, np.int32), "more than 16 bits"),
     ],
 )
-def test_numbers_that_do_not_say_what_is_white_are_refused(pixels, message):
+def test_pixels_without_a_known_white_are_refused(pixels, message):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "tiff")
     with pytest.raises(InputError, match=rf"^a\.tif .*{message}: save it with 8 or 16 bits"):
@@ -141,18 +139,18 @@ def test_numbers_that_do_not_say_what_is_white_are_refused(pixels, message):
 
 
 @pytest.mark.parametrize(("stored", "read"), [(65_535, 255), (511, 1), (200, 200)])
-def test_32_bits_that_hold_16_or_8_are_read(stored, read):
+def test_32_bit_pixels_that_contain_16_or_8_bits_are_read(stored, read):
     file = io.BytesIO()
     Image.fromarray(np.full((8, 8), stored, np.int32)).save(file, "tiff")
     assert set(np.asarray(read_picture("a.tif", file.getvalue())).ravel()) == {read}
 
 
-def test_16_bits_that_are_dark_stay_dark():
+def test_dark_16_bit_pixels_stay_dark():
     file = io.BytesIO()
     Image.fromarray(np.full((8, 8), 200, np.uint16)).save(file, "png")
     assert set(np.asarray(read_picture("a.png", file.getvalue())).ravel()) == {0}
 
 
-def test_heic_is_named_with_the_remedy():
+def test_heic_is_refused_with_a_remedy():
     with pytest.raises(InputError, match="HEIC format: export it as JPEG"):
         read_picture("a.jpg", b"\0\0\0\x18ftypheic" + bytes(40))

@@ -1,4 +1,4 @@
-"""`python -m fer_lib.predict`: everything that it is given is done or named."""
+"""`python -m fer_lib.predict`: its output, the problems that it reports, and its exit status."""
 
 import csv
 import io
@@ -43,7 +43,7 @@ def weights(tmp_path_factory, fitted):
 
 @pytest.fixture
 def run(weights, capsys):
-    """Run the command; its status, and what it printed and said."""
+    """A function that runs the command and returns its status, stdout and stderr."""
 
     def run(*arguments):
         options = ["--model", str(weights), "--detector", "haar"]
@@ -62,7 +62,7 @@ def drawn_face() -> np.ndarray:
 
 
 def canvas(x: int = 200) -> np.ndarray:
-    """(320, 480, 3) uint8 with a drawn face that the cascade finds, at x."""
+    """Return a picture, (320, 480, 3) uint8, with a drawn face at x that the cascade finds."""
     picture = np.full((320, 480, 3), 128, np.uint8)
     picture[60:260, x : x + 200] = drawn_face()
     return picture
@@ -70,7 +70,7 @@ def canvas(x: int = 200) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures with a face, one without, a truncated one, and text called .jpg."""
+    """Two pictures with a face, one without, a truncated one, and text files, one named .jpg."""
     folder = tmp_path / "pictures"
     (folder / "below").mkdir(parents=True)
     Image.fromarray(canvas()).save(folder / "face.png")
@@ -87,7 +87,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def test_the_rest_is_written_and_what_was_wrong_is_said_of_each(run, folder, tmp_path):
+def test_unreadable_pictures_are_reported_and_the_others_are_written(run, folder, tmp_path):
     status, _, said = run(folder, "--out", tmp_path / "a.csv")
     assert status == 1
     rows = {row["path"]: row for row in table(tmp_path / "a.csv")}
@@ -108,7 +108,7 @@ def test_the_rest_is_written_and_what_was_wrong_is_said_of_each(run, folder, tmp
     assert "faces are found by Haar cascade" in said
 
 
-def test_json_has_the_same_and_the_problems(run, folder, tmp_path):
+def test_json_contains_the_predictions_and_the_problems(run, folder, tmp_path):
     assert run(folder, "--out", tmp_path / "a.json")[0] == 1
     found = json.loads((tmp_path / "a.json").read_text())
     assert found["classes"] == list(EMOTIONS)
@@ -122,7 +122,7 @@ def test_json_has_the_same_and_the_problems(run, folder, tmp_path):
     ]
 
 
-def test_json_without_a_sure_answer_has_no_threshold(run, folder, tmp_path, monkeypatch):
+def test_the_threshold_is_null_in_json_if_no_answer_can_be_sure(run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "fer_lib.predict.predictor.describe", lambda path: replace(describe(path), threshold=inf)
     )
@@ -132,7 +132,7 @@ def test_json_without_a_sure_answer_has_no_threshold(run, folder, tmp_path, monk
     assert not found["pictures"][0]["faces"][0]["sure"]
 
 
-def test_without_a_file_the_faces_are_printed(run, folder):
+def test_without_out_the_faces_are_printed(run, folder):
     status, printed, _ = run(folder / "face.png", folder / "empty.png")
     assert status == 0
     first, second = printed.splitlines()
@@ -149,14 +149,14 @@ def test_a_terminal_without_emoji_shows_a_question_mark(run, folder, monkeypatch
     assert printed.startswith(os.fsencode(folder / "face.png") + b": ? ")
 
 
-def test_patterns_and_files_named_twice_are_read_once(run, folder, tmp_path):
+def test_a_file_given_twice_is_read_once(run, folder, tmp_path):
     arguments = (folder / "**" / "*.png", folder / "face.png", "--out", tmp_path / "a.csv")
     assert run(*arguments)[0] == 0
     rows = table(tmp_path / "a.csv")
     assert [row["path"] for row in rows] == [str(folder / n) for n in ("empty.png", "face.png")]
 
 
-def test_whole_pictures_are_not_searched(run, folder, tmp_path):
+def test_whole_skips_the_face_detection(run, folder, tmp_path):
     status, _, said = run(folder / "empty.png", "--whole", "--out", tmp_path / "a.csv")
     assert status == 0
     (row,) = table(tmp_path / "a.csv")
@@ -176,7 +176,7 @@ def film(tmp_path):
     return path
 
 
-def test_every_nth_frame_of_a_video(run, film, tmp_path):
+def test_every_nth_frame_of_a_video_is_read(run, film, tmp_path):
     copies = tmp_path / "copies"
     arguments = (film, "--every", 12, "--out", tmp_path / "a.csv", "--annotate", copies)
     assert run(*arguments)[0] == 0
@@ -189,10 +189,10 @@ def test_every_nth_frame_of_a_video(run, film, tmp_path):
     assert sorted(path.name for path in copies.iterdir()) == names
 
 
-def test_seconds_are_those_of_the_frame_where_frames_are_uneven(tmp_path):
+def test_seconds_are_right_for_a_variable_frame_rate(tmp_path):
     path = tmp_path / "uneven.mp4"
     frames = "testsrc=rate=10:duration=2:size=64x64"
-    uneven = "setpts='if(lt(N,10),N,10+(N-10)*3)/10/TB'"  # ten at 10 a second, then 3.3 a second
+    uneven = "setpts='if(lt(N,10),N,10+(N-10)*3)/10/TB'"  # ten frames at 10 fps, then 3.3 fps
     command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", frames, "-vf", uneven]
     if not shutil.which("ffmpeg"):
         pytest.skip("ffmpeg makes the video")
@@ -204,7 +204,7 @@ def test_seconds_are_those_of_the_frame_where_frames_are_uneven(tmp_path):
 
 
 class Video:
-    """A stand-in for OpenCV's: 20 frames, of which the 16th does not come out and two are gone."""
+    """A fake `cv2.VideoCapture`: of 20 frames, the 16th cannot be decoded and two are missing."""
 
     def __init__(self, *_):
         self.number = 0
@@ -229,7 +229,7 @@ class Video:
 @pytest.mark.parametrize(
     ("suffix", "head"), [(".mp4", b"moov"), (".webm", b""), (".mp4", b"moov....mvex")]
 )
-def test_every_frame_that_cannot_be_read_is_said(monkeypatch, tmp_path, suffix, head):
+def test_unreadable_and_missing_frames_are_reported(monkeypatch, tmp_path, suffix, head):
     monkeypatch.setattr(cv2, "VideoCapture", Video)
     path = tmp_path / f"film{suffix}"
     path.write_bytes(head)
@@ -238,19 +238,19 @@ def test_every_frame_that_cannot_be_read_is_said(monkeypatch, tmp_path, suffix, 
     problems = [shot.problem for shot in seen if shot.problem]
     assert problems[0] == f"{path}: frame 15 cannot be read"
     short = f"{path}: 18 of 20 frames could be read, the rest is damaged or trimmed"
-    # 20 is an estimate in a .webm and in a fragmented .mp4
+    # In a .webm and a fragmented .mp4, the number 20 is only an estimate.
     assert problems[1:] == ([short] if head == b"moov" else [])
 
 
-def test_a_video_whose_name_is_not_utf_8_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(cv2, "VideoCapture", Video)  # the real one ends the process
+def test_a_video_whose_name_is_not_utf_8_is_reported(monkeypatch, tmp_path):
+    monkeypatch.setattr(cv2, "VideoCapture", Video)  # the real one would end the process
     path = tmp_path / os.fsdecode(b"m\xe4dchen.mp4")
     path.write_bytes(b"moov")
     (shot,) = progress([Source(path, path)], 1)
     assert shot.problem.endswith("m\\udce4dchen.mp4' is not UTF-8: rename it")
 
 
-def test_a_video_named_by_its_time_is_read_in_its_own_folder(tmp_path, monkeypatch):
+def test_a_video_name_with_colons_is_not_taken_for_an_address(tmp_path, monkeypatch):
     path = Path("2024-01-01T10:30:00.mp4")
     video = cv2.VideoWriter(str(tmp_path / path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
     for _ in range(3):
@@ -260,19 +260,19 @@ def test_a_video_named_by_its_time_is_read_in_its_own_folder(tmp_path, monkeypat
     assert [shot.frame for shot in shots(Source(path, path), 1)] == [0, 1, 2]
 
 
-def test_a_name_that_begins_with_a_tilde_is_a_name(tmp_path, monkeypatch):
+def test_a_file_name_may_start_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("./~a.png").write_bytes(b"")
     for given in ("~a.png", "./~a.png", "*.png"):
         assert [source.path.name for source in find_sources([given])[0]] == ["~a.png"]
 
 
-def test_an_empty_path_is_not_this_folder():
+def test_an_empty_path_is_refused():
     with pytest.raises(InputError, match="an empty path names no picture"):
         find_sources([""])
 
 
-def test_one_video_shows_its_frames_as_progress(film, monkeypatch):
+def test_the_progress_of_a_single_video_counts_frames(film, monkeypatch):
     bars = []
     monkeypatch.setattr(
         "fer_lib.predict.inputs.tqdm", lambda some, **options: bars.append(options) or some
@@ -281,7 +281,7 @@ def test_one_video_shows_its_frames_as_progress(film, monkeypatch):
     assert (bars[0]["total"], bars[0]["unit"]) == (3, "frame")
 
 
-def test_a_broken_video_is_named(run, film, folder, tmp_path):
+def test_a_broken_video_is_reported(run, film, folder, tmp_path):
     (tmp_path / "cut.avi").write_bytes(film.read_bytes()[:100])
     status, _, said = run(tmp_path / "cut.avi", folder / "face.png", "--out", tmp_path / "a.csv")
     assert status == 1
@@ -304,10 +304,12 @@ def test_annotated_copies_keep_names_and_show_the_box(run, folder, tmp_path):
     np.testing.assert_array_equal(Image.open(copies / "empty.png"), np.full((200, 300, 3), 255))
 
 
-def test_a_copy_that_cannot_be_written_is_said_and_the_rest_goes_on(run, folder, tmp_path):
+def test_a_copy_that_cannot_be_written_is_reported_and_the_others_are_written(
+    run, folder, tmp_path
+):
     copies, face = tmp_path / "copies", folder / "face.png"
-    long = shutil.copy(face, folder / f"{'é' * 120}.png")  # of 244 bytes, where 255 may be
-    longer = shutil.copy(face, folder / ("b" * 254))  # to which .png is added
+    long = shutil.copy(face, folder / f"{'é' * 120}.png")  # 244 of the 255 bytes allowed
+    longer = shutil.copy(face, folder / ("b" * 254))  # too long when .png is added
     arguments = (longer, long, face, "--annotate", copies, "--out", tmp_path / "a.csv")
     status, _, said = run(*arguments)
     assert status == 1
@@ -317,10 +319,10 @@ def test_a_copy_that_cannot_be_written_is_said_and_the_rest_goes_on(run, folder,
     assert len(table(tmp_path / "a.csv")) == 3
 
 
-def test_a_folder_that_may_not_be_read_is_named_and_the_rest_goes_on(
+def test_an_unreadable_folder_is_reported_and_the_others_are_read(
     run, folder, tmp_path, monkeypatch
 ):
-    (folder / "face").mkdir()  # whose annotated copy would be called as that of face.png
+    (folder / "face").mkdir()  # has no annotated copy, which would also be face.png
     scandir, is_file = os.scandir, Path.is_file
 
     def guarded(path):
@@ -342,7 +344,7 @@ def test_a_folder_that_may_not_be_read_is_named_and_the_rest_goes_on(
     assert len(table(tmp_path / "a.csv")) == 3
 
 
-def test_a_copy_of_a_file_without_a_pictures_suffix_is_a_png(run, folder, tmp_path):
+def test_the_copy_of_a_file_without_a_picture_suffix_is_a_png(run, folder, tmp_path):
     (folder / "face.png").rename(folder / "upload.tmp")
     copies = tmp_path / "copies"
     arguments = (folder / "upload.tmp", "--annotate", copies, "--out", tmp_path / "a.csv")
@@ -356,7 +358,7 @@ def test_a_copy_of_a_file_without_a_pictures_suffix_is_a_png(run, folder, tmp_pa
     assert "already" in said
 
 
-def test_photos_in_heic_are_named_with_the_remedy(run, folder):
+def test_a_heic_picture_is_reported_with_a_remedy(run, folder):
     (folder / "below" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     status, _, said = run(folder / "below")
     assert status == 1
@@ -384,7 +386,9 @@ def test_photos_in_heic_are_named_with_the_remedy(run, folder):
         (["{folder}", "--out", "{folder}/a.json"], "is a folder"),
     ],
 )
-def test_bad_options_are_refused_before_any_work(run, folder, tmp_path, arguments, message):
+def test_invalid_options_are_refused_before_anything_is_written(
+    run, folder, tmp_path, arguments, message
+):
     (folder / "only text").mkdir()
     (folder / "only text" / "a.txt").touch()
     (folder / "a.json").mkdir()
@@ -398,7 +402,7 @@ def test_bad_options_are_refused_before_any_work(run, folder, tmp_path, argument
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_exported_model_answers_as_the_model_did(run, folder, tmp_path):
+def test_an_exported_model_gives_the_same_predictions(run, folder, tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="the export needs it: pip install -e '.[onnx]'")
     file, picture = tmp_path / "model.onnx", folder / "face.png"
@@ -413,15 +417,13 @@ def test_an_exported_model_answers_as_the_model_did(run, folder, tmp_path):
     assert one["x"] == other["x"]
 
 
-def test_a_model_that_is_none_is_refused(folder, capsys):
+def test_a_model_path_that_is_not_a_run_is_refused(folder, capsys):
     with pytest.raises(SystemExit):
         command.main([str(folder), "--model", str(folder)])
     assert "is not a run folder" in capsys.readouterr().err
 
 
-def test_where_the_table_cannot_be_written_after_all_it_is_printed(
-    run, folder, tmp_path, monkeypatch
-):
+def test_the_faces_are_printed_if_the_table_cannot_be_written(run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "require_writable", lambda folder: None)
     (tmp_path / "file").touch()
     status, printed, said = run(folder / "face.png", "--out", tmp_path / "file" / "a.csv")
@@ -431,7 +433,9 @@ def test_where_the_table_cannot_be_written_after_all_it_is_printed(
 
 
 @pytest.mark.parametrize("broken", ["annotate", "batches"])
-def test_whatever_happens_what_was_seen_is_written(run, folder, tmp_path, monkeypatch, broken):
+def test_finished_predictions_are_written_after_an_unexpected_error(
+    run, folder, tmp_path, monkeypatch, broken
+):
     def one_then_fail(stream):
         yield [next(shot for shot in stream if shot.picture)]
         raise RuntimeError("something unforeseen")
@@ -445,14 +449,14 @@ def test_whatever_happens_what_was_seen_is_written(run, folder, tmp_path, monkey
     assert len(table(tmp_path / "a.csv")) == (1 if broken == "batches" else 2)
 
 
-def test_a_name_that_is_no_text_is_written_as_it_is(run, folder, tmp_path):
+def test_a_path_that_is_not_utf_8_is_written_unchanged(run, folder, tmp_path):
     odd = folder / os.fsdecode(b"\xff.png")
     (folder / "face.png").rename(odd)
     assert run(odd, "--out", tmp_path / "a.csv")[0] == 0
     assert os.fsencode(odd) in (tmp_path / "a.csv").read_bytes()
 
 
-def test_what_was_done_before_it_was_stopped_is_written(run, folder, tmp_path, monkeypatch):
+def test_finished_predictions_are_written_after_ctrl_c(run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("fer_lib.predict.inputs.BATCH", 1)
     classify = command.Work.batch
 
@@ -468,7 +472,7 @@ def test_what_was_done_before_it_was_stopped_is_written(run, folder, tmp_path, m
     assert "stopped" in said
 
 
-def test_hidden_files_are_no_pictures(folder):
+def test_hidden_files_are_not_read(folder):
     (folder / ".ipynb_checkpoints").mkdir()
     for hidden in ("._face.png", ".ipynb_checkpoints/face.png"):
         (folder / hidden).write_bytes(b"of another system")
@@ -483,7 +487,7 @@ def predict(words, errors):
         runpy.run_module("fer_lib.predict", run_name="__main__")
 
 
-def test_ended_by_the_system_it_writes_what_it_has(folder, weights, tmp_path):
+def test_finished_predictions_are_written_after_sigterm(folder, weights, tmp_path):
     pictures = tmp_path / "many"
     pictures.mkdir()
     for name in range(400):

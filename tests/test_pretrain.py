@@ -1,4 +1,4 @@
-"""Masked autoencoders: what they see of the data, what a stop leaves behind, and their encoders."""
+"""Pretraining of masked autoencoders: use of the data, resuming, reconstruction, the encoder."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ def tiny(**changes):
 
 
 def rows(run):
-    """Rows of metrics.csv without the times."""
+    """Return the rows of metrics.csv without the times."""
     with open(run.folder / "metrics.csv", newline="") as file:
         return [
             {k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)
@@ -78,13 +78,13 @@ def weights(run):
 
 
 def same(a, b):
-    """Whether two pretrainings ended with the same numbers, bit by bit."""
+    """Return whether the metrics and the final weights of two pretrainings are bitwise equal."""
     first, second = weights(a), weights(b)
     return rows(a) == rows(b) and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def changed(faces, **arrays):
-    """The same faces with some arrays exchanged, and so with a fingerprint of their own."""
+    """Return the faces with some arrays replaced, and so with another fingerprint."""
     manifest = {k: v for k, v in faces.manifest.items() if k != "fingerprint"}
     return replace(faces, manifest=manifest, **arrays)
 
@@ -110,7 +110,7 @@ def test_the_loss_falls_below_that_of_the_mean_face(faces, tmp_path):
     assert run.results["valid_loss"] == {"first": loss.iloc[0], "last": loss.iloc[-1]}
 
 
-def test_a_pretraining_leaves_a_complete_folder_that_no_list_of_runs_shows(finished, faces):
+def test_a_pretraining_writes_a_complete_folder_that_list_runs_ignores(finished, faces):
     names = {path.name for path in finished.folder.iterdir()}
     assert names >= {
         "config.json",
@@ -130,14 +130,16 @@ def test_a_pretraining_leaves_a_complete_folder_that_no_list_of_runs_shows(finis
     assert list_runs(finished.folder.parent.parent, finished=False) == []
 
 
-def test_labels_have_no_part(faces, finished, tmp_path):
+def test_labels_are_not_used(faces, finished, tmp_path):
     without = changed(
         faces, labels=np.zeros_like(faces.labels), votes=None, truth=None, classes=("face",)
     )
     assert same(finished, pretrain(tiny(), without, runs=tmp_path))
 
 
-def test_test_images_have_no_part_and_validation_images_only_measure(faces, finished, tmp_path):
+def test_test_images_are_not_used_and_validation_images_change_only_the_metrics(
+    faces, finished, tmp_path
+):
     for split in ("test", "valid"):
         images = faces.images.copy()
         images[faces.where(split)] = 255 - images[faces.where(split)] // 2
@@ -147,7 +149,7 @@ def test_test_images_have_no_part_and_validation_images_only_measure(faces, fini
         assert (rows(finished) == rows(other)) == (split == "test")
 
 
-def test_validation_masks_are_the_same_twice_and_for_every_seed(faces):
+def test_validation_masks_are_the_same_in_every_call_and_for_every_seed(faces):
     learner = MaskedLearner(tiny(), faces)
     before = learner.validate()
     torch.manual_seed(99)
@@ -173,7 +175,7 @@ def test_validation_is_never_augmented(faces, monkeypatch):
     assert set(calls[1:]) == {learner.config.augmentation}
 
 
-def test_every_epoch_and_seed_has_masks_of_its_own(faces, monkeypatch):
+def test_masks_differ_between_batches_and_between_epochs(faces, monkeypatch):
     learner, masks = MaskedLearner(tiny(), faces), []
     loss = learner.loss
     monkeypatch.setattr(
@@ -185,7 +187,7 @@ def test_every_epoch_and_seed_has_masks_of_its_own(faces, monkeypatch):
     assert not torch.equal(masks[0], masks[len(learner.batches)])
 
 
-def test_a_killed_pretraining_resumes_to_the_same_numbers(faces, tmp_path):
+def test_a_killed_pretraining_resumes_and_ends_with_the_same_numbers(faces, tmp_path):
     runs = tmp_path / "killed"
     killed_at("epoch 2/4", pretrain, tiny(epochs=4), faces, runs=runs)
     (folder,) = (runs / "pretraining").glob("*_mae_sample_s0")
@@ -207,7 +209,7 @@ def test_a_killed_pretraining_resumes_to_the_same_numbers(faces, tmp_path):
         (loop, "write_results", 1),
     ],
 )
-def test_a_stop_between_two_files_loses_nothing(
+def test_a_pretraining_interrupted_between_two_files_resumes_to_the_same_result(
     module, step, call, faces, finished, tmp_path, monkeypatch
 ):
     original, calls = getattr(module, step), []
@@ -227,7 +229,9 @@ def test_a_stop_between_two_files_loses_nothing(
     assert same(resumed, finished)
 
 
-def test_a_finished_one_is_loaded_and_another_config_is_another(faces, tmp_path, monkeypatch):
+def test_a_finished_pretraining_is_loaded_and_another_config_starts_a_new_one(
+    faces, tmp_path, monkeypatch
+):
     first = pretrain(tiny(epochs=1), faces, runs=tmp_path)
     other = pretrain(tiny(epochs=1, seed=1), faces, runs=tmp_path)
     assert other.folder != first.folder
@@ -236,7 +240,9 @@ def test_a_finished_one_is_loaded_and_another_config_is_another(faces, tmp_path,
     assert pretrain(tiny(epochs=1), faces, runs=tmp_path).folder == first.folder
 
 
-def test_other_code_is_said_and_a_foreign_folder_is_left_out(faces, finished, monkeypatch, capsys):
+def test_changed_code_is_reported_and_a_foreign_folder_is_skipped(
+    faces, finished, monkeypatch, capsys
+):
     root = finished.folder.parent
     (root / "foreign").mkdir()
     (root / "foreign" / "config.json").write_text('{"pretrain": {"colour": 1}}')
@@ -247,7 +253,7 @@ def test_other_code_is_said_and_a_foreign_folder_is_left_out(faces, finished, mo
     assert "foreign is not a pretraining" in printed
 
 
-def test_two_at_once_are_refused(faces, tmp_path, monkeypatch):
+def test_a_pretraining_that_another_process_runs_is_refused(faces, tmp_path, monkeypatch):
     monkeypatch.setattr("fer_lib.files.LOCK_SECONDS", 0.2)
     run = pretrain(tiny(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()
@@ -270,7 +276,7 @@ def test_a_checkpoint_of_another_autoencoder_is_refused(faces, tmp_path):
         pretrain(tiny(epochs=1), faces, runs=tmp_path)
 
 
-def test_an_infinite_loss_stops_with_a_report_and_keeps_the_last_good_epoch(
+def test_a_nan_loss_is_reported_with_its_step_and_the_pretraining_can_resume(
     faces, tmp_path, monkeypatch
 ):
     loss, calls = MaskedLearner.loss, []
@@ -286,7 +292,7 @@ def test_an_infinite_loss_stops_with_a_report_and_keeps_the_last_good_epoch(
     assert len(rows(pretrain(tiny(epochs=3), faces, runs=tmp_path))) == 3
 
 
-def test_a_last_step_that_breaks_the_weights_is_not_kept(faces, tmp_path, monkeypatch):
+def test_an_epoch_with_a_nan_validation_loss_is_not_kept(faces, tmp_path, monkeypatch):
     monkeypatch.setattr(MaskedLearner, "validate", lambda self: {"valid_loss": float("nan")})
     with pytest.raises(FloatingPointError, match="validation loss became nan in epoch 1"):
         pretrain(tiny(epochs=1), faces, runs=tmp_path)
@@ -294,7 +300,7 @@ def test_a_last_step_that_breaks_the_weights_is_not_kept(faces, tmp_path, monkey
     assert len(rows(pretrain(tiny(epochs=1), faces, runs=tmp_path))) == 1
 
 
-def test_a_kept_run_says_how_its_start_was_pretrained(faces, tmp_path):
+def test_a_kept_run_describes_the_pretraining_of_its_encoder(faces, tmp_path):
     mae = pretrain(tiny(epochs=1), faces, runs=tmp_path)
     start = {"pretrained": str(mae.encoder_path), "options": mae.options}
     run = train(recipe("vit_mae", "ours", "sample", epochs=1, **start), faces, runs=tmp_path)
@@ -312,7 +318,7 @@ def test_a_kept_run_says_how_its_start_was_pretrained(faces, tmp_path):
     assert read_json(tmp_path / "twice" / f"{run.name}.json")["config"]["pretraining"] == told
 
 
-def test_where_an_encoder_comes_from_is_known_also_by_a_path_with_a_tilde(finished, monkeypatch):
+def test_the_origin_of_an_encoder_is_found_by_a_path_with_a_tilde(finished, monkeypatch):
     monkeypatch.setenv("HOME", str(finished.folder.parent))
     told = origin(f"~/{finished.name}/encoder.safetensors")
     assert told == origin(finished.encoder_path)
@@ -320,7 +326,7 @@ def test_where_an_encoder_comes_from_is_known_also_by_a_path_with_a_tilde(finish
     assert origin("~/elsewhere/encoder.safetensors") is None
 
 
-def test_only_training_makes_steps_and_norms_have_no_decay(faces):
+def test_the_optimizer_has_all_trainable_parameters_and_vectors_do_not_decay(faces):
     learner = MaskedLearner(tiny(), faces)
     groups = learner.optimizer.param_groups
     trained = [p for p in learner.model.parameters() if p.requires_grad]
@@ -334,7 +340,7 @@ def test_only_training_makes_steps_and_norms_have_no_decay(faces):
     assert all("pos" in name for name in fixed)
 
 
-def test_the_encoder_is_timms_vit(finished):
+def test_the_encoder_computes_the_same_in_timms_vit(finished):
     options = finished.options
     vit = timm.create_model(
         options["backbone"],
@@ -364,7 +370,7 @@ def test_the_classifier_is_built_on_the_encoder(finished):
     assert {key: tuple(model.pretrained_cfg[key]) for key in expected} == expected
 
 
-def test_it_loads_what_was_trained_last(faces, finished):
+def test_load_returns_the_autoencoder_of_the_last_epoch(faces, finished):
     learner = MaskedLearner(tiny(precision="no"), faces)
     learner.model = finished.load()
     assert not learner.model.training
@@ -373,7 +379,7 @@ def test_it_loads_what_was_trained_last(faces, finished):
 
 
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
-def test_reconstruction_keeps_what_is_visible_and_predicts_the_rest(norm_pix_loss):
+def test_reconstruct_keeps_visible_patches_and_predicts_the_others(norm_pix_loss):
     model = build_autoencoder(tiny(norm_pix_loss=norm_pix_loss))
     x = torch.randn(2, 1, 48, 48) * 0.2 + torch.tensor([0.1, -0.3])[:, None, None, None]
     result = reconstruct(model, x, mask_ratio=0.75)
@@ -384,15 +390,15 @@ def test_reconstruction_keeps_what_is_visible_and_predicts_the_rest(norm_pix_los
     assert output.mask.mean() == 0.75
     assert torch.equal(hidden, model.unpatchify(each.float()).bool())
     error = (result - x)[hidden].square().mean()
-    if norm_pix_loss:  # undone patch by patch
+    if norm_pix_loss:  # reconstruct undoes the normalisation of each patch
         patches, made = model.patchify(x), model.patchify(result)
         deviation = (patches.var(-1, keepdim=True) + 1e-6).sqrt()
         error = (((made - patches) / deviation).square().mean(-1) * output.mask).sum() / (2 * 27)
     torch.testing.assert_close(error, output.loss)
 
 
-def test_on_a_gpu_the_fused_kernel_computes_the_same(monkeypatch):
-    """Without a mask, also while a step is recorded, when transformers 5.17 makes one."""
+def test_the_fused_attention_for_a_gpu_gives_the_same_loss(monkeypatch):
+    """No attention mask is passed, even during a recording, when transformers 5.17 makes one."""
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     plain, fused = (build_autoencoder(tiny(), device) for device in ("cpu", "cuda"))
     fused.load_state_dict(plain.state_dict())
@@ -410,7 +416,7 @@ def test_on_a_gpu_the_fused_kernel_computes_the_same(monkeypatch):
     assert masks == [None] * (tiny().depth + tiny().decoder_depth)
 
 
-def test_reconstruction_follows_seed_and_ratio_and_leaves_the_model_as_it_was():
+def test_reconstruct_depends_on_seed_and_ratio_and_does_not_change_the_model():
     model, x = build_autoencoder(tiny()), torch.randn(2, 1, 48, 48)
     one, two = (reconstruct(model, x, seed=seed) for seed in (1, 2))
     assert not torch.equal(one, two)
@@ -427,7 +433,7 @@ def test_reconstruction_follows_seed_and_ratio_and_leaves_the_model_as_it_was():
     assert model.config.mask_ratio == 0.75
 
 
-def test_presets_scale_the_rate_and_survive_json():
+def test_presets_scale_the_learning_rate_and_survive_json():
     for preset in ("sample", "quick", "full"):
         config = pretraining(preset)
         assert PretrainConfig.from_dict(config.to_dict()) == config
@@ -458,13 +464,13 @@ def test_presets_scale_the_rate_and_survive_json():
         ({"preset": "tiny"}, "preset"),
     ],
 )
-def test_wrong_settings_are_refused_in_one_sentence(values, message):
+def test_invalid_settings_are_refused_with_a_one_line_message(values, message):
     with pytest.raises(InputError, match=message) as caught:
         pretraining(**{"preset": "sample"} | values)
     assert "\n" not in str(caught.value)
 
 
-def test_no_images_are_refused_before_a_folder_is_made(faces, tmp_path):
+def test_a_missing_split_is_refused_before_a_folder_is_made(faces, tmp_path):
     for split, name in (("train", "training"), ("valid", "validation")):
         without = faces.subset(faces.split != split)
         with pytest.raises(InputError, match=f"has no {name} images"):
@@ -480,14 +486,14 @@ def test_no_images_are_refused_before_a_folder_is_made(faces, tmp_path):
         (["--dataset", "fer2013", "--data-dir", "/nowhere"], "/nowhere"),
     ],
 )
-def test_the_command_line_says_what_is_wrong_in_one_sentence(arguments, message, capsys):
+def test_the_command_line_reports_an_error_in_one_line(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_words_that_the_command_prints_fine_tune_its_encoder(tmp_path, capsys):
+def test_the_printed_command_fine_tunes_the_encoder(tmp_path, capsys):
     runs = ["--runs", str(tmp_path)]
     settings = [f"{name}={value}" for name, value in (TINY | {"epochs": 1}).items()]
     main(["--dataset", "sample-10-100", *runs, "--set", *settings])
