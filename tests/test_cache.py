@@ -196,7 +196,7 @@ def test_a_damaged_manifest_is_named(folder, fer_home, refused):
     assert str(manifest) in refused("fer2013", folder)
 
 
-def test_a_process_that_dies_between_the_two_files_leaves_no_cache(folder, fer_home, monkeypatch):
+def test_a_cache_without_its_manifest_is_read_again(folder, fer_home):
     load_faces("fer2013", folder, **MUTE)
     (fer_home / "data" / "fer2013" / "manifest.json").unlink()
     heard = []

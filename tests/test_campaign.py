@@ -462,7 +462,7 @@ def test_every_training_belongs_to_an_aim_or_is_a_listed_exception(campaign):
     assert known <= every
 
 
-def test_missing_data_fail_only_the_entries_that_need_them(still, entries, schedule):
+def test_missing_data_fail_the_entry_that_needs_them(still, entries, schedule):
     absent = replace(tiny(entries, "absent"), dataset="ferplus")
     still.place = entries.Place(data_dir="nowhere")
     still.looked_up = set()

@@ -175,16 +175,20 @@ def test_validation_is_never_augmented(faces, monkeypatch):
     assert set(calls[1:]) == {learner.config.augmentation}
 
 
-def test_masks_differ_between_batches_and_between_epochs(faces, monkeypatch):
-    learner, masks = MaskedLearner(tiny(), faces), []
-    loss = learner.loss
+def test_masks_differ_between_batches_epochs_and_seeds(faces, monkeypatch):
+    loss, masks = MaskedLearner.loss, []
     monkeypatch.setattr(
-        learner, "loss", lambda x, noise: masks.append(noise.clone()) or loss(x, noise)
+        MaskedLearner,
+        "loss",
+        lambda self, x, noise: masks.append(noise.clone()) or loss(self, x, noise),
     )
+    learner = MaskedLearner(tiny(), faces)
     learner.train_epoch(0)
     learner.train_epoch(1)
-    assert not torch.equal(masks[0], masks[1])
-    assert not torch.equal(masks[0], masks[len(learner.batches)])
+    second = len(masks)
+    MaskedLearner(tiny(seed=1), faces).train_epoch(0)
+    for number in (1, len(learner.batches), second):
+        assert not torch.equal(masks[0], masks[number])
 
 
 def test_a_killed_pretraining_resumes_and_ends_with_the_same_numbers(faces, tmp_path):
@@ -276,8 +280,8 @@ def test_a_checkpoint_of_another_autoencoder_is_refused(faces, tmp_path):
         pretrain(tiny(epochs=1), faces, runs=tmp_path)
 
 
-def test_a_nan_loss_is_reported_with_its_step_and_the_pretraining_can_resume(
-    faces, tmp_path, monkeypatch
+def test_a_nan_loss_is_reported_with_its_step_and_the_epochs_before_are_kept(
+    faces, tmp_path, monkeypatch, capsys
 ):
     loss, calls = MaskedLearner.loss, []
 
@@ -289,7 +293,9 @@ def test_a_nan_loss_is_reported_with_its_step_and_the_pretraining_can_resume(
     with pytest.raises(FloatingPointError, match="_s0: the loss became nan at step 2 of epoch 2"):
         pretrain(tiny(epochs=3), faces, runs=tmp_path)
     monkeypatch.undo()
+    capsys.readouterr()
     assert len(rows(pretrain(tiny(epochs=3), faces, runs=tmp_path))) == 3
+    assert "resumes after epoch 1" in capsys.readouterr().out
 
 
 def test_an_epoch_with_a_nan_validation_loss_is_not_kept(faces, tmp_path, monkeypatch):
@@ -297,7 +303,8 @@ def test_an_epoch_with_a_nan_validation_loss_is_not_kept(faces, tmp_path, monkey
     with pytest.raises(FloatingPointError, match="validation loss became nan in epoch 1"):
         pretrain(tiny(epochs=1), faces, runs=tmp_path)
     monkeypatch.undo()
-    assert len(rows(pretrain(tiny(epochs=1), faces, runs=tmp_path))) == 1
+    (row,) = rows(pretrain(tiny(epochs=1), faces, runs=tmp_path))
+    assert np.isfinite(float(row["valid_loss"]))
 
 
 def test_a_kept_run_describes_the_pretraining_of_its_encoder(faces, tmp_path):

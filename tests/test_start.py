@@ -302,10 +302,10 @@ def test_training_resumes_without_its_starting_weights(faces, tmp_path, monkeypa
         keep(self, *epoch)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Training, "keep", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, faces, runs=tmp_path / "runs")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, faces, runs=tmp_path / "runs")
     start.unlink()
     run = train(config, faces, runs=tmp_path / "runs")
     assert len(run.metrics()) == 2
