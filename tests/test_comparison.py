@@ -29,7 +29,7 @@ from fer_lib.compare.__main__ import main
 from fer_lib.compare.claims import CLAIMS, NOT_RUN, claims_table
 from fer_lib.compare.copies import expected, inflation
 from fer_lib.compare.cost import costs, macs
-from fer_lib.compare.tables import tables
+from fer_lib.compare.formatting import tables
 from fer_lib.compare.voting import best_subset, ensemble, soft_vote
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import mcnemar

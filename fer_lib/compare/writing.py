@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from fer_lib import plots
+from fer_lib.compare.formatting import between, by_name, percent, tables
 from fer_lib.compare.summary import FIGURES, figures
-from fer_lib.compare.tables import between, by_name, percent, tables
 from fer_lib.files import replacing, write_json
 from fer_lib.markdown import markdown
 

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
-from fer_lib.plots.style import OTHER, model_style, new_figure
+from fer_lib.plots.style import OTHER, model_style, new_figure, percent
 
 AROUND = [
     (radius * np.cos(angle), radius * np.sin(angle))
@@ -47,7 +47,7 @@ def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
     large = mpl.ticker.EngFormatter(sep="")
     axis.xaxis.set_major_formatter(lambda x, _: large(x) if x >= 1000 else f"{x:g}")
     axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-    axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    percent(axis.yaxis)
     bars = [((row.cost, row.low), (row.cost, row.high)) for row in table.itertuples()]
     label_points(axis, table[["cost", "accuracy"]].to_numpy(), list(table.index), bars)
     return figure
@@ -155,7 +155,7 @@ def copies(table: pd.DataFrame, *, mark: str) -> Figure:
             [], [], marker, color="0.3", markerfacecolor="0.3" if marker == "s" else "white",
             label=label,
         )  # fmt: skip
-    left.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    percent(left.xaxis)
     left.set(xlabel="accuracy on the images", yticks=y, yticklabels=table.index)
     left.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     points = 100 * table[["inflation", "low", "high"]]
@@ -185,7 +185,7 @@ def subsets(steps: Sequence[dict[str, Any]], *, mark: str) -> Figure:
     axis.set(xlabel="runs that vote", ylabel="validation accuracy")
     axis.margins(0.12, 0.15)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=1))
+    percent(axis.yaxis, decimals=1)
     return figure
 
 
@@ -231,6 +231,6 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
     axis.set(xlabel="accuracy", yticks=range(len(table)), yticklabels=names)
     axis.set_ylim(len(table) - 0.5, -0.5)
     axis.margins(x=0.25)  # room for the text beside the last point
-    axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    percent(axis.xaxis)
     axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure

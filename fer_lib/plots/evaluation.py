@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from fer_lib.plots.style import model_style, new_figure
+from fer_lib.plots.style import model_style, new_figure, percent
 
 MARKERS = "osD^vP*X"
 VIEW_TITLES = {"one": "one view", "mirror": "with its mirror image", "ten_crop": "ten crops"}
@@ -54,12 +54,6 @@ def reliability(bins: dict[str, Sequence[dict[str, Any]]], *, mark: str) -> Figu
     for axis in axes.ravel():
         percent(axis.xaxis, axis.yaxis)
     return figure
-
-
-def percent(*sides: Any) -> None:
-    """Label axes, such as `axis.xaxis`, in whole per cent."""
-    for side in sides:
-        side.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
 
 
 def coverage(

@@ -3,14 +3,13 @@
 import re
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.figure import Figure
 
-from fer_lib.plots.style import EMOTION_COLOURS, new_figure
+from fer_lib.plots.style import EMOTION_COLOURS, new_figure, percent
 
 
 def routing(metrics: pd.DataFrame, *, mark: str, title: str = "") -> Figure:
@@ -34,7 +33,7 @@ def routing(metrics: pd.DataFrame, *, mark: str, title: str = "") -> Figure:
         )  # fmt: skip
     left.axhline(1 / len(loads), color="0.6", linewidth=1, linestyle="--", label="equal")
     left.set(ylabel="share of the routes", ylim=(0, None))
-    left.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
+    percent(left.yaxis)
     left.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     right.plot(metrics["epoch"], metrics["routing_entropy"], marker="o", label="of the average")
     right.plot(metrics["epoch"], metrics["routing_entropy_image"], marker="s", label="of one image")

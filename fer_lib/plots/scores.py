@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from fer_lib.plots.style import EMOTION_COLOURS, new_figure
+from fer_lib.plots.style import EMOTION_COLOURS, new_figure, percent
 
 Rows = pd.DataFrame | Sequence[dict[str, Any]]
 """Rows of `metrics.csv`, one for each epoch."""
@@ -54,7 +53,7 @@ def _curve(axis: Any, rows: Rows, name: str, guess: float | None = None) -> None
     axis.set(xlabel="epoch", ylabel=name)
     axis.xaxis.get_major_locator().set_params(integer=True)
     if name == "accuracy":
-        axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
+        percent(axis.yaxis)
     axis.legend(frameon=False, fontsize=8)
 
 
@@ -124,7 +123,7 @@ def intervals(table: pd.DataFrame, *, mark: str, xlabel: str = "accuracy") -> Fi
     axis.set(xlabel=xlabel, yticks=range(len(models)), yticklabels=models)
     axis.set_ylim(len(models) - 0.5, -0.5)
     axis.locator_params(axis="x", nbins=7)
-    axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
+    percent(axis.xaxis)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -151,8 +150,7 @@ def recovery(
         axis.plot(*point, marker, color=colour, markersize=8, label=name)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
     axis.legend(frameon=False, fontsize=8, loc="lower left")
-    for side in (axis.xaxis, axis.yaxis):
-        side.set_major_formatter(mpl.ticker.PercentFormatter(1))
+    percent(axis.xaxis, axis.yaxis)
     return figure
 
 
@@ -174,6 +172,6 @@ def class_shares(shares: dict[str, float], *, mark: str, xlabel: str) -> Figure:
     axis.margins(x=0.12)
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
-    axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
+    percent(axis.xaxis)
     axis.set(xlabel=xlabel)
     return figure

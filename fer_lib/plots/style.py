@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
@@ -118,6 +119,12 @@ def save(figure: Figure, path: str | Path) -> None:
         raise InputError(f"{path} must have one of the suffixes {', '.join(METADATA)}")
     with replacing(path) as temporary, mpl.rc_context(STYLE):
         figure.savefig(temporary, metadata=METADATA[suffix])
+
+
+def percent(*sides: Axis, decimals: int = 0) -> None:
+    """Label axes, such as `axis.xaxis`, in per cent."""
+    for side in sides:
+        side.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=decimals))
 
 
 def table(frame: pd.DataFrame, *, mark: str, percent: Sequence[str] = ()) -> Styler:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from fer_lib import compare, plots
 from fer_lib.files import read_json, sha256, write_json
@@ -103,7 +103,7 @@ def curves(results: Results) -> Figure:
                 markersize=8,
             )  # fmt: skip
     left.set(ylabel="validation accuracy", xlabel="epoch")
-    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    plots.percent(left.yaxis)
     right.set(ylabel="validation loss", xlabel="epoch")
     for axis in (left, right):
         axis.set_xscale("log")  # some trainings have 20 epochs, others 120
@@ -164,7 +164,7 @@ def refinement(results: Results) -> Figure | None:
     axis.set(xlabel="share of the changed labels", xlim=(0, 1))
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
-    axis.xaxis.set_major_formatter(PercentFormatter(1))
+    plots.percent(axis.xaxis)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
