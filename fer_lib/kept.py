@@ -204,6 +204,15 @@ def best_of_each(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(runs=runs).drop_duplicates(KIND)[list(SHORT)]
 
 
+def on_real_faces(*models: str) -> pd.DataFrame:
+    """Return the rows of the README's table for some models; none if this is not a clone."""
+    folder = Path(__file__).resolve().parents[1] / "report" / "results"
+    if not any(folder.glob(KEPT)):
+        return pd.DataFrame(columns=SHORT)
+    table = best_of_each(results_table(folder))
+    return table[table["model"].str.split().str[0].isin(models)].set_index("model")
+
+
 def _row(kept: dict[str, Any]) -> dict[str, str]:
     results, environment = kept["results"], kept["config"]["environment"]
     train = kept["config"]["train"]
