@@ -168,8 +168,9 @@ def unpack_all(archives: list[Path], place: Place) -> None:
         for one in unpack(archive, place.faces, place.runs):
             kept = isinstance(one, Run) and not one.config["data"].get("mark")
             if kept:
-                keep_labels(one, RESULTS)
                 keep_results(one, RESULTS)
+                if note := keep_labels(one, RESULTS):
+                    print(note)
             print(f"{one.folder}: unpacked{f', its results kept in {RESULTS}' if kept else ''}")
 
 

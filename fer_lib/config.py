@@ -168,6 +168,11 @@ class TrainConfig(Settings):
             raise InputError(
                 f"labels is original, votes, refined_RULE or refined_RULE:soft, not {self.labels!r}"
             )
+        for name in sorted(self.options.keys() & {"name", "num_classes", "pretrained"}):
+            raise InputError(
+                f"{name} is no option of a model: the classes are those of the data, and model and "
+                "pretrained are settings of their own"
+            )
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{name} must be a finite number, not {value}")

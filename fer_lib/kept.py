@@ -24,7 +24,7 @@ import pandas as pd
 from fer_lib.config import TrainConfig
 from fer_lib.data.refined import LABELS, read_refined, refined_path
 from fer_lib.evaluate import load_predictions, save_predictions
-from fer_lib.files import InputError, read_json, replacing, write_json
+from fer_lib.files import InputError, read_json, replacing, sha256, write_json
 from fer_lib.markdown import around_table, write_table
 from fer_lib.models.weights import FILES
 from fer_lib.networks import label
@@ -85,48 +85,60 @@ def keep_results(run: Run, folder: Path) -> None:
     write_json(folder / f"{run.name}.json", parts)  # last, as this file makes the run a kept one
 
 
-def keep_labels(run: Run, folder: Path) -> None:
-    """Copy the refined labels that a run learned from to `<dataset>_refined_<rule>.npz`, if any.
+def keep_labels(run: Run, folder: Path) -> str:
+    """Copy the refined labels that a run learned from to `<dataset>_refined_<rule>_<digits>.npz`.
 
-    Raises:
-        InputError: the labels in `data/` are missing or are not those that the run learned from, or
-            `folder` has other labels of this name.
-    """
-    match = LABELS.fullmatch(run.config["train"]["labels"])
-    if not match:
-        return
-    dataset, (rule, soft) = run.results["dataset"], match.groups()
-    source, target = refined_path(dataset, rule), folder / f"{dataset}_refined_{rule}.npz"
-    learned = run.config["data"]["refined_sha256"]
-    for path in filter(Path.exists, (target, source)):
-        if read_refined(path)[0].sha256(bool(soft)) != learned:
-            raise InputError(f"{path} has other labels than {run.name} learned from: move it away")
-    if target.exists():
-        return
-    if not source.exists():
-        raise InputError(f"{source}, from which {run.name} learned, does not exist: put it back")
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
-def restore_labels(folder: Path) -> list[Path]:
-    """Put kept refined labels back into `data/`, unless there are some of that name.
+    The digits are the first of the file's SHA-256.
 
     Returns:
-        The paths of the new files.
+        "", or why the labels cannot be kept: those in `data/` are missing or others.
+    """
+    match, dataset = LABELS.fullmatch(run.config["train"]["labels"]), run.results["dataset"]
+    if not match or kept_labels(run.config, dataset, folder):
+        return ""
+    source = refined_path(dataset, match[1])
+    if not source.exists() or not _teaches(source, run.config, soft=bool(match[2])):
+        return f"the labels that {run.name} learned from are not kept: {source} has them no longer"
+    with replacing(folder / f"{dataset}_{source.stem}_{sha256(source)[:8]}.npz") as temporary:
+        shutil.copyfile(source, temporary)
+    return ""
+
+
+def kept_labels(config: dict[str, Any], dataset: str, folder: Path) -> Path | None:
+    """Return the kept file of the refined labels that a run learned from; None if there is none."""
+    match = LABELS.fullmatch(config["train"]["labels"])
+    files = folder.glob(f"{dataset}_refined_{match[1]}_*.npz") if match else ()
+    return next((path for path in files if _teaches(path, config, soft=bool(match[2]))), None)
+
+
+def _teaches(path: Path, config: dict[str, Any], soft: bool) -> bool:
+    return read_refined(path)[0].sha256(soft) == config["data"]["refined_sha256"]
+
+
+def restore_labels(folder: Path) -> list[str]:
+    """Put refined labels that kept runs learned from back into `data/`, where there are none.
+
+    If runs learned from different labels by one rule, it puts back those of the newest run.
+
+    Returns:
+        A line for each new file, and for each run that learned from other labels than `data/` has.
 
     Raises:
-        InputError: a kept file is damaged.
+        InputError: a file of labels is damaged.
     """
-    new = []
-    for path in sorted(folder.glob("*_refined_*.npz")):
-        refined, _, manifest = read_refined(path)
-        target = refined_path(manifest["dataset"], refined.rule)
-        if not target.exists():
-            with replacing(target) as temporary:
-                shutil.copyfile(path, temporary)
-            new.append(target)
-    return new
+    lines = []
+    for path in sorted(folder.glob(KEPT), reverse=True):
+        kept = read_json(path)
+        dataset = kept["results"]["dataset"]
+        if labels := kept_labels(kept["config"], dataset, folder):
+            target = refined_path(dataset, read_refined(labels)[0].rule)
+            if not target.exists():
+                with replacing(target) as temporary:
+                    shutil.copyfile(labels, temporary)
+                lines.append(f"{target} is made")
+            elif target.read_bytes() != labels.read_bytes():
+                lines.append(f"{target} has other labels than {path.stem} learned from: {labels}")
+    return lines
 
 
 def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
@@ -277,8 +289,8 @@ def main(arguments: list[str] | None = None) -> None:
     folder, readme = Path("report/results"), Path("README.md")
     try:
         if args.restore:
-            for path in restore_labels(folder):
-                print(f"{path} is made")
+            for line in restore_labels(folder):
+                print(line)
             new = restore(folder)
             for run in new:
                 print(f"{run.folder} is made, without weights: delete it to train the run again")
@@ -290,10 +302,12 @@ def main(arguments: list[str] | None = None) -> None:
         for run in map(Run, args.runs):
             if "sample data" in (run.config["data"].get("mark") or ""):
                 raise InputError(f"{run.folder} is of sample data, but {folder} is for real data")
-        for path in args.runs:
-            keep_labels(Run(path), folder)
-            keep_results(Run(path), folder)
-            print(f"{path.name} is kept in {folder}")
+            run.require_finished()
+        for run in map(Run, args.runs):
+            keep_results(run, folder)
+            print(f"{run.name} is kept in {folder}")
+            if note := keep_labels(run, folder):
+                print(note)
         table = results_table(folder)
         write_table(readme, best_of_each(table))
         write_table(folder / readme, table)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from timm.models import group_parameters
-from timm.optim import create_optimizer_v2, param_groups_layer_decay
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay
 from torch import nn
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -75,6 +75,12 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
         InputError: timm has no optimizer of this name, or the optimizer does not take the settings
             or needs second derivatives.
     """
+    # timm itself ignores what stands before the last underscore, whatever it is.
+    if config.optimizer.removeprefix("lookahead_") not in list_optimizers():
+        raise InputError(
+            f"optimizer {config.optimizer!r} is unknown to timm: use a name of "
+            "timm.optim.list_optimizers()"
+        )
     fused = {"fused": True} if config.optimizer == "adamw" else {}
     try:
         optimizer = create_optimizer_v2(
@@ -86,11 +92,6 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
         )
     except (ValueError, AssertionError) as error:
         reason = first_line(error)
-        if "not found in registry" in reason:
-            raise InputError(
-                f"optimizer {config.optimizer!r} is unknown to timm: use a name of "
-                "timm.optim.list_optimizers()"
-            ) from error
         plain = "" if config.momentum else ": plain SGD is optimizer=momentum"
         raise InputError(
             f"optimizer={config.optimizer} does not take these settings ({reason}){plain}"

@@ -207,17 +207,17 @@ def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = N
     return Run(path)
 
 
-def record_resume(run: Run, config: TrainConfig, epoch: int) -> None:
+def record_resume(run: RunFolder, now: dict[str, Any], epoch: int) -> None:
     """Record in `config.json` that a run goes on under changed conditions.
 
-    Appends to `resumed` a stage with `after_epoch`, `commit`, `code`, `processor`, `precision` and
-    `torch`, unless the last five are the same as in the stage before.
+    Appends to `resumed` a stage with `after_epoch`, `commit`, `code`, `processor`, `processes`,
+    `precision` and `torch`, unless the last six are the same as in the stage before.
 
     Args:
+        now: the environment, as in the run's `config.json`.
         epoch: number of epochs trained so far.
     """
-    keys = ("commit", "code", "processor", "precision", "torch")
-    now = describe_environment(config)
+    keys = ("commit", "code", "processor", "processes", "precision", "torch")
     stages = [run.config["environment"], *run.config.get("resumed", [])]
     if any(stages[-1].get(key) != now[key] for key in keys):
         stages.append({"after_epoch": epoch} | {key: now[key] for key in keys})

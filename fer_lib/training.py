@@ -14,7 +14,7 @@ from fer_lib.evaluate import Predictions, evaluate, save_predictions
 from fer_lib.evaluate.abstention import operating_point
 from fer_lib.files import write_json
 from fer_lib.learner import Learner
-from fer_lib.provenance import processor
+from fer_lib.provenance import describe_environment, processor
 from fer_lib.runs import Run, record_resume
 
 
@@ -45,7 +45,7 @@ class Training:
             if begun != learner.precision:
                 self.say(f"it was begun in precision {begun} and goes on in {learner.precision}")
             if self.main:
-                record_resume(run, self.config, len(self.rows))
+                record_resume(run, describe_environment(self.config), len(self.rows))
         if not quiet:
             where = f"{self.learner.device.type} ({processor()})"
             self.say(f"{run.name} trains on {where}, precision {self.learner.precision}")
@@ -53,10 +53,9 @@ class Training:
                 self.say(told)
         if self.main:
             self.settle(len(self.rows))
-        if mute := len(faces.where("train")) - len(
-            training_rows(faces, None, 0, self.config.labels)
-        ):
-            self.say(f"{mute:,} training faces have no emotion vote and are left out")
+        voted = training_rows(faces, None, 0, self.config.labels)
+        if mute := len(faces.where("train")) - len(voted):
+            self.say(f"{mute:,} training faces have no vote for any class and are left out")
 
     def say(self, text: str) -> None:
         if self.main:

@@ -96,6 +96,19 @@ def test_yunet_returns_several_faces_largest_first(size, places):
         assert is_on(one.box, place)
 
 
+@needs_yunet
+@pytest.mark.parametrize("sideways", [False, True])
+def test_yunet_finds_the_faces_of_long_strips_and_none_in_tiny_pictures(sideways):
+    detector = YuNet(YUNET)
+    faces = draw(np.zeros(12, int), 12, size=300, rough=0.3)[:, 0]
+    strip = np.repeat(np.concatenate(list(faces), 1 - sideways)[:, :, None], 3, 2)
+    thin = np.full((3000, 2, 3) if sideways else (2, 3000, 3), 128, np.uint8)
+    for _ in range(4):
+        assert len(detector(strip)) == 12
+        for nothing in (np.zeros((16, 16, 3), np.uint8), thin):
+            assert detector(nothing) == []
+
+
 def test_boxes_of_one_face_from_several_scales_are_merged():
     whole, same, part = (0, 0, 100, 100, 0.8), (5, 0, 100, 100, 0.9), (30, 30, 45, 45, 0.95)
     beside, across = (110, 0, 30, 30, 0.75), (85, 0, 30, 30, 0.75)

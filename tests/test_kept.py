@@ -12,7 +12,13 @@ from fer_lib import kept as kept_module
 from fer_lib import train as train_module
 from fer_lib.config import PRESETS
 from fer_lib.data.faceset import FaceSet
-from fer_lib.data.refined import Refined, load_refined, refined_sha256, save_refined
+from fer_lib.data.refined import (
+    Refined,
+    load_refined,
+    refined_path,
+    refined_sha256,
+    save_refined,
+)
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import Predictions, evaluate, load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, write_json
@@ -334,41 +340,36 @@ def test_refined_labels_are_kept_with_a_run_that_learned_from_them(root, monkeyp
     faces = make_sample(100)
     rows = faces.where("train")
     soft = np.full((len(rows), 7), 1 / 7, np.float32)
-    first, other = (
-        Refined("majority", (faces.labels[rows] + k) % 7, soft, np.full(len(rows), "why"))
-        for k in (1, 2)
-    )
-    path = save_refined(faces, rows, first, ("a voter",))
-    run = make_run(root, right=10)
-    config, learned = run.config, refined_sha256(faces, "refined_majority")
-    write_json(run.folder / "results.json", run.results | {"dataset": "sample"})
-    train = config["train"] | {"labels": "refined_majority"}
-    data = config["data"] | {"refined_sha256": learned}
-    write_json(run.folder / "config.json", config | {"train": train, "data": data})
-
-    main([str(run.folder)])
-    assert "| sample refined_majority labels | 50.0% (" in (root / "README.md").read_text()
-    kept = root / "report" / "results" / "sample_refined_majority.npz"
-    path.unlink()
-    main(["--restore"])
-    assert f"{path} is made" in capsys.readouterr().out
-    assert path.read_bytes() == kept.read_bytes()
-    assert load_refined(faces, "majority").voters == ("a voter",)
-
-    save_refined(faces, rows, other, ("a voter",))
-    theirs = path.read_bytes()
-    main(["--restore"])
-    assert path.read_bytes() == theirs
-    for wrong in (path, kept):
-        with pytest.raises(SystemExit):
+    path, kept = refined_path("sample", "majority"), {}
+    for k in (1, 2, 3):
+        refined = Refined("majority", (faces.labels[rows] + k) % 7, soft, np.full(len(rows), "why"))
+        save_refined(faces, rows, refined, ("a voter",))
+        run = make_run(root, right=10, name=f"{k}_baseline_cnn_noise_s0")
+        config = run.config
+        write_json(run.folder / "results.json", run.results | {"dataset": "sample"})
+        train = config["train"] | {"labels": "refined_majority"}
+        data = config["data"] | {"refined_sha256": refined_sha256(faces, "refined_majority")}
+        write_json(run.folder / "config.json", config | {"train": train, "data": data})
+        if k < 3:
             main([str(run.folder)])
-        assert f"{wrong.name} has other labels than" in capsys.readouterr().err
-        kept.write_bytes(theirs)
-    for file in (path, kept):
-        file.unlink()
-    with pytest.raises(SystemExit):
-        main([str(run.folder)])
-    assert f"{path}, from which {run.name} learned, does not exist" in capsys.readouterr().err
+        kept[k] = path.read_bytes()
+    files = list((root / "report" / "results").glob("sample_refined_majority_*.npz"))
+    assert sorted(file.read_bytes() for file in files) == sorted((kept[1], kept[2]))
+    assert "| sample refined_majority labels | 50.0% (" in (root / "README.md").read_text()
+
+    path.unlink()
+    capsys.readouterr()
+    main(["--restore"])
+    said = capsys.readouterr().out
+    assert f"{path} is made" in said
+    assert f"{path} has other labels than 1_baseline_cnn_noise_s0 learned from" in said
+    assert path.read_bytes() == kept[2]
+    assert load_refined(faces, "majority").voters == ("a voter",)
+    main([str(root / "runs" / "1_baseline_cnn_noise_s0")])  # again: its labels are kept already
+    assert "not kept" not in capsys.readouterr().out
+    main([str(run.folder)])
+    assert f"the labels that {run.name} learned from are not kept" in capsys.readouterr().out
+    assert len(list((root / "report" / "results").glob("sample_refined_*.npz"))) == 2
 
 
 def test_loading_the_model_of_a_run_without_weights_is_refused(root):

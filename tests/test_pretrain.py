@@ -191,13 +191,16 @@ def test_masks_differ_between_batches_epochs_and_seeds(faces, monkeypatch):
         assert not torch.equal(masks[0], masks[number])
 
 
-def test_a_killed_pretraining_resumes_and_ends_with_the_same_numbers(faces, tmp_path):
+def test_a_killed_pretraining_resumes_and_ends_with_the_same_numbers(faces, tmp_path, monkeypatch):
     runs = tmp_path / "killed"
     killed_at("epoch 2/4", pretrain, tiny(epochs=4), faces, runs=runs)
+    monkeypatch.setenv("FER_COMMIT", "another")
     (folder,) = (runs / "pretraining").glob("*_mae_sample_s0")
     assert not Pretraining(folder).finished
     killed = pretrain(tiny(epochs=4), faces, runs=runs)
     assert killed.folder == folder
+    (resumed,) = Pretraining(folder).config["resumed"]
+    assert resumed["commit"] == "another"
     whole = pretrain(tiny(epochs=4), faces, runs=tmp_path / "whole")
     assert len(rows(whole)) == 4
     assert same(killed, whole)

@@ -347,6 +347,14 @@ def test_invalid_and_duplicate_voters_are_refused(voters, changes, message):
         voter_configs(voters, "sample", 0, changes)
 
 
+def test_changes_of_one_voter_are_merged_with_those_of_all():
+    own = {"options": {"dropout": [0, 0]}, "augmentation": {"flip": 0.0}}
+    shared = {"options": {"width": 8}, "augmentation": {"flip": 0.3, "erase": 0.5}}
+    (config,) = voter_configs([["baseline_cnn", own]], "sample", 0, shared)
+    assert config.options == {"width": 8, "dropout": [0, 0]}
+    assert (config.augmentation.flip, config.augmentation.erase) == (0.0, 0.5)
+
+
 def test_each_voter_has_its_own_seed():
     given = ["baseline_cnn", ("baseline_cnn", {"epochs": 5}), ["attention_cnn", {"seed": 7}]]
     configs = voter_configs(given, "sample", 1, {"epochs": 3})

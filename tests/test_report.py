@@ -457,6 +457,18 @@ def test_a_comparison_that_lacks_a_kept_run_is_refused(home, report, monkeypatch
         collect(report, dataset=DATASET, preset="sample")
 
 
+def test_a_comparison_with_a_run_that_is_gone_is_refused(home, report, monkeypatch, tmp_path):
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    shutil.copytree(home / "data", tmp_path / "data")
+    shutil.copytree(home / "runs", tmp_path / "runs")
+    gone = f"20260102-030403_vit_patch_{DATASET}_s0"
+    shutil.rmtree(tmp_path / "runs" / gone)
+    run_file(report, "vit_patch").unlink()
+    with pytest.raises(InputError, match=f"is stale: the folder of its run {gone} is gone"):
+        collect(report, dataset=DATASET, preset="sample")
+    assert (report / "results" / "comparison.json").exists()
+
+
 def test_a_kept_refinement_stays_and_one_of_another_preset_is_left_out(
     home, report, monkeypatch, tmp_path, capsys
 ):

@@ -640,6 +640,8 @@ def stop_at_second(original):
     [
         ({"labels": "votes"}, "no votes"),
         ({"optimizer": "adamz"}, "'adamz' is unknown to timm"),
+        ({"optimizer": "lookahed_adamw"}, "'lookahed_adamw' is unknown to timm"),
+        ({"options": {"num_classes": 8}}, "num_classes is no option of a model"),
         ({"optimizer": "adahessian"}, "needs second derivatives"),
         ({"optimizer": "sgd", "momentum": 0}, "plain SGD is optimizer=momentum"),
         ({"options": {"dropout": [1.5, 0.1]}}, "does not take these options .*1.5"),

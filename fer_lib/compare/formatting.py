@@ -158,6 +158,8 @@ def _reached(row: dict[str, Any], recipe: str, column: str) -> str:
     if not row[f"{recipe}_runs"]:
         return NOT_RUN
     score = row[f"{recipe}_{column}"]
+    if score is None and column == "alike" and row["epoch"]:
+        return f"fewer than {row['epoch']:.0f} epochs"
     if score is None:
         return "no such images here"
     runs, changed = row[f"{recipe}_runs"], row[f"{recipe}_setting"]

@@ -212,7 +212,8 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
         others = [getattr(row, f"{name}_other_alike", np.nan) for name in ("ours", "published")]
         axis.plot(others, [row.Index] * len(others), "x", color="0.5", markersize=5)
         if pd.isna([row.published_alike, row.ours_alike, *others]).all():
-            tests = [getattr(row, f"ours_{kind}test", np.nan) for kind in ("", "other_")]
+            kinds = ("ours_", "ours_other_", "published_", "published_other_")
+            tests = [getattr(row, f"{kind}test", np.nan) for kind in kinds]
             why = "not run yet" if pd.isna(tests).all() else "no such images here"
             axis.annotate(
                 why, (row.accuracy, row.Index), xytext=(8, 0), va="center",

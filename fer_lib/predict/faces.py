@@ -33,6 +33,7 @@ YUNET_URLS = (
 YUNET_BYTES = 232_589
 
 LONGEST = (1280, 320)  # pixels: YuNet finds faces of 10 to 300, so larger ones only when shrunk
+SMALLEST = 64  # pixels of a side of the input
 SCORE = 0.7
 OVERLAP = 0.3  # intersection over union from which two boxes are one face: OpenCV's default
 INSIDE = 0.7  # share of a box's area in a larger box from which it is a part of that face
@@ -86,8 +87,11 @@ class YuNet:
         for scale in sorted({min(1.0, longest / max(picture.shape[:2])) for longest in LONGEST}):
             height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
             small = picture if scale == 1 else cv2.resize(picture, (width, height), interpolation=3)
+            # OpenCV returns boxes from uninitialised memory if a side has 32 pixels or fewer.
+            margins = (0, max(0, SMALLEST - height), 0, max(0, SMALLEST - width))
+            small = cv2.copyMakeBorder(small, *margins, cv2.BORDER_CONSTANT)
             with self.lock:
-                self.network.setInputSize((width, height))
+                self.network.setInputSize((small.shape[1], small.shape[0]))
                 found = self.network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
             for row in () if found is None else found:
                 rows.append((*(row[:4] / scale), row[-1]))

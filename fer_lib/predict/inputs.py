@@ -112,7 +112,7 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
         InputError: a path does not exist, a pattern matches nothing, or there is nothing to read.
     """
     found: dict[Path, Source] = {}
-    others = 0
+    others: set[Path] = set()
     for path in (match for given in paths for match in matches(given)):
         if path.is_dir():
             errors: list[OSError] = []
@@ -120,7 +120,7 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
             files = (Path(place, name) for place, names in walked for name in names)
             inside = sorted(one for one in files if one.name[0] != "." and may_be_file(one))
             known = [one for one in inside if one.suffix.lower() in NAMED]
-            others += len(inside) - len(known)
+            others |= {one.resolve() for one in inside} - {one.resolve() for one in known}
             sources = [Source(one, one.relative_to(path)) for one in known]
             shut = [(Path(error.filename), str(closed(error))) for error in errors]
             sources += [Source(one, one.relative_to(path), why) for one, why in shut]
@@ -131,7 +131,7 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
     if not found:
         endings = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES | VIDEOS))
         raise InputError(f"{', '.join(paths)} holds no picture and no video ({endings})")
-    return list(found.values()), others
+    return list(found.values()), len(others - found.keys())
 
 
 def may_be_file(path: Path) -> bool:

@@ -105,13 +105,17 @@ def start_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pre
     folder = new_folder(root, "mae", faces, config.seed)
     images = {split: len(faces.where(split)) for split in SPLITS}
     data = describe_data(faces, fingerprint=faces.fingerprint, images=images)
-    environment = describe_environment(config.training)
-    environment |= {"transformers": version("transformers"), "code": code_digest(CODE)}
     write_json(
         folder / "config.json",
-        {"pretrain": config.to_dict(), "data": data, "environment": environment},
+        {"pretrain": config.to_dict(), "data": data, "environment": environment_of(config)},
     )
     return Pretraining(folder)
+
+
+def environment_of(config: PretrainConfig) -> dict[str, Any]:
+    """Return what `config.json` says about versions, device, commit and command."""
+    environment = describe_environment(config.training)
+    return environment | {"transformers": version("transformers"), "code": code_digest(CODE)}
 
 
 def write_autoencoder(run: Pretraining, autoencoder: nn.Module) -> None:

@@ -12,6 +12,7 @@ from fer_lib.pretrain.config import PretrainConfig
 from fer_lib.pretrain.folder import (
     CODE,
     Pretraining,
+    environment_of,
     find_pretraining,
     start_pretraining,
     write_autoencoder,
@@ -19,7 +20,7 @@ from fer_lib.pretrain.folder import (
 )
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.provenance import code_digest
-from fer_lib.runs import runs_folder
+from fer_lib.runs import record_resume, runs_folder
 
 
 def pretrain(
@@ -68,6 +69,7 @@ def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining
     rows = resume(run, learner)
     if rows:
         print(f"{run.name} resumes after epoch {len(rows)}", flush=True)
+        record_resume(run, environment_of(learner.config), len(rows))
     with Background() as background:
         while len(rows) < learner.config.epochs:
             rows.append(one_epoch(run, learner, len(rows)))

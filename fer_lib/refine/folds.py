@@ -1,5 +1,6 @@
 """Out-of-fold voters: our own models, each of which votes on labels that it did not learn from."""
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fer_lib.device import processes
 from fer_lib.evaluate import aligned, load_predictions
 from fer_lib.files import InputError
 from fer_lib.models.weights import read_metadata
-from fer_lib.recipes import changed_settings, recipe
+from fer_lib.recipes import changed_settings, merged_options, recipe
 from fer_lib.refine.ballots import Ballots
 from fer_lib.runs import Run, find_run, runs_folder
 from fer_lib.settings import own_changes, several
@@ -69,7 +70,8 @@ def voter_configs(
         voters: for each voter its model, or its model and changes to its settings, as in
             `["baseline_cnn", {"epochs": 5}]`.
         seed: seed of the first voter.
-        changes: changes to the settings of all voters; a voter's own changes take precedence.
+        changes: changes to the settings of all voters; a voter's own changes take precedence, also
+            within `options` and `augmentation`.
 
     Raises:
         InputError: `voters` or `changes` have the wrong form, `changes` contain the seed or another
@@ -91,7 +93,11 @@ def voter_configs(
                     '["baseline_cnn", {"epochs": 5}]'
                 )
         own_changes(more, parameter=f"the changes of voter {model}")
-        config = recipe(model, "ours", preset, **{"seed": seed + number} | changes | more)
+        both = {"seed": seed + number} | changes | more
+        for name, merged in (("options", merged_options), ("augmentation", operator.or_)):
+            if all(isinstance(one.get(name), dict) for one in (changes, more)):
+                both[name] = merged(changes[name], more[name])
+        config = recipe(model, "ours", preset, **both)
         if config in configs:
             raise InputError(
                 f"two voters are the same training, {model} with seed {config.seed}: give them "

@@ -14,7 +14,7 @@ from fer_lib.data import load_faces
 from fer_lib.data.loading import KINDS
 from fer_lib.files import InputError, home, read_json, write_json
 from fer_lib.in_depth import from_predictions
-from fer_lib.kept import KEPT, keep_results, train_config
+from fer_lib.kept import KEPT, keep_labels, keep_results, train_config
 from fer_lib.models import MODULES, create_model
 from fer_lib.networks import label, same_network, taken_out
 from fer_lib.pretrain import pretraining
@@ -99,6 +99,9 @@ def collect(
         predictions = [path.name for path in Path(staged).glob("*.npz")]
         for name in [*files, *predictions, INDEX]:
             os.replace(Path(staged) / name, results / name)
+    for run in finished:
+        if note := keep_labels(run, results):
+            print(note)
     return files
 
 
@@ -211,6 +214,11 @@ def read_comparison(
     compared = {row["run"] for row in content["runs"]}
     if absent := sorted({run.name for run in runs} - compared):
         raise InputError(f"{path} is stale: it lacks {absent[0]}: run notebook 10_comparison again")
+    if gone := sorted(compared - {run.name for run in runs} - {file.stem for file in kept}):
+        raise InputError(
+            f"{path} is stale: the folder of its run {gone[0]} is gone: put it back, or run "
+            "notebook 10_comparison again"
+        )
     if compared == {run.name for run in runs}:  # names depend on all runs that are compared
         names = dict(zip((run.name for run in runs), compare.short_names(runs), strict=True))
         for row in content["runs"]:
