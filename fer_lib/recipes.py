@@ -188,10 +188,11 @@ SMALL_BACKBONE = SMALL | {
 SHORTER: dict[tuple[str, ...], dict[str, Any]] = {
     ("baseline_cnn", "sample"): {"epochs": 24, "options": {"width": 32}},
     ("attention_cnn", "sample"): {"epochs": 12, "options": {"width": 24}},
-    ("vit_patch", "sample"): SMALL
-    | {"lr": 1e-3, "options": {"patch_size": 8, "embed_dim": 96, "depth": 3, "num_heads": 3}},
-    ("vit_cnn", "sample"): SMALL
-    | {"lr": 1e-3, "options": {"embed_dim": 96, "depth": 2, "num_heads": 3}},
+    **{
+        (model, "sample"): SMALL
+        | {"lr": 1e-3, "options": {"embed_dim": 96, "depth": 2, "num_heads": 3}}
+        for model in ("vit_patch", "vit_cnn")
+    },
     ("vit_tiny", "sample"): SMALL_BACKBONE,
     ("vit_mae", "sample"): SMALL_BACKBONE,
     ("vit_moe", "sample"): SMALL_BACKBONE,
