@@ -479,6 +479,8 @@ def test_hidden_files_are_not_read(folder):
     found, others = find_sources([str(folder)])
     assert not any(part.startswith(".") for source in found for part in source.inside.parts)
     assert (len(found), others) == (5, 1)
+    found, others = find_sources([str(folder), str(folder / "notes.txt")])
+    assert (len(found), others) == (6, 0)  # what is given by its path is read, not skipped
 
 
 def predict(words, errors):
