@@ -140,7 +140,7 @@ def verify(run: Run, faces: FaceSet) -> None:
 def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterator[RunFolder]:
     """Unpack an archive into `runs/` and `data/`; files that exist already stay as they are.
 
-    Predictions of a new run are checked (`verify`) and written in single precision.
+    New predictions are checked (`verify`) and written in single precision.
 
     Args:
         faces_of: function that returns the faces of a dataset by its name.
@@ -151,7 +151,7 @@ def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterato
 
     Raises:
         InputError: the archive cannot be read, one of its runs exists already but is unfinished,
-            other refined labels exist already, or a new run's predictions do not give its results.
+            other refined labels exist already, or new predictions do not give their run's results.
     """
     found = {
         (runs_folder(runs) if root == "runs" else home() / "data").joinpath(*rest): (root, files)
@@ -174,6 +174,12 @@ def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterato
         for path in new:
             with replacing(path) as temporary:
                 temporary.write_bytes(files[path.name])
+        if (added := target / "predictions.npz") in new:
+            try:
+                check_predictions(Run(target), faces_of)
+            except InputError:
+                added.unlink()
+                raise
         if root == "runs" and new:
             yield Run(target) if "predictions.npz" in files else RunFolder(target)
 
@@ -197,6 +203,13 @@ def folders(archive: Path) -> dict[tuple[str, ...], dict[str, bytes]]:
     return found
 
 
+def check_predictions(run: Run, faces_of: FacesOf) -> None:
+    """Check the unpacked predictions of a run (`verify`), and write them in single precision."""
+    verify(run, faces_of(run.results["dataset"]))
+    path = run.folder / "predictions.npz"
+    save_predictions(path, load_predictions(path))
+
+
 def unpack_run(target: Path, files: dict[str, bytes], faces_of: FacesOf) -> RunFolder:
     """Write the files of one run, all or none, and check its predictions (`verify`)."""
     temporary = target.with_name(f".{target.name}.partial")
@@ -206,10 +219,7 @@ def unpack_run(target: Path, files: dict[str, bytes], faces_of: FacesOf) -> RunF
         for name, data in files.items():
             (temporary / name).write_bytes(data)
         if "predictions.npz" in files:
-            run = Run(temporary)
-            verify(run, faces_of(run.results["dataset"]))
-            path = temporary / "predictions.npz"
-            save_predictions(path, load_predictions(path))
+            check_predictions(Run(temporary), faces_of)
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -23,7 +23,7 @@ from fer_lib.config import TrainConfig
 from fer_lib.data import load_faces
 from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.sample import make_sample
-from fer_lib.evaluate import load_predictions
+from fer_lib.evaluate import load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.kept import keep_results
 from fer_lib.models.weights import write_weights
@@ -383,6 +383,17 @@ def test_unpack_refuses_contradictory_predictions_and_unfinished_runs(
     assert not list((tmp_path / "there").iterdir())
     assert len(list(packing.unpack(archive, place.faces, tmp_path / "there"))) == 1
     assert list(packing.unpack(archive, place.faces, tmp_path / "there")) == []
+    added = tmp_path / "there" / run.name / "predictions.npz"
+    whole = load_predictions(added)
+    added.unlink()
+    other = replace(whole, test_probabilities=np.roll(whole.test_probabilities, 1, 1))
+    save_predictions(run.folder / "predictions.npz", other)
+    wrong = packing.Archives(tmp_path / "other").add(packing.contents(run))
+    with pytest.raises(InputError, match=r"predictions on test .* is not that of its results.json"):
+        list(packing.unpack(wrong, place.faces, tmp_path / "there"))
+    assert not added.exists()
+    list(packing.unpack(archive, place.faces, tmp_path / "there"))
+    assert (load_predictions(added).test_probabilities == whole.test_probabilities).all()
     (tmp_path / "there" / run.name / "results.json").unlink()
     with pytest.raises(InputError, match=f"{run.name} is an unfinished run: move it away"):
         list(packing.unpack(archive, place.faces, tmp_path / "there"))
