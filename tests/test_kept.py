@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_lib import kept as kept_module
 from fer_lib import train as train_module
 from fer_lib.config import PRESETS
 from fer_lib.data.faceset import FaceSet
@@ -22,7 +21,9 @@ from fer_lib.data.refined import (
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import Predictions, evaluate, load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, write_json
-from fer_lib.kept import KEPT, best_of_each, keep_results, main, results_table, train_config
+from fer_lib.kept import KEPT, best_of_each, keep_results, results_table, train_config
+from fer_lib.kept import results as kept_module
+from fer_lib.kept.__main__ import main
 from fer_lib.markdown import END, START, write_table
 from fer_lib.provenance import public_command, training_command
 from fer_lib.recipes import RECIPES, recipe

@@ -179,8 +179,8 @@ def test_only_the_targets_of_a_training_read_refined_labels():
         ("refined.py", "refined_by", "load_refined"),  # for a line of text
         ("refined.py", "refined_sha256", "refined_path"),
         ("refined.py", "refined_sha256", "load_refined"),
-        ("kept.py", "keep_labels", "refined_path"),  # copies of the files
-        ("kept.py", "restore_labels", "refined_path"),
+        ("labels.py", "keep_labels", "refined_path"),  # copies of the files
+        ("labels.py", "restore_labels", "refined_path"),
         ("batches.py", "targets", "refined_targets"),
     }
     for path in (PACKAGE.parent / "notebooks").glob("*.ipynb"):

@@ -1,0 +1,99 @@
+"""Keep the results of a run in one file, and make run folders from such files."""
+
+import json
+import shutil
+from pathlib import Path
+
+from fer_lib.evaluate import load_predictions, save_predictions
+from fer_lib.files import InputError, read_json, write_json
+from fer_lib.models.weights import FILES
+from fer_lib.pretrain.folder import pretraining_of
+from fer_lib.provenance import public_command, public_path
+from fer_lib.runs import Run, runs_folder, write_metrics
+
+KEPT = "[0-9]*_*_s[0-9]*.json"
+"""Pattern of the file names of kept runs; other results are in the same folder."""
+
+
+def keep_results(run: Run, folder: Path) -> None:
+    """Write the results of a finished run to one file in `folder`.
+
+    The file has the parts `config`, `results`, `metrics` (a list of rows, one per epoch) and, if
+    the run folder has them, `evaluation` and `inference`. If the run started from one of our own
+    pretrainings, `config` also says where that comes from. The folder of the data and all other
+    folders of the user are left out. Predictions are written beside it in half precision.
+
+    Raises:
+        InputError: the run is unfinished.
+    """
+    run.require_finished()
+    data = {key: value for key, value in run.config["data"].items() if key != "source"}
+    environment = dict(run.config["environment"])
+    if known := FILES.get(environment.get("pretrained_sha256")):
+        environment["pretrained_name"] = known
+    command = public_command(environment["command"])
+    train = dict(run.config["train"])
+    pretraining = pretraining_of(run.config)
+    if isinstance(train["pretrained"], str):  # all runs name their files alike: say which run
+        train["pretrained"] = public_path(train["pretrained"])
+    config = {
+        **run.config,
+        "train": train,
+        "data": data,
+        "environment": {**environment, "command": command},
+        **({"pretraining": pretraining} if pretraining else {}),
+    }
+    rows = json.loads(run.metrics().to_json(orient="records", double_precision=15))
+    parts = {"config": config, "results": run.results, "metrics": rows}
+    for part in ("evaluation", "inference"):
+        path = run.folder / f"{part}.json"
+        if path.exists():
+            parts[part] = read_json(path)
+    if (path := run.folder / "predictions.npz").exists():
+        save_predictions(folder / f"{run.name}.npz", load_predictions(path), small=True)
+    write_json(folder / f"{run.name}.json", parts)  # last, as this file makes the run a kept one
+
+
+def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
+    """Make run folders for the runs whose predictions are kept in `folder`.
+
+    They have all that a comparison and a report need, but no weights. Runs that already exist are
+    not changed. Runs with settings that this version no longer knows are left out; a printed line
+    names them.
+
+    Args:
+        runs: folder of all runs; None: `runs/` in `files.home()`.
+
+    Returns:
+        The new runs.
+
+    Raises:
+        InputError: `folder` has no predictions, or a file in it is damaged.
+    """
+    new, files = [], [p for p in sorted(folder.glob("*.npz")) if p.with_suffix(".json").exists()]
+    if not files:
+        raise InputError(
+            f"{folder} has no predictions: run this from the root of the repository, or keep a "
+            "finished run first"
+        )
+    for path in files:
+        target = runs_folder(runs) / path.stem
+        if target.exists():
+            continue
+        kept, predictions = read_json(path.with_suffix(".json")), load_predictions(path)
+        temporary = target.with_name(f".{target.name}.partial")
+        temporary.mkdir(parents=True, exist_ok=True)
+        try:
+            for part in kept.keys() - {"metrics"}:
+                write_json(temporary / f"{part}.json", kept[part])
+            write_metrics(temporary / "metrics.csv", kept["metrics"])
+            save_predictions(temporary / "predictions.npz", predictions)
+            Run(temporary)  # raises for settings that no longer exist
+            temporary.rename(target)
+        except InputError as error:
+            print(f"left out: {path} ({error})")
+            continue
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        new.append(Run(target))
+    return new

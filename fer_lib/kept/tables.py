@@ -1,0 +1,115 @@
+"""Tables of kept results: the best run of each kind, and all runs."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fer_lib.config import TrainConfig
+from fer_lib.files import InputError, read_json
+from fer_lib.kept.results import KEPT
+from fer_lib.networks import label
+from fer_lib.provenance import short
+from fer_lib.recipes import changed_settings
+
+KIND = ["model", "data", "recipe"]
+"""Columns that define a kind of run; the project's README shows the best run of each kind."""
+
+SHORT = (
+    *("model", "data", "test accuracy (95 %)", "one view", "clean test", "macro-F1", "validation"),
+    *("recipe", "runs", "epochs", "on"),
+)
+"""Columns of the table in the project's README; the other table has more, but not `runs`."""
+
+
+def results_table(folder: Path) -> pd.DataFrame:
+    """Return a table of text with a row per kept run.
+
+    The rows are sorted by dataset, then by validation accuracy with the best run first.
+
+    Raises:
+        InputError: `folder` contains no kept run.
+    """
+    files = sorted(folder.glob(KEPT))
+    if not files:
+        raise InputError(
+            f"{folder} contains no kept results: keep a finished run first, with "
+            "python -m fer_lib.kept runs/RUN"
+        )
+    every = [read_json(path) for path in files]
+    score = lambda results: (results["dataset"], -results["valid"]["full"]["accuracy"])
+    every.sort(key=lambda kept: score(kept["results"]))
+    return pd.DataFrame(map(_row, every))
+
+
+def best_of_each(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the row of each kind that is best on validation, with the number of its `runs`.
+
+    Args:
+        table: as `results_table` returns it, with the best run first.
+    """
+    runs = table.groupby(KIND)["model"].transform("size").astype(str)
+    return table.assign(runs=runs).drop_duplicates(KIND)[list(SHORT)]
+
+
+def on_real_faces(*models: str) -> pd.DataFrame:
+    """Return the rows of the README's table for some models; none if this is not a clone."""
+    folder = Path(__file__).resolve().parents[2] / "report" / "results"
+    if not any(folder.glob(KEPT)):
+        return pd.DataFrame(columns=SHORT)
+    table = best_of_each(results_table(folder))
+    return table[table["model"].str.split().str[0].isin(models)].set_index("model")
+
+
+def _row(kept: dict[str, Any]) -> dict[str, str]:
+    results, environment = kept["results"], kept["config"]["environment"]
+    train = kept["config"]["train"]
+    labels, backbone, seed = train["labels"], train["options"].get("backbone", ""), train["seed"]
+    shown = (f"labels={labels}", f"backbone={backbone}")  # they have columns of their own
+    changed = [part for part in _setting(train) if part not in shown]
+    if start := environment.get("pretrained_name"):
+        changed = [part for part in changed if not part.startswith("pretrained=")]
+        changed = [f"from {start}", *changed]
+    learned = () if labels == "original" else (f"{labels} labels",)
+    full, clean, people = (
+        results["test"].get(part) for part in ("full", "clean", "ferplus_majority")
+    )
+    low, high = full["interval"]["accuracy"]
+    alone = None if train["flip_tta"] else full["accuracy"]
+    one_view = results.get("one_view", {"test": alone})["test"]
+    return {
+        "model": label(kept["config"]),
+        "data": " ".join(filter(None, (results["dataset"], *learned, results["mark"]))),
+        "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",
+        "one view": "" if one_view is None else f"{one_view:.1%}",
+        "clean test": f"{clean['accuracy']:.1%}" if clean else "",
+        "majority": f"{people['accuracy']:.1%}" if people else "",
+        "macro-F1": f"{full['macro_f1']:.3f}",
+        "balanced": f"{full['balanced_accuracy']:.1%}",
+        "validation": f"{results['valid']['full']['accuracy']:.1%}",
+        "recipe": f"{results['recipe']}{'*' * any(changed)}, {results['preset']}",
+        "seed": str(seed),
+        "epochs": str(results["epochs"]),
+        "on": f"{environment['processor']}, torch {environment['torch']}",
+        "commit": ", ".join(
+            dict.fromkeys(
+                short(stage["commit"])
+                for stage in (environment, *kept["config"].get("resumed", []))
+            )
+        ),
+        "changed in the recipe": " ".join(changed),
+    }
+
+
+def train_config(train: dict[str, Any]) -> TrainConfig:
+    """Return the settings of a kept run, without those that no longer exist."""
+    known = {field.name for field in fields(TrainConfig)}
+    return TrainConfig.from_dict({key: value for key, value in train.items() if key in known})
+
+
+def _setting(train: dict[str, Any]) -> list[str]:
+    """List a kept run's changes to its recipe; settings that no longer exist count as changes."""
+    now = train_config(train)
+    gone = [f"{key}={value}" for key, value in train.items() if key not in now.to_dict() and value]
+    return changed_settings(now) + gone
