@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fer_lib.batches import autocast
 from fer_lib.device import choose_precision, keep_memory
-from fer_lib.models import create_model
+from fer_lib.models import MODULES, create_model
 
 
 def steps(model: nn.Module, x: Tensor, precision: str, fused: bool, number: int) -> int:
@@ -36,12 +36,13 @@ def steps(model: nn.Module, x: Tensor, precision: str, fused: bool, number: int)
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", default=["vit_patch", "vit_cnn"])
+    models = ["vit_patch", "vit_cnn"]
+    parser.add_argument("--models", nargs="+", default=models, choices=sorted(MODULES))
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(arguments)
-    if args.rounds < 1:
-        parser.error("--rounds must be 1 or more")
+    if min(args.rounds, args.batch_size) < 1:
+        parser.error("--rounds and --batch-size must be 1 or more")
     keep_memory()
     print(environment(), flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -39,7 +39,7 @@ from fer_lib.markdown import markdown
 from fer_lib.pretrain import PretrainConfig
 from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run, list_runs
-from fer_lib.settings import SET, parse_settings
+from fer_lib.settings import APART, SET, parse_settings
 
 
 def listed() -> str:
@@ -233,7 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
             if args.minutes is not None and args.minutes <= 0:
                 raise InputError(f"--minutes must be above 0, not {args.minutes:g}")
             args.out = args.out or Path(os.environ.get("OUT") or home() / "runs" / "packed")
-            changes = parse_settings(args.set)
+            changes = parse_settings(args.set, (*APART, "seed", "labels", "pretrained"))
             place = Place(**known, weights=args.weights, dataset=args.dataset, changes=changes)
             sys.exit(run(args, place))
     except InputError as error:

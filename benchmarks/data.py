@@ -29,6 +29,7 @@ from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.layouts import recognise
 from fer_lib.data.sample import make_sample
 from fer_lib.data.tables import read_table
+from fer_lib.files import InputError
 
 Ways = dict[str, Callable[[], np.ndarray]]
 
@@ -112,16 +113,19 @@ def main() -> None:
     print(environment())
     with tempfile.TemporaryDirectory() as temporary:
         table, folders, mark = args.csv, args.folders, ""
-        if not (table or folders):
-            faces, mark = make_sample(args.rows), " (sample data)"
-            table, folders = Path(temporary, "csv", "fer2013.csv"), Path(temporary, "folders")
-            write_layout(faces, "csv", table.parent)
-            write_layout(faces, "folders", folders)
-        if table:
-            compare(f"table{mark}", table_ways(table), args.rounds)
-        if folders:
-            ways = folder_ways(folders, Path(temporary, "cache"))
-            compare(f"folders{mark}", ways, args.rounds)
+        try:
+            if not (table or folders):
+                faces, mark = make_sample(args.rows), " (sample data)"
+                table, folders = Path(temporary, "csv", "fer2013.csv"), Path(temporary, "folders")
+                write_layout(faces, "csv", table.parent)
+                write_layout(faces, "folders", folders)
+            if table:
+                compare(f"table{mark}", table_ways(table), args.rounds)
+            if folders:
+                ways = folder_ways(folders, Path(temporary, "cache"))
+                compare(f"folders{mark}", ways, args.rounds)
+        except InputError as error:
+            parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ the face in this frame. There are two answers:
 * Accuracy of the model on squares cropped around the boxes, for each `scale`, beside the accuracy
   on the images themselves. A crop that goes beyond the image repeats its edge.
 
-The `scale` of each detector in `fer_lib/predict/faces.py` lies between the two answers.
+The `scale` of each detector in `fer_lib/predict/faces.py` is near both answers, where the
+accuracy is level.
 
 Real pictures are larger than what FER2013 keeps of them, so a detector sees less here than it does
 in use: the share of faces found is a lower bound.

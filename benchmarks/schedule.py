@@ -92,7 +92,8 @@ class Campaign:
     def __init__(self, place: Place, *, until: float, out: Path, only: Iterable[str] = ()):
         self.place, self.until = place, until
         self.archives, self.worker = Archives(out), Worker(place)
-        every = [one for name in only for one in with_needs(wanted.by_name(name))]
+        self.named = list(only)
+        every = [one for name in self.named for one in with_needs(wanted.by_name(name))]
         self.only = list({entry.name: entry for entry in every}.values())
         self.results: dict[str, dict[str, Any]] = {}
         self.looked_up: set[str] = set()
@@ -157,13 +158,13 @@ class Campaign:
     def wanted(self) -> list[Entry]:
         """Return the entries that are neither finished nor failed, most valuable first.
 
-        Without `only`, a pretraining or a refinement is among them only if another entry needs it.
+        A pretraining or a refinement is among them only if it was named or another entry needs it.
         """
         gone = self.failed.keys() | self.results.keys()
         every = [entry for entry in self.entries() if entry.name not in gone]
-        needed = {entry.needs.name for entry in every if entry.needs}
+        needed = {entry.needs.name for entry in every if entry.needs} | {*self.named}
         trains = lambda entry: not isinstance(entry, Autoencoder | Refinement)
-        return [entry for entry in every if self.only or entry.name in needed or trains(entry)]
+        return [entry for entry in every if entry.name in needed or trains(entry)]
 
     def ready(self) -> list[Entry]:
         """Return the wanted entries that could begin now."""

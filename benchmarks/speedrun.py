@@ -44,7 +44,7 @@ from fer_lib.graph import RecordedStep
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.models.cnn import grey_48
-from fer_lib.settings import SET, parse_settings
+from fer_lib.settings import APART, SET, parse_settings
 
 # Percent on PrivateTest -> length and width: for 65 chosen on PublicTest, for 70 a single guess.
 TARGETS = {
@@ -172,7 +172,12 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--seeds must be 1 or more")
     MODULES["speedrun_cnn"] = "cnn"  # so that the training loop can build it
     try:
-        values = RECIPE | {"compile": gpu} | TARGETS[args.target] | parse_settings(args.set)
+        values = (
+            RECIPE
+            | {"compile": gpu}
+            | TARGETS[args.target]
+            | parse_settings(args.set, (*APART, "seed"))
+        )
         configs = [TrainConfig.from_dict(values | {"seed": seed}) for seed in range(seeds)]
         faces = load_faces(args.dataset, args.data_dir)
     except InputError as error:
@@ -192,8 +197,8 @@ def main(arguments: list[str] | None = None) -> None:
         column = [result[name] for result in results]
         means[name] = mean(column)
         spread = f", standard deviation {stdev(column):.4f}" if seeds > 1 else ""
-        print(f"{name}: mean {means[name]:.4f}{spread}")
-    if not args.set:
+        print(f"{name}: mean {means[name]:.4f}{spread} {faces.mark}".rstrip())
+    if not args.set and faces.name == "fer2013":
         view = max(VIEWS, key=lambda name: means[f"valid, {name}"])
         reached = means[f"test, {view}"] >= args.target / 100
         verdict = "reached" if reached else "missed"

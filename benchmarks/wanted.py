@@ -91,9 +91,13 @@ VIT_MAE_OF_6 = VIT_MAE.variant(
 )
 VOTERS = Refinement(
     "voters",
-    "three kinds of network, short enough for twelve trainings",
-    voters=((VIT_SMALL, {"epochs": 4}), (ATTENTION, {"epochs": 10}), (BASELINE, {"epochs": 10})),
-    folds=4,
+    "by Muon, which needs few epochs: 80 minutes of two cores that multiply in bf16",
+    voters=(
+        (ATTENTION, THIN | {"options": {"width": 32, "attention": "none"}}),
+        (replace(ATTENTION, seed=1), THIN | {"epochs": 14, "options": {"width": 32}}),
+        (replace(BASELINE, seed=2), THIN),
+    ),
+    folds=3,
 )
 SMALL_VIT_MAE = Entry(
     "vit_mae, patches of 8",
@@ -105,27 +109,6 @@ SMALL_VIT_MAE = Entry(
 )
 LONG_VIT_MAE = SMALL_VIT_MAE.variant(
     "longer pretraining", "only the encoder differs", {}, needs=LONG_MAE
-)
-SMALL_VOTERS = Refinement(
-    "voters, small",
-    "again three kinds of network, each trained in minutes by two cores without a GPU",
-    voters=(
-        (LONG_VIT_MAE, {"epochs": 10, "warmup_epochs": 1}),
-        (Entry("attention_cnn", model="attention_cnn", seed=1), {"epochs": 8, "flip_tta": True}),
-        (Entry("baseline_cnn", model="baseline_cnn", seed=2), {"epochs": 12, "flip_tta": True}),
-    ),
-    folds=3,
-    needs=LONG_MAE,
-)
-MUON_VOTERS = Refinement(
-    "voters, muon",
-    "better ones, since Muon needs few epochs: 70 minutes of two cores that multiply in bf16",
-    voters=(
-        (ATTENTION, THIN | {"options": {"width": 32, "attention": "none"}}),
-        (replace(ATTENTION, seed=1), THIN | {"epochs": 14, "options": {"width": 32}}),
-        (replace(BASELINE, seed=2), THIN),
-    ),
-    folds=3,
 )
 SHORT_VIT_MOE = VIT_MOE.variant(
     "10 epochs", "half as long, for two cores without a GPU", {"epochs": 10}
@@ -274,14 +257,12 @@ LATER = (
         settings=SMALL_SCRATCH
         | {"epochs": 80, "options": START | {"img_size": SMALL_VIT["img_size"]}},
     ),
-    SMALL_VOTERS,
-    MUON_VOTERS,
     SHORT_VIT_MOE.variant(
         "refined",
         "as the one of 10 epochs, so that only the labels differ",
         {},
         labels="refined_majority",
-        needs=MUON_VOTERS,
+        needs=VOTERS,
     ),
 )
 """Entries that come after the further seeds, including those that a CPU can run."""

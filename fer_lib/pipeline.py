@@ -35,7 +35,7 @@ from fer_lib.report.build import build
 from fer_lib.report.collect import collect
 from fer_lib.runs import runs_folder
 from fer_lib.settings import add_arguments, parse_settings
-from fer_lib.stages import Stage, choose_stages
+from fer_lib.stages import NOTEBOOKS, Stage, choose_stages
 
 CELL_TIMEOUT = {"sample": 3600, "quick": 6 * 3600, "full": 48 * 3600}
 """Seconds that one cell may take, by preset; a whole training is one cell."""
@@ -166,7 +166,8 @@ class Pipeline:
     def files(self, pattern: str) -> list[Path]:
         """Return the files that match a pattern of a stage, sorted."""
         values = {"dataset": self.dataset, "preset": self.preset, "seed": self.seed}
-        for name, root in (("data", self.data), ("runs", self.runs)):
+        results = NOTEBOOKS.parent / "report" / "results"
+        for name, root in (("data", self.data), ("runs", self.runs), ("results", results)):
             if pattern.startswith(prefix := "{" + name + "}/"):
                 return sorted(root.glob(pattern.removeprefix(prefix).format(**values)))
         raise ValueError(pattern)

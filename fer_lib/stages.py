@@ -16,9 +16,9 @@ class Stage:
 
     Attributes:
         name: stem of the notebook's file name, or "report".
-        inputs, outputs: glob patterns with the fields {data}, {runs}, {dataset}, {preset} and
-            {seed}. Each input must match a file before the stage runs, and each output a file that
-            the stage has written.
+        inputs, outputs: glob patterns with the fields {data}, {runs}, {results} (of kept runs),
+            {dataset}, {preset} and {seed}. Each input must match a file before the stage runs, and
+            each output a file that the stage has written.
         optional: patterns of further inputs, which the stage may use if they exist.
     """
 
@@ -63,9 +63,10 @@ DATA = "{data}/manifest.json"  # contains the fingerprint of faces.npz
 RUNS = ("{runs}/*_{dataset}_s*/results.json", "{runs}/*_{dataset}_s*/predictions.npz")
 REFINED = "{data}/refined_*.npz"
 COMPARED = ("json", "md", "csv", "tex", "png", "svg")
+KEPT = "{results}/*_s*.json"  # the results on real faces, of which each shows some
 TRAININGS = {
-    **dict.fromkeys(("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae"), ()),
-    **dict.fromkeys(("07_vit_moe", "08_grefel"), (REFINED,)),
+    **dict.fromkeys(("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae"), (KEPT,)),
+    **dict.fromkeys(("07_vit_moe", "08_grefel"), (KEPT, REFINED)),
 }
 """Notebooks that train, each with the optional inputs that it reads besides the data."""
 

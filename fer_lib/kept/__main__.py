@@ -34,8 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m fer_lib.kept", description=__doc__.split("\n")[0]
     )
     parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs")
-    parser.add_argument("--restore", action="store_true", help="make run folders from kept results")
+    parser.add_argument(
+        "--restore",
+        action="store_true",
+        help="make run folders from kept results, and put back refined labels",
+    )
     args = parser.parse_args(arguments)
+    if args.restore and args.runs:
+        parser.error("--restore takes no runs: it restores all that are kept")
     folder, readme = Path("report/results"), Path("README.md")
     try:
         if args.restore:
