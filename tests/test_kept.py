@@ -373,6 +373,27 @@ def test_refined_labels_are_kept_with_a_run_that_learned_from_them(root, monkeyp
     assert len(list((root / "report" / "results").glob("sample_refined_*.npz"))) == 2
 
 
+def test_refined_labels_are_kept_and_restored_without_a_run(root, monkeypatch, capsys):
+    monkeypatch.setenv("FER_HOME", str(root / "home"))
+    faces = make_sample(100)
+    rows = faces.where("train")
+    soft = np.full((len(rows), 7), 1 / 7, np.float32)
+    refined = Refined("majority", faces.labels[rows], soft, np.full(len(rows), ""))
+    main([str(make_run(root, right=10).folder)])
+    path = save_refined(faces, rows, refined, ("a voter",))
+    for bad, message in ((path, "is of sample data"), (root / "no.npz", "does not exist")):
+        with pytest.raises(SystemExit):
+            main([str(bad)])
+        assert message in capsys.readouterr().err
+    faces.manifest["mark"] = ""
+    save_refined(faces, rows, refined, ("a voter",))
+    main([str(path)])
+    (kept,) = (root / "report" / "results").glob("sample_refined_majority_*.npz")
+    path.unlink()
+    main(["--restore"])
+    assert path.read_bytes() == kept.read_bytes()
+
+
 def test_loading_the_model_of_a_run_without_weights_is_refused(root):
     run = make_run(root, right=10)
     with pytest.raises(InputError, match=r"weights of .* are not here: delete that folder"):

@@ -2,22 +2,26 @@
 
     python -m fer_lib.kept runs/20260101-000000_baseline_cnn_fer2013_s0
     python -m fer_lib.kept
+    python -m fer_lib.kept data/fer2013/refined_majority.npz
     python -m fer_lib.kept --restore
 
-The first command keeps the results of a finished run in `report/results/`. The first two write the
-tables of all kept results: the best run of each kind in the README, and all runs, with the settings
-that they changed, in `report/results/README.md`. `python -m fer_lib.report --collect` adds new
-results to the report. The last command makes run folders, without weights, from the kept results,
-so that everything that depends on predictions can be computed again. Refined labels that a kept run
-learned from are kept too, and put back into `data/`.
+The first command keeps the results of a finished run in `report/results/`, with the refined labels
+that it learned from. The first two write the tables of all kept results: the best run of each kind
+in the README, and all runs, with the settings that they changed, in `report/results/README.md`.
+`python -m fer_lib.report --collect` adds new results to the report. The third command keeps refined
+labels without a run. The last one makes run folders, without weights, from the kept results, so
+that everything that depends on predictions can be computed again, and puts refined labels back into
+`data/`.
 """
 
 import argparse
 from pathlib import Path
 
+from fer_lib.data.refined import read_refined
 from fer_lib.files import InputError
 from fer_lib.kept import (
     best_of_each,
+    keep_file,
     keep_labels,
     keep_results,
     restore,
@@ -33,7 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.kept", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs")
+    parser.add_argument(
+        "runs", nargs="*", type=Path, help="folders of finished runs, or files of labels"
+    )
     parser.add_argument(
         "--restore",
         action="store_true",
@@ -55,6 +61,14 @@ def main(arguments: list[str] | None = None) -> None:
             return
         for tables in (readme, folder / "README.md"):
             around_table(tables)  # raises before anything is written
+        labels = [path for path in args.runs if path.suffix == ".npz"]
+        for path in labels:
+            if not path.exists():
+                raise InputError(f"{path} does not exist: refine the labels first (notebook 02)")
+            if "sample data" in read_refined(path)[2]["mark"]:
+                raise InputError(f"{path} is of sample data, but {folder} is for real data")
+            print(f"{path} is kept as {keep_file(path, folder)}")
+        args.runs = [path for path in args.runs if path not in labels]
         for run in map(Run, args.runs):
             if "sample data" in (run.config["data"].get("mark") or ""):
                 raise InputError(f"{run.folder} is of sample data, but {folder} is for real data")

@@ -11,9 +11,7 @@ from fer_lib.runs import Run
 
 
 def keep_labels(run: Run, folder: Path) -> str:
-    """Copy the refined labels that a run learned from to `<dataset>_refined_<rule>_<digits>.npz`.
-
-    The digits are the first of the file's SHA-256.
+    """Keep the refined labels that a run learned from (`keep_file`), if they are not kept yet.
 
     Returns:
         "", or why the labels cannot be kept: those in `data/` are missing or others.
@@ -24,9 +22,23 @@ def keep_labels(run: Run, folder: Path) -> str:
     source = refined_path(dataset, match[1])
     if not source.exists() or not _teaches(source, run.config, soft=bool(match[2])):
         return f"the labels that {run.name} learned from are not kept: {source} has them no longer"
-    with replacing(folder / f"{dataset}_{source.stem}_{sha256(source)[:8]}.npz") as temporary:
-        shutil.copyfile(source, temporary)
+    keep_file(source, folder)
     return ""
+
+
+def keep_file(path: Path, folder: Path) -> Path:
+    """Copy a file of refined labels to `<dataset>_refined_<rule>_<digits>.npz`.
+
+    The digits are the first of the file's SHA-256.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    refined, _, manifest = read_refined(path)
+    target = folder / f"{manifest['dataset']}_refined_{refined.rule}_{sha256(path)[:8]}.npz"
+    with replacing(target) as temporary:
+        shutil.copyfile(path, temporary)
+    return target
 
 
 def kept_labels(config: dict[str, Any], dataset: str, folder: Path) -> Path | None:
@@ -41,9 +53,9 @@ def _teaches(path: Path, config: dict[str, Any], soft: bool) -> bool:
 
 
 def restore_labels(folder: Path) -> list[str]:
-    """Put refined labels that kept runs learned from back into `data/`, where there are none.
+    """Put kept refined labels back into `data/`, where there are none.
 
-    If runs learned from different labels by one rule, it puts back those of the newest run.
+    Of different labels by one rule, it puts back those that the newest run learned from.
 
     Returns:
         A line for each new file, and for each run that learned from other labels than `data/` has.
@@ -56,11 +68,21 @@ def restore_labels(folder: Path) -> list[str]:
         kept = read_json(path)
         dataset = kept["results"]["dataset"]
         if labels := kept_labels(kept["config"], dataset, folder):
+            lines += _put_back(labels)
             target = refined_path(dataset, read_refined(labels)[0].rule)
-            if not target.exists():
-                with replacing(target) as temporary:
-                    shutil.copyfile(labels, temporary)
-                lines.append(f"{target} is made")
-            elif target.read_bytes() != labels.read_bytes():
+            if target.read_bytes() != labels.read_bytes():
                 lines.append(f"{target} has other labels than {path.stem} learned from: {labels}")
+    for labels in sorted(folder.glob("*_refined_*.npz")):
+        lines += _put_back(labels)
     return lines
+
+
+def _put_back(labels: Path) -> list[str]:
+    """Copy kept labels into `data/`, unless there are some, and return a line if this is done."""
+    refined, _, manifest = read_refined(labels)
+    target = refined_path(manifest["dataset"], refined.rule)
+    if target.exists():
+        return []
+    with replacing(target) as temporary:
+        shutil.copyfile(labels, temporary)
+    return [f"{target} is made"]
