@@ -443,12 +443,18 @@ def test_collecting_needs_no_weights_and_keeps_runs_whose_folder_was_deleted(
     assert build(report).read_bytes() == before
 
 
-def test_a_comparison_that_lacks_a_kept_run_is_refused(home, report, monkeypatch, tmp_path):
+@pytest.fixture
+def gone(home, monkeypatch, tmp_path) -> str:
+    """The name of a run whose folder is missing in FER_HOME, a copy of `home` at `tmp_path`."""
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     shutil.copytree(home / "data", tmp_path / "data")
     shutil.copytree(home / "runs", tmp_path / "runs")
-    gone = f"20260102-030403_vit_patch_{DATASET}_s0"
-    shutil.rmtree(tmp_path / "runs" / gone)
+    name = f"20260102-030403_vit_patch_{DATASET}_s0"
+    shutil.rmtree(tmp_path / "runs" / name)
+    return name
+
+
+def test_a_comparison_that_lacks_a_kept_run_is_refused(gone, report, tmp_path):
     compared = tmp_path / "runs" / f"comparison_{DATASET}_sample" / "comparison.json"
     content = read_json(compared)
     content["runs"] = [row for row in content["runs"] if row["run"] != gone]
@@ -457,12 +463,7 @@ def test_a_comparison_that_lacks_a_kept_run_is_refused(home, report, monkeypatch
         collect(report, dataset=DATASET, preset="sample")
 
 
-def test_a_comparison_with_a_run_that_is_gone_is_refused(home, report, monkeypatch, tmp_path):
-    monkeypatch.setenv("FER_HOME", str(tmp_path))
-    shutil.copytree(home / "data", tmp_path / "data")
-    shutil.copytree(home / "runs", tmp_path / "runs")
-    gone = f"20260102-030403_vit_patch_{DATASET}_s0"
-    shutil.rmtree(tmp_path / "runs" / gone)
+def test_a_comparison_with_a_run_that_is_gone_is_refused(gone, report):
     run_file(report, "vit_patch").unlink()
     with pytest.raises(InputError, match=f"is stale: the folder of its run {gone} is gone"):
         collect(report, dataset=DATASET, preset="sample")
