@@ -166,6 +166,7 @@ def unpack(archive: Path, faces_of: FacesOf, runs: str | None = None) -> Iterato
                     f"{path} contains other labels than those in {archive} from which runs "
                     "learned: move the file away, then unpack again"
                 )
+    # Labels come first, since the results of a run are kept together with its labels.
     for target, (root, files) in sorted(found.items(), key=lambda item: item[1][0] == "runs"):
         if root == "runs" and not target.exists():
             yield unpack_run(target, files, faces_of)

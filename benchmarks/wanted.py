@@ -91,7 +91,7 @@ VIT_MAE_OF_6 = VIT_MAE.variant(
 )
 VOTERS = Refinement(
     "voters",
-    "by Muon, which needs few epochs: 80 minutes of two cores that multiply in bf16",
+    "by Muon, which needs few epochs: 101 minutes of two cores with bf16, partly beside tests",
     voters=(
         (ATTENTION, THIN | {"options": {"width": 32, "attention": "none"}}),
         (replace(ATTENTION, seed=1), THIN | {"epochs": 14, "options": {"width": 32}}),

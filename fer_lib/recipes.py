@@ -167,6 +167,7 @@ SMALL = {
     "mixup": 0.0,
     "augmentation": LIGHT,
 }
+SMALL_SCRATCH = SMALL | {"lr": 1e-3, "options": {"embed_dim": 96, "depth": 2, "num_heads": 3}}
 # The same networks, small enough for two cores. As they start from random weights, they have a
 # larger learning rate, which is that of vit_patch and vit_cnn in this preset.
 SMALL_BACKBONE = SMALL | {
@@ -188,11 +189,8 @@ SMALL_BACKBONE = SMALL | {
 SHORTER: dict[tuple[str, ...], dict[str, Any]] = {
     ("baseline_cnn", "sample"): {"epochs": 24, "options": {"width": 32}},
     ("attention_cnn", "sample"): {"epochs": 12, "options": {"width": 24}},
-    **{
-        (model, "sample"): SMALL
-        | {"lr": 1e-3, "options": {"embed_dim": 96, "depth": 2, "num_heads": 3}}
-        for model in ("vit_patch", "vit_cnn")
-    },
+    ("vit_patch", "sample"): SMALL_SCRATCH,
+    ("vit_cnn", "sample"): SMALL_SCRATCH,
     ("vit_tiny", "sample"): SMALL_BACKBONE,
     ("vit_mae", "sample"): SMALL_BACKBONE,
     ("vit_moe", "sample"): SMALL_BACKBONE,

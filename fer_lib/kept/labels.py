@@ -49,7 +49,7 @@ def kept_labels(config: dict[str, Any], dataset: str, folder: Path) -> Path | No
 
 
 def _teaches(path: Path, config: dict[str, Any], soft: bool) -> bool:
-    return read_refined(path)[0].sha256(soft) == config["data"]["refined_sha256"]
+    return read_refined(path)[0].sha256(soft) == config["data"].get("refined_sha256")
 
 
 def restore_labels(folder: Path) -> list[str]:
