@@ -4,7 +4,6 @@ import csv
 import io
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from fer_lib.data import ferplus
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.layouts import LONG_NAMES
-from fer_lib.files import InputError, replacing
+from fer_lib.files import InputError
 from fer_lib.labels import FERPLUS_COLUMNS, RAFDB_CODES, VOTES, canonical, reorder
 
 USAGE_OF = {split: usage for usage, split in ferplus.USAGE.items()}
@@ -34,11 +33,13 @@ def write_layout(faces: FaceSet, layout: str, folder: Path) -> None:
         folder: created if it does not exist.
 
     Raises:
-        InputError: the layout is unknown or needs votes, or a file cannot be written.
+        InputError: the layout is unknown or needs votes.
+        OSError: a file cannot be written.
     """
     if layout not in WRITERS:
         raise InputError(f"layout {layout!r} cannot be written: use one of {', '.join(WRITERS)}")
-    WRITERS[layout](faces, Path(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    WRITERS[layout](faces, folder)
 
 
 def _table(faces: FaceSet, header: str, order: tuple[int, ...]) -> str:
@@ -54,36 +55,25 @@ def _fer2013(faces: FaceSet) -> str:
     return _table(faces, "emotion,pixels,Usage", (0, 1, 2))
 
 
-def _text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def _csv(faces: FaceSet, folder: Path) -> None:
-    _text(folder / "fer2013.csv", _fer2013(faces))
+    (folder / "fer2013.csv").write_text(_fer2013(faces))
     if faces.votes is not None:
         _vote_table(faces, folder)
 
 
 def _icml(faces: FaceSet, folder: Path) -> None:
     text = _table(faces, "emotion, Usage, pixels", (0, 2, 1))
-    _text(folder / "icml_face_data.csv", text)
+    (folder / "icml_face_data.csv").write_text(text)
 
 
 def _zip(faces: FaceSet, folder: Path) -> None:
-    with (
-        replacing(folder / "fer2013.csv.zip") as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
-    ):
+    with zipfile.ZipFile(folder / "fer2013.csv.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("fer2013.csv", _fer2013(faces))
 
 
 def _tar(faces: FaceSet, folder: Path) -> None:
     members = {"fer2013/fer2013.csv": _fer2013(faces), "fer2013/README": faces.mark + "\n"}
-    with (
-        replacing(folder / "fer2013.tar.gz") as temporary,
-        tarfile.open(temporary, "w:gz", compresslevel=6) as archive,
-    ):
+    with tarfile.open(folder / "fer2013.tar.gz", "w:gz", compresslevel=6) as archive:
         for name, text in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(text)
@@ -91,8 +81,8 @@ def _tar(faces: FaceSet, folder: Path) -> None:
 
 
 def _picture(path: Path, image: np.ndarray) -> None:
-    with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
 
 
 def _folders(faces: FaceSet, folder: Path) -> None:
@@ -115,53 +105,41 @@ def _classes(faces: FaceSet, folder: Path) -> None:
         _picture(folder / faces.classes[label] / f"{name}.png", image[0])
 
 
-def _ferplus_names(votes: np.ndarray) -> Iterator[str]:
-    """Yield the file name of each row: numbered, or "" if all votes are for "not a face"."""
-    number = 0
-    for row in votes:
-        nobody = row[VOTES.index("not a face")] == row.sum()
-        yield "" if nobody else f"fer{number:07d}.png"
-        number += not nobody
-
-
-def _vote_table(faces: FaceSet, folder: Path) -> None:
-    votes = (
-        faces.votes[:, reorder(VOTES, [canonical(name) for name in FERPLUS_COLUMNS])]
-        .astype(int)
-        .tolist()
-    )
-    with (
-        replacing(folder / "fer2013new.csv") as temporary,
-        open(temporary, "w", newline="") as file,
-    ):
+def _vote_table(faces: FaceSet, folder: Path) -> list[str]:
+    """Write `fer2013new.csv`; return its file names: "" if all votes are for "not a face"."""
+    somebody = faces.votes[:, VOTES.index("not a face")] != faces.votes.sum(1)
+    numbers = np.cumsum(somebody) - 1
+    names = [f"fer{k:07d}.png" if s else "" for k, s in zip(numbers, somebody, strict=True)]
+    votes = faces.votes[:, reorder(VOTES, [canonical(name) for name in FERPLUS_COLUMNS])]
+    with open(folder / "fer2013new.csv", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("Usage", "Image name", *FERPLUS_COLUMNS))
-        for split, name, row in zip(faces.split, _ferplus_names(faces.votes), votes, strict=True):
+        for split, name, row in zip(faces.split, names, votes.astype(int).tolist(), strict=True):
             writer.writerow((USAGE_OF[split], name, *row))
+    return names
 
 
 def _ferplus(faces: FaceSet, folder: Path) -> None:
     if faces.votes is None:
         raise InputError(f"{faces.name} has no votes: the layout 'ferplus' needs them")
-    _vote_table(faces, folder)
-    for split, name, image in zip(
-        faces.split, _ferplus_names(faces.votes), faces.images, strict=True
-    ):
+    names = _vote_table(faces, folder)
+    for split, name, image in zip(faces.split, names, faces.images, strict=True):
         if name:
             _picture(folder / "Images" / ferplus.FOLDERS[split] / name, image[0])
 
 
 def _rafdb(faces: FaceSet, folder: Path) -> None:
     codes = reorder(RAFDB_CODES, faces.classes)
+    pictures, labels = folder / "basic/Image/aligned", folder / "basic/EmoLabel"
+    for each in (pictures, labels):
+        each.mkdir(parents=True, exist_ok=True)
     lines = []
     for part, rows in (("train", faces.split != "test"), ("test", faces.split == "test")):
         for k, i in enumerate(np.flatnonzero(rows), 1):
             lines.append(f"{part}_{k:05d}.jpg {codes[faces.labels[i]] + 1}\n")
             picture = Image.fromarray(faces.images[i, 0]).resize((100, 100)).convert("RGB")
-            path = folder / "basic/Image/aligned" / f"{part}_{k:05d}_aligned.jpg"
-            with replacing(path) as temporary:
-                picture.save(temporary, quality=95)
-    _text(folder / "basic/EmoLabel/list_patition_label.txt", "".join(lines))
+            picture.save(pictures / f"{part}_{k:05d}_aligned.jpg", quality=95)
+    (labels / "list_patition_label.txt").write_text("".join(lines))
 
 
 WRITERS = {
