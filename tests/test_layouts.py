@@ -102,6 +102,12 @@ def test_known_counts_get_no_mark_but_a_drawn_split_does(sample, tmp_path, monke
     assert not [text for text in faces.manifest["remarks"] if "known counts" in text]
     assert faces.mark == "fer2013 with a drawn split"
     assert load_faces("mine", tmp_path / "all.csv", **MUTE).mark == ""
+    other = known | {"valid": known["valid"][::-1]}
+    monkeypatch.setattr(counts, "FER2013", other)
+    faces = load_faces("fer2013", tmp_path / "fer2013.csv", **MUTE)
+    assert any(
+        "valid with other numbers of images per class" in t for t in faces.manifest["remarks"]
+    )
 
 
 def test_the_benchmark_of_reading_runs_and_checks_the_pixels(monkeypatch, capsys):

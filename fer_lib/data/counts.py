@@ -27,19 +27,27 @@ def differences(faces: FaceSet) -> list[str]:
         A list of one sentence if the numbers differ, else an empty list, also for a dataset whose
         numbers are not known here.
     """
-    together = list(faces.manifest["split"].get("fractions", ()))
-    parts = [(split,) for split in SPLITS if split not in together]
-    parts += [tuple(together)] if together else []
+    together = tuple(faces.manifest["split"].get("fractions", ()))
+    parts = [(split,) for split in SPLITS if split not in together] + [together] * bool(together)
     if faces.name == "fer2013":
         known = {split: np.array(counts) for split, counts in FER2013.items()}
         # Without Usage, the folder test/ holds the images of two splits.
-        if together == ["train", "valid"]:
+        if together == ("train", "valid"):
             known = {"train": known["train"], "test": known["valid"] + known["test"]}
     elif faces.name in TOTALS:
         known = {split: np.array([total]) for split, total in TOTALS[faces.name].items()}
     else:
         return []
-    return _compare(faces, parts, known)
+    found = []
+    for part in parts:
+        expected = sum(known[split] for split in part if split in known)
+        number = np.bincount(faces.labels[np.isin(faces.split, part)], minlength=7)
+        where, total = " and ".join(part), number.sum()
+        if total != expected.sum():
+            found.append(f"{where} {total:,} images instead of {expected.sum():,}")
+        elif len(expected) > 1 and not np.array_equal(number, expected):
+            found.append(f"{where} with other numbers of images per class")
+    return [f"these are not the known counts of {faces.name}: {'; '.join(found)}"] if found else []
 
 
 def mark(faces: FaceSet) -> str:
@@ -52,20 +60,3 @@ def mark(faces: FaceSet) -> str:
         return f"other counts than the known {faces.name}"
     drawn = faces.name in ("fer2013", "ferplus") and not faces.manifest["split"]["official"]
     return f"{faces.name} with a drawn split" if drawn else ""
-
-
-def _compare(
-    faces: FaceSet, parts: list[tuple[str, ...]], known: dict[str, np.ndarray]
-) -> list[str]:
-    found = []
-    for part in parts:
-        expected = sum(known[split] for split in part if split in known)
-        number = np.bincount(faces.labels[np.isin(faces.split, part)], minlength=7)
-        if len(expected) == 1:
-            number = number.sum(keepdims=True)
-        if not np.array_equal(number, expected):
-            text = f"{' and '.join(part)} {number.sum():,} images instead of {expected.sum():,}"
-            if number.sum() == expected.sum():
-                text = f"{' and '.join(part)} with other numbers of images per class"
-            found.append(text)
-    return [f"these are not the known counts of {faces.name}: {'; '.join(found)}"] if found else []
