@@ -4,7 +4,7 @@ import hashlib
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +103,13 @@ class FaceSet:
 
     def subset(self, rows: np.ndarray) -> "FaceSet":
         """Return the faces of `rows` (indices or a mask), which get a fingerprint of their own."""
-        pick = lambda array: None if array is None else array[rows]
         manifest = {k: v for k, v in self.manifest.items() if k not in ("fingerprint", "counts")}
-        return FaceSet(
-            self.name,
-            *map(pick, (self.images, self.labels, self.split, self.ids)),
-            self.classes,
-            pick(self.votes),
-            pick(self.truth),
-            manifest,
-        )
+        arrays = {key: array[rows] for key, array in self.arrays().items()}
+        return replace(self, manifest=manifest, **arrays)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays by the names of their attributes, without those that are None."""
+        return {key: value for key, value in vars(self).items() if isinstance(value, np.ndarray)}
 
     def check(self) -> None:
         """Raise InputError if the arrays do not fit together or have impossible values."""
@@ -151,13 +148,8 @@ def save(faces: FaceSet, folder: Path) -> None:
     """
     faces.check()
     faces.manifest |= {"counts": faces.counts(), "fingerprint": fingerprint(faces)}
-    arrays = {
-        key: getattr(faces, key)
-        for key in ("images", "labels", "split", "ids", "votes", "truth")
-        if getattr(faces, key) is not None
-    }
     with replacing(folder / "faces.npz") as temporary:
-        np.savez(temporary, classes=np.array(faces.classes), **arrays)
+        np.savez(temporary, classes=np.array(faces.classes), **faces.arrays())
     write_json(folder / "manifest.json", {"name": faces.name, **faces.manifest})
 
 
