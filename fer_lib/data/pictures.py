@@ -32,7 +32,17 @@ def read_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
     Raises:
         InputError: the picture is missing or damaged; the message names it.
     """
-    return _decode(path, _bytes(path) if data is None else data)
+    data = _bytes(path) if data is None else data
+    with named(path):
+        try:
+            picture = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError:
+            heic = data[4:8] == b"ftyp" and data[8:12] in HEIC
+            reason = (
+                "it is in HEIC format: export it as JPEG" if heic else "its content is no picture"
+            )
+            raise ValueError(reason) from None
+        return upright(picture)
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -73,7 +83,7 @@ def read_pictures(paths: Paths) -> tuple[np.ndarray, list[str]]:
     Raises:
         InputError: a picture is missing or damaged; the message names it.
     """
-    first = _decode(paths[0], _bytes(paths[0]))
+    first = read_picture(paths[0])
     return _fill(paths, first.size, len(first.getbands()))
 
 
@@ -105,8 +115,8 @@ def _decoded(paths: Paths, size: tuple[int, int] | None, side: int) -> Iterator[
     Files are read ahead by threads, a batch at a time.
     """
 
-    def decode(path: str | Path, data: bytes) -> Image.Image | None:
-        picture = _decode(path, data)
+    def decode(path: str | Path, data: bytes | None = None) -> Image.Image | None:
+        picture = read_picture(path, data)
         if size and picture.size != size:
             return None
         return picture if picture.size == (side, side) else fit(picture, (side, side))
@@ -116,7 +126,7 @@ def _decoded(paths: Paths, size: tuple[int, int] | None, side: int) -> Iterator[
     parts = [paths[start : start + step] for start in range(0, len(paths), step)]
 
     def ahead(part: Paths) -> list:
-        return [_bytes(path) if small else decode(path, _bytes(path)) for path in part]
+        return [_bytes(path) if small else decode(path) for path in part]
 
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(parts), 2 * THREADS):
@@ -131,20 +141,6 @@ def _bytes(path: str | Path) -> bytes:
             return file.read()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
-
-
-def _decode(path: str | Path, data: bytes) -> Image.Image:
-    """Decode the content of a file and return the picture `upright`."""
-    with named(path):
-        try:
-            picture = Image.open(io.BytesIO(data))
-        except UnidentifiedImageError:
-            heic = data[4:8] == b"ftyp" and data[8:12] in HEIC
-            reason = (
-                "it is in HEIC format: export it as JPEG" if heic else "its content is no picture"
-            )
-            raise ValueError(reason) from None
-        return upright(picture)
 
 
 @contextmanager
