@@ -63,14 +63,14 @@ def read(name: str, basic: Path) -> FaceSet:
 
 
 def _read_labels(path: Path) -> tuple[list[str], np.ndarray]:
-    """Return the names without suffix, and labels (N,) int64, indices into `labels.EMOTIONS`."""
+    """Return the names without suffix, and labels (N,) int64, index into `labels.EMOTIONS`."""
     codes = {str(code): EMOTIONS.index(canonical(name)) for code, name in enumerate(RAFDB_CODES, 1)}
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): ask its owner") from None
-    stems, labels = [], []
-    rows: dict[str, int] = {}
+    labels: list[int] = []
+    rows: dict[str, int] = {}  # the row of each name
     for number, line in enumerate(text.split("\n"), 1):
         fields = line.split()
         if not fields:
@@ -86,8 +86,7 @@ def _read_labels(path: Path) -> tuple[list[str], np.ndarray]:
                 f"{path}, row {number}: {stem} has a label in row {rows[stem]} already: delete one"
             )
         rows[stem] = number
-        stems.append(stem)
         labels.append(codes[fields[1]])
-    if not stems:
+    if not rows:
         raise InputError(f"{path} is empty: get it again from the authors of RAF-DB")
-    return stems, np.array(labels, np.int64)
+    return list(rows), np.array(labels, np.int64)
