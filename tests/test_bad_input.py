@@ -57,11 +57,6 @@ def test_a_bad_row_is_reported_with_its_line_number(row, complaint, tmp_path, re
     assert complaint in message
 
 
-def test_rows_with_too_few_and_too_many_pixels_do_not_cancel_out(tmp_path, refused):
-    table(tmp_path, GOOD, f"0,{PIXELS[2:]},Training", f"0,{PIXELS} 7,Training")
-    assert "row 3: 2,303 pixels" in refused("fer2013", tmp_path)
-
-
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -112,28 +107,21 @@ def test_votes_without_pixels_and_damaged_votes_are_refused(sample, tmp_path, re
 # Archives
 
 
-def escaping_zip(path, name, data):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("fer2013.csv", data)
-        archive.writestr(name, "x")
-
-
-def escaping_tar(path, name, data):
-    with tarfile.open(path, "w:gz") as archive:
-        for member_name, content in (("fer2013/fer2013.csv", data), (name, b"x")):
-            member = tarfile.TarInfo(member_name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-@pytest.mark.parametrize(
-    "name", ["../evil.csv", "/etc/evil", "a/../../evil", "C:\\evil", "..\\evil"]
-)
-@pytest.mark.parametrize(("suffix", "write"), [("zip", escaping_zip), ("tar.gz", escaping_tar)])
-def test_nothing_is_extracted_from_an_archive(name, suffix, write, tmp_path):
+@pytest.mark.parametrize("suffix", ["zip", "tar.gz"])
+def test_nothing_is_extracted_from_an_archive(suffix, tmp_path):
     path = tmp_path / "below" / f"fer2013.{suffix}"
     path.parent.mkdir()
-    write(path, name, f"{HEADER}\n{GOOD}\n".encode())
+    members = {"fer2013/fer2013.csv": f"{HEADER}\n{GOOD}\n".encode(), "../evil.csv": b"x"}
+    if suffix == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            for name, content in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
     assert len(load_faces("fer2013", path, say=lambda line: None)) == 1
     assert sorted(tmp_path.rglob("*")) == [path.parent, path]
 

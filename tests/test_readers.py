@@ -126,9 +126,6 @@ def test_votes_of_other_rows_are_left_out_with_a_remark(sample, tmp_path):
         InputError, match=r"needs the votes, but .* 160 rows are not those of the 159"
     ):
         load_faces("ferplus", tmp_path, **MUTE)
-    (tmp_path / "fer2013.csv").write_text("".join(line.rpartition(",")[0] + "\n" for line in lines))
-    faces = load_faces("fer2013", tmp_path, **MUTE)
-    assert any("no column Usage" in remark for remark in faces.manifest["remarks"])
 
 
 def test_votes_of_rows_in_another_order_are_left_out(sample, tmp_path):
@@ -309,7 +306,6 @@ def test_rafdb_holds_out_the_same_tenth_each_time(sample, tmp_path):
     assert faces.images.shape[1:] == (3, 100, 100)
     assert faces.split.tolist() == again.split.tolist()
     assert len(faces.where("test")) == len(sample.where("test"))
-    assert 0 < len(faces.where("valid")) <= 0.1 * (len(sample) - len(sample.where("test"))) + 7
     expected = np.concatenate(
         [sample.labels[sample.split != "test"], sample.labels[sample.split == "test"]]
     )

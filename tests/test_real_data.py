@@ -17,7 +17,7 @@ from fer_lib.checkpoints import save_weights
 from fer_lib.data import load_faces
 from fer_lib.data.copies import copy_groups
 from fer_lib.data.counts import FER2013, TOTALS
-from fer_lib.data.ferplus import read_votes
+from fer_lib.data.ferplus import FOLDERS, USAGE, read_votes
 from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.layouts import LONG_NAMES
 from fer_lib.data.tables import read_table
@@ -94,8 +94,8 @@ def test_kaggle_folders_have_the_same_splits_as_the_table(faces, folders):
 def test_folders_with_long_names_have_a_single_test_set(folders, tmp_path):
     shutil.copytree(folders, tmp_path, copy_function=os.link, dirs_exist_ok=True)
     for part in ("train", "test"):
-        for name in ("disgust", "fear", "surprise"):
-            os.rename(tmp_path / part / name, tmp_path / part / LONG_NAMES[name])
+        for name, long in LONG_NAMES.items():
+            os.rename(tmp_path / part / name, tmp_path / part / long)
     read = load_faces("fer2013", tmp_path, **MUTE)
     found = {split: np.array(numbers) for split, numbers in counts(read).items()}
     known = {split: np.array(numbers) for split, numbers in FER2013.items()}
@@ -110,17 +110,12 @@ def test_folders_with_long_names_have_a_single_test_set(folders, tmp_path):
 def test_ferplus_pictures_give_the_same_faces_as_the_table(real, folders, tmp_path):
     shutil.copy(real / "fer2013new.csv", tmp_path)
     names = read_votes(tmp_path / "fer2013new.csv").names
-    for part in ("FER2013Train", "FER2013Valid", "FER2013Test"):
+    for part in FOLDERS.values():
         (tmp_path / "Images" / part).mkdir(parents=True)
-    target = {
-        "Training": "FER2013Train",
-        "PublicTest": "FER2013Valid",
-        "PrivateTest": "FER2013Test",
-    }
     for path in sorted(folders.rglob("*.png"), key=lambda path: path.stem.split("_")[1]):
         usage, row = path.stem.split("_")
         if name := names[int(row)]:
-            link = tmp_path / "Images" / target[usage] / name
+            link = tmp_path / "Images" / FOLDERS[USAGE[usage]] / name
             link.unlink(missing_ok=True)
             os.link(path, link)
     pictures = load_faces("mine", tmp_path, **MUTE)

@@ -64,15 +64,15 @@ def test_refined_labels_are_loaded_as_they_were_saved(faces):
         assert faces.fingerprint in str(file["manifest"])
 
 
-@pytest.mark.parametrize("split", [None, "valid", "test", "as many"])
-def test_only_labels_of_exactly_the_training_images_are_written(faces, split):
-    rows = np.arange(len(faces)) if split is None else faces.where(split)
-    if split == "as many":
-        rows = np.arange(len(faces))[-len(faces.where("train")) :]
-    labels = Refined("turned", faces.labels[rows], np.eye(7)[faces.labels[rows]], rows.astype(str))
-    for given in (rows, faces.where("train"))[: 1 if split == "as many" else 2]:
+def test_only_labels_of_exactly_the_training_images_are_written(faces):
+    train, test, every = faces.where("train"), faces.where("test"), np.arange(len(faces))
+    for rows, labels in (
+        *((every, turned(faces, None)), (train, turned(faces, None))),
+        *((test, turned(faces, "test")), (train, turned(faces, "test"))),
+        (every[-len(train) :], turned(faces)),  # as many as there are training images
+    ):
         with pytest.raises(InputError, match="never written"):
-            save_refined(faces, given, labels, ())
+            save_refined(faces, rows, labels, ())
     assert not refined_path("sample", "turned").exists()
 
 

@@ -42,10 +42,9 @@ def test_no_group_is_divided_between_splits(sample, keys):
         assert len(set(split[keys == key])) == 1
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_every_class_has_its_share_in_every_split(sample, seed):
+def test_every_class_has_its_share_in_every_split(sample):
     alone = np.array([f"{i}" for i in range(len(sample))])
-    split = grouped_split(sample.labels, alone, FRACTIONS, seed)
+    split = grouped_split(sample.labels, alone, FRACTIONS, 0)
     for label in range(7):
         total = int((sample.labels == label).sum())
         for name in ("valid", "test"):
