@@ -99,13 +99,13 @@ def exists(path: Path) -> bool:
     """Return whether a path exists.
 
     Raises:
-        InputError: this user may not read one of the folders on the way.
+        InputError: this user may not read one of the folders on the way, or a name is too long.
     """
     try:
         return path.exists()
-    except PermissionError:
+    except OSError as error:
         raise InputError(
-            f"{path} cannot be read (Permission denied): ask its owner, or give another path"
+            f"{path} cannot be read ({error.strerror}): ask its owner, or give another path"
         ) from None
 
 

@@ -259,6 +259,10 @@ def test_a_path_in_an_unreadable_folder_is_refused(folder, refused, monkeypatch)
     )
 
 
+def test_a_path_that_is_too_long_is_refused(refused):
+    assert "(File name too long)" in refused("mine", "a" * 300)
+
+
 def test_linked_folders_are_read_and_a_change_in_them_is_noticed(folder, tmp_path, fer_home):
     happy, elsewhere = folder / "train" / "happy", tmp_path / "elsewhere"
     happy.rename(elsewhere)
