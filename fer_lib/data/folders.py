@@ -187,7 +187,7 @@ def read(name: str, root: Path) -> FaceSet:
 def _scan(root: Path, parts: dict[str, Path]) -> tuple[list[Picture], int]:
     """Return all pictures, sorted by id, and the number of other files."""
     pictures = []
-    stray = sum(len(_plain_files(folder)) for folder in {root, *parts.values()})
+    stray = sum(map(_number_of_files, {root, *parts.values()}))
     for part, folder in parts.items():
         for path in subfolders(folder):
             if _class_of(path) is None:
@@ -215,9 +215,9 @@ def _scan(root: Path, parts: dict[str, Path]) -> tuple[list[Picture], int]:
     return pictures, stray
 
 
-def _plain_files(folder: Path) -> set[str]:
+def _number_of_files(folder: Path) -> int:
     with os.scandir(folder) as entries:
-        return {one.name for one in entries if one.is_file() and not OWN.fullmatch(one.name)}
+        return sum(one.is_file() and not OWN.fullmatch(one.name) for one in entries)
 
 
 def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], list[str]]:
