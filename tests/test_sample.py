@@ -100,7 +100,6 @@ def test_similar_expressions_are_confused_more_often_than_others():
 
 
 def test_sample_has_the_imbalance_splits_and_order_of_fer2013(faces):
-    faces.check()
     assert (faces.name, faces.mark, faces.manifest["layout"]) == ("sample", "sample data", "drawn")
     assert [len(faces.where(split)) for split in ("train", "valid", "test")] == [320, 40, 40]
     assert sorted(faces.split, key=["train", "valid", "test"].index) == faces.split.tolist()

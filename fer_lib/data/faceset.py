@@ -111,19 +111,6 @@ class FaceSet:
         """Return the arrays by the names of their attributes, without those that are None."""
         return {key: value for key, value in vars(self).items() if isinstance(value, np.ndarray)}
 
-    def check(self) -> None:
-        """Raise InputError if the arrays do not fit together or have impossible values."""
-        n = len(self.labels)
-        shapes = [len(a) for a in (self.images, self.split, self.ids)]
-        if shapes != [n] * 3 or self.images.ndim != 4 or self.images.dtype != np.uint8:
-            raise InputError(f"{self.name}: images, labels, split and ids do not belong together")
-        if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
-            raise InputError(f"{self.name}: a label is outside 0..{len(self.classes) - 1}")
-        if len(np.unique(self.ids)) != n:
-            raise InputError(f"{self.name}: two images share one id")
-        if unknown := set(np.unique(self.split)) - set(SPLITS):
-            raise InputError(f"{self.name}: unknown split {sorted(unknown)}")
-
 
 def fingerprint(faces: FaceSet) -> str:
     """Return the SHA-256 (hex) of images, labels, splits, ids, classes and votes."""
@@ -143,10 +130,8 @@ def save(faces: FaceSet, folder: Path) -> None:
     The counts and the fingerprint of the faces are put into their manifest.
 
     Raises:
-        InputError: the arrays do not fit together (see `FaceSet.check`), or a file cannot be
-            written.
+        InputError: a file cannot be written.
     """
-    faces.check()
     faces.manifest |= {"counts": faces.counts(), "fingerprint": fingerprint(faces)}
     with replacing(folder / "faces.npz") as temporary:
         np.savez(temporary, classes=np.array(faces.classes), **faces.arrays())
