@@ -71,10 +71,8 @@ def reorder(source: Sequence[str], target: Sequence[str] = EMOTIONS) -> list[int
     `probabilities[:, reorder(source)]` brings the columns of another vocabulary into ours.
 
     Raises:
-        InputError: `source` has an unknown class or lacks one of `target`.
+        InputError: a class is unknown.
+        ValueError: `source` lacks a class of `target`.
     """
     names = [canonical(name) for name in source]
-    missing = [name for name in target if name not in names]
-    if missing:
-        raise InputError(f"the vocabulary {list(source)} lacks {', '.join(missing)}")
-    return [names.index(name) for name in target]
+    return [names.index(canonical(name)) for name in target]

@@ -249,8 +249,3 @@ def test_rafdb_layout(few, tmp_path):
     assert (image.size, image.mode) == ((100, 100), "RGB")
     small = np.asarray(image.convert("L").resize((48, 48)), float)
     assert np.abs(small - few.images[0, 0]).mean() < 12
-
-
-def test_an_unknown_layout_is_refused(few, tmp_path):
-    with pytest.raises(InputError, match="lmdb"):
-        write_layout(few, "lmdb", tmp_path)

@@ -12,8 +12,7 @@ from PIL import Image
 from fer_lib.data import ferplus
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.layouts import LONG_NAMES
-from fer_lib.files import InputError
-from fer_lib.labels import FERPLUS_COLUMNS, RAFDB_CODES, VOTES, canonical, reorder
+from fer_lib.labels import FERPLUS_COLUMNS, RAFDB_CODES, VOTES, reorder
 
 USAGE_OF = {split: usage for usage, split in ferplus.USAGE.items()}
 """Value in the column Usage of fer2013.csv for each split."""
@@ -23,7 +22,8 @@ def write_layout(faces: FaceSet, layout: str, folder: Path) -> None:
     """Write grey faces with the classes `labels.EMOTIONS` in a layout into a folder.
 
     Args:
-        faces: (N, 1, H, W) images; `votes` are written by the layouts "csv" and "ferplus".
+        faces: (N, 1, H, W) images; `votes` are written by the layouts "csv" and "ferplus", which
+            needs them.
         layout: "csv" (`fer2013.csv`, with `fer2013new.csv` if there are votes), "zip", "tar.gz" (as
             Kaggle packs it), "icml" (`icml_face_data.csv`), "folders" and "emotion-detection" (the
             two folder sets on Kaggle: train/, and test/ with validation and test images), "ferplus"
@@ -33,11 +33,9 @@ def write_layout(faces: FaceSet, layout: str, folder: Path) -> None:
         folder: created if it does not exist.
 
     Raises:
-        InputError: the layout is unknown or needs votes.
+        KeyError: the layout is unknown.
         OSError: a file cannot be written.
     """
-    if layout not in WRITERS:
-        raise InputError(f"layout {layout!r} cannot be written: use one of {', '.join(WRITERS)}")
     folder.mkdir(parents=True, exist_ok=True)
     WRITERS[layout](faces, folder)
 
@@ -110,7 +108,7 @@ def _vote_table(faces: FaceSet, folder: Path) -> list[str]:
     somebody = faces.votes[:, VOTES.index("not a face")] != faces.votes.sum(1)
     numbers = np.cumsum(somebody) - 1
     names = [f"fer{k:07d}.png" if s else "" for k, s in zip(numbers, somebody, strict=True)]
-    votes = faces.votes[:, reorder(VOTES, [canonical(name) for name in FERPLUS_COLUMNS])]
+    votes = faces.votes[:, reorder(VOTES, FERPLUS_COLUMNS)]
     with open(folder / "fer2013new.csv", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("Usage", "Image name", *FERPLUS_COLUMNS))
@@ -120,8 +118,6 @@ def _vote_table(faces: FaceSet, folder: Path) -> list[str]:
 
 
 def _ferplus(faces: FaceSet, folder: Path) -> None:
-    if faces.votes is None:
-        raise InputError(f"{faces.name} has no votes: the layout 'ferplus' needs them")
     names = _vote_table(faces, folder)
     for split, name, image in zip(faces.split, names, faces.images, strict=True):
         if name:
