@@ -258,10 +258,8 @@ def _split_by_name(faces: FaceSet, pictures: list[Picture]) -> bool:
 
 def _draw(faces: FaceSet, parts: tuple[str, ...]) -> None:
     """Draw the splits that have no folder, and say so in the manifest's remarks."""
-    if parts not in FRACTIONS:
-        raise InputError(f"{faces.name} has no folder train/: it has only {', '.join(parts)}")
     tested = len(faces.where("test"))
-    fractions = FRACTIONS[parts]
+    fractions = FRACTIONS[parts]  # `parts_of` returns none without "train"
     drawn = [part for part in fractions if part not in parts]
     faces.manifest["remarks"].append(
         f"no folder for {' and '.join(drawn)}: drawn here, copies kept on one side"
