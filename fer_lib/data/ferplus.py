@@ -216,7 +216,6 @@ def read_votes_and_pictures(name: str, votes: Path, folder: Path) -> FaceSet:
         manifest={
             "dropped": {reason: count for reason, count in dropped.items() if count},
             "remarks": remarks,
-            "mark": "",
             "split": {"official": True},
         },
     )

@@ -175,7 +175,6 @@ def read(name: str, root: Path) -> FaceSet:
         manifest={
             "dropped": {"not a picture in a class folder": stray} if stray else {},
             "remarks": remarks + _ignored(root, parts),
-            "mark": "",
             "split": {"official": True},
         },
     )

@@ -55,7 +55,6 @@ def read(name: str, basic: Path) -> FaceSet:
         manifest={
             "dropped": {"picture missing": missing} if missing else {},
             "remarks": remarks,
-            "mark": "",
         },
     )
     draw_split(faces, {"train": 0.9, "valid": 0.1})

@@ -63,7 +63,7 @@ def read(name: str, path: Path, votes: Path | None) -> FaceSet:
         table.labels,
         np.array([USAGE.get(text, "train") for text in usage]),
         np.array([f"{text}_{row:07d}" for row, text in enumerate(usage)]),
-        manifest={"dropped": {}, "remarks": [], "mark": "", "split": {"official": True}},
+        manifest={"dropped": {}, "remarks": [], "split": {"official": True}},
     )
     if votes is not None:
         attach_votes(faces, table.usage, votes)
