@@ -199,6 +199,7 @@ def test_changes_in_a_notebook_must_not_name_its_other_parameters():
         ({"ema_decay": 1.5}, "below 1"),
         ({"layer_decay": -1.0}, "above 0, at most 1"),
         ({"mixup": -1.0}, "0 or more"),
+        ({"logit_adjustment": -1.0}, "0 or more"),
         ({"augmentation": {"scale": 0.9}}, "augmentation"),
     ],
 )
