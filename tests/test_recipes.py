@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from fer_lib.augment import Augmentation
+from fer_lib.changed import changed_settings
 from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
-from fer_lib.recipes import RECIPES, changed_settings, recipe
+from fer_lib.recipes import RECIPES, recipe
 from fer_lib.settings import add_arguments, own_changes, parse_settings, several, side_by_side
 
 
