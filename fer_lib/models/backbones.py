@@ -103,15 +103,14 @@ def build(
     name = backbone or default
     if name.split(".")[0] not in timm.list_models(module="vision_transformer"):
         raise InputError(f"backbone {name!r} is unknown: use a name of timm.list_models('vit_*')")
-    sizes = {} if img_size is None else {"img_size": img_size}
     vit = timm.create_model(
         name,
         pretrained=pretrained,
         num_classes=0,
         in_chans=in_chans,
+        img_size=img_size,
         pretrained_cfg_overlay=pretrained_cfg_overlay,
         cache_dir=cache_dir,
-        **sizes,
         **backbone_options or {},
     )
     if vit.cls_token is None:
