@@ -120,13 +120,10 @@ class Learner:
         )
         raw = create_optimizer(core, config)
         self.schedule, self.plateau = schedules(config, raw, len(self.batches))
-        model = core
-        if config.compile:
-            model = torch.compile(core)
+        model = torch.compile(core) if config.compile else core
         self.model, self.optimizer = self.accelerator.prepare(model, raw)
-        self.recorded: RecordedStep | None = None
-        if recordable(config, core, self.precision):
-            self.recorded = RecordedStep(self.optimizer, self.generator)
+        record = recordable(config, core, self.precision)
+        self.recorded = RecordedStep(self.optimizer, self.generator) if record else None
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch.

@@ -61,9 +61,8 @@ class MaskedLearner:
         self.schedule, _ = schedules(config.training, self.optimizer, len(self.batches))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.generator = torch.Generator(self.device)
-        self.recorded: RecordedStep | None = None
-        if recordable(config.training, self.model, self.precision):
-            self.recorded = RecordedStep(self.optimizer, self.generator)
+        record = recordable(config.training, self.model, self.precision)
+        self.recorded = RecordedStep(self.optimizer, self.generator) if record else None
 
     def loss(self, x: Tensor, noise: Tensor) -> Tensor:
         """Return the mean squared error of the masked patches.
@@ -109,11 +108,11 @@ class MaskedLearner:
         return {"loss": loss.detach()}
 
     @torch.inference_mode()
-    def validate(self, batch_size: int = 512) -> dict[str, Any]:
+    def validate(self) -> dict[str, Any]:
         """Return the loss on the validation images, which are not augmented, and their number."""
         self.model.eval()
         images, total = self.images["valid"], torch.zeros((), device=self.device)
-        for some, noise in zip(images.split(batch_size), self.noise.split(batch_size), strict=True):
+        for some, noise in zip(images.split(512), self.noise.split(512), strict=True):
             total += self.loss(self.prepare(some), noise) * len(some)
         return {"valid_loss": total.item() / len(images), "valid_images": len(images)}
 
