@@ -240,10 +240,6 @@ def test_frozen_layers_are_unfrozen_one_by_one():
     assert TrainConfig("m", frozen_layers=3).frozen_at(99) == 3
 
 
-def test_a_config_has_the_default_augmentation():
-    assert Augmentation() == TrainConfig("baseline_cnn").augmentation
-
-
 def test_side_by_side_returns_the_settings_in_which_trainings_differ():
     plain = recipe("vit_cnn", "ours", "sample", seed=3)
     milder = replace(plain.augmentation, rotate=3)

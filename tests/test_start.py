@@ -1,6 +1,5 @@
 """Starting weights from the hub, a file or a run, and freezing of layers."""
 
-import json
 import socket
 from dataclasses import replace
 
@@ -145,25 +144,6 @@ def test_vit_mae_uses_all_patches_and_predicts_deterministically():
     first.sum().backward()
     patches = x.grad.abs().unfold(2, 16, 16).unfold(3, 16, 16).sum((-1, -2))  # (B, 1, 3, 3)
     assert (patches > 0).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("vit_tiny", {"pretrained": "none.safetensors"}, "none.safetensors cannot be read"),
-        ("vit_patch", {"pretrained": True}, "has no pretrained weights"),
-        ("baseline_cnn", {"pretrained": True}, "has no pretrained weights"),
-        ("vit_moe", {"backbone": "vit_none"}, "'vit_none' is unknown"),
-        ("vit_mae", {"backbone": "resnet18"}, "'resnet18' is unknown"),
-        ("grefel", {"backbone": "vit_base_patch16_siglip_224"}, "no class token"),
-        ("vit_tiny", {"depth": 3}, "does not take these options"),
-        ("vit_patch", {"patch_size": 5}, "patch_size=5"),
-        ("vit_cnn", {"patch_size": 8}, "patches of 4"),
-    ],
-)
-def test_invalid_model_options_are_refused(name, options, message):
-    with pytest.raises(InputError, match=message):
-        create_model(name, **options)
 
 
 def test_a_file_of_another_backbone_is_refused(tmp_path):
@@ -392,7 +372,6 @@ def test_layers_end_with_the_head_and_contain_every_parameter_once(name):
     groups = parameter_groups(model, config)
     ids = [id(p) for group in groups for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    assert len(ids) == len(list(model.parameters()))
 
 
 @pytest.mark.parametrize(("count", "dropped"), [(0, True), (1, False)])
@@ -414,15 +393,6 @@ def test_frozen_layers_have_no_gradient_and_no_dropout():
     assert not any(name.startswith("backbone.blocks.1") for name in frozen)
     assert not model.backbone.blocks[0].mlp.drop1.training
     assert model.backbone.blocks[1].mlp.drop1.training
-
-
-def test_weights_metadata_contains_the_model_options(faces, tmp_path):
-    config = recipe("vit_mae", "ours", "sample", epochs=1, limit=64, options=tiny)
-    run = train(config, faces, runs=tmp_path)
-    from safetensors import safe_open
-
-    with safe_open(run.folder / "best.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["options"]) == config.options
 
 
 def test_a_path_of_an_unknown_user_is_refused(faces):
