@@ -15,7 +15,7 @@ from fer_lib.batches import Batches, placed, targets, training_rows
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.device import choose_precision, keep_memory, plain_attention, processes
-from fer_lib.epochs import require_finite, with_bar
+from fer_lib.epochs import load_parts, require_finite, with_bar
 from fer_lib.files import InputError
 from fer_lib.graph import RecordedStep, recordable
 from fer_lib.held_out import HeldOut
@@ -279,13 +279,4 @@ class Learner:
         load_into(self.core, state["model"], source)
         if self.ema:
             load_into(self.ema.module, state["ema"], source)
-        for name, part in self.parts().items():
-            if name == "scaler" and name not in state:  # saved in a precision that needs none
-                continue
-            try:
-                part.load_state_dict(state[name])
-            except (KeyError, ValueError) as error:  # another precision, or other code
-                raise InputError(
-                    f"{source} does not fit the {name} ({error}): delete its run folder, or resume "
-                    "with the code and precision that the run was begun with"
-                ) from error
+        load_parts(self.parts(), state, source)

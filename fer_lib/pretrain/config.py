@@ -171,9 +171,8 @@ def pretraining_command(config: PretrainConfig, dataset: str) -> str:
     """Return the shell command that pretrains with this config; DIR is the folder of the data."""
     apart = ("preset", "seed", "cuda_graph")
     after = {key: value for key, value in config.to_dict().items() if key not in apart}
-    plain = pretraining(config.preset).to_dict()
-    changed = {key: value for key, value in after.items() if value != plain[key]}
-    free = {key: value for key, value in changed.items() if key not in ("lr", "warmup_epochs")}
+    plain = pretraining(config.preset).to_dict() | {k: after[k] for k in ("lr", "warmup_epochs")}
+    free = {key: value for key, value in after.items() if value != plain[key]}
     derived = pretraining(config.preset, **free).to_dict()
     changed = free | {key: value for key, value in after.items() if value != derived[key]}
     words = ["--dataset", dataset, "--data-dir", "DIR", "--preset", config.preset]
