@@ -64,10 +64,6 @@ EVERY = Augmentation(
 )  # fmt: skip
 
 
-def on_one_gpu(monkeypatch) -> None:
-    on_one(monkeypatch, "cuda")
-
-
 def on_one(monkeypatch, device: str) -> None:
     here = SimpleNamespace(device=torch.device(device), num_processes=1)
     monkeypatch.setattr(graph, "processes", lambda: here)
@@ -102,14 +98,14 @@ def test_only_supported_trainings_on_one_gpu_are_recorded(faces, monkeypatch, ch
     assert MaskedLearner(pretraining("sample"), faces).recorded is None
     settings, model = config(**changes), nn.Linear(1, 1)
     assert not recordable(settings, model, settings.precision)
-    on_one_gpu(monkeypatch)
+    on_one(monkeypatch, "cuda")
     assert recordable(settings, model, settings.precision) == expected
 
 
 def test_a_model_with_shapes_that_depend_on_values_is_not_recorded(monkeypatch):
     small = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
     options = {"img_size": 48, "in_chans": 1, "backbone_options": small}
-    on_one_gpu(monkeypatch)
+    on_one(monkeypatch, "cuda")
     models = {name: create_model(name, **options) for name in ("vit_moe", "grefel")}
     assert {name: recordable(config(), core, "bf16") for name, core in models.items()} == {
         "vit_moe": False,

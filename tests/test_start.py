@@ -206,6 +206,7 @@ def test_a_run_loads_without_internet_and_starting_weights(name, faces, tmp_path
 def test_fine_tuning_starts_from_the_best_weights_of_a_run(faces, tmp_path, capsys):
     short = {"epochs": 1, "limit": 64, "options": tiny}
     first = train(recipe("grefel", "ours", "sample", **short), faces, runs=tmp_path)
+    assert first.results["train_images"] == 64
     config = fine_tuning(first, epochs=1, limit=64)
     assert (config.recipe, config.weight_decay) == ("finetune", 0.007)
     assert config.options["backbone_options"] == TINY

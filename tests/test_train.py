@@ -453,11 +453,6 @@ def test_training_on_votes_differs_from_training_on_labels(faces):
     assert not torch.equal(a.batches.targets, b.batches.targets)
 
 
-def test_a_limit_sets_the_number_of_training_images(faces, tmp_path):
-    run = train(small(limit=64, epochs=1), faces, runs=tmp_path)
-    assert run.results["train_images"] == 64
-
-
 def test_a_full_disk_is_reported_and_the_last_state_is_kept(faces, tmp_path, monkeypatch):
     run = train(small(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()
