@@ -215,18 +215,12 @@ def test_validation_is_not_augmented_and_gives_the_same_result_twice(faces, monk
 
 
 def test_accumulation_does_not_change_the_step(faces, monkeypatch):
+    # Without batch statistics the gradient of a batch is the mean over its parts.
     monkeypatch.setattr(learner_module, "freeze", lambda core, count: core.eval())
 
     def weights(accumulate):
-        # Without batch statistics the gradient of a batch is the mean over its parts.
         plain = {"precision": "no", "augmentation": Augmentation(), "clip_grad": None}
-        config = small(accumulate=accumulate, **plain)
-        learner = Learner(config, faces)
-        for module in learner.core.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.0
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        learner = Learner(small(accumulate=accumulate, **plain), faces)
         learner.train_epoch(0)
         return torch.cat([p.detach().flatten() for p in learner.core.parameters()])
 
