@@ -99,16 +99,11 @@ class PretrainConfig(Settings):
         return (self.img_size // self.patch_size) ** 2
 
     @property
-    def encoder(self) -> dict[str, int]:
-        """The sizes of the encoder, as options of timm's VisionTransformer."""
-        names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
-        return {"in_chans": 1} | {name: getattr(self, name) for name in names}
-
-    @property
     def classifier_options(self) -> dict[str, Any]:
         """Options of `create_model("vit_mae", ...)` for a classifier on the encoder."""
-        sizes = self.encoder
-        outside = {name: sizes.pop(name) for name in ("img_size", "in_chans")}
+        names = ("patch_size", "embed_dim", "depth", "num_heads")
+        sizes = {name: getattr(self, name) for name in names}
+        outside = {"img_size": self.img_size, "in_chans": 1}
         return {"backbone": BACKBONE, **outside, "backbone_options": sizes}
 
     @property
