@@ -254,22 +254,16 @@ def test_weights_of_shared_classes_transfer_with_and_without_contempt(before, af
     assert second.head.anchors.isfinite().all()
 
 
-def test_a_run_of_another_size_is_refused_instead_of_partly_loaded(tmp_path):
-    config = recipe("grefel", "ours", "sample", options=tiny)
-    first = create_model("grefel", **tiny)
-    save_weights(tmp_path / "best.safetensors", first.state_dict(), config, EMOTIONS_8[:7])
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [("grefel", {}, {"anchors": 3}), ("vit_moe", {"experts": 7}, {"experts": 8})],
+)
+def test_a_run_of_another_size_is_refused_instead_of_partly_loaded(name, before, after, tmp_path):
+    config = recipe(name, "ours", "sample", options=tiny | before)
+    path, first = tmp_path / "best.safetensors", create_model(name, **tiny, **before)
+    save_weights(path, first.state_dict(), config, EMOTIONS_8[:7])  # as many as experts
     with pytest.raises(InputError, match="another model"):
-        create_model("grefel", pretrained=tmp_path / "best.safetensors", **tiny, anchors=3)
-
-
-def test_a_run_with_seven_experts_does_not_start_one_with_eight(tmp_path):
-    options = {"img_size": 32, "backbone_options": {"depth": 1, "embed_dim": 64, "num_heads": 2}}
-    config = recipe("vit_moe", "ours", "sample", options=options | {"experts": 7})
-    path = tmp_path / "best.safetensors"
-    first = create_model("vit_moe", **config.options)
-    save_weights(path, first.state_dict(), config, EMOTIONS_8[:7])
-    with pytest.raises(InputError, match="another model"):
-        create_model("vit_moe", pretrained=path, **config.options | {"experts": 8})
+        create_model(name, pretrained=path, **tiny, **after)
 
 
 def test_training_resumes_without_its_starting_weights(faces, tmp_path, monkeypatch, offline):
