@@ -53,10 +53,9 @@ class BackboneModel(nn.Module):
         return self.head
 
     def no_weight_decay(self) -> set[str]:
-        parts = {"backbone": self.backbone, "head": self.head}
         return {
             f"{prefix}.{name}"
-            for prefix, part in parts.items()
+            for prefix, part in self.named_children()
             for name in getattr(part, "no_weight_decay", set)()
         }
 
