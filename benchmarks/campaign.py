@@ -32,12 +32,12 @@ from measure import environment
 from packing import pack_data, unpack, unpack_data
 from schedule import RESULTS, Campaign, kept_results
 
+from fer_lib.changed import changed_settings
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, end_as_interrupted, home
 from fer_lib.kept import keep_labels, keep_results
 from fer_lib.markdown import markdown
 from fer_lib.pretrain import PretrainConfig
-from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run, list_runs
 from fer_lib.settings import APART, SET, parse_settings
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from types import UnionType
 from typing import Any, Self, get_args, get_origin
@@ -12,6 +13,31 @@ from fer_lib.files import InputError
 
 PRESETS = ("sample", "quick", "full")
 RECIPE_NAMES = ("published", "ours", "finetune")
+CHOICES = {
+    "recipe": RECIPE_NAMES,
+    "preset": PRESETS,
+    "schedule": ("cosine", "plateau", "constant"),
+    "plateau_metric": ("valid_accuracy", "valid_loss"),
+    "precision": ("auto", "bf16", "fp16", "no"),
+}
+"""The values that a setting may have."""
+RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
+    "0 or more and below 2**32": (lambda x: 0 <= x < 2**32, ("seed",)),
+    "above 0": (lambda x: x > 0, ("epochs", "batch_size", "accumulate", "lr")),
+    "0 or more": (
+        lambda x: x >= 0,
+        (
+            *("weight_decay", "momentum", "head_lr_scale", "frozen_layers", "warmup_epochs"),
+            *("plateau_patience", "logit_adjustment", "mixup", "cutmix"),
+        ),
+    ),
+    "0 or more and below 1": (lambda x: 0 <= x < 1, ("label_smoothing", "ema_decay")),
+    "above 0, at most 1": (lambda x: 0 < x <= 1, ("layer_decay",)),
+    "above 0, below 1": (lambda x: 0 < x < 1, ("plateau_factor",)),
+    "1 or more, or null": (lambda x: x is None or x >= 1, ("limit", "patience")),
+    "above 0, or null": (lambda x: x is None or x > 0, ("clip_grad",)),
+}
+"""Range of numbers, as error messages name it -> whether it contains a value; its settings."""
 
 
 class Settings:
@@ -152,17 +178,10 @@ class TrainConfig(Settings):
     )
 
     def __post_init__(self):
-        choices = {
-            "recipe": RECIPE_NAMES,
-            "preset": PRESETS,
-            "schedule": ("cosine", "plateau", "constant"),
-            "plateau_metric": ("valid_accuracy", "valid_loss"),
-            "precision": ("auto", "bf16", "fp16", "no"),
-        }
-        for name, allowed in choices.items():
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise InputError(
-                    f"{name} is one of {', '.join(map(str, allowed))}, not {getattr(self, name)!r}"
+                    f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}"
                 )
         if self.labels not in ("original", "votes") and not LABELS.fullmatch(self.labels):
             raise InputError(
@@ -176,29 +195,10 @@ class TrainConfig(Settings):
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{name} must be a finite number, not {value}")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed must be 0 or more and below 2**32, not {self.seed}")
-        for name in ("epochs", "batch_size", "accumulate", "lr"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in (
-            *("weight_decay", "momentum", "head_lr_scale", "warmup_epochs", "plateau_patience"),
-            *("mixup", "cutmix", "frozen_layers"),
-        ):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        for name in ("label_smoothing", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} must be 0 or more and below 1, not {getattr(self, name)}")
-        if not 0 < self.layer_decay <= 1:
-            raise InputError(f"layer_decay must be above 0, at most 1, not {self.layer_decay}")
-        if not 0 < self.plateau_factor < 1:
-            raise InputError(f"plateau_factor must be above 0, below 1, not {self.plateau_factor}")
-        for name in ("limit", "patience"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"{name} must be 1 or more, or null, not {getattr(self, name)}")
-        if self.clip_grad is not None and self.clip_grad <= 0:
-            raise InputError(f"clip_grad must be above 0, or null, not {self.clip_grad}")
+        for bounds, (contains, names) in RANGES.items():
+            for name in names:
+                if not contains(getattr(self, name)):
+                    raise InputError(f"{name} must be {bounds}, not {getattr(self, name)}")
         if self.batch_size % self.accumulate:
             raise InputError(
                 f"accumulate={self.accumulate} must divide batch_size={self.batch_size}"

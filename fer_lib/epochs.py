@@ -11,6 +11,7 @@ from fer_lib.checkpoints import load_state, save_state
 from fer_lib.config import Settings
 from fer_lib.data.faceset import FaceSet
 from fer_lib.device import processes
+from fer_lib.files import InputError
 from fer_lib.runs import RunFolder, write_metrics
 
 
@@ -34,6 +35,20 @@ def resume(run: RunFolder, learner: Any) -> list[dict[str, Any]]:
     rows = state.pop("rows")
     learner.load_state_dict(state, str(run.state_path))
     return rows
+
+
+def load_parts(parts: dict[str, Any], state: dict[str, Any], source: str) -> None:
+    """Restore the parts of a learner by name; InputError, with `source`, if one does not fit."""
+    for name, part in parts.items():
+        if name == "scaler" and not state.get(name):  # saved in a precision that needs none
+            continue
+        try:
+            part.load_state_dict(state[name])
+        except (KeyError, ValueError) as error:  # another precision, or other code
+            raise InputError(
+                f"{source} does not fit the {name} ({error}): delete its run folder, or resume "
+                "with the code and precision that the run was begun with"
+            ) from error
 
 
 def one_epoch(run: RunFolder, learner: Any, epoch: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fer_lib.batches import Batches, placed, targets, training_rows
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.device import choose_precision, keep_memory, plain_attention, processes
-from fer_lib.epochs import require_finite, with_bar
+from fer_lib.epochs import load_parts, require_finite, with_bar
 from fer_lib.files import InputError
 from fer_lib.graph import RecordedStep, recordable
 from fer_lib.held_out import HeldOut
@@ -120,13 +120,10 @@ class Learner:
         )
         raw = create_optimizer(core, config)
         self.schedule, self.plateau = schedules(config, raw, len(self.batches))
-        model = core
-        if config.compile:
-            model = torch.compile(core)
+        model = torch.compile(core) if config.compile else core
         self.model, self.optimizer = self.accelerator.prepare(model, raw)
-        self.recorded: RecordedStep | None = None
-        if recordable(config, core, self.precision):
-            self.recorded = RecordedStep(self.optimizer, self.generator)
+        record = recordable(config, core, self.precision)
+        self.recorded = RecordedStep(self.optimizer, self.generator) if record else None
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch.
@@ -282,13 +279,4 @@ class Learner:
         load_into(self.core, state["model"], source)
         if self.ema:
             load_into(self.ema.module, state["ema"], source)
-        for name, part in self.parts().items():
-            if name == "scaler" and name not in state:  # saved in a precision that needs none
-                continue
-            try:
-                part.load_state_dict(state[name])
-            except (KeyError, ValueError) as error:  # another precision, or other code
-                raise InputError(
-                    f"{source} does not fit the {name} ({error}): delete its run folder, or resume "
-                    "with the code and precision that the run was begun with"
-                ) from error
+        load_parts(self.parts(), state, source)

@@ -1,6 +1,5 @@
 """Recipes of all models, as published and our own, their shorter presets, and changes to them."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -264,38 +263,3 @@ OWN_STARTS = {
 def own_start(pretrained: str | bool) -> str | None:
     """Return by its name what wrote a weights file, "run" or "pretraining"; None for others."""
     return OWN_STARTS.get(Path(pretrained).name) if isinstance(pretrained, str) else None
-
-
-def changed_settings(config: TrainConfig) -> list[str]:
-    """List what a run changed in its recipe, as in ["epochs=5", "width=16"]; [] for nothing.
-
-    The seed does not count, nor `cuda_graph`, nor a warm-up that is shorter because there are fewer
-    epochs. Values are JSON; `default` means that the recipe sets an option and the run does not.
-    """
-    # Another backbone is one change; that it lacks the preset's sizes does not count as another.
-    network = {key: value for key, value in config.options.items() if key == "backbone"}
-    shortened = recipe(
-        config.model, config.recipe, config.preset, epochs=config.epochs, options=network
-    )
-    plain = recipe(config.model, config.recipe, config.preset)
-    before = _flat(shortened) | {"epochs": plain.epochs}
-    before.pop("backbone", None)
-    before |= {key: getattr(config, key) for key in ("seed", "cuda_graph")}
-    after = _flat(config)
-    changed = [key for key in {**after, **before} if after.get(key) != before.get(key)]
-    return [f"{key}={_text(after.get(key, 'default'))}" for key in changed]
-
-
-def _flat(config: TrainConfig) -> dict[str, Any]:
-    """Return all settings in one dict, including those of the model and of the augmentation."""
-    values = config.to_dict()
-    options, draws = values.pop("options"), values.pop("augmentation")
-    if isinstance(values["pretrained"], str):  # files of all runs have the same names: name the run
-        start = Path(values["pretrained"])
-        values["pretrained"] = (start.parent if own_start(str(start)) else start).name
-    options |= options.pop("backbone_options", None) or {}
-    return values | options | {f"augmentation.{key}": value for key, value in draws.items()}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -196,7 +196,6 @@ def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = N
     data = describe_data(
         faces,
         classes=list(faces.classes),
-        fingerprint=faces.fingerprint,
         refined_sha256=refined_sha256(faces, config.labels),
         counts=faces.counts(),
     )
@@ -227,7 +226,7 @@ def record_resume(run: RunFolder, now: dict[str, Any], epoch: int) -> None:
 def describe_data(faces: FaceSet, **more: Any) -> dict[str, Any]:
     """Return what `config.json` says about the data, with `more` added."""
     manifest = {key: faces.manifest.get(key) for key in ("layout", "source", "mark", "dropped")}
-    return {"dataset": faces.name, **more, **manifest}
+    return {"dataset": faces.name, "fingerprint": faces.fingerprint, **more, **manifest}
 
 
 def new_folder(root: Path, model: str, faces: FaceSet, seed: int) -> Path:

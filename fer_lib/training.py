@@ -75,12 +75,9 @@ class Training:
         return self.run
 
     def patience_is_over(self) -> bool:
-        patience = self.config.patience
-        return bool(
-            self.rows
-            and patience is not None
-            and len(self.rows) - 1 - best_epoch(self.rows) >= patience
-        )
+        if self.config.patience is None or not self.rows:
+            return False
+        return len(self.rows) - 1 - best_epoch(self.rows) >= self.config.patience
 
     def one_epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch, counted from 0, and validate; return its row of `metrics.csv`."""
@@ -177,10 +174,8 @@ def write_results(
         one_view: predictions without the mirror image, if `predictions` are averaged with it; their
             accuracies are written as `one_view`.
     """
-    best = max(rows, key=lambda row: row["valid_accuracy"])
     config, test = run.train_config, evaluate(faces, predictions, "test")
     common = in_common(config, faces, rows)
-    mark = common["mark"]
     results = {
         "model": config.model,
         "recipe": config.recipe,
@@ -188,7 +183,7 @@ def write_results(
         **common,
         "classes": list(faces.classes),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "best_epoch": best["epoch"],
+        "best_epoch": best_epoch(rows) + 1,
         "use": operating_point(faces, predictions),
         "valid": evaluate(faces, predictions, "valid"),
         "test": test,
@@ -197,8 +192,8 @@ def write_results(
         parts = {split: evaluate(faces, one_view, split)["full"] for split in ("valid", "test")}
         results["one_view"] = {split: part["accuracy"] for split, part in parts.items()}
     for name in ("loss", "accuracy"):
-        figure = plots.learning_curve(rows, name, mark=mark)
+        figure = plots.learning_curve(rows, name, mark=common["mark"])
         plots.save(figure, run.folder / f"{name}_curve.png")
-    figure = plots.confusion_matrix(test["full"]["confusion"], faces.classes, mark=mark)
+    figure = plots.confusion_matrix(test["full"]["confusion"], faces.classes, mark=common["mark"])
     plots.save(figure, run.folder / "confusion_matrix.png")
     write_json(run.folder / "results.json", results)

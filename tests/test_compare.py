@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
+from fer_lib.changed import changed_settings
 from fer_lib.compare import (
     best_on_validation,
     by_test_set,
@@ -29,7 +30,7 @@ from fer_lib.data.ferplus import majority
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import Predictions, mcnemar, save_predictions
 from fer_lib.files import InputError, write_json
-from fer_lib.recipes import changed_settings, recipe
+from fer_lib.recipes import recipe
 from fer_lib.runs import Run
 
 

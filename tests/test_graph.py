@@ -1,5 +1,6 @@
 """Training steps recorded as CUDA graphs: when they are used, and that they train the same."""
 
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -35,23 +36,25 @@ UNRECORDABLE = {
     "aten.masked_select",
     "aten._unique2",
     "aten.unique_consecutive",
+    "aten.equal",
+    "aten.bincount",
 }
 """Operations that copy from the host or whose result, or its shape, the host waits for."""
 
 
 class Operations(TorchDispatchMode):
-    """Collect the names of all operations in a block, including those of backward passes."""
+    """Count all operations in a block by name, including those of backward passes."""
 
     def __init__(self):
         super().__init__()
-        self.names: set[str] = set()
+        self.names: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(str(func.overloadpacket))
+        self.names[str(func.overloadpacket)] += 1
         if func is torch.ops.aten.index.Tensor and any(
             index is not None and index.dtype == torch.bool for index in args[1]
         ):
-            self.names.add("aten.nonzero")  # which indexing with a mask calls
+            self.names["aten.nonzero"] += 1  # which indexing with a mask calls
         return func(*args, **kwargs or {})
 
 
@@ -59,10 +62,6 @@ EVERY = Augmentation(
     flip=0.5, affine=1.0, rotate=10, translate=0.1, scale=(0.9, 1.1), crop=(0.8, 1.0),
     photometric=0.5, brightness=0.2, contrast=0.2, noise=0.2, dropout=0.3, erase=0.25,
 )  # fmt: skip
-
-
-def on_one_gpu(monkeypatch) -> None:
-    on_one(monkeypatch, "cuda")
 
 
 def on_one(monkeypatch, device: str) -> None:
@@ -99,14 +98,14 @@ def test_only_supported_trainings_on_one_gpu_are_recorded(faces, monkeypatch, ch
     assert MaskedLearner(pretraining("sample"), faces).recorded is None
     settings, model = config(**changes), nn.Linear(1, 1)
     assert not recordable(settings, model, settings.precision)
-    on_one_gpu(monkeypatch)
+    on_one(monkeypatch, "cuda")
     assert recordable(settings, model, settings.precision) == expected
 
 
 def test_a_model_with_shapes_that_depend_on_values_is_not_recorded(monkeypatch):
     small = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
     options = {"img_size": 48, "in_chans": 1, "backbone_options": small}
-    on_one_gpu(monkeypatch)
+    on_one(monkeypatch, "cuda")
     models = {name: create_model(name, **options) for name in ("vit_moe", "grefel")}
     assert {name: recordable(config(), core, "bf16") for name, core in models.items()} == {
         "vit_moe": False,
@@ -137,8 +136,8 @@ def test_a_step_neither_copies_to_the_device_nor_waits_for_it(faces, model, monk
     with Operations() as seen:
         done = learner.one_batch(*batch)
     assert done["loss"].isfinite()
-    assert {"aten.convolution", "aten.convolution_backward"} <= seen.names
-    bad = seen.names & UNRECORDABLE
+    assert {"aten.convolution", "aten.convolution_backward"} <= seen.names.keys()
+    bad = seen.names.keys() & UNRECORDABLE
     assert bool(bad) == (model == "vit_moe"), bad
 
 
@@ -151,7 +150,19 @@ def test_operations_that_cannot_be_recorded_are_detected():
     ):
         with Operations() as seen:
             bad()
-        assert seen.names & UNRECORDABLE == {name}
+        assert seen.names.keys() & UNRECORDABLE == {name}
+
+
+def test_an_epoch_waits_for_the_device_as_often_with_more_steps(faces):
+    counts = []
+    for steps in (2, 4):
+        learner = Learner(config(limit=16 * steps, ema_decay=0.9), faces)
+        learner.train_epoch(0)
+        with Operations() as seen:
+            learner.train_epoch(1)
+        assert len(learner.batches) == steps
+        counts.append(sum(seen.names[name] for name in UNRECORDABLE))
+    assert counts[0] == counts[1] > 0  # the sums are read once per epoch
 
 
 def test_a_failed_recording_reports_the_first_error(monkeypatch):

@@ -1,6 +1,5 @@
 """Pretraining of masked autoencoders: use of the data, resuming, reconstruction, the encoder."""
 
-import csv
 import json
 import re
 import shlex
@@ -13,7 +12,6 @@ import torch
 from filelock import FileLock
 from forked import killed_at
 
-from fer_lib import epochs
 from fer_lib.augment import Augmentation, Prepare
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError, read_json
@@ -67,10 +65,7 @@ def tiny(**changes):
 
 def rows(run):
     """Return the rows of metrics.csv without the times."""
-    with open(run.folder / "metrics.csv", newline="") as file:
-        return [
-            {k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)
-        ]
+    return run.metrics().drop(columns=["seconds", "train_seconds"]).to_dict("records")
 
 
 def weights(run):
@@ -207,28 +202,15 @@ def test_a_killed_pretraining_resumes_and_ends_with_the_same_numbers(faces, tmp_
     assert killed.results["valid_loss"] == whole.results["valid_loss"]
 
 
-@pytest.mark.parametrize(
-    ("module", "step", "call"),
-    [
-        (epochs, "write_metrics", 2),
-        (epochs, "save_state", 2),
-        (loop, "write_autoencoder", 1),
-        (loop, "write_results", 1),
-    ],
-)
-def test_a_pretraining_interrupted_between_two_files_resumes_to_the_same_result(
-    module, step, call, faces, finished, tmp_path, monkeypatch
+@pytest.mark.parametrize("step", ["write_autoencoder", "write_results"])
+def test_a_pretraining_interrupted_after_its_last_epoch_resumes_to_the_same_result(
+    step, faces, finished, tmp_path, monkeypatch
 ):
-    original, calls = getattr(module, step), []
-
     def interrupted(*arguments):
-        calls.append(step)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        return original(*arguments)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, step, interrupted)
+        patch.setattr(loop, step, interrupted)
         with pytest.raises(KeyboardInterrupt):
             pretrain(tiny(), faces, runs=tmp_path)
     resumed = pretrain(tiny(), faces, runs=tmp_path)
@@ -299,15 +281,6 @@ def test_a_nan_loss_is_reported_with_its_step_and_the_epochs_before_are_kept(
     capsys.readouterr()
     assert len(rows(pretrain(tiny(epochs=3), faces, runs=tmp_path))) == 3
     assert "resumes after epoch 1" in capsys.readouterr().out
-
-
-def test_an_epoch_with_a_nan_validation_loss_is_not_kept(faces, tmp_path, monkeypatch):
-    monkeypatch.setattr(MaskedLearner, "validate", lambda self: {"valid_loss": float("nan")})
-    with pytest.raises(FloatingPointError, match="validation loss became nan in epoch 1"):
-        pretrain(tiny(epochs=1), faces, runs=tmp_path)
-    monkeypatch.undo()
-    (row,) = rows(pretrain(tiny(epochs=1), faces, runs=tmp_path))
-    assert np.isfinite(float(row["valid_loss"]))
 
 
 def test_a_kept_run_describes_the_pretraining_of_its_encoder(faces, tmp_path):
@@ -384,7 +357,7 @@ def test_load_returns_the_autoencoder_of_the_last_epoch(faces, finished):
     learner = MaskedLearner(tiny(precision="no"), faces)
     learner.model = finished.load()
     assert not learner.model.training
-    last = float(rows(finished)[-1]["valid_loss"])
+    last = rows(finished)[-1]["valid_loss"]
     assert learner.validate()["valid_loss"] == pytest.approx(last, rel=1e-2)
 
 
@@ -438,8 +411,6 @@ def test_reconstruct_depends_on_seed_and_ratio_and_does_not_change_the_model():
             reconstruct(model, x, mask_ratio=wrong)
         with pytest.raises(InputError, match="must hide some of the 36 patches"):
             pretraining("sample", mask_ratio=wrong)
-    with pytest.raises(InputError, match=r"mask_ratio=1\.0"):
-        reconstruct(model, x, mask_ratio=1.0)
     assert model.config.mask_ratio == 0.75
 
 

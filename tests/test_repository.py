@@ -38,6 +38,7 @@ ORDER = (
     "config",
     "settings",
     "recipes",
+    "changed",
     "networks",
     "checkpoints",
     "device",

@@ -1,6 +1,5 @@
 """Starting weights from the hub, a file or a run, and freezing of layers."""
 
-import json
 import socket
 from dataclasses import replace
 
@@ -147,25 +146,6 @@ def test_vit_mae_uses_all_patches_and_predicts_deterministically():
     assert (patches > 0).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("vit_tiny", {"pretrained": "none.safetensors"}, "none.safetensors cannot be read"),
-        ("vit_patch", {"pretrained": True}, "has no pretrained weights"),
-        ("baseline_cnn", {"pretrained": True}, "has no pretrained weights"),
-        ("vit_moe", {"backbone": "vit_none"}, "'vit_none' is unknown"),
-        ("vit_mae", {"backbone": "resnet18"}, "'resnet18' is unknown"),
-        ("grefel", {"backbone": "vit_base_patch16_siglip_224"}, "no class token"),
-        ("vit_tiny", {"depth": 3}, "does not take these options"),
-        ("vit_patch", {"patch_size": 5}, "patch_size=5"),
-        ("vit_cnn", {"patch_size": 8}, "patches of 4"),
-    ],
-)
-def test_invalid_model_options_are_refused(name, options, message):
-    with pytest.raises(InputError, match=message):
-        create_model(name, **options)
-
-
 def test_a_file_of_another_backbone_is_refused(tmp_path):
     save_file(vit(img_size=48).state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(InputError, match="does not contain this backbone"):
@@ -226,6 +206,7 @@ def test_a_run_loads_without_internet_and_starting_weights(name, faces, tmp_path
 def test_fine_tuning_starts_from_the_best_weights_of_a_run(faces, tmp_path, capsys):
     short = {"epochs": 1, "limit": 64, "options": tiny}
     first = train(recipe("grefel", "ours", "sample", **short), faces, runs=tmp_path)
+    assert first.results["train_images"] == 64
     config = fine_tuning(first, epochs=1, limit=64)
     assert (config.recipe, config.weight_decay) == ("finetune", 0.007)
     assert config.options["backbone_options"] == TINY
@@ -273,22 +254,16 @@ def test_weights_of_shared_classes_transfer_with_and_without_contempt(before, af
     assert second.head.anchors.isfinite().all()
 
 
-def test_a_run_of_another_size_is_refused_instead_of_partly_loaded(tmp_path):
-    config = recipe("grefel", "ours", "sample", options=tiny)
-    first = create_model("grefel", **tiny)
-    save_weights(tmp_path / "best.safetensors", first.state_dict(), config, EMOTIONS_8[:7])
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [("grefel", {}, {"anchors": 3}), ("vit_moe", {"experts": 7}, {"experts": 8})],
+)
+def test_a_run_of_another_size_is_refused_instead_of_partly_loaded(name, before, after, tmp_path):
+    config = recipe(name, "ours", "sample", options=tiny | before)
+    path, first = tmp_path / "best.safetensors", create_model(name, **tiny, **before)
+    save_weights(path, first.state_dict(), config, EMOTIONS_8[:7])  # as many as experts
     with pytest.raises(InputError, match="another model"):
-        create_model("grefel", pretrained=tmp_path / "best.safetensors", **tiny, anchors=3)
-
-
-def test_a_run_with_seven_experts_does_not_start_one_with_eight(tmp_path):
-    options = {"img_size": 32, "backbone_options": {"depth": 1, "embed_dim": 64, "num_heads": 2}}
-    config = recipe("vit_moe", "ours", "sample", options=options | {"experts": 7})
-    path = tmp_path / "best.safetensors"
-    first = create_model("vit_moe", **config.options)
-    save_weights(path, first.state_dict(), config, EMOTIONS_8[:7])
-    with pytest.raises(InputError, match="another model"):
-        create_model("vit_moe", pretrained=path, **config.options | {"experts": 8})
+        create_model(name, pretrained=path, **tiny, **after)
 
 
 def test_training_resumes_without_its_starting_weights(faces, tmp_path, monkeypatch, offline):
@@ -392,7 +367,6 @@ def test_layers_end_with_the_head_and_contain_every_parameter_once(name):
     groups = parameter_groups(model, config)
     ids = [id(p) for group in groups for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    assert len(ids) == len(list(model.parameters()))
 
 
 @pytest.mark.parametrize(("count", "dropped"), [(0, True), (1, False)])
@@ -414,15 +388,6 @@ def test_frozen_layers_have_no_gradient_and_no_dropout():
     assert not any(name.startswith("backbone.blocks.1") for name in frozen)
     assert not model.backbone.blocks[0].mlp.drop1.training
     assert model.backbone.blocks[1].mlp.drop1.training
-
-
-def test_weights_metadata_contains_the_model_options(faces, tmp_path):
-    config = recipe("vit_mae", "ours", "sample", epochs=1, limit=64, options=tiny)
-    run = train(config, faces, runs=tmp_path)
-    from safetensors import safe_open
-
-    with safe_open(run.folder / "best.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["options"]) == config.options
 
 
 def test_a_path_of_an_unknown_user_is_refused(faces):

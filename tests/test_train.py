@@ -1,6 +1,5 @@
 """The training loop and its run folder: results, resuming after a kill, refused settings."""
 
-import csv
 import gc
 import inspect
 import json
@@ -23,7 +22,6 @@ from conftest import free_port
 from forked import CONTEXT, killed_at
 from timm.models import register_model
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import fer_lib
 from fer_lib import epochs, plots, provenance, training
@@ -68,10 +66,7 @@ def small(**changes):
 
 def rows(run):
     """Return the rows of metrics.csv without the columns of times."""
-    with open(run.folder / "metrics.csv", newline="") as file:
-        return [
-            {k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)
-        ]
+    return run.metrics().drop(columns=["seconds", "train_seconds"]).to_dict("records")
 
 
 def test_a_finished_run_has_a_complete_folder(faces, tmp_path, monkeypatch):
@@ -164,7 +159,7 @@ def test_two_processes_train_on_as_many_images_as_one_in_one_folder(settings, la
     for key in ("train_images", "valid_images"):
         assert rows(one)[0][key] == rows(two)[0][key]
     assert one.results["test"]["full"]["n"] == two.results["test"]["full"]["n"]
-    assert abs(float(rows(one)[0]["train_loss"]) - float(rows(two)[0]["train_loss"])) < 0.2
+    assert abs(rows(one)[0]["train_loss"] - rows(two)[0]["train_loss"]) < 0.2
 
 
 def learn(folder):
@@ -220,55 +215,16 @@ def test_validation_is_not_augmented_and_gives_the_same_result_twice(faces, monk
 
 
 def test_accumulation_does_not_change_the_step(faces, monkeypatch):
+    # Without batch statistics the gradient of a batch is the mean over its parts.
     monkeypatch.setattr(learner_module, "freeze", lambda core, count: core.eval())
 
     def weights(accumulate):
-        # Without batch statistics the gradient of a batch is the mean over its parts.
         plain = {"precision": "no", "augmentation": Augmentation(), "clip_grad": None}
-        config = small(accumulate=accumulate, **plain)
-        learner = Learner(config, faces)
-        for module in learner.core.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.0
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        learner = Learner(small(accumulate=accumulate, **plain), faces)
         learner.train_epoch(0)
         return torch.cat([p.detach().flatten() for p in learner.core.parameters()])
 
     torch.testing.assert_close(weights(1), weights(4), atol=2e-5, rtol=1e-3)
-
-
-class Waits(TorchDispatchMode):
-    """Counts the operators that would make the CPU wait for a GPU.
-
-    They read a value from the device, or the size of their result depends on one.
-    """
-
-    names = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "bincount")
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        masked = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
-        self.count += masked or name in self.names
-        return func(*args, **kwargs or {})
-
-
-@pytest.mark.parametrize("model", sorted(set(MODULES) - {"vit_moe"}))  # vit_moe's routing waits
-def test_no_step_waits_for_the_device(faces, model):
-    counts = []
-    for steps in (2, 4):
-        config = recipe(model, "ours", "sample", limit=8 * steps, batch_size=8, mixup=0.2)
-        learner = Learner(config, faces)
-        learner.train_epoch(0)
-        with Waits() as waits:
-            learner.train_epoch(1)
-        assert len(learner.batches) == steps
-        counts.append(waits.count)
-    assert counts[0] == counts[1] > 0  # the sums are read once per epoch
 
 
 def test_weights_of_the_previous_training_do_not_stay_on_the_device(faces, monkeypatch):
@@ -323,12 +279,10 @@ def test_a_compiled_model_learns_the_same(faces, model, precision, monkeypatch):
     assert rows[1] == pytest.approx(rows[0], rel=1e-3 if precision == "no" else 0.05)
 
 
-def test_every_trained_parameter_is_in_the_optimizer_once_and_norms_have_no_decay():
+def test_norms_have_no_decay_and_layers_their_own_learning_rate():
     model = create_model("attention_cnn", width=8)
     config = recipe("attention_cnn", layer_decay=0.5, head_lr_scale=5.0)
     groups = parameter_groups(model, config)
-    ids = [id(p) for group in groups for p in group["params"]]
-    assert sorted(ids) == sorted(id(p) for p in model.parameters())
     head = {id(p) for p in model.get_classifier().parameters()}
     for group in groups:
         for p in group["params"]:
@@ -493,11 +447,6 @@ def test_training_on_votes_differs_from_training_on_labels(faces):
     assert not torch.equal(a.batches.targets, b.batches.targets)
 
 
-def test_a_limit_sets_the_number_of_training_images(faces, tmp_path):
-    run = train(small(limit=64, epochs=1), faces, runs=tmp_path)
-    assert run.results["train_images"] == 64
-
-
 def test_a_full_disk_is_reported_and_the_last_state_is_kept(faces, tmp_path, monkeypatch):
     run = train(small(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()
@@ -538,13 +487,11 @@ def test_a_state_of_another_optimizer_is_refused(faces):
         learner.load_state_dict(state, "here")
 
 
-def test_damaged_and_missing_weights_files_are_named(tmp_path):
+def test_a_damaged_weights_file_is_named(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"x\.safetensors cannot be read"):
         load_weights(path)
-    with pytest.raises(InputError, match=r"none\.safetensors cannot be read"):
-        load_weights(tmp_path / "none.safetensors")
 
 
 def test_a_run_that_another_process_is_training_is_refused(faces, tmp_path, monkeypatch):
@@ -665,17 +612,6 @@ def test_data_without_a_split_are_refused_before_a_folder_is_made(faces, tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_foreign_folder_among_the_runs_is_left_out_and_named(faces, tmp_path, capsys):
-    run = train(small(epochs=1), faces, runs=tmp_path)
-    for name, config in (("a", {}), ("b", {"train": {"model": "x", "colour": 1}})):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps(config))
-    assert [found.name for found in list_runs(tmp_path)] == [run.name]
-    printed = capsys.readouterr().out
-    assert str(tmp_path / "a") in printed
-    assert "colour" in printed
-
-
 def test_a_resumed_run_records_each_commit_that_trained_it(faces, tmp_path, monkeypatch):
     for epoch, commit in enumerate(("a", "a", "b")):
         monkeypatch.setenv("FER_COMMIT", commit)
@@ -728,18 +664,19 @@ def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch):
         pass
 
 
-def test_a_half_restored_run_is_not_listed(faces, tmp_path):
-    run = train(small(epochs=1), faces, runs=tmp_path)
-    run.folder.rename(run.folder.with_name(f".{run.name}.partial"))
-    assert list_runs(tmp_path) == []
-
-
-def test_a_run_that_cannot_be_read_is_left_out_and_named(make_run, tmp_path, capsys):
-    run = make_run()
+def test_folders_that_are_no_run_are_left_out_and_named(make_run, tmp_path, capsys):
+    run, half = make_run(), make_run(time="2")
+    half.folder.rename(half.folder.with_name(f".{half.name}.partial"))  # half restored
+    write_json(tmp_path / "a" / "config.json", {})
+    write_json(tmp_path / "b" / "config.json", {"train": {"model": "x", "colour": 1}})
     closed = tmp_path / "0" / "config.json"
     closed.mkdir(parents=True)  # a folder, which even root cannot read as a file
     assert [one.name for one in list_runs(tmp_path)] == [run.name]
-    assert f"left out: {closed} cannot be read (Is a directory)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.count("left out") == 3
+    assert f"left out: {closed} cannot be read (Is a directory)" in printed
+    assert f"left out: {tmp_path / 'a'} is not a run" in printed
+    assert "colour" in printed
 
 
 @pytest.mark.parametrize("how", ["trained", "begun"])

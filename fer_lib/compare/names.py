@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from string import ascii_letters
 
+from fer_lib.changed import changed_settings
 from fer_lib.data.faceset import FaceSet
 from fer_lib.networks import label
 from fer_lib.pretrain.folder import pretraining_of
-from fer_lib.recipes import changed_settings
 from fer_lib.runs import Run
 
 SHORT = 24
@@ -45,7 +45,7 @@ def contents(run: Run) -> dict[str, str | None]:
 
 
 def settings(runs: Sequence[Run]) -> list[list[str]]:
-    """Return what each run changed in its recipe, as `fer_lib.recipes.changed_settings` does.
+    """Return what each run changed in its recipe, as `fer_lib.changed.changed_settings` does.
 
     Runs may have changed the same settings but differ in what these name (see `contents`), for
     example if labels were refined again. Then each list also has the first digits of its SHA-256.

@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from fer_lib.changed import changed_settings
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, read_json
 from fer_lib.kept.results import KEPT
 from fer_lib.networks import label
 from fer_lib.provenance import short
-from fer_lib.recipes import changed_settings
 
 KIND = ["model", "data", "recipe"]
 """Columns that define a kind of run; the project's README shows the best run of each kind."""

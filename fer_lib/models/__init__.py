@@ -22,6 +22,7 @@ from typing import Any
 from torch import nn
 
 from fer_lib.files import InputError, first_line
+from fer_lib.models.weights import load_start
 
 MODULES = {
     "baseline_cnn": "cnn",
@@ -74,8 +75,6 @@ def create_model(
             raise  # an error in this package
         raise InputError(f"{name} does not take these options ({reason})") from error
     if isinstance(pretrained, str | Path):
-        from fer_lib.models.weights import load_start
-
         load_start(model, pretrained, name, num_classes)
     return model
 

@@ -53,10 +53,9 @@ class BackboneModel(nn.Module):
         return self.head
 
     def no_weight_decay(self) -> set[str]:
-        parts = {"backbone": self.backbone, "head": self.head}
         return {
             f"{prefix}.{name}"
-            for prefix, part in parts.items()
+            for prefix, part in self.named_children()
             for name in getattr(part, "no_weight_decay", set)()
         }
 
@@ -103,15 +102,14 @@ def build(
     name = backbone or default
     if name.split(".")[0] not in timm.list_models(module="vision_transformer"):
         raise InputError(f"backbone {name!r} is unknown: use a name of timm.list_models('vit_*')")
-    sizes = {} if img_size is None else {"img_size": img_size}
     vit = timm.create_model(
         name,
         pretrained=pretrained,
         num_classes=0,
         in_chans=in_chans,
+        img_size=img_size,
         pretrained_cfg_overlay=pretrained_cfg_overlay,
         cache_dir=cache_dir,
-        **sizes,
         **backbone_options or {},
     )
     if vit.cls_token is None:

@@ -240,32 +240,26 @@ class AttentionCNN(CNN):
 
 Built = TypeVar("Built", bound=nn.Module)
 
-grey_48 = {
-    "input_size": (1, 48, 48),
-    "mean": (0.5,),
-    "std": (0.5,),
-    "num_classes": 7,
-    "classifier": "head.4",
-}
+grey_48 = {"input_size": (1, 48, 48), "mean": (0.5,), "std": (0.5,), "num_classes": 7}
 default_cfgs = generate_default_cfgs(
     {"baseline_cnn.untrained": grey_48, "attention_cnn.untrained": grey_48}
 )
 
 
-def with_input(model: Built, channels: int, size: tuple[int, int] = (48, 48)) -> Built:
-    """Write the input that a model was built for into its configuration; return the model."""
-    each = {name: model.pretrained_cfg[name] * channels for name in ("mean", "std")}
-    model.pretrained_cfg = model.pretrained_cfg | each | {"input_size": (channels, *size)}
+def build_scratch(kind: type[Built], name: str, pretrained: bool, **options: Any) -> Built:
+    """Build a model with timm, and write the input that it takes into its configuration."""
+    model = build_model_with_cfg(kind, name, pretrained, **options)
+    channels, side = options.get("in_chans", 1), options.get("img_size", 48)
+    each = {key: model.pretrained_cfg[key] * channels for key in ("mean", "std")}
+    model.pretrained_cfg = model.pretrained_cfg | each | {"input_size": (channels, side, side)}
     return model
 
 
 @register_model
 def baseline_cnn(pretrained: bool = False, **options: Any) -> BaselineCNN:
-    cnn = build_model_with_cfg(BaselineCNN, "baseline_cnn", pretrained, **options)
-    return with_input(cnn, options.get("in_chans", 1))
+    return build_scratch(BaselineCNN, "baseline_cnn", pretrained, **options)
 
 
 @register_model
 def attention_cnn(pretrained: bool = False, **options: Any) -> AttentionCNN:
-    cnn = build_model_with_cfg(AttentionCNN, "attention_cnn", pretrained, **options)
-    return with_input(cnn, options.get("in_chans", 1))
+    return build_scratch(AttentionCNN, "attention_cnn", pretrained, **options)

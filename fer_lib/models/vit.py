@@ -6,18 +6,13 @@ An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929.
 from itertools import pairwise
 from typing import Any
 
-from timm.layers import trunc_normal_
-from timm.models import (
-    VisionTransformer,
-    build_model_with_cfg,
-    generate_default_cfgs,
-    register_model,
-)
+from timm.layers import PatchEmbed, trunc_normal_
+from timm.models import VisionTransformer, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from fer_lib.files import InputError
 from fer_lib.models.backbones import BackboneModel, build
-from fer_lib.models.cnn import conv_and_pool, grey_48, with_input
+from fer_lib.models.cnn import build_scratch, conv_and_pool, grey_48
 
 
 class ConvStem(nn.Module):
@@ -73,7 +68,7 @@ class ScratchViT(VisionTransformer):
         dropout: float = 0.0,
         drop_path: float = 0.0,
         weight_init: str = "",
-        embed_layer: type[nn.Module] | None = None,
+        embed_layer: type[nn.Module] = PatchEmbed,
     ):
         if embed_dim % num_heads:
             raise InputError(f"num_heads={num_heads} must divide embed_dim={embed_dim}")
@@ -95,7 +90,7 @@ class ScratchViT(VisionTransformer):
             proj_drop_rate=dropout,
             drop_path_rate=drop_path,
             weight_init=weight_init,
-            **{"embed_layer": embed_layer} if embed_layer else {},
+            embed_layer=embed_layer,
         )
         self.num_classes = num_classes
         self.head = nn.Sequential(
@@ -137,18 +132,7 @@ class ThreeLayerHead(TokenHead):
         )
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "vit_patch.untrained": grey_48 | {"classifier": "head.3"},
-        "vit_cnn.untrained": grey_48 | {"classifier": "head.3"},
-    }
-)
-
-
-def build_scratch(name: str, pretrained: bool, **options: Any) -> ScratchViT:
-    """Build `vit_patch` or `vit_cnn`, and write its input size into its configuration."""
-    vit = build_model_with_cfg(ScratchViT, name, pretrained, **options)
-    return with_input(vit, options.get("in_chans", 1), vit.patch_embed.img_size)
+default_cfgs = generate_default_cfgs({"vit_patch.untrained": grey_48, "vit_cnn.untrained": grey_48})
 
 
 @register_model
@@ -157,13 +141,13 @@ def vit_patch(pretrained: bool = False, **options: Any) -> ScratchViT:
 
     The published small size is patch_size=8, embed_dim=128, depth=4, num_heads=4.
     """
-    return build_scratch("vit_patch", pretrained, **options)
+    return build_scratch(ScratchViT, "vit_patch", pretrained, **options)
 
 
 @register_model
 def vit_cnn(pretrained: bool = False, **options: Any) -> ScratchViT:
     """Build a ViT on a `ConvStem`."""
-    return build_scratch("vit_cnn", pretrained, embed_layer=ConvStem, **options)
+    return build_scratch(ScratchViT, "vit_cnn", pretrained, embed_layer=ConvStem, **options)
 
 
 @register_model

@@ -99,16 +99,11 @@ class PretrainConfig(Settings):
         return (self.img_size // self.patch_size) ** 2
 
     @property
-    def encoder(self) -> dict[str, int]:
-        """The sizes of the encoder, as options of timm's VisionTransformer."""
-        names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
-        return {"in_chans": 1} | {name: getattr(self, name) for name in names}
-
-    @property
     def classifier_options(self) -> dict[str, Any]:
         """Options of `create_model("vit_mae", ...)` for a classifier on the encoder."""
-        sizes = self.encoder
-        outside = {name: sizes.pop(name) for name in ("img_size", "in_chans")}
+        names = ("patch_size", "embed_dim", "depth", "num_heads")
+        sizes = {name: getattr(self, name) for name in names}
+        outside = {"img_size": self.img_size, "in_chans": 1}
         return {"backbone": BACKBONE, **outside, "backbone_options": sizes}
 
     @property
@@ -171,9 +166,8 @@ def pretraining_command(config: PretrainConfig, dataset: str) -> str:
     """Return the shell command that pretrains with this config; DIR is the folder of the data."""
     apart = ("preset", "seed", "cuda_graph")
     after = {key: value for key, value in config.to_dict().items() if key not in apart}
-    plain = pretraining(config.preset).to_dict()
-    changed = {key: value for key, value in after.items() if value != plain[key]}
-    free = {key: value for key, value in changed.items() if key not in ("lr", "warmup_epochs")}
+    plain = pretraining(config.preset).to_dict() | {k: after[k] for k in ("lr", "warmup_epochs")}
+    free = {key: value for key, value in after.items() if value != plain[key]}
     derived = pretraining(config.preset, **free).to_dict()
     changed = free | {key: value for key, value in after.items() if value != derived[key]}
     words = ["--dataset", dataset, "--data-dir", "DIR", "--preset", config.preset]

@@ -104,7 +104,7 @@ def start_pretraining(config: PretrainConfig, faces: FaceSet, root: Path) -> Pre
     """Create the folder of a new pretraining, with its `config.json`."""
     folder = new_folder(root, "mae", faces, config.seed)
     images = {split: len(faces.where(split)) for split in SPLITS}
-    data = describe_data(faces, fingerprint=faces.fingerprint, images=images)
+    data = describe_data(faces, images=images)
     write_json(
         folder / "config.json",
         {"pretrain": config.to_dict(), "data": data, "environment": environment_of(config)},

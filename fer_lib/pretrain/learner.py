@@ -11,8 +11,7 @@ from fer_lib.augment import Prepare
 from fer_lib.batches import Batches, autocast, placed, training_rows
 from fer_lib.data import FaceSet
 from fer_lib.device import choose_precision, keep_memory, processes
-from fer_lib.epochs import require_finite, with_bar
-from fer_lib.files import InputError
+from fer_lib.epochs import load_parts, require_finite, with_bar
 from fer_lib.graph import RecordedStep, recordable
 from fer_lib.models.weights import load_into
 from fer_lib.optim import schedules
@@ -61,9 +60,8 @@ class MaskedLearner:
         self.schedule, _ = schedules(config.training, self.optimizer, len(self.batches))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.generator = torch.Generator(self.device)
-        self.recorded: RecordedStep | None = None
-        if recordable(config.training, self.model, self.precision):
-            self.recorded = RecordedStep(self.optimizer, self.generator)
+        record = recordable(config.training, self.model, self.precision)
+        self.recorded = RecordedStep(self.optimizer, self.generator) if record else None
 
     def loss(self, x: Tensor, noise: Tensor) -> Tensor:
         """Return the mean squared error of the masked patches.
@@ -109,27 +107,23 @@ class MaskedLearner:
         return {"loss": loss.detach()}
 
     @torch.inference_mode()
-    def validate(self, batch_size: int = 512) -> dict[str, Any]:
+    def validate(self) -> dict[str, Any]:
         """Return the loss on the validation images, which are not augmented, and their number."""
         self.model.eval()
         images, total = self.images["valid"], torch.zeros((), device=self.device)
-        for some, noise in zip(images.split(batch_size), self.noise.split(batch_size), strict=True):
+        for some, noise in zip(images.split(512), self.noise.split(512), strict=True):
             total += self.loss(self.prepare(some), noise) * len(some)
         return {"valid_loss": total.item() / len(images), "valid_images": len(images)}
 
+    def parts(self) -> dict[str, Any]:
+        """Return by name what has a state to save, besides the model."""
+        return {"optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
+
     def state_dict(self) -> dict[str, Any]:
-        names = ("model", "optimizer", "schedule", "scaler")
-        return {name: getattr(self, name).state_dict() for name in names}
+        parts = {"model": self.model} | self.parts()
+        return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
         """Restore what `state_dict` returned; InputError, with `source`, if it does not fit."""
         load_into(self.model, state["model"], source)
-        try:
-            for name in ("optimizer", "schedule", "scaler"):
-                if state[name]:  # a scaler that was not needed has no state
-                    getattr(self, name).load_state_dict(state[name])
-        except (KeyError, ValueError, RuntimeError) as error:  # other code
-            raise InputError(
-                f"{source} does not fit ({error}): delete the folder of the pretraining, or resume "
-                "with the code that it was begun with"
-            ) from error
+        load_parts(self.parts(), state, source)

@@ -30,16 +30,18 @@ class Ballots:
         """Number of voters that were requested, including the missing ones."""
         return len(self.voters) + len(self.missing)
 
+    @property
+    def speak(self) -> np.ndarray:
+        """Whether each voter votes on each image, (V, N) bool."""
+        return ~np.isnan(self.probabilities).any(2)
+
     def votes(self) -> np.ndarray:
         """Return the class that each voter names, (V, N) int64; -1 where it abstains."""
-        silent = np.isnan(self.probabilities).any(2)
-        return np.where(silent, -1, np.nan_to_num(self.probabilities).argmax(2))
+        return np.where(self.speak, np.nan_to_num(self.probabilities).argmax(2), -1)
 
     def mean(self) -> np.ndarray:
         """Return the mean of the voters that do not abstain, (N, K) float32; NaN where all do."""
-        silent = np.isnan(self.probabilities).any(2)
-        total = np.nan_to_num(self.probabilities).sum(0)
-        number = (~silent).sum(0)[:, None]
+        total, number = np.nan_to_num(self.probabilities).sum(0), self.speak.sum(0)[:, None]
         return np.where(number > 0, total / np.maximum(number, 1), np.nan).astype(np.float32)
 
     def __add__(self, other: "Ballots") -> "Ballots":

@@ -11,6 +11,7 @@ import torch
 
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities, training_rows
+from fer_lib.changed import changed_settings
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.splits import group_keys, grouped_split
@@ -18,7 +19,7 @@ from fer_lib.device import processes
 from fer_lib.evaluate import aligned, load_predictions
 from fer_lib.files import InputError
 from fer_lib.models.weights import read_metadata
-from fer_lib.recipes import changed_settings, merged_options, recipe
+from fer_lib.recipes import merged_options, recipe
 from fer_lib.refine.ballots import Ballots
 from fer_lib.runs import Run, find_run, runs_folder
 from fer_lib.settings import own_changes, several

@@ -86,7 +86,7 @@ def relative(ballots: Ballots, labels: np.ndarray, classes: Sequence[str]) -> Re
     from cleanlab.count import get_confident_thresholds
 
     mean, rows = mean_vote(ballots, labels, len(classes)), np.arange(len(labels))
-    asked = (ballots.votes() >= 0).any(0)
+    asked = ballots.speak.any(0)
     scaled = mean / get_confident_thresholds(labels[asked], mean[asked])
     best = scaled.argmax(1)
     times = scaled[rows, best] / scaled[rows, labels].clip(1e-6)
@@ -114,7 +114,7 @@ def confident_learning(ballots: Ballots, labels: np.ndarray, classes: Sequence[s
     from cleanlab.filter import find_label_issues
 
     mean = mean_vote(ballots, labels, len(classes))
-    asked, issues = (ballots.votes() >= 0).any(0), np.zeros(len(labels), bool)
+    asked, issues = ballots.speak.any(0), np.zeros(len(labels), bool)
     issues[asked] = find_label_issues(
         labels[asked], mean[asked], filter_by="prune_by_noise_rate", n_jobs=1
     )
@@ -175,7 +175,7 @@ def apply_rules(
         raise InputError(f"confidence is a probability, not {confidence}")
     if not ballots.voters:
         raise InputError("there is no voter: name a model or a classifier from Hugging Face")
-    asked = (ballots.votes() >= 0).any(0)
+    asked = ballots.speak.any(0)
     if len(np.unique(labels[asked])) < 2:
         raise InputError(
             f"the voters ({', '.join(ballots.voters)}) abstain on all images but {asked.sum()}: "
@@ -201,7 +201,7 @@ def mean_vote(ballots: Ballots, labels: np.ndarray, classes: int) -> np.ndarray:
 
 def _soft(ballots: Ballots, labels: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Return `mean_vote` with the label as one more voter that is certain, (N, K) float64."""
-    speaking = (ballots.votes() >= 0).sum(0)[:, None]
+    speaking = ballots.speak.sum(0)[:, None]
     return (speaking * mean + np.eye(mean.shape[1])[labels]) / (speaking + 1)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from fer_lib.changed import changed_settings
 from fer_lib.data import load_faces
 from fer_lib.data.loading import KINDS
 from fer_lib.files import InputError, home, read_json, write_json
@@ -15,7 +16,6 @@ from fer_lib.models import MODULES
 from fer_lib.networks import label, same_network, taken_out
 from fer_lib.pretrain import pretraining
 from fer_lib.provenance import training_command
-from fer_lib.recipes import changed_settings
 from fer_lib.report.build import source
 from fer_lib.report.parts import audited, describe_models, read_comparison, refined
 from fer_lib.report.results import (
