@@ -95,10 +95,7 @@ def evaluate_in_depth(
     if images is not None and images < 1:
         raise InputError(f"images must be 1 or more, not {images}")
     run.require_data(faces)
-    path = run.folder / "evaluation.json"
-    earlier = read_json(path) if path.exists() else {}
-    found = from_predictions(run, faces)
-    found |= {key: earlier[key] for key in FROM_WEIGHTS if key in earlier}
+    path, found = run.folder / "evaluation.json", from_predictions(run, faces)
     if run.has_weights:
         write_json(path, found)
         from_weights(run, faces, found, images, say)
@@ -111,8 +108,13 @@ def evaluate_in_depth(
 
 
 def from_predictions(run: Run, faces: FaceSet) -> dict[str, Any]:
-    """Compute all parts that follow from the kept predictions; takes seconds, needs no weights."""
+    """Compute all parts that follow from the kept predictions; takes seconds, needs no weights.
+
+    The parts that `evaluation.json` has from the weights are added as they are.
+    """
     predictions = load_predictions(run.folder / "predictions.npz")
+    path = run.folder / "evaluation.json"
+    earlier = read_json(path) if path.exists() else {}
     return {
         "run": run.name,
         "mark": run.results["mark"],
@@ -122,6 +124,7 @@ def from_predictions(run: Run, faces: FaceSet) -> dict[str, Any]:
         "coverage": coverage(*confidence_of(faces, predictions, "test")),
         "abstention": abstention(faces, predictions),
         "accuracy_by_agreement": by_agreement(answers(faces, predictions)),
+        **{key: earlier[key] for key in FROM_WEIGHTS if key in earlier},
     }
 
 

@@ -23,6 +23,7 @@ from fer_lib.report.results import (
     COMPARISON,
     INDEX,
     MODELS,
+    NEEDED_OF_AN_EVALUATION,
     REFINEMENT,
     Results,
     has,
@@ -146,13 +147,20 @@ def standing(run: dict[str, Any]) -> tuple[bool, bool, float]:
 
 
 def judge(runs: list[Run], dataset: str) -> None:
-    """Write `evaluation.json`, from predictions, of each run that notebook 09 has not evaluated."""
-    paths = {run.folder / "evaluation.json": run for run in runs}
-    # A file of an earlier version has no calibration and is made again.
-    todo = [path for path in paths if not (path.exists() and has(read_json(path), "calibration"))]
+    """Write `evaluation.json`, from predictions, of each run that notebook 09 has not evaluated.
+
+    A file of an earlier version, which lacks a part, is made again; what was computed from the
+    weights stays in it.
+    """
+    todo = {}
+    for run in runs:
+        path = run.folder / "evaluation.json"
+        found = read_json(path) if path.exists() else {}
+        if not all(has(found, key) for key in NEEDED_OF_AN_EVALUATION):
+            todo[path] = run
     faces = load_faces(dataset) if todo else None
-    for path in todo:
-        write_json(path, from_predictions(paths[path], faces))
+    for path, run in todo.items():
+        write_json(path, from_predictions(run, faces))
 
 
 def is_of(run: Run, dataset: str) -> bool:
