@@ -5,7 +5,6 @@ import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -244,11 +243,11 @@ def test_a_network_without_gates_does_not_represent_its_model(report):
     ],
 )
 def test_a_report_includes_runs_on_its_own_data_and_on_other_public_data(data, known, tmp_path):
-    run = SimpleNamespace(config={"data": data}, fingerprint=data["fingerprint"])
-    assert belongs(run, "fer2013", {"fingerprint": "a"}) == known
+    assert belongs(data, "fer2013", {"fingerprint": "a"}) == known
     path = tmp_path / "20260101-000000_baseline_cnn_x_s0.json"
     write_json(path, {"config": {"data": data, "train": {"preset": "full"}}})
-    assert kept_runs(tmp_path, "fer2013", "full", "a") == [path] * known
+    assert kept_runs(tmp_path, "fer2013", "full", {"fingerprint": "a"}) == [path] * known
+    assert kept_runs(tmp_path, "fer2013", "quick", {"fingerprint": "a"}) == []
 
 
 def test_results_from_other_data_are_refused_as_stale(report):

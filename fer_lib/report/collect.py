@@ -66,10 +66,14 @@ def collect(
             f"numbers from {manifest['mark']} have no place in {folder}: name another folder "
             "with --folder"
         )
-    finished = [run for run in list_runs(runs, preset=preset) if belongs(run, dataset, manifest)]
+    finished = [
+        run
+        for run in list_runs(runs, preset=preset)
+        if belongs(run.config["data"], dataset, manifest)
+    ]
     comparison = runs_folder(runs) / f"comparison_{dataset}_{preset}" / COMPARISON
-    own = [run for run in finished if is_of(run, dataset)]
-    kept = kept_runs(results, dataset, preset, manifest["fingerprint"])
+    own = [run for run in finished if run.config["data"]["dataset"] == dataset]
+    kept = kept_runs(results, dataset, preset, manifest)
     parts = {
         COMPARISON: read_comparison(comparison, own, manifest, kept),
         AUDIT: audited(dataset, manifest),
@@ -163,30 +167,21 @@ def judge(runs: list[Run], dataset: str) -> None:
         write_json(path, from_predictions(run, faces))
 
 
-def is_of(run: Run, dataset: str) -> bool:
-    return run.config["data"]["dataset"] == dataset
+def belongs(data: dict[str, Any], dataset: str, manifest: dict[str, Any]) -> bool:
+    """Return whether a run's data are these or, if these have no mark, other public ones.
+
+    Public data are neither drawn nor one's own, and have no mark.
+    """
+    if data["dataset"] == dataset:
+        return data["fingerprint"] == manifest["fingerprint"]
+    return data["dataset"] in KINDS and not (data.get("mark") or manifest.get("mark"))
 
 
-def belongs(run: Run, dataset: str, manifest: dict[str, Any]) -> bool:
-    """Return whether a run is of these data or, if they have no mark, of other public data."""
-    if is_of(run, dataset):
-        return run.fingerprint == manifest["fingerprint"]
-    return not manifest.get("mark") and public(run.config["data"])
-
-
-def public(data: dict[str, Any]) -> bool:
-    """Return whether a run's data are a public dataset: not drawn, not one's own, no mark."""
-    return data["dataset"] in KINDS and not data.get("mark")
-
-
-def kept_runs(results: Path, dataset: str, preset: str, fingerprint: str) -> list[Path]:
-    """List the files of kept runs of this preset and of these data or other public ones."""
-    found = []
-    for path in sorted(results.glob(KEPT)):
-        config = read_json(path)["config"]
-        data = config["data"]
-        other = data["dataset"] != dataset and public(data)
-        same = data["dataset"] == dataset and data["fingerprint"] == fingerprint
-        if (same or other) and config["train"]["preset"] == preset:
-            found.append(path)
-    return found
+def kept_runs(results: Path, dataset: str, preset: str, manifest: dict[str, Any]) -> list[Path]:
+    """List the files of kept runs of this preset whose data belong to the report."""
+    configs = {path: read_json(path)["config"] for path in sorted(results.glob(KEPT))}
+    return [
+        path
+        for path, config in configs.items()
+        if config["train"]["preset"] == preset and belongs(config["data"], dataset, manifest)
+    ]
