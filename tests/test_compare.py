@@ -27,7 +27,7 @@ from fer_lib.compare.scores import systems
 from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.data.ferplus import majority
 from fer_lib.data.sample import make_sample
-from fer_lib.evaluate import Predictions, mcnemar, save_predictions
+from fer_lib.evaluate import mcnemar
 from fer_lib.files import InputError, write_json
 from fer_lib.recipes import RECIPES, changed_settings, recipe
 from fer_lib.runs import Run
@@ -324,17 +324,6 @@ def test_a_run_trained_on_other_data_is_refused(three_runs, noise):
     other = noise.subset(np.arange(len(noise) - 1))
     with pytest.raises(InputError, match="trained on other data"):
         paired_tests(three_runs, other)
-
-
-def test_predictions_that_lack_test_images_are_refused(three_runs, noise):
-    path = three_runs[0].folder / "predictions.npz"
-    fewer = noise.subset(np.arange(len(noise) - 1))
-    sure = np.eye(7)[fewer.labels]
-    save_predictions(
-        path, Predictions.of(fewer, sure[fewer.where("valid")], sure[fewer.where("test")])
-    )
-    with pytest.raises(InputError, match="lack 1 of the 400 test images"):
-        paired_tests(three_runs, noise)
 
 
 def test_each_mark_of_data_and_runs_is_listed_once(three_runs, noise, make_run):
