@@ -151,8 +151,10 @@ def refinement(results: Results) -> Figure | None:
     if not shares:
         return None
     looks = {
-        **{"towards": ("#117733", "white"), "away": ("#882255", "white")},
-        **{"neither": ("#bbbbbb", "black"), "tied": ("#e4e4e4", "black")},
+        "towards": ("#117733", "white"),
+        "away": ("#882255", "white"),
+        "neither": ("#bbbbbb", "black"),
+        "tied": ("#e4e4e4", "black"),
     }  # colours of bar and text
     table = pd.DataFrame(shares).T[list(looks)].astype(float)
     figure, axis = plots.new_figure(7, 0.9 + 0.38 * len(table), mark=results.mark)
