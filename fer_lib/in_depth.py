@@ -95,10 +95,7 @@ def evaluate_in_depth(
     if images is not None and images < 1:
         raise InputError(f"images must be 1 or more, not {images}")
     run.require_data(faces)
-    path = run.folder / "evaluation.json"
-    earlier = read_json(path) if path.exists() else {}
-    found = from_predictions(run, faces)
-    found |= {key: earlier[key] for key in FROM_WEIGHTS if key in earlier}
+    path, found = run.folder / "evaluation.json", from_predictions(run, faces)
     if run.has_weights:
         write_json(path, found)
         from_weights(run, faces, found, images, say)
@@ -111,8 +108,13 @@ def evaluate_in_depth(
 
 
 def from_predictions(run: Run, faces: FaceSet) -> dict[str, Any]:
-    """Compute all parts that follow from the kept predictions; takes seconds, needs no weights."""
+    """Compute all parts that follow from the kept predictions; takes seconds, needs no weights.
+
+    The parts that `evaluation.json` has from the weights are added as they are.
+    """
     predictions = load_predictions(run.folder / "predictions.npz")
+    path = run.folder / "evaluation.json"
+    earlier = read_json(path) if path.exists() else {}
     return {
         "run": run.name,
         "mark": run.results["mark"],
@@ -122,6 +124,7 @@ def from_predictions(run: Run, faces: FaceSet) -> dict[str, Any]:
         "coverage": coverage(*confidence_of(faces, predictions, "test")),
         "abstention": abstention(faces, predictions),
         "accuracy_by_agreement": by_agreement(answers(faces, predictions)),
+        **{key: earlier[key] for key in FROM_WEIGHTS if key in earlier},
     }
 
 
@@ -136,7 +139,7 @@ def from_weights(
     path, subject = run.folder / "evaluation.json", Subject(run, faces)
     total = len(faces.where("test"))
     wanted = subject.affordable() if images is None else min(images, total)
-    made, now = found.get("computed", {}), subject.origin()
+    made, now = found.get("computed", {}), subject.conditions(wanted)
     enough = made.get("images", -1) >= wanted
     same = enough and all(made[key] == now[key] for key in ("weights_sha256", "seed"))
     whole = found.get("views") and set(CORRUPTIONS) <= set(found.get("robustness", {}))
@@ -152,7 +155,7 @@ def from_weights(
             f"use a GPU, or say how many test images (images={FEWEST})")  # fmt: skip
         return
     if not same or (made["code"] != now["code"] and not whole):
-        made = subject.environment(wanted, total) | now
+        made = now
         found |= {"views": {}, "robustness": {}, "computed": made}
         found.pop("gates", None)
     subject.take(made["images"])
@@ -194,16 +197,18 @@ class Subject:
         self.flip = run.train_config.flip_tta
         self.gated = first_part(self.model, SpatialAttention) is not None
 
-    def origin(self) -> dict[str, Any]:
-        """Return what decides whether earlier results are kept: weights, code and seed."""
-        weights = sha256(self.run.weights)
-        code = code_digest(CODE)
-        return {"weights_sha256": weights, "code": code, "seed": SEED}
-
-    def environment(self, images: int, total: int) -> dict[str, Any]:
-        mark = f"{images:,} of {total:,} test images" if images < total else ""
-        threads = torch.get_num_threads()
-        return {"images": images, "mark": mark, "device": processor(), "threads": threads}
+    def conditions(self, images: int) -> dict[str, Any]:
+        """Return the content of `computed` for what is computed now from a number of images."""
+        total = len(self.faces.where("test"))
+        return {
+            "images": images,
+            "mark": f"{images:,} of {total:,} test images" if images < total else "",
+            "device": processor(),
+            "threads": torch.get_num_threads(),
+            "weights_sha256": sha256(self.run.weights),
+            "code": code_digest(CODE),
+            "seed": SEED,
+        }
 
     def affordable(self) -> int:
         """Return how many test images to use: all, or what takes a CPU minutes; 0 for too few."""

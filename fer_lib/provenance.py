@@ -171,14 +171,10 @@ def training_command(config: TrainConfig, dataset: str) -> str:
     before["epochs"] = recipe(config.model, config.recipe, config.preset).epochs
     apart = ("model", "recipe", "preset", "seed", "labels", "cuda_graph")
     changed = {k: v for k, v in after.items() if k not in apart and v != before[k]}
-    if "options" in changed:
-        known = before["options"].items()
-        changed["options"] = {k: v for k, v in changed["options"].items() if (k, v) not in known}
-    if "augmentation" in changed:
-        known = before["augmentation"]
-        changed["augmentation"] = {
-            k: v for k, v in changed["augmentation"].items() if v != known[k]
-        }
+    for name in ("options", "augmentation"):
+        if name in changed:
+            known = before[name].items()
+            changed[name] = {k: v for k, v in changed[name].items() if (k, v) not in known}
     if isinstance(config.pretrained, str):
         changed["pretrained"] = public_path(config.pretrained)
         if own_start(config.pretrained) == "pretraining":  # its folder is named after its time

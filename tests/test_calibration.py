@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.special import expit, logit, softmax
-from sklearn.linear_model import LogisticRegression
+from scipy.special import logit, softmax
 from sklearn.metrics import brier_score_loss, log_loss
 from statsmodels.stats.proportion import proportion_confint
 
@@ -134,15 +133,6 @@ def test_the_temperature_of_one_confidence_has_a_closed_form():
     expected = logit(0.95) / logit(0.8)
     assert fit_temperature(p, labels) == pytest.approx(expected, rel=1e-4)
     np.testing.assert_allclose(scaled(p, expected)[:, 0], 0.8)
-
-
-def test_the_temperature_of_two_classes_agrees_with_logistic_regression():
-    rng = np.random.default_rng(3)
-    z = rng.normal(size=500) * 3
-    labels = (rng.random(500) < expit(z / 1.7)).astype(int)
-    p = np.stack([expit(-z), expit(z)], 1)
-    fitted = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-8).fit(z[:, None], labels)
-    assert fit_temperature(p, labels) == pytest.approx(1 / fitted.coef_.item(), rel=1e-3)
 
 
 def test_no_other_temperature_has_a_lower_nll():

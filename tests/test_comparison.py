@@ -1,4 +1,4 @@
-"""Test comparisons of runs: ensembles, copies, costs, claims, files, and runs without weights."""
+"""Test comparisons of runs: ensembles, copies, costs, claims, and files."""
 
 import json
 import re
@@ -31,7 +31,6 @@ from fer_lib.compare.copies import expected, inflation
 from fer_lib.compare.cost import costs, macs
 from fer_lib.compare.formatting import tables
 from fer_lib.compare.voting import best_subset, ensemble, soft_vote
-from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import mcnemar
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.models import MODULES, create_model
@@ -39,7 +38,6 @@ from fer_lib.models.moe import ATTENTIONS
 from fer_lib.plots import comparison as drawn
 from fer_lib.recipes import recipe
 from fer_lib.runs import Run
-from fer_lib.train import train
 
 
 def leaning(labels: np.ndarray, right: np.ndarray, sure: float) -> np.ndarray:
@@ -568,33 +566,6 @@ def test_no_mark_is_written_for_runs_without_one(make_run, noise, tmp_path):
     write_comparison(tmp_path, comparison([make_run(mark=""), make_run(mark="", time="2")], noise))
     assert "**" not in (tmp_path / "comparison.md").read_text()
     assert pd.read_csv(tmp_path / "comparison.csv")["mark"].isna().all()
-
-
-def test_a_comparison_without_runs_is_refused(noise):
-    with pytest.raises(InputError, match="train one first"):
-        comparison([], noise)
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_comparison_does_not_need_the_weights(tmp_path):
-    """Train and compare two networks, delete all weights, and compare them again."""
-    faces = make_sample(300)
-    short = {"epochs": 1, "limit": 64, "options": {"width": 4}}
-    runs = [
-        train(recipe(model, "ours", "sample", **short), faces, runs=tmp_path, quiet=True)
-        for model in ("baseline_cnn", "attention_cnn")
-    ]
-    write_comparison(tmp_path / "before", comparison(runs, faces))
-    for run in runs:
-        (run.folder / "best.safetensors").unlink()
-        for path in (run.folder / "checkpoint").glob("*"):
-            path.unlink()
-    again = [Run(run.folder) for run in runs]
-    write_comparison(tmp_path / "after", comparison(again, faces))
-    before, after = (sorted((tmp_path / name).iterdir()) for name in ("before", "after"))
-    assert [path.name for path in before] == [path.name for path in after]
-    for one, other in zip(before, after, strict=True):
-        assert one.read_bytes() == other.read_bytes(), one.name
 
 
 def test_points_of_equal_cost_are_drawn_apart():

@@ -78,12 +78,6 @@ def test_metrics_agree_with_scikit_learn():
         assert row == pytest.approx({key: theirs[key] for key in row})
 
 
-def test_rows_of_the_confusion_matrix_are_the_true_classes():
-    probabilities = np.eye(3)[[1, 1, 2]]
-    ours = metrics(probabilities, np.array([0, 1, 2]), ("a", "b", "c"))
-    assert ours["confusion"] == [[0, 1, 0], [0, 1, 0], [0, 0, 1]]
-
-
 def test_a_class_without_labels_scores_0_and_is_left_out_of_the_means():
     labels = np.array([0, 0, 2, 2, 2])
     predicted = np.array([0, 1, 2, 2, 0])  # class 1 is predicted but never true

@@ -14,7 +14,6 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.data.refined import (
     Refined,
     load_refined,
-    refined_path,
     refined_sha256,
     save_refined,
 )
@@ -263,12 +262,16 @@ def test_a_run_without_clean_test_images_has_an_empty_cell(root):
 
 def test_a_kept_run_is_restored_without_its_weights(root, monkeypatch, capsys):
     monkeypatch.setenv("FER_HOME", str(root / "home"))
+    with pytest.raises(SystemExit):
+        main(["--restore"])
+    assert "has no predictions: run this from the root" in capsys.readouterr().err
     run = make_run(root, right=10)
     write_json(run.folder / "evaluation.json", {"calibration": 1})
     main([str(run.folder)])
-    for _ in range(2):
+    for said in ("is made, without weights", "already"):
+        capsys.readouterr()
         main(["--restore"])
-    assert capsys.readouterr().out.count("is made, without weights") == 1
+        assert said in capsys.readouterr().out
     back = Run(root / "home" / "runs" / run.name)
     assert back.finished
     assert back.results == run.results
@@ -324,27 +327,19 @@ def test_the_committed_tables_match_the_kept_results(root):
         assert (root / path.relative_to(ROOT)).read_bytes() == text, path
 
 
-def test_restoring_reports_that_there_is_nothing_to_restore(root, monkeypatch, capsys):
-    monkeypatch.setenv("FER_HOME", str(root / "home"))
-    with pytest.raises(SystemExit):
-        main(["--restore"])
-    assert "has no predictions: run this from the root" in capsys.readouterr().err
-    main([str(make_run(root, right=10).folder)])
-    main(["--restore"])
-    capsys.readouterr()
-    main(["--restore"])
-    assert "already" in capsys.readouterr().out
+def refine(faces: FaceSet, shift: int = 0) -> Path:
+    """Save refined labels, shifted by some classes, and return their file."""
+    rows = faces.where("train")
+    soft, why = np.full((len(rows), 7), 1 / 7, np.float32), np.full(len(rows), "why")
+    refined = Refined("majority", (faces.labels[rows] + shift) % 7, soft, why)
+    return save_refined(faces, rows, refined, ("a voter",))
 
 
 def test_refined_labels_are_kept_with_a_run_that_learned_from_them(root, monkeypatch, capsys):
     monkeypatch.setenv("FER_HOME", str(root / "home"))
-    faces = make_sample(100)
-    rows = faces.where("train")
-    soft = np.full((len(rows), 7), 1 / 7, np.float32)
-    path, kept = refined_path("sample", "majority"), {}
+    faces, kept = make_sample(100), {}
     for k in (1, 2, 3):
-        refined = Refined("majority", (faces.labels[rows] + k) % 7, soft, np.full(len(rows), "why"))
-        save_refined(faces, rows, refined, ("a voter",))
+        path = refine(faces, k)
         run = make_run(root, right=10, name=f"{k}_baseline_cnn_noise_s0")
         config = run.config
         write_json(run.folder / "results.json", run.results | {"dataset": "sample"})
@@ -376,17 +371,14 @@ def test_refined_labels_are_kept_with_a_run_that_learned_from_them(root, monkeyp
 def test_refined_labels_are_kept_and_restored_without_a_run(root, monkeypatch, capsys):
     monkeypatch.setenv("FER_HOME", str(root / "home"))
     faces = make_sample(100)
-    rows = faces.where("train")
-    soft = np.full((len(rows), 7), 1 / 7, np.float32)
-    refined = Refined("majority", faces.labels[rows], soft, np.full(len(rows), ""))
     main([str(make_run(root, right=10).folder)])
-    path = save_refined(faces, rows, refined, ("a voter",))
+    path = refine(faces)
     for bad, message in ((path, "is of sample data"), (root / "no.npz", "does not exist")):
         with pytest.raises(SystemExit):
             main([str(bad)])
         assert message in capsys.readouterr().err
     faces.manifest["mark"] = ""
-    save_refined(faces, rows, refined, ("a voter",))
+    refine(faces)
     main([str(path)])
     (kept,) = (root / "report" / "results").glob("sample_refined_majority_*.npz")
     path.unlink()

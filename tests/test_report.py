@@ -5,7 +5,6 @@ import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +123,15 @@ def home(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def work(home, monkeypatch, tmp_path) -> Path:
+    """A copy of `home` that a test may change, without the report; it is FER_HOME."""
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    for name in ("data", "runs"):
+        shutil.copytree(home / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
 def report(home, tmp_path) -> Path:
     """A copy of the report that a test may change, with results, figures and PDF."""
     return Path(shutil.copytree(home / "report", tmp_path / "report"))
@@ -235,11 +243,11 @@ def test_a_network_without_gates_does_not_represent_its_model(report):
     ],
 )
 def test_a_report_includes_runs_on_its_own_data_and_on_other_public_data(data, known, tmp_path):
-    run = SimpleNamespace(config={"data": data}, fingerprint=data["fingerprint"])
-    assert belongs(run, "fer2013", {"fingerprint": "a"}) == known
+    assert belongs(data, "fer2013", {"fingerprint": "a"}) == known
     path = tmp_path / "20260101-000000_baseline_cnn_x_s0.json"
     write_json(path, {"config": {"data": data, "train": {"preset": "full"}}})
-    assert kept_runs(tmp_path, "fer2013", "full", "a") == [path] * known
+    assert kept_runs(tmp_path, "fer2013", "full", {"fingerprint": "a"}) == [path] * known
+    assert kept_runs(tmp_path, "fer2013", "quick", {"fingerprint": "a"}) == []
 
 
 def test_results_from_other_data_are_refused_as_stale(report):
@@ -429,33 +437,33 @@ def test_the_colophon_has_commit_fingerprint_and_device(report, text):
     assert "/fer_lib/train.py" not in text  # paths of the user's machine are left out
 
 
-def test_collecting_needs_no_weights_and_keeps_runs_whose_folder_was_deleted(
-    home, report, monkeypatch, tmp_path
-):
-    monkeypatch.setenv("FER_HOME", str(tmp_path))
-    shutil.copytree(home / "data", tmp_path / "data")
-    shutil.copytree(home / "runs", tmp_path / "runs")
-    assert not list((tmp_path / "runs").rglob("*.safetensors"))
-    before = (report / "report.pdf").read_bytes()
-    shutil.rmtree(tmp_path / "runs" / f"20260102-030403_vit_patch_{DATASET}_s0")
-    names = collect(report, dataset=DATASET, preset="sample")
-    assert run_file(report, "vit_patch").name in names
-    assert build(report).read_bytes() == before
-
-
 @pytest.fixture
-def gone(home, monkeypatch, tmp_path) -> str:
-    """The name of a run whose folder is missing in FER_HOME, a copy of `home` at `tmp_path`."""
-    monkeypatch.setenv("FER_HOME", str(tmp_path))
-    shutil.copytree(home / "data", tmp_path / "data")
-    shutil.copytree(home / "runs", tmp_path / "runs")
+def gone(work) -> str:
+    """The name of a run whose folder is missing in FER_HOME."""
     name = f"20260102-030403_vit_patch_{DATASET}_s0"
-    shutil.rmtree(tmp_path / "runs" / name)
+    shutil.rmtree(work / "runs" / name)
     return name
 
 
-def test_a_comparison_that_lacks_a_kept_run_is_refused(gone, report, tmp_path):
-    compared = tmp_path / "runs" / f"comparison_{DATASET}_sample" / "comparison.json"
+def test_collecting_needs_no_weights_and_keeps_runs_whose_folder_was_deleted(gone, report, work):
+    assert not list((work / "runs").rglob("*.safetensors"))
+    before = (report / "report.pdf").read_bytes()
+    names = collect(report, dataset=DATASET, preset="sample")
+    assert f"{gone}.json" in names
+    assert build(report).read_bytes() == before
+
+
+def test_collecting_renews_an_old_evaluation_and_keeps_what_is_from_weights(report, work):
+    path = next((work / "runs").rglob("evaluation.json"))
+    whole, calibration = read_json(path), {"temperature": 1.0}
+    from_weights = {"views": {"one": 1}, "robustness": {"blur": []}, "computed": {"images": 60}}
+    write_json(path, whole | from_weights | {"calibration": calibration})
+    collect(report, dataset=DATASET, preset="sample")
+    assert read_json(path) == whole | from_weights
+
+
+def test_a_comparison_that_lacks_a_kept_run_is_refused(gone, report, work):
+    compared = work / "runs" / f"comparison_{DATASET}_sample" / "comparison.json"
     content = read_json(compared)
     content["runs"] = [row for row in content["runs"] if row["run"] != gone]
     write_json(compared, content)
@@ -470,13 +478,8 @@ def test_a_comparison_with_a_run_that_is_gone_is_refused(gone, report):
     assert (report / "results" / "comparison.json").exists()
 
 
-def test_a_kept_refinement_stays_and_one_of_another_preset_is_left_out(
-    home, report, monkeypatch, tmp_path, capsys
-):
-    monkeypatch.setenv("FER_HOME", str(tmp_path))
-    shutil.copytree(home / "data", tmp_path / "data")
-    shutil.copytree(home / "runs", tmp_path / "runs")
-    path = tmp_path / "data" / DATASET / "refinement.json"
+def test_a_kept_refinement_stays_and_one_of_another_preset_is_left_out(report, work, capsys):
+    path = work / "data" / DATASET / "refinement.json"
     content = read_json(path)
     content["configs"][0]["pretrained"] = "/home/me/pretraining/1_mae/encoder.safetensors"
     write_json(path, content)
@@ -490,14 +493,11 @@ def test_a_kept_refinement_stays_and_one_of_another_preset_is_left_out(
     path.unlink()
     assert "refinement.json" in collect(report, dataset=DATASET, preset="sample")
     assert read_json(report / "results" / "refinement.json")["student"]["preset"] == "sample"
-    assert "refinement.json" not in collect(tmp_path / "new", dataset=DATASET, preset="sample")
+    assert "refinement.json" not in collect(work / "new", dataset=DATASET, preset="sample")
 
 
-def test_collecting_refuses_missing_or_stale_files_and_changes_nothing(home, tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_HOME", str(tmp_path))
-    shutil.copytree(home / "data", tmp_path / "data")
-    shutil.copytree(home / "runs", tmp_path / "runs")
-    compared = tmp_path / "runs" / f"comparison_{DATASET}_sample" / "comparison.json"
+def test_collecting_refuses_missing_or_stale_files_and_changes_nothing(home, work, tmp_path):
+    compared = work / "runs" / f"comparison_{DATASET}_sample" / "comparison.json"
     content = read_json(compared)
     gone = content["runs"].pop()["run"]
     write_json(compared, content)
@@ -559,13 +559,10 @@ def test_the_command_line_collects_and_builds(home, report, monkeypatch, capsys)
     assert {path: path.read_bytes() for path in report.rglob("*") if path.is_file()} == before
 
 
-def test_the_pipeline_ends_with_a_report_of_its_own_runs(home, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("FER_HOME", str(tmp_path))
-    for name in ("data", "runs"):
-        shutil.copytree(home / name, tmp_path / name)
-    for path in (tmp_path / "runs").rglob("evaluation.json"):
+def test_the_pipeline_ends_with_a_report_of_its_own_runs(work, capsys):
+    for path in (work / "runs").rglob("evaluation.json"):
         path.unlink()
-    made = tmp_path / "runs" / f"report_{DATASET}_sample" / "report.pdf"
+    made = work / "runs" / f"report_{DATASET}_sample" / "report.pdf"
     for done in ("run", "up to date"):
         pipeline.main(["--dataset", DATASET, "--stages", "report"])
         printed = capsys.readouterr().out

@@ -85,15 +85,24 @@ def leaderboard(runs: Sequence[Run] | Mapping[str, Run]) -> pd.DataFrame:
 def headlines(table: pd.DataFrame) -> list[str]:
     """Return the name of one run per system: of its seeds the one that is best on validation.
 
-    The lowest seed wins a tie, and only the newest of several runs of a seed counts. So no test
-    score influences which runs are tested against each other.
+    The lowest seed wins a tie, and only the `newest` runs count. So no test score influences which
+    runs are tested against each other.
 
     Args:
         table: with the columns `run`, `system`, `seed` and `valid_accuracy` of `leaderboard`.
     """
-    newest = table.sort_values("run").drop_duplicates(["system", "seed"], keep="last")
-    ranked = newest.sort_values(["valid_accuracy", "seed"], ascending=[False, True], kind="stable")
+    ranked = newest(table).sort_values(["valid_accuracy", "seed"], ascending=[False, True])
     return list(ranked.drop_duplicates("system").index)
+
+
+def newest(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep the newest run of each seed: a repeated seed says nothing about other seeds.
+
+    Args:
+        table: with the columns `run`, `system` and `seed` of `leaderboard`; its order stays.
+    """
+    kept = table.sort_values("run").drop_duplicates(["system", "seed"], keep="last")
+    return table[table.index.isin(kept.index)]
 
 
 def _accuracy(part: dict[str, Any] | None) -> dict[str, float]:
@@ -105,8 +114,7 @@ def _accuracy(part: dict[str, Any] | None) -> dict[str, float]:
 def systems(table: pd.DataFrame, answers: Answers) -> pd.DataFrame:
     """Gather the runs that differ only in the seed, and return the scores of each such system.
 
-    Only the newest of several runs of a seed counts: a repeated seed says nothing about other
-    seeds.
+    Only the `newest` runs count.
 
     Args:
         table: as `leaderboard` returns it.
@@ -128,9 +136,7 @@ def systems(table: pd.DataFrame, answers: Answers) -> pd.DataFrame:
     weights = np.random.default_rng(0).multinomial(counts, np.full(counts, 1 / counts), DRAWS)
     right = pd.DataFrame(answers.correct.T, columns=answers.names)
     rows = {}
-    for system, runs in table.groupby("system", sort=False):
-        newest = runs.sort_values("run").drop_duplicates("seed", keep="last")
-        group = runs.loc[runs.index.isin(newest.index)]
+    for system, group in newest(table).groupby("system", sort=False):
         drawn = weights @ right[group.index].mean(axis=1).to_numpy() / counts
         low, high = np.quantile(drawn, [0.025, 0.975])
         scores = group["accuracy"]

@@ -221,14 +221,13 @@ def fewer(compared: dict[str, Any]) -> dict[str, Any]:
         return compared
     same = compared["agreement"]
     rows = [number for number, name in enumerate(same["names"]) if name in shown]
-    square = lambda key: [[same[key][i][j] for j in rows] for i in rows]
     return compared | {
         "test_sets": [row for row in compared["test_sets"] if row["model"] in shown],
         "recall": {name: row for name, row in compared["recall"].items() if name in shown},
         "inflation": [row for row in compared["inflation"] if row["name"] in shown],
         "agreement": {
             "names": [same["names"][row] for row in rows],
-            **{key: square(key) for key in ("kappa", "equal")},
+            "kappa": [[same["kappa"][i][j] for j in rows] for i in rows],
         },
     }
 

@@ -31,6 +31,8 @@ from fer_lib.kept import (
 from fer_lib.markdown import around_table, write_table
 from fer_lib.runs import Run, runs_folder
 
+FOLDER, README = Path("report/results"), Path("README.md")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Keep runs and rewrite the tables, or restore runs; run from the root of the repository."""
@@ -48,42 +50,53 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.restore and args.runs:
         parser.error("--restore takes no runs: it restores all that are kept")
-    folder, readme = Path("report/results"), Path("README.md")
     try:
         if args.restore:
-            for line in restore_labels(folder):
-                print(line)
-            new = restore(folder)
-            for run in new:
-                print(f"{run.folder} is made, without weights: delete it to train the run again")
-            if not new:
-                print(f"all runs with predictions in {folder} are in {runs_folder()} already")
-            return
-        for tables in (readme, folder / "README.md"):
-            around_table(tables)  # raises before anything is written
-        labels = [path for path in args.runs if path.suffix == ".npz"]
-        for path in labels:
-            if not path.exists():
-                raise InputError(f"{path} does not exist: refine the labels first (notebook 02)")
-            if "sample data" in read_refined(path)[2]["mark"]:
-                raise InputError(f"{path} is of sample data, but {folder} is for real data")
-            print(f"{path} is kept as {keep_file(path, folder)}")
-        args.runs = [path for path in args.runs if path not in labels]
-        for run in map(Run, args.runs):
-            if "sample data" in (run.config["data"].get("mark") or ""):
-                raise InputError(f"{run.folder} is of sample data, but {folder} is for real data")
-            run.require_finished()
-        for run in map(Run, args.runs):
-            keep_results(run, folder)
-            print(f"{run.name} is kept in {folder}")
-            if note := keep_labels(run, folder):
-                print(note)
-        table = results_table(folder)
-        write_table(readme, best_of_each(table))
-        write_table(folder / readme, table)
-        print(f"the tables in {readme} and {folder / readme} show all results in {folder}")
+            restore_all()
+        else:
+            keep(args.runs)
     except InputError as error:
         parser.error(str(error))
+
+
+def restore_all() -> None:
+    """Put back all kept labels and runs, and print what is made."""
+    for line in restore_labels(FOLDER):
+        print(line)
+    new = restore(FOLDER)
+    for run in new:
+        print(f"{run.folder} is made, without weights: delete it to train the run again")
+    if not new:
+        print(f"all runs with predictions in {FOLDER} are in {runs_folder()} already")
+
+
+def keep(paths: list[Path]) -> None:
+    """Keep runs and files of labels, and write both tables; check everything before writing."""
+    for tables in (README, FOLDER / README):
+        around_table(tables)
+    labels = [path for path in paths if path.suffix == ".npz"]
+    runs = [Run(path) for path in paths if path not in labels]
+    for path in labels:
+        if not path.exists():
+            raise InputError(f"{path} does not exist: refine the labels first (notebook 02)")
+    marks = {path: read_refined(path)[2]["mark"] for path in labels}
+    marks |= {run.folder: run.config["data"].get("mark") or "" for run in runs}
+    for path, mark in marks.items():
+        if "sample data" in mark:
+            raise InputError(f"{path} is of sample data, but {FOLDER} is for real data")
+    for run in runs:
+        run.require_finished()
+    for path in labels:
+        print(f"{path} is kept as {keep_file(path, FOLDER)}")
+    for run in runs:
+        keep_results(run, FOLDER)
+        print(f"{run.name} is kept in {FOLDER}")
+        if note := keep_labels(run, FOLDER):
+            print(note)
+    table = results_table(FOLDER)
+    write_table(README, best_of_each(table))
+    write_table(FOLDER / README, table)
+    print(f"the tables in {README} and {FOLDER / README} show all results in {FOLDER}")
 
 
 if __name__ == "__main__":

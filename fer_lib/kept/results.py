@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 from fer_lib.evaluate import load_predictions, save_predictions
@@ -27,22 +28,16 @@ def keep_results(run: Run, folder: Path) -> None:
         InputError: the run is unfinished.
     """
     run.require_finished()
-    data = {key: value for key, value in run.config["data"].items() if key != "source"}
-    environment = dict(run.config["environment"])
+    config = deepcopy(run.config)
+    train, environment = config["train"], config["environment"]
+    config["data"].pop("source", None)
+    environment["command"] = public_command(environment["command"])
     if known := FILES.get(environment.get("pretrained_sha256")):
         environment["pretrained_name"] = known
-    command = public_command(environment["command"])
-    train = dict(run.config["train"])
-    pretraining = pretraining_of(run.config)
+    if pretraining := pretraining_of(run.config):
+        config["pretraining"] = pretraining
     if isinstance(train["pretrained"], str):  # all runs name their files alike: say which run
         train["pretrained"] = public_path(train["pretrained"])
-    config = {
-        **run.config,
-        "train": train,
-        "data": data,
-        "environment": {**environment, "command": command},
-        **({"pretraining": pretraining} if pretraining else {}),
-    }
     rows = json.loads(run.metrics().to_json(orient="records", double_precision=15))
     parts = {"config": config, "results": run.results, "metrics": rows}
     for part in ("evaluation", "inference"):

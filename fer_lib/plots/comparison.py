@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
-from fer_lib.plots.style import OTHER, model_style, new_figure, percent
+from fer_lib.plots.style import OTHER, error_bars, model_style, new_figure, percent
 
 AROUND = [
     (radius * np.cos(angle), radius * np.sin(angle))
@@ -37,8 +37,8 @@ def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
     for row in table.itertuples():
         colour, marker, _ = model_style(row.model)
         axis.errorbar(
-            row.cost, row.accuracy, yerr=[[row.accuracy - row.low], [row.high - row.accuracy]],
-            fmt=marker, color=colour, markersize=6, capsize=2, elinewidth=1,
+            row.cost, row.accuracy, yerr=error_bars(row._asdict()), fmt=marker, color=colour,
+            markersize=6, capsize=2, elinewidth=1,
             markerfacecolor=colour if row.recipe == "ours" else "white",
         )  # fmt: skip
     axis.set(xscale="log", xlabel=xlabel, ylabel="test accuracy")
@@ -159,10 +159,12 @@ def copies(table: pd.DataFrame, *, mark: str) -> Figure:
     left.set(xlabel="accuracy on the images", yticks=y, yticklabels=table.index)
     left.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     points = 100 * table[["inflation", "low", "high"]]
-    for row, (name, (value, low, high)) in enumerate(zip(points.index, points.values, strict=True)):
+    for place, (name, row) in enumerate(points.iterrows()):
         style = model_style(name)
-        spread = [[value - low], [high - value]]
-        right.errorbar(value, row, xerr=spread, fmt=style.marker, color=style.colour, capsize=3)
+        right.errorbar(
+            row["inflation"], place, xerr=error_bars(row, "inflation"), fmt=style.marker,
+            color=style.colour, capsize=3,
+        )  # fmt: skip
     right.axvline(0, color="0.5", linewidth=1, zorder=0)
     right.set(xlabel="all less clean, in points")
     left.set_ylim(len(table) - 0.5, -0.5)

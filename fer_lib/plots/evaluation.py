@@ -13,9 +13,8 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from fer_lib.plots.style import model_style, new_figure, percent
+from fer_lib.plots.style import MARKERS, error_bars, model_style, new_figure, percent
 
-MARKERS = "osD^vP*X"
 VIEW_TITLES = {"one": "one view", "mirror": "with its mirror image", "ten_crop": "ten crops"}
 
 
@@ -34,10 +33,9 @@ def reliability(bins: dict[str, Sequence[dict[str, Any]]], *, mark: str) -> Figu
     blue = sns.color_palette("colorblind")[0]
     for (title, rows), above, below in zip(bins.items(), *axes, strict=True):
         table = pd.DataFrame(rows)
-        spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
         above.plot([0, 1], [0, 1], "--", color="0.6", linewidth=1, label="accuracy = confidence")
         above.errorbar(
-            table["confidence"], table["accuracy"], yerr=np.abs(spread), fmt="o-", color=blue,
+            table["confidence"], table["accuracy"], yerr=error_bars(table), fmt="o-", color=blue,
             markersize=5, capsize=2, linewidth=1.2, clip_on=False,
             label="images of a bin (bars: 95 % interval)",
         )  # fmt: skip
@@ -76,9 +74,8 @@ def coverage(
     )
     reached = [row for row in targets if "accuracy" in row]
     for row, marker in zip(reached, MARKERS, strict=False):
-        spread = [[max(0, row["accuracy"] - row["low"])], [max(0, row["high"] - row["accuracy"])]]
         axis.errorbar(
-            row["coverage"], row["accuracy"], yerr=spread, fmt=marker, color=palette[1],
+            row["coverage"], row["accuracy"], yerr=error_bars(row), fmt=marker, color=palette[1],
             markeredgecolor="black", markersize=7, capsize=3, zorder=3, clip_on=False,
             label=f"{row['target']:.0%} wanted, {row['coverage']:.0%} answered",
         )  # fmt: skip
@@ -99,8 +96,7 @@ def by_agreement(groups: Sequence[dict[str, Any]], *, mark: str) -> Figure:
     table = pd.DataFrame(groups)
     names = [f"{row['from']:.0%} to {row['to']:.0%}\n{row['n']:,} images" for row in groups]
     figure, axis = new_figure(6.4, 3.4, mark=mark)
-    spread = np.abs([table["accuracy"] - table["low"], table["high"] - table["accuracy"]])
-    axis.bar(names, table["accuracy"], color="0.75", yerr=spread, capsize=3)
+    axis.bar(names, table["accuracy"], color="0.75", yerr=error_bars(table), capsize=3)
     axis.set(xlabel="annotators who agree with the label", ylim=(0, 1.02))
     axis.set_ylabel("accuracy (lines: 95 % interval)")
     axis.grid(axis="x", visible=False)
@@ -118,9 +114,8 @@ def views(found: dict[str, dict[str, Any]], *, mark: str) -> Figure:
     table = pd.DataFrame(found.values(), index=names)
     figure, (left, right) = new_figure(9, 1.1 + 0.5 * len(table), mark=mark, ncols=2, sharey=True)
     blue = sns.color_palette("colorblind")[0]
-    spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
     rows = np.arange(len(table))
-    left.errorbar(table["accuracy"], rows, xerr=np.abs(spread), fmt="o", color=blue, capsize=3)
+    left.errorbar(table["accuracy"], rows, xerr=error_bars(table), fmt="o", color=blue, capsize=3)
     left.axvline(table["accuracy"].iloc[0], color="0.6", linewidth=1, linestyle="--")
     left.set(yticks=rows, yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
     left.set_xlabel("accuracy (bars: 95 % interval)")
@@ -156,9 +151,8 @@ def robustness(
         for name, curve in tried.items():
             style = model_style(name)
             table = pd.DataFrame(curve).sort_values("severity")
-            spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
             axis.errorbar(
-                table["severity"], table["accuracy"], yerr=np.abs(spread), fmt=style.marker,
+                table["severity"], table["accuracy"], yerr=error_bars(table), fmt=style.marker,
                 color=style.colour, linestyle=style.dash, markersize=4, capsize=2, linewidth=1.2,
                 label=name,
             )  # fmt: skip

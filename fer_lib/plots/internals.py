@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.figure import Figure
 
-from fer_lib.plots.style import EMOTION_COLOURS, new_figure, percent
+from fer_lib.plots.style import EMOTION_COLOURS, MARKERS, new_figure, percent
 
 
 def routing(metrics: pd.DataFrame, *, mark: str, title: str = "") -> Figure:
@@ -25,10 +25,9 @@ def routing(metrics: pd.DataFrame, *, mark: str, title: str = "") -> Figure:
     figure, (left, right) = new_figure(9, 3.2, mark=mark, ncols=2)
     figure.suptitle(title, fontsize=11)
     palette = sns.color_palette("colorblind", len(loads))
-    markers = "osD^vP*X"
     for number, (name, colour) in enumerate(zip(loads, palette, strict=True)):
         left.plot(
-            metrics["epoch"], metrics[name], color=colour, marker=markers[number % len(markers)],
+            metrics["epoch"], metrics[name], color=colour, marker=MARKERS[number % len(MARKERS)],
             markersize=4, label=f"expert {number}",
         )  # fmt: skip
     left.axhline(1 / len(loads), color="0.6", linewidth=1, linestyle="--", label="equal")

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from fer_lib.plots.style import EMOTION_COLOURS, new_figure, percent
+from fer_lib.plots.style import EMOTION_COLOURS, MARKERS, error_bars, new_figure, percent
 
 Rows = pd.DataFrame | Sequence[dict[str, Any]]
 """Rows of `metrics.csv`, one for each epoch."""
@@ -113,13 +113,13 @@ def intervals(table: pd.DataFrame, *, mark: str, xlabel: str = "accuracy") -> Fi
     width = 5.5 + 0.08 * max(map(len, models))  # inches; room for the names
     figure, axis = new_figure(width, 1.2 + 0.5 * len(models), mark=mark)
     palette = sns.color_palette("colorblind", len(sets))
-    for shift, (name, colour, marker) in enumerate(zip(sets, palette, "osD^v", strict=False)):
+    for shift, (name, colour, marker) in enumerate(zip(sets, palette, MARKERS, strict=False)):
         part = table[table["set"] == name]
         y = part["model"].map(models.index) + 0.18 * (shift - (len(sets) - 1) / 2)
-        spread = [part["value"] - part["low"], part["high"] - part["value"]]
         axis.errorbar(
-            part["value"], y, xerr=spread, fmt=marker, color=colour, label=name, capsize=3
-        )
+            part["value"], y, xerr=error_bars(part, "value"), fmt=marker, color=colour,
+            label=name, capsize=3,
+        )  # fmt: skip
     axis.set(xlabel=xlabel, yticks=range(len(models)), yticklabels=models)
     axis.set_ylim(len(models) - 0.5, -0.5)
     axis.locator_params(axis="x", nbins=7)
@@ -144,7 +144,7 @@ def recovery(
     figure, axis = new_figure(5.4, 4, mark=mark)
     axis.plot(*np.transpose(curve), "--", color="0.6", label="soft, by its threshold")
     palette = sns.color_palette("colorblind", len(points))
-    for (name, point), colour, marker in zip(points.items(), palette, "osD^vP*", strict=False):
+    for (name, point), colour, marker in zip(points.items(), palette, MARKERS, strict=False):
         if None in point:
             continue
         axis.plot(*point, marker, color=colour, markersize=8, label=name)

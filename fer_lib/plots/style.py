@@ -1,11 +1,12 @@
 """The style of all figures and tables, with a colour for each emotion and each model."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axis import Axis
@@ -64,6 +65,9 @@ STYLE = sns.axes_style("whitegrid") | {
     "svg.hashsalt": "fer_lib",  # ids inside the file that do not change from call to call
 }
 
+MARKERS = "osD^vP*X"
+"""Markers that tell apart lines or points that are not models."""
+
 METADATA = {
     ".png": {"Software": None},
     ".svg": {"Date": None, "Creator": None},
@@ -119,6 +123,17 @@ def save(figure: Figure, path: str | Path) -> None:
         raise InputError(f"{path} must have one of the suffixes {', '.join(METADATA)}")
     with replacing(path) as temporary, mpl.rc_context(STYLE):
         figure.savefig(temporary, metadata=METADATA[suffix])
+
+
+def error_bars(rows: Mapping[str, Any], value: str = "accuracy") -> np.ndarray:
+    """Return the lengths of error bars, (2, N), from a value to its `low` and its `high`.
+
+    Args:
+        rows: one row, or a table of N rows.
+        value: key of the value.
+    """
+    lengths = [rows[value] - rows["low"], rows["high"] - rows[value]]
+    return np.abs(lengths).reshape(2, -1)  # rounding may make a length of 0 negative
 
 
 def percent(*sides: Axis, decimals: int = 0) -> None:

@@ -23,6 +23,7 @@ from fer_lib.report.results import (
     COMPARISON,
     INDEX,
     MODELS,
+    NEEDED_OF_AN_EVALUATION,
     REFINEMENT,
     Results,
     has,
@@ -65,10 +66,14 @@ def collect(
             f"numbers from {manifest['mark']} have no place in {folder}: name another folder "
             "with --folder"
         )
-    finished = [run for run in list_runs(runs, preset=preset) if belongs(run, dataset, manifest)]
+    finished = [
+        run
+        for run in list_runs(runs, preset=preset)
+        if belongs(run.config["data"], dataset, manifest)
+    ]
     comparison = runs_folder(runs) / f"comparison_{dataset}_{preset}" / COMPARISON
-    own = [run for run in finished if is_of(run, dataset)]
-    kept = kept_runs(results, dataset, preset, manifest["fingerprint"])
+    own = [run for run in finished if run.config["data"]["dataset"] == dataset]
+    kept = kept_runs(results, dataset, preset, manifest)
     parts = {
         COMPARISON: read_comparison(comparison, own, manifest, kept),
         AUDIT: audited(dataset, manifest),
@@ -146,39 +151,37 @@ def standing(run: dict[str, Any]) -> tuple[bool, bool, float]:
 
 
 def judge(runs: list[Run], dataset: str) -> None:
-    """Write `evaluation.json`, from predictions, of each run that notebook 09 has not evaluated."""
-    paths = {run.folder / "evaluation.json": run for run in runs}
-    # A file of an earlier version has no calibration and is made again.
-    todo = [path for path in paths if not (path.exists() and has(read_json(path), "calibration"))]
+    """Write `evaluation.json`, from predictions, of each run that notebook 09 has not evaluated.
+
+    A file of an earlier version, which lacks a part, is made again; what was computed from the
+    weights stays in it.
+    """
+    todo = {}
+    for run in runs:
+        path = run.folder / "evaluation.json"
+        found = read_json(path) if path.exists() else {}
+        if not all(has(found, key) for key in NEEDED_OF_AN_EVALUATION):
+            todo[path] = run
     faces = load_faces(dataset) if todo else None
-    for path in todo:
-        write_json(path, from_predictions(paths[path], faces))
+    for path, run in todo.items():
+        write_json(path, from_predictions(run, faces))
 
 
-def is_of(run: Run, dataset: str) -> bool:
-    return run.config["data"]["dataset"] == dataset
+def belongs(data: dict[str, Any], dataset: str, manifest: dict[str, Any]) -> bool:
+    """Return whether a run's data are these or, if these have no mark, other public ones.
+
+    Public data are neither drawn nor one's own, and have no mark.
+    """
+    if data["dataset"] == dataset:
+        return data["fingerprint"] == manifest["fingerprint"]
+    return data["dataset"] in KINDS and not (data.get("mark") or manifest.get("mark"))
 
 
-def belongs(run: Run, dataset: str, manifest: dict[str, Any]) -> bool:
-    """Return whether a run is of these data or, if they have no mark, of other public data."""
-    if is_of(run, dataset):
-        return run.fingerprint == manifest["fingerprint"]
-    return not manifest.get("mark") and public(run.config["data"])
-
-
-def public(data: dict[str, Any]) -> bool:
-    """Return whether a run's data are a public dataset: not drawn, not one's own, no mark."""
-    return data["dataset"] in KINDS and not data.get("mark")
-
-
-def kept_runs(results: Path, dataset: str, preset: str, fingerprint: str) -> list[Path]:
-    """List the files of kept runs of this preset and of these data or other public ones."""
-    found = []
-    for path in sorted(results.glob(KEPT)):
-        config = read_json(path)["config"]
-        data = config["data"]
-        other = data["dataset"] != dataset and public(data)
-        same = data["dataset"] == dataset and data["fingerprint"] == fingerprint
-        if (same or other) and config["train"]["preset"] == preset:
-            found.append(path)
-    return found
+def kept_runs(results: Path, dataset: str, preset: str, manifest: dict[str, Any]) -> list[Path]:
+    """List the files of kept runs of this preset whose data belong to the report."""
+    configs = {path: read_json(path)["config"] for path in sorted(results.glob(KEPT))}
+    return [
+        path
+        for path, config in configs.items()
+        if config["train"]["preset"] == preset and belongs(config["data"], dataset, manifest)
+    ]

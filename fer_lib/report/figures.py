@@ -49,7 +49,7 @@ def refresh(results: Results, folder: Path) -> list[str]:
         if figure is None:
             continue
         plots.save(figure, target)
-        sources = {one: results.digest(one) for one in sorted(results.used)}
+        sources = {one: sha256(results.folder / one) for one in sorted(results.used)}
         kept[name] = {"sha256": sha256(target), "sources": sources, "code": code}
         drawn.append(name)
     for stray in set(folder.glob("*.svg")) - {folder / f"{name}.svg" for name in kept}:
@@ -61,13 +61,14 @@ def refresh(results: Results, folder: Path) -> list[str]:
 
 def is_current(entry: dict, target: Path, results: Results, code: str) -> bool:
     """Return whether a figure, the results it was made from and the code are unchanged."""
-    sources = entry["sources"].items()
     return (
         target.exists()
         and sha256(target) == entry["sha256"]
         and entry.get("code") == code
-        and all(one in results or one == INDEX for one, _ in sources)
-        and all(results.digest(one) == known for one, known in sources)
+        and all(
+            (one in results or one == INDEX) and sha256(results.folder / one) == known
+            for one, known in entry["sources"].items()
+        )
     )
 
 
@@ -149,17 +150,19 @@ def refinement(results: Results) -> Figure | None:
     shares = {rule: one for rule, one in judged.items() if one["changed"]}
     if not shares:
         return None
-    table = pd.DataFrame(shares).T[["towards", "away", "neither", "tied"]].astype(float)
+    looks = {
+        "towards": ("#117733", "white"),
+        "away": ("#882255", "white"),
+        "neither": ("#bbbbbb", "black"),
+        "tied": ("#e4e4e4", "black"),
+    }  # colours of bar and text
+    table = pd.DataFrame(shares).T[list(looks)].astype(float)
     figure, axis = plots.new_figure(7, 0.9 + 0.38 * len(table), mark=results.mark)
     left = pd.Series(0.0, index=table.index)
-    looks = zip(table, ("#117733", "#882255", "#bbbbbb", "#e4e4e4"), strict=True)
-    for column, colour in looks:
+    for column, (colour, ink) in looks.items():
         bars = axis.barh(table.index, table[column], left=left, color=colour, label=column)
-        light = column in ("towards", "away")
         texts = [f"{value:.0%}" if value > 0.06 else "" for value in table[column]]
-        axis.bar_label(
-            bars, texts, label_type="center", fontsize=8, color="white" if light else "black"
-        )
+        axis.bar_label(bars, texts, label_type="center", fontsize=8, color=ink)
         left += table[column]
     axis.set(xlabel="share of the changed labels", xlim=(0, 1))
     axis.invert_yaxis()

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fer_lib.files import InputError, read_json, sha256
+from fer_lib.files import InputError, read_json
 from fer_lib.kept import KEPT
 from fer_lib.models import MODULES
 
@@ -192,10 +192,6 @@ class Results:
         """The date of the report: when the newest run was started, with its time zone."""
         started = [run["config"]["environment"]["started"] for run in self.runs]
         return max(map(datetime.fromisoformat, started))
-
-    def digest(self, name: str) -> str:
-        """Return the SHA-256 of a file."""
-        return sha256(self.folder / name)
 
 
 def lacking_in_rows(comparison: dict[str, Any]) -> list[str]:
