@@ -1,7 +1,9 @@
 """Tests of the campaign: the list of entries, the schedule, and archives of runs and data."""
 
 import json
+import os
 import shutil
+import signal
 import time
 import zipfile
 from dataclasses import replace
@@ -221,12 +223,17 @@ def test_other_entries_run_after_a_failure_and_their_archive_can_be_unpacked(
     assert list_runs() == []
 
 
-def test_an_entry_cut_off_at_the_time_limit_resumes(entries, schedule, tmp_path, monkeypatch):
+@pytest.fixture
+def long(entries, schedule, monkeypatch):
+    """The only entry of the list, of 40 epochs, whose progress is looked at often."""
     entry = tiny(entries, "long", epochs=40)
-    monkeypatch.setattr(schedule.wanted, "FIRST", (entry,))
-    monkeypatch.setattr(schedule.wanted, "LATER", ())
-    monkeypatch.setattr(schedule.wanted, "SEEDS", ())
+    for name, every in (("FIRST", (entry,)), ("LATER", ()), ("SEEDS", ())):
+        monkeypatch.setattr(schedule.wanted, name, every)
     monkeypatch.setattr(schedule, "POLL", 0.05)
+    return entry
+
+
+def test_an_entry_cut_off_at_the_time_limit_resumes(long, entries, schedule, tmp_path):
     place = entries.Place(dataset=SAMPLE)
 
     class Cut(schedule.Campaign):
@@ -238,14 +245,59 @@ def test_an_entry_cut_off_at_the_time_limit_resumes(entries, schedule, tmp_path,
     cut.run()
     assert [one.name for one in cut.ready()] == ["long"]
     assert not cut.failed
-    begun = entry.run(place)
+    begun = long.run(place)
     assert not begun.finished
-    assert 1 <= len(entry.progress(place)) < 40
-    entry.do(place)
+    assert 1 <= len(long.progress(place)) < 40
+    long.do(place)
     assert len(Run(begun.folder).metrics()) == 40
     again = schedule.Campaign(place, until=float("inf"), out=tmp_path)
     assert again.ready() == []
     assert again.archives.names()
+
+
+def test_a_campaign_ended_by_sigterm_continues_by_the_same_command(
+    long, campaign, entries, tmp_path, monkeypatch, capsys
+):
+    place, workers = entries.Place(dataset=SAMPLE), []
+
+    def ended(self, entry):
+        if entry.progress(place) is not None:
+            workers.append(self.worker.process)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    command = ("run", "--dataset", SAMPLE, "--out", tmp_path, "--dry-run", "none")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        campaign.end_as_interrupted()
+        with monkeypatch.context() as patch:
+            patch.setattr(campaign.Campaign, "look_after", ended)
+            assert main(campaign, *command) == 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    text = capsys.readouterr().out
+    assert "\nlong: not finished, resumes when it is run again\n" in text
+    assert text.endswith(
+        "finished: none\nnot finished: long\nleft out because --weights is missing: "
+        "none\nfailed: none\n"
+    )
+    assert not workers[0].is_alive()
+    begun = len(long.progress(place))
+    assert 1 <= begun < 40
+    assert main(campaign, *command) == 0
+    (run,) = list_runs()
+    assert run.results["epochs"] == 40
+    assert "finished: long\n" in capsys.readouterr().out
+
+
+def test_a_dry_run_that_the_time_limit_ends_is_not_called_an_unfinished_run(
+    long, schedule, entries, tmp_path, capsys
+):
+    cut = schedule.Campaign(entries.Place(dataset=SAMPLE), until=time.time(), out=tmp_path)
+    cut.dry_run()
+    assert cut.worker.process is None
+    cut.run()
+    assert capsys.readouterr().out == "dry run, rehearsal: ended, as the time is over\n"
 
 
 class Still:
