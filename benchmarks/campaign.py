@@ -53,17 +53,8 @@ def listed() -> str:
     )
     rows += [best | {"why": "the spread over seeds, of those that matter"}]
     rows += [_row(entry) for entry in wanted.LATER]
-    columns = [
-        "entry",
-        "model",
-        "starts from",
-        "learns from",
-        "settings",
-        "epochs",
-        "minutes",
-        "validation",
-        "why",
-    ]
+    columns = ["entry", "model", "starts from", "learns from", "settings"]
+    columns += ["epochs", "minutes", "validation", "why"]
     table = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1))
     absent = pd.DataFrame(wanted.NOT_HERE, columns=["not run here", "starts from", "what"])
     return f"{markdown(table.fillna(''))}\n\n{markdown(absent.set_index('not run here'))}"
