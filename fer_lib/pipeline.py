@@ -164,7 +164,8 @@ class Pipeline:
             # A second of tolerance, as some file systems store times in whole seconds.
             new = [path for path in self.files(pattern) if path.stat().st_mtime >= began - 1]
             if not new:
-                raise InputError(f"{stage.name} ended without writing {Path(*self.filled(pattern))}")
+                missing = Path(*self.filled(pattern))
+                raise InputError(f"{stage.name} ended without writing {missing}")
             every |= {str(path): sha256(path) for path in new}
         return every
 
