@@ -30,29 +30,30 @@ help:
 
 venv: $(STAMP)
 
+# Installs the package with one of its extras. --no-compile, as by uv: Python compiles what is
+# imported, a small part of what is installed.
+define install
+@if command -v uv >/dev/null 2>&1; then \
+	uv pip install --quiet --python "$(BIN)/python" -e '.[$(1)]'; \
+else \
+	"$(BIN)/python" -m pip install --quiet --no-compile --disable-pip-version-check -e '.[$(1)]'; \
+fi
+endef
+
 # The stamp comes last, so that an interrupted installation is continued.
-# --no-compile, as by uv: Python compiles what is imported, a small part of what is installed.
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 		echo "Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is not one of them:" \
 			"name one, for example make venv PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing into $(VENV): some minutes, and some gigabytes, most of them for torch"
 	@$(PYTHON) -m venv "$(VENV)"
-	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python "$(BIN)/python" -e '.[dev]'; \
-	else \
-		"$(BIN)/python" -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]'; \
-	fi
+	$(call install,dev)
 	@touch "$@"
 
 # Packages that only the two pages and their tests need.
 $(DEMO): $(STAMP)
 	@echo "Installing what the pages need into $(VENV)"
-	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python "$(BIN)/python" -e '.[demo]'; \
-	else \
-		"$(BIN)/python" -m pip install --quiet --no-compile --disable-pip-version-check -e '.[demo]'; \
-	fi
+	$(call install,demo)
 	@touch "$@"
 
 run: $(STAMP)

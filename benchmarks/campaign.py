@@ -53,17 +53,8 @@ def listed() -> str:
     )
     rows += [best | {"why": "the spread over seeds, of those that matter"}]
     rows += [_row(entry) for entry in wanted.LATER]
-    columns = [
-        "entry",
-        "model",
-        "starts from",
-        "learns from",
-        "settings",
-        "epochs",
-        "minutes",
-        "validation",
-        "why",
-    ]
+    columns = ["entry", "model", "starts from", "learns from", "settings"]
+    columns += ["epochs", "minutes", "validation", "why"]
     table = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1))
     absent = pd.DataFrame(wanted.NOT_HERE, columns=["not run here", "starts from", "what"])
     return f"{markdown(table.fillna(''))}\n\n{markdown(absent.set_index('not run here'))}"
@@ -139,18 +130,25 @@ def finished_table(runs: str | None) -> str:
 
 
 def run(args: argparse.Namespace, place: Place) -> int:
-    """Run the entries and print what became of them; return the exit status, 1 if any failed."""
+    """Run the entries and print what became of them.
+
+    Returns:
+        The exit status: 130 if this was interrupted, 1 if an entry failed, else 0.
+    """
     start = time.time()
     print(environment(), flush=True)
     until = start + 60 * args.minutes if args.minutes else float("inf")
     campaign = Campaign(place, until=until, out=args.out, only=args.only)
+    stopped = False
     try:
         if args.dry_run != "none":
             campaign.dry_run()
         if args.dry_run != "only" and "rehearsal" not in campaign.failed:
             campaign.run()
+    except KeyboardInterrupt:
+        stopped = True
     finally:
-        campaign.end()
+        campaign.worker.end()
     every = () if place.weights else campaign.only or (*wanted.FIRST, *wanted.LATER)
     for title, names in (
         ("finished", campaign.results),
@@ -159,7 +157,7 @@ def run(args: argparse.Namespace, place: Place) -> int:
         ("failed", [f"{name} ({reason})" for name, reason in campaign.failed.items()]),
     ):
         print(f"{title}: {'; '.join(names) or 'none'}")
-    return 1 if campaign.failed else 0
+    return 130 if stopped else int(bool(campaign.failed))
 
 
 def unpack_all(archives: list[Path], place: Place) -> None:

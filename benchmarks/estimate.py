@@ -58,21 +58,17 @@ def counted(name: str, options: str) -> tuple[int, int, int, bool]:
     if name == "mae":
         config = PretrainConfig.from_dict(json.loads(options))
         model = core = build_autoencoder(config).to("meta")
-        size, arguments = (
-            config.pretrained_cfg["input_size"],
-            {"noise": torch.rand(1, config.patches)},
-        )
+        size = config.pretrained_cfg["input_size"]
+        arguments = {"noise": torch.empty(1, config.patches, device="meta")}
     else:
         with torch.device("meta"):  # shapes without numbers
             model = create_model(name, **json.loads(options)).eval()
         size, arguments = model.pretrained_cfg["input_size"], {}
         core = getattr(model, "backbone", model)
-    arguments = {key: value.to("meta") for key, value in arguments.items()}
     with FlopCounterMode(display=False) as counter:
         core(torch.empty(1, *size, device="meta"), **arguments)
-    parameters = list(model.parameters())
-    size = sum(p.nbytes for p in parameters)
-    return counter.get_total_flops(), len(parameters), size, static_shapes(model)
+    sizes = [p.nbytes for p in model.parameters()]
+    return counter.get_total_flops(), len(sizes), sum(sizes), static_shapes(model)
 
 
 def network(config: TrainConfig | PretrainConfig) -> tuple[int, int, int, bool]:

@@ -87,7 +87,7 @@ class Point:
 
     def __init__(self, config: TrainConfig, faces: FaceSet, side: int | None):
         self.learner = Learner(config, faces)
-        self.device, self.precision = self.learner.device, self.learner.precision
+        self.device = self.learner.device
         if side:
             cfg = self.learner.core.pretrained_cfg
             size = {"input_size": (cfg["input_size"][0], side, side)}

@@ -173,22 +173,18 @@ def compare(model: str, images: int, sizes: list[int], rounds: int, device: torc
         mine = faces[:images].to(side.device)
         for size in sizes:
             some = mine[: max(1, images // 8) if size == 1 else images // size * size]
-            parts[f"{way}, {size}"] = partial(timed, side, some, size)
+            parts[way, size] = partial(timed, side, some, size)
     rates = in_turn(parts, rounds)
-    against = {f"{way}, {n}": (f"{way}, {n}", f"ONNX float32, {n}") for way in ways for n in sizes}
-    single = {part: (part, f"{part.split(', ')[0]}, 1") for part in parts if part[-3:] != ", 1"}
-    first, second = (
-        {title: tuple(rates[part] for part in pair) for title, pair in rows.items()}
-        for rows in (against, single)
-    )
+    against = {f"{w}, {n}": (rates[w, n], rates["ONNX float32", n]) for w in ways for n in sizes}
+    single = {f"{w}, {n}": (rates[w, n], rates[w, 1]) for w, n in parts if n > 1}
     heading = (
         f"{model} on {device.type}: images/s of prediction by batch size, {images:,} drawn faces "
         f"(sample data), {rounds} rounds, {cores()} threads, precision of training "
         f"{list(ways)[-1].split()[1]}, ONNX on {onnx.device.type} by {onnx.provider}"
     )
-    tables = [table(second, "in batches", "one at a time")]
+    tables = [table(single, "in batches", "one at a time")]
     if onnx.device == device:  # not a GPU with a CPU
-        tables.insert(0, table(first, "torch", "ONNX"))
+        tables.insert(0, table(against, "torch", "ONNX"))
     return "\n\n".join([heading, *tables])
 
 

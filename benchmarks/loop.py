@@ -32,6 +32,7 @@ import argparse
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from statistics import median
 
 import torch
@@ -56,7 +57,6 @@ class Ours:
     def __init__(self, config: TrainConfig, faces: FaceSet):
         self.learner = Learner(config, faces)
         self.device = self.learner.device
-        self.precision = self.learner.precision.replace("no", "float32")
         self.epoch = 0
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         images, self.targets = next(self.learner.batches.epoch(0))
@@ -96,40 +96,29 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
         augmentation=AFFINE,
     )
     faces = drawn(images)
-    with ExitStack() as running:
-        ours = running.enter_context(Apart(Ours, config, faces))
-        precision = choose_precision(config.precision).replace("no", "float32")
-        if precision != "float32":
-            float32 = replace(config, precision="no")
-            single = running.enter_context(Apart(Ours, float32, faces))
-        others = {
-            style: running.enter_context(Apart(Usual, config, faces, cores(), style))
-            for style in STYLES
-        }
-        device = ours.device
-        parts = {}
-        for part in ("loop", "input", "model"):
-            parts[f"ours {part}"] = partial(ours.rate, part)
-            parts[f"usual {part}"] = partial(others["usual"].rate, part)
-        for style in STYLES[1:]:
-            parts[f"{style} loop"] = partial(others[style].rate, "loop")
-        if precision != "float32":
-            parts["ours float32"] = partial(single.rate, "model")
-        for side in (ours, *others.values()):
-            side.ready.result()
-        rates = in_turn(parts, rounds)
-    rows = {
-        "whole loop": (rates["ours loop"], rates["usual loop"]),
-        "whole loop, the usual one with our network": (
-            rates["ours loop"],
-            rates["our network loop"],
-        ),
-        "whole loop, the reference style": (rates["ours loop"], rates["reference loop"]),
-        "input alone": (rates["ours input"], rates["usual input"]),
-        f"model alone, ours in {precision}": (rates["ours model"], rates["usual model"]),
+    precision = choose_precision(config.precision).replace("no", "float32")
+    sides = {"ours": (Ours, config, faces)}
+    if precision != "float32":
+        sides["float32"] = (Ours, replace(config, precision="no"), faces)
+    sides |= {style: (Usual, config, faces, cores(), style) for style in STYLES}
+    pairs = {
+        "whole loop": ("ours loop", "usual loop"),
+        "whole loop, the usual one with our network": ("ours loop", "our network loop"),
+        "whole loop, the reference style": ("ours loop", "reference loop"),
+        "input alone": ("ours input", "usual input"),
+        f"model alone, ours in {precision}": ("ours model", "usual model"),
     }
     if precision != "float32":
-        rows["model alone, ours in float32"] = (rates["ours float32"], rates["usual model"])
+        pairs["model alone, ours in float32"] = ("float32 model", "usual model")
+    with ExitStack() as running:
+        apart = {name: running.enter_context(Apart(*side)) for name, side in sides.items()}
+        device, *_ = [side.ready.result() for side in apart.values()]
+        parts = {}
+        for name in dict.fromkeys(chain(*pairs.values())):
+            side, part = name.rsplit(" ", 1)
+            parts[name] = partial(apart[side].rate, part)
+        rates = in_turn(parts, rounds)
+    rows = {title: tuple(rates[part] for part in pair) for title, pair in pairs.items()}
     reached = {
         side: median(rates[f"{side} loop"]) / median(rates[f"{side} model"])
         for side in ("ours", "usual")
@@ -155,7 +144,8 @@ def main(arguments: list[str] | None = None) -> None:
     add("--rounds", type=int, default=3)
     add("--augmentation", action="store_true", help="measure the augmentation alone instead")
     args = parser.parse_args(arguments)
-    images = args.images or IMAGES["cuda" if torch.cuda.is_available() else "cpu"]
+    usual = IMAGES["cuda" if torch.cuda.is_available() else "cpu"]
+    images = usual if args.images is None else args.images
     if args.rounds < 1 or not 1 <= args.batch_size <= images:
         parser.error("--rounds must be 1 or more, and --images at least --batch-size")
     print(environment(), flush=True)

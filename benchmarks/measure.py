@@ -74,38 +74,28 @@ class Apart(ProcessPoolExecutor):
     started before the first is asked for anything: they get ready in parallel.
 
     Args:
-        side: called in the process to make the side: an object with `device`, `precision` and the
-            parts, methods that return the number of images they processed.
+        side: called in the process to make the side: an object with `device` and the parts,
+            methods that return the number of images they processed.
         arguments: arguments of `side`.
 
     Attributes:
-        ready: future of the side's device and precision; its result raises what `side` raised.
+        ready: future of the side's device; its result raises what `side` raised.
     """
 
     def __init__(self, side: Callable[..., Any], *arguments: Any):
         super().__init__(1, get_context("spawn"), begin, (cores(),))
         self.ready = self.submit(set_up, side, arguments)
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the side; waits until the side is ready."""
-        return self.ready.result()[0]
-
-    @property
-    def precision(self) -> str:
-        """Precision of the side; waits until the side is ready."""
-        return self.ready.result()[1]
-
     def rate(self, part: str) -> float:
         """Run a part once; return its images per second, timed in the process itself."""
         return self.submit(rate_here, part).result()
 
 
-def set_up(side: Callable[..., Any], arguments: tuple) -> tuple[torch.device, str]:
-    """Make the side of this process; return its device and precision."""
+def set_up(side: Callable[..., Any], arguments: tuple) -> torch.device:
+    """Make the side of this process; return its device."""
     global here
     here = side(*arguments)
-    return here.device, here.precision
+    return here.device
 
 
 def rate_here(part: str) -> float:
@@ -113,7 +103,7 @@ def rate_here(part: str) -> float:
     return rate(getattr(here, part), here.device)
 
 
-def in_turn(parts: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turn(parts: dict[Any, Callable[[], float]], rounds: int) -> dict[Any, list[float]]:
     """Run the parts in turn, round after round; a first round, which warms up, does not count.
 
     Args:
@@ -123,7 +113,7 @@ def in_turn(parts: dict[str, Callable[[], float]], rounds: int) -> dict[str, lis
     Returns:
         Name -> images per second in each round that counts.
     """
-    rates: dict[str, list[float]] = {name: [] for name in parts}
+    rates: dict[Any, list[float]] = {name: [] for name in parts}
     for number in range(rounds + 1):
         for name, part in parts.items():
             images_per_second = part()

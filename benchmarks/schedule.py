@@ -188,18 +188,25 @@ class Campaign:
         return self.fitting() or min(self.ready(), key=self.left, default=None)
 
     def run(self) -> None:
-        """Run entries until the time is over or all are done."""
-        while time.time() < self.until and (entry := self.next()):
-            seconds = self.until - time.time()
-            end = f" of {seconds:.0f} s left" if math.isfinite(seconds) else ""
-            print(f"{entry.name}: begins, about {self.left(entry):.0f} s{end}", flush=True)
-            self.worker.start(entry.name, entry.do)
-            while self.worker.name and time.time() < self.until:
-                if self.answers():
-                    self.finish(entry)
-                else:
-                    self.look_after(entry)
-        self.end()
+        """Run entries until the time is over or all are done, or until this is interrupted.
+
+        An unfinished entry can later resume after its last complete epoch.
+        """
+        try:
+            while time.time() < self.until and (entry := self.next()):
+                seconds = self.until - time.time()
+                end = f" of {seconds:.0f} s left" if math.isfinite(seconds) else ""
+                print(f"{entry.name}: begins, about {self.left(entry):.0f} s{end}", flush=True)
+                self.worker.start(entry.name, entry.do)
+                while self.worker.name and time.time() < self.until:
+                    if self.answers():
+                        self.finish(entry)
+                    else:
+                        self.look_after(entry)
+        finally:
+            if self.worker.name:
+                print(f"{self.worker.name}: not finished, resumes when it is run again", flush=True)
+            self.worker.end()
 
     def answers(self) -> bool:
         """Wait for the worker for up to `POLL` seconds; return whether it has an answer."""
@@ -241,12 +248,6 @@ class Campaign:
                 flush=True,
             )
 
-    def end(self) -> None:
-        """End the worker; an unfinished entry can later resume after its last complete epoch."""
-        if self.worker.name:
-            print(f"{self.worker.name}: not finished, resumes when it is run again", flush=True)
-        self.worker.end()
-
     def dry_run(self) -> None:
         """Try a small run up to its archive, then a step of every entry still wanted.
 
@@ -258,6 +259,8 @@ class Campaign:
             self.worker.start(name, task)
             while not self.answers():
                 if time.time() >= self.until:
+                    print(f"dry run, {name}: ended, as the time is over", flush=True)
+                    self.worker.end()
                     return
             seconds = time.time() - self.worker.began
             value, problem = self.worker.answer()

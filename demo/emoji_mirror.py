@@ -119,16 +119,13 @@ def readings(processor: Processor | None) -> None:
     if mirror.stale:
         st.html(cards.waiting(STALE))
         return
+    note = f"one of {view.faces} faces is read here" if view.faces > 1 else ""
     st.html(
-        cards.card(view.expression, sure=view.sure, note=others(view.faces))
+        cards.card(view.expression, sure=view.sure, note=note)
         + cards.bars(view.probabilities or dict.fromkeys(mirror.using[0].classes, 0.0))
         + cards.band(view.history, gap=max(cards.GAP, 3 * view.latency / 1000))
     )
     st.caption(f"{view.rate:.1f} frames a second, {view.latency:.0f} ms each")
-
-
-def others(faces: int) -> str:
-    return f"one of {faces} faces is read here" if faces > 1 else ""
 
 
 def still(predictor: Predictor) -> None:

@@ -65,25 +65,19 @@ def drawn_faces() -> list[Image.Image]:
     return [Image.fromarray(one[0]) for one in draw(np.arange(7), 5, rough=0.3, size=360)]
 
 
-def looked_at(predictor: Predictor, faces: list[Face]) -> np.ndarray | None:
-    """Draw faces as the model was given them, each under a map of what it looks at, side by side.
-
-    Returns:
-        (H, W, 3) uint8; None if the model is an ONNX file, whose inside cannot be seen.
-    """
-    if predictor.model is None:
-        return None
-    crops = np.array([face.crop for face in faces])
-    _, maps = explain.maps(predictor.model, predictor.prepare(torch.from_numpy(crops)))
-    return np.hstack([plots.heated(*pair) for pair in zip(crops, maps.cpu().numpy(), strict=True)])
-
-
 def map_of(predictor: Predictor, faces: list[Face]) -> str:
-    """Return HTML with the maps of some faces, or with the reason why there are none."""
+    """Return HTML with faces as the model was given them, under maps of what it looks at.
+
+    Of an ONNX file, whose inside cannot be seen, it says why there are no maps.
+    """
     if not faces:
         return ""
-    maps = looked_at(predictor, faces)
-    return NO_MAP if maps is None else cards.picture(maps, MAP)
+    if predictor.model is None:
+        return NO_MAP
+    crops = np.array([face.crop for face in faces])
+    _, maps = explain.maps(predictor.model, predictor.prepare(torch.from_numpy(crops)))
+    heated = [plots.heated(*pair) for pair in zip(crops, maps.cpu().numpy(), strict=True)]
+    return cards.picture(np.hstack(heated), MAP)
 
 
 def path_of(sent: ImageData | None) -> str | None:

@@ -223,12 +223,11 @@ def follow(before: Face | None, found: list[Face]) -> Face | None:
 
     Returns None if there are no faces.
     """
-    if not found:
-        return None
-    overlaps = [overlap(before, face) if before else 0.0 for face in found]
-    if max(overlaps) > SAME:
-        return found[overlaps.index(max(overlaps))]
-    return max(found, key=lambda face: face.box[2] * face.box[3])
+    if before and found:
+        nearest = max(found, key=lambda face: overlap(before, face))
+        if overlap(before, nearest) > SAME:
+            return nearest
+    return max(found, key=lambda face: face.box.width * face.box.height, default=None)
 
 
 def overlap(one: Face, other: Face) -> float:

@@ -97,7 +97,11 @@ class Pipeline:
         self.dataset, self.seed, self.data_dir = dataset, seed, data_dir
         self.preset = preset or default_preset(dataset)
         self.runs = runs_folder(runs).resolve()
-        self.data = home() / "data" / dataset
+        self.roots = {
+            "{data}": home() / "data" / dataset,
+            "{runs}": self.runs,
+            "{results}": NOTEBOOKS.parent / "report" / "results",
+        }
         self.folder = self.runs / f"notebooks_{dataset}_{self.preset}_s{seed}"
         self.stages = choose_stages(stages)
         self.parameters = {
@@ -110,10 +114,11 @@ class Pipeline:
         }
         self.extra = absolute(extra or {})
         self.known = {stage.name: stage.parameters() for stage in self.stages}
-        if unknown := set(self.extra) - set().union(*self.known.values()):
+        known = set().union(*self.known.values())
+        if unknown := self.extra.keys() - known:
             raise InputError(
                 f"no chosen stage has the parameter {', '.join(sorted(unknown))}; they have "
-                f"{', '.join(sorted(set().union(*self.known.values())))}"
+                f"{', '.join(sorted(known))}"
             )
         for name, default in (pair for one in self.known.values() for pair in one.items()):
             value = self.extra.get(name)
@@ -159,30 +164,28 @@ class Pipeline:
             # A second of tolerance, as some file systems store times in whole seconds.
             new = [path for path in self.files(pattern) if path.stat().st_mtime >= began - 1]
             if not new:
-                raise InputError(f"{stage.name} ended without writing {self.shown(pattern)}")
+                missing = Path(*self.filled(pattern))
+                raise InputError(f"{stage.name} ended without writing {missing}")
             every |= {str(path): sha256(path) for path in new}
         return every
 
     def files(self, pattern: str) -> list[Path]:
         """Return the files that match a pattern of a stage, sorted."""
-        values = {"dataset": self.dataset, "preset": self.preset, "seed": self.seed}
-        results = NOTEBOOKS.parent / "report" / "results"
-        for name, root in (("data", self.data), ("runs", self.runs), ("results", results)):
-            if pattern.startswith(prefix := "{" + name + "}/"):
-                return sorted(root.glob(pattern.removeprefix(prefix).format(**values)))
-        raise ValueError(pattern)
+        folder, rest = self.filled(pattern)
+        return sorted(folder.glob(rest))
 
-    def shown(self, pattern: str) -> str:
-        """Fill in the fields of a pattern for a message; its asterisks remain."""
-        return pattern.format(data=self.data, runs=self.runs, **self.parameters)
+    def filled(self, pattern: str) -> tuple[Path, str]:
+        """Fill in the fields of a pattern; return its folder, and the pattern inside the folder."""
+        root, _, rest = pattern.partition("/")
+        return self.roots[root], rest.format(**self.parameters)
 
     def key(self, stage: Stage) -> str:
         """Return the SHA-256 of everything on which the outputs of a stage depend."""
         for pattern in stage.inputs:
             if not self.files(pattern):
                 raise InputError(
-                    f"{stage.name} needs {self.shown(pattern)}, which no stage has written: run "
-                    "the stages before it too"
+                    f"{stage.name} needs {Path(*self.filled(pattern))}, which no stage has "
+                    "written: run the stages before it too"
                 )
         digest = hashlib.sha256()
         digest.update(json.dumps(self.values(stage), sort_keys=True).encode())

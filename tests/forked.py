@@ -50,6 +50,20 @@ def until_it_prints(words, call, arguments, named):
     call(*arguments, **named)
 
 
+def begin_work(path):
+    """Work in a process of the benchmarks, which is spawned; here, as it imports only this file."""
+    from measure import Apart
+
+    Apart(work, path).ready.result()
+
+
+def work(path):
+    """Touch a file for a minute."""
+    for _ in range(600):
+        path.touch()
+        time.sleep(0.1)
+
+
 class Kernel(Forked):
     """A notebook kernel that `jupyter_client` uses like a `subprocess.Popen`."""
 

@@ -7,11 +7,22 @@ import time
 from functools import partial
 from pathlib import Path
 
+import attention
+import augmentation
+import framing
+import graph
+import layers
+import loop
+import measure
 import numpy as np
+import predict
 import pytest
+import speedrun
+import steps
 import torch
 from conftest import until
-from forked import CONTEXT
+from forked import CONTEXT, begin_work
+from usual import MeanPool2d, Singles, Usual, create_model, written_as_usual
 
 from fer_lib.augment import Augmentation, Prepare
 from fer_lib.config import TrainConfig
@@ -19,41 +30,13 @@ from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.predict import Predictor
 
-ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ROOT / "benchmarks"
 
-
-@pytest.fixture
-def loop(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import loop
-    import measure
-
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    """Measure with one core, and start processes fast."""
     for module in (loop, measure):
         monkeypatch.setattr(module, "cores", lambda: 1)
     monkeypatch.setattr(measure, "get_context", lambda method: CONTEXT)
-    return loop
-
-
-@pytest.fixture
-def usual_loop(loop):
-    import usual
-
-    return usual
-
-
-@pytest.fixture
-def augmentation(loop):
-    import augmentation
-
-    return augmentation
-
-
-@pytest.fixture
-def measure(loop):
-    import measure
-
-    return measure
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +54,7 @@ def cells(text: str, title: str) -> list[str]:
 
 
 @pytest.fixture
-def started(loop, monkeypatch):
+def started(monkeypatch):
     """A list of (side, process id, threads, `kept()`), with an item for each side that is started.
 
     A side adds its item when it shuts down, after its last part, so its process must still live.
@@ -103,7 +86,7 @@ def kept() -> bool:
     return (full - resident()) * os.sysconf("SC_PAGE_SIZE") < 2**25
 
 
-def test_loop_prints_rates_and_their_ratio(loop, started, capsys):
+def test_loop_prints_rates_and_their_ratio(started, capsys):
     loop.main(["--images", "24", "--batch-size", "8", "--rounds", "1"])
     assert {side for side, *_ in started} == {"Ours", "Usual"}
     assert len({os.getpid(), *(pid for _, pid, *_ in started)}) == 1 + len(started)
@@ -122,7 +105,7 @@ def test_loop_prints_rates_and_their_ratio(loop, started, capsys):
         assert float(ratio.split()[0]) == pytest.approx(ours / usual, rel=rounded)
 
 
-def test_augmentation_says_that_kornia_is_missing(loop, augmentation, monkeypatch, capsys):
+def test_augmentation_says_that_kornia_is_missing(monkeypatch, capsys):
     monkeypatch.setattr(augmentation, "find_spec", lambda name: None)
     loop.main(["--augmentation", "--images", "70", "--rounds", "1"])
     text = capsys.readouterr().out
@@ -130,14 +113,14 @@ def test_augmentation_says_that_kornia_is_missing(loop, augmentation, monkeypatc
     assert len(cells(text, "flip, affine, 64")) == 4
 
 
-@pytest.mark.parametrize("bad", [["--images", "4"], ["--rounds", "0"], ["--images", "-1"]])
-def test_impossible_sizes_are_refused(loop, bad, capsys):
+@pytest.mark.parametrize("bad", [["--images", "4"], ["--rounds", "0"], ["--images", "0"]])
+def test_impossible_sizes_are_refused(bad, capsys):
     with pytest.raises(SystemExit):
         loop.main(["--batch-size", "8", *bad])
     assert "--images at least --batch-size" in capsys.readouterr().err
 
 
-def test_parts_run_in_turn_and_the_first_round_does_not_count(measure, monkeypatch):
+def test_parts_run_in_turn_and_the_first_round_does_not_count(monkeypatch):
     clock, calls = [0.0], []
     monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
 
@@ -154,19 +137,7 @@ def test_parts_run_in_turn_and_the_first_round_does_not_count(measure, monkeypat
     assert rates == {"a": [10.0, 10.0], "b": [5.0, 5.0]}
 
 
-def begin_work(path):
-    import measure
-
-    measure.Apart(work, path).ready.result()
-
-
-def work(path):
-    for _ in range(600):
-        path.touch()
-        time.sleep(0.1)
-
-
-def test_a_side_ends_when_its_parent_is_killed(measure, tmp_path):
+def test_a_side_ends_when_its_parent_is_killed(tmp_path):
     """Otherwise it would keep using the device on which the next script measures."""
     now = tmp_path / "now"
     parent = CONTEXT.Process(target=begin_work, args=(now,))  # spawns its side: not patched
@@ -178,20 +149,20 @@ def test_a_side_ends_when_its_parent_is_killed(measure, tmp_path):
     until(lambda: time.time() - now.stat().st_mtime > 2)
 
 
-def test_drawn_repeats_faces_if_more_are_needed(measure, monkeypatch):
+def test_drawn_repeats_faces_if_more_are_needed(monkeypatch):
     monkeypatch.setattr(measure, "DIFFERENT", 100)
     faces = measure.drawn.__wrapped__(500)
     assert (faces.split == "train").sum() == 500
     assert len(set(faces.ids)) == 100
 
 
-def test_a_ratio_is_taken_within_each_round(measure):
+def test_a_ratio_is_taken_within_each_round():
     assert measure.ratio([10, 40, 90], [10, 20, 30]) == "2.00 (1.00 to 3.00)"
 
 
-def test_both_sides_train_on_the_same_images(loop, usual_loop, faces):
+def test_both_sides_train_on_the_same_images(faces):
     ours = loop.Ours(config(), faces)
-    usual = usual_loop.Usual(config(), faces, 1)
+    usual = Usual(config(), faces, 1)
     data = usual.loader.dataset
     images, targets = ours.learner.batches.images, ours.learner.batches.targets
     assert len(data) == len(images) == 20
@@ -201,8 +172,8 @@ def test_both_sides_train_on_the_same_images(loop, usual_loop, faces):
     assert [data[row][1] for row in range(20)] == targets.argmax(1).tolist()
 
 
-def test_every_part_processes_the_full_batches(loop, usual_loop, faces):
-    sides = loop.Ours(config(), faces), usual_loop.Usual(config(), faces, 1)
+def test_every_part_processes_the_full_batches(faces):
+    sides = loop.Ours(config(), faces), Usual(config(), faces, 1)
     for side, net in zip(sides, (sides[0].learner.core, sides[1].net), strict=True):
         for part in (side.loop, side.model):
             before = net.head[1].weight.detach().clone()
@@ -213,11 +184,11 @@ def test_every_part_processes_the_full_batches(loop, usual_loop, faces):
         assert torch.equal(before, net.head[1].weight)
 
 
-def test_our_loop_counts_epochs_and_the_usual_one_uses_defaults(loop, usual_loop, faces):
+def test_our_loop_counts_epochs_and_the_usual_one_uses_defaults(faces):
     ours = loop.Ours(config(), faces)
     ours.loop()
     assert ours.epoch == 1
-    usual = usual_loop.Usual(config(), faces, 1)
+    usual = Usual(config(), faces, 1)
     weight = usual.net.stages[1][0].weight
     assert weight.is_contiguous()
     assert not ours.learner.core.stages[1][0].weight.is_contiguous()
@@ -226,7 +197,7 @@ def test_our_loop_counts_epochs_and_the_usual_one_uses_defaults(loop, usual_loop
 
 
 @pytest.mark.parametrize("other", ["loop", "kornia_pipeline", "single_pipeline"])
-def test_other_pipelines_augment_as_ours_does(usual_loop, augmentation, faces, other):
+def test_other_pipelines_augment_as_ours_does(faces, other):
     """With probabilities of 1 and a fixed scale, all mirror and enlarge the faces alike."""
     draw = Augmentation(flip=1, affine=1, scale=(1.25, 1.25))
     images = torch.from_numpy(faces.images[faces.where("train")[:8]])
@@ -235,7 +206,7 @@ def test_other_pipelines_augment_as_ours_does(usual_loop, augmentation, faces, o
     if other == "loop":
         few = faces.subset(faces.where("train")[:8])
         cfg = {"input_size": (1, 48, 48), "mean": (0.5,), "std": (0.5,)}
-        data = usual_loop.Singles(few, config(augmentation=draw), cfg)
+        data = Singles(few, config(augmentation=draw), cfg)
         theirs = torch.stack([data[row][0] for row in range(8)])
     else:
         if other == "kornia_pipeline":
@@ -245,18 +216,12 @@ def test_other_pipelines_augment_as_ours_does(usual_loop, augmentation, faces, o
     torch.testing.assert_close(theirs, ours, atol=0.05, rtol=0)
 
 
-def test_attention_prints_rates_of_both_ways(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-    import attention
-
+def test_attention_prints_rates_of_both_ways(capsys):
     attention.main(["--models", "vit_patch", "--batch-size", "2", "--rounds", "1"])
     assert re.search(r"\| vit_patch \| [\d,]+ \| [\d,]+ \| \d", capsys.readouterr().out)
 
 
-def test_predict_prints_the_times_of_a_frame(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import predict
-
+def test_predict_prints_the_times_of_a_frame(capsys):
     predict.main(["--frames", "1", "--detector", "haar"])
     text = capsys.readouterr().out
     times = r"\| (\d+\.\d) \(\d+\.\d to \d+\.\d\) \| \d+ \|"
@@ -269,9 +234,6 @@ def test_predict_prints_the_times_of_a_frame(monkeypatch, capsys):
 
 @pytest.mark.parametrize("found", [False, True])
 def test_framing_scores_the_faces_found_and_fails_if_there_are_none(monkeypatch, found):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import framing
-
     predictor = Predictor.default(detector="haar")
     box = framing.Box(20, 20, 200, 200) if found else None
     monkeypatch.setattr(framing, "box_in", lambda predictor, tile: box)
@@ -285,14 +247,7 @@ def test_framing_scores_the_faces_found_and_fails_if_there_are_none(monkeypatch,
     assert len(text.splitlines()) == 3 + 2 + len(framing.SCALES)
 
 
-@pytest.fixture
-def steps(loop):
-    import steps
-
-    return steps
-
-
-def test_steps_prints_shares_floor_and_gap(steps, capsys):
+def test_steps_prints_shares_floor_and_gap(capsys):
     steps.main(["--models", "baseline_cnn", "--steps", "2", "--batch-size", "8"])
     text = capsys.readouterr().out
     assert "drawn faces (sample data)" in text
@@ -306,7 +261,7 @@ def test_steps_prints_shares_floor_and_gap(steps, capsys):
     assert float(row["gap"]) == pytest.approx(float(row["step, ms"]) / floor, abs=0.2)
 
 
-def test_operations_and_bytes_of_a_step_match_hand_counts(steps, faces):
+def test_operations_and_bytes_of_a_step_match_hand_counts(faces):
     """Operations are the multiplications and additions of three convolutions and the head.
 
     A layer counts three times (forward, and the gradients of weights and input), the first only
@@ -327,7 +282,7 @@ def test_operations_and_bytes_of_a_step_match_hand_counts(steps, faces):
     assert steps.bytes_of_weights(learner) == 10 * weights
 
 
-def test_clocked_restores_the_calls_that_it_wraps(steps, faces):
+def test_clocked_restores_the_calls_that_it_wraps(faces):
     from fer_lib import learner as module
 
     learner = steps.Learner(config(ema_decay=0.9), faces)
@@ -342,7 +297,7 @@ def test_clocked_restores_the_calls_that_it_wraps(steps, faces):
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_a_recorded_learner_trains_a_launched_epoch_before_the_clocked_one(
-    steps, faces, monkeypatch, recorded
+    faces, monkeypatch, recorded
 ):
     """On a CPU, where a stand-in replaces the recorded step."""
     learner, seen = steps.Learner(config(), faces), []
@@ -355,25 +310,23 @@ def test_a_recorded_learner_trains_a_launched_epoch_before_the_clocked_one(
     assert seen.count("epoch") == 1 + recorded
 
 
-def test_the_usual_network_computes_the_same_as_ours(loop, usual_loop):
+def test_the_usual_network_computes_the_same_as_ours():
     torch.manual_seed(0)
-    ours, usual = (usual_loop.create_model("baseline_cnn").double().eval() for _ in range(2))
+    ours, usual = (create_model("baseline_cnn").double().eval() for _ in range(2))
     usual.load_state_dict(ours.state_dict())
-    usual_loop.written_as_usual(usual)
+    written_as_usual(usual)
     kinds = [type(layer).__name__ for layer in usual.stages[0]]
     assert kinds == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
     x = torch.randn(2, 1, 48, 48, dtype=torch.double)
     torch.testing.assert_close(usual(x), ours(x))
-    attention = usual_loop.create_model("attention_cnn")
-    usual_loop.written_as_usual(attention)
+    attention = create_model("attention_cnn")
+    written_as_usual(attention)
     names = {type(module).__name__ for module in attention.modules()}
     assert {"ChannelAttn", "SpatialAttn"} < names
     assert not {"ChannelAttention", "SpatialAttention"} & names
 
 
-def test_the_speedrun_trains_its_network_and_reports_every_seed(loop, monkeypatch, capsys):
-    import speedrun
-
+def test_the_speedrun_trains_its_network_and_reports_every_seed(monkeypatch, capsys):
     monkeypatch.setitem(speedrun.MODULES, "speedrun_cnn", "cnn")  # removed after the test
     settings = ["epochs=2", "warmup_epochs=0.5", "limit=128", "batch_size=32", "compile=false"]
     settings.append('options={"width": 8}')
@@ -384,9 +337,7 @@ def test_the_speedrun_trains_its_network_and_reports_every_seed(loop, monkeypatc
     assert not re.search(r"test.{,10} \d+\.\d+%", text)  # tuning must not see test accuracy
 
 
-def test_the_warm_up_of_the_speedrun_does_not_change_the_result(loop, faces, monkeypatch):
-    import speedrun
-
+def test_the_warm_up_of_the_speedrun_does_not_change_the_result(faces, monkeypatch):
     monkeypatch.setitem(speedrun.MODULES, "speedrun_cnn", "cnn")
     changes = {"epochs": 2, "batch_size": 8, "options": {"width": 4}, "limit": 32}
     settings = speedrun.TrainConfig.from_dict(speedrun.RECIPE | changes)
@@ -398,34 +349,28 @@ def test_the_warm_up_of_the_speedrun_does_not_change_the_result(loop, faces, mon
         torch.testing.assert_close(ours, other)
 
 
-def test_the_reference_style_is_the_usual_network_in_mixed_precision(usual_loop, faces):
+def test_the_reference_style_is_the_usual_network_in_mixed_precision(faces):
     options = faces, 1, "reference"
-    reference = usual_loop.Usual(config(precision="bf16"), *options)
+    reference = Usual(config(precision="bf16"), *options)
     assert reference.precision == "bf16"
     assert not reference.net.stages[1][0].weight.is_contiguous()
     logits, loss = reference.step(*reference.batch)
     assert logits.dtype == torch.bfloat16
     assert loss.isfinite()
-    ours = usual_loop.Usual(config(), *options[:2], "our network")
-    assert isinstance(ours.net.stages[2][3], usual_loop.MeanPool2d)
+    ours = Usual(config(), *options[:2], "our network")
+    assert isinstance(ours.net.stages[2][3], MeanPool2d)
     assert isinstance(reference.net.stages[2][3], torch.nn.AdaptiveAvgPool2d)
 
 
-def test_a_recording_needs_a_gpu(loop, monkeypatch, capsys):
-    import graph
-
+def test_a_recording_needs_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         graph.main([])
     assert "needs an NVIDIA GPU" in capsys.readouterr().err
 
 
-def test_graph_measures_recorded_and_launched_steps_and_prints_their_losses(
-    loop, monkeypatch, capsys
-):
+def test_graph_measures_recorded_and_launched_steps_and_prints_their_losses(monkeypatch, capsys):
     """On a CPU, where stand-ins replace the recorded steps."""
-    import graph
-
     for name in ("Learner", "MaskedLearner"):
 
         class Pretends(getattr(graph, name)):
@@ -449,9 +394,7 @@ def test_graph_measures_recorded_and_launched_steps_and_prints_their_losses(
     assert recorded == launched
 
 
-def test_our_layers_compute_the_same_as_the_usual_ones(loop, monkeypatch, capsys):
-    import layers
-
+def test_our_layers_compute_the_same_as_the_usual_ones(monkeypatch, capsys):
     torch.manual_seed(0)
     pairs = {title: (*both, (4, *shape[1:])) for title, (*both, shape) in layers.pairs().items()}
     for ours, usual, shape in pairs.values():

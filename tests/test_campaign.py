@@ -1,7 +1,9 @@
 """Tests of the campaign: the list of entries, the schedule, and archives of runs and data."""
 
 import json
+import os
 import shutil
+import signal
 import time
 import zipfile
 from dataclasses import replace
@@ -9,11 +11,19 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import aims
+import campaign
+import entries
+import estimate
 import numpy as np
+import packing
 import pandas as pd
 import pytest
+import schedule
 import timm
 import torch
+import wanted
+import worker
 from forked import CONTEXT
 
 from fer_lib import provenance
@@ -34,90 +44,59 @@ SAMPLE = "sample-10-100"
 TINY = {"batch_size": 16, "warmup_epochs": 0, "options": {"width": 4}, "flip_tta": True}
 
 
-@pytest.fixture
-def campaign(monkeypatch):
-    """The module `campaign`, without the kept results of the checkout."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import campaign
-    import entries
-    import schedule
-    import worker
-
+@pytest.fixture(autouse=True)
+def without_kept_results(monkeypatch):
+    """Leave out the kept results of the checkout; start workers fast."""
     monkeypatch.setattr(worker, "get_context", lambda method: CONTEXT)
     entries.faces_of.cache_clear()
     for module in (campaign, schedule):
         monkeypatch.setattr(module, "RESULTS", ROOT / "no such folder")
-    return campaign
 
 
-@pytest.fixture
-def schedule(campaign):
-    import schedule
-
-    return schedule
-
-
-@pytest.fixture
-def packing(campaign):
-    import packing
-
-    return packing
-
-
-@pytest.fixture
-def entries(campaign):
-    import entries
-
-    return entries
-
-
-def tiny(entries, name, **settings):
+def tiny(name, **settings):
     return entries.Entry(name, model="baseline_cnn", settings=TINY | {"epochs": 2} | settings)
 
 
-def main(campaign, *arguments) -> int:
+def main(*arguments) -> int:
     with pytest.raises(SystemExit) as ended:
         campaign.main(list(map(str, arguments)))
     return ended.value.code
 
 
-def test_the_readme_contains_the_current_list_and_aims(campaign, schedule, monkeypatch):
+def test_the_readme_contains_the_current_list_and_aims(monkeypatch):
     monkeypatch.setattr(schedule, "RESULTS", ROOT / "report" / "results")
-    monkeypatch.setattr(campaign.aims, "RESULTS", ROOT / "report" / "results")
+    monkeypatch.setattr(aims, "RESULTS", ROOT / "report" / "results")
     monkeypatch.setattr(schedule, "read_json", cache(read_json))  # else read for every entry
     readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     assert campaign.listed() in readme
-    assert campaign.aims.table() in readme
+    assert aims.table() in readme
 
 
 @pytest.mark.parametrize(
     ("accuracy", "verdict"),
     [(0.6399, "missed"), (0.64, "as expected"), (0.67, "as hoped for"), (None, "")],
 )
-def test_an_aim_counts_the_entry_that_is_best_on_validation(
-    campaign, monkeypatch, accuracy, verdict
-):
+def test_an_aim_counts_the_entry_that_is_best_on_validation(monkeypatch, accuracy, verdict):
     test = {"accuracy": accuracy, "interval": {"accuracy": [0.2, 0.9]}}
     better = {"test": {"full": {**test, "accuracy": 0.99}}, "valid": {"full": {"accuracy": 0.5}}}
     best = {"test": {"full": test}, "valid": {"full": {"accuracy": 0.6}}}
     known = {"a": better, "b": better, "b, seed 2": best} if accuracy else {}
-    aim = campaign.aims.Aim("system", ("a", "b"), expected=64, hoped=67, limits="size")
-    monkeypatch.setattr(campaign.aims, "AIMS", (aim,))
-    monkeypatch.setattr(campaign.wanted, "by_name", campaign.Entry)
-    monkeypatch.setattr(campaign.aims, "kept_results", lambda entry: known.get(entry.name))
-    row = campaign.aims.table().splitlines()[-1]
+    aim = aims.Aim("system", ("a", "b"), expected=64, hoped=67, limits="size")
+    monkeypatch.setattr(aims, "AIMS", (aim,))
+    monkeypatch.setattr(wanted, "by_name", campaign.Entry)
+    monkeypatch.setattr(aims, "kept_results", lambda entry: known.get(entry.name))
+    row = aims.table().splitlines()[-1]
     shown = f"{accuracy:.1%} (20.0% to 90.0%)" if accuracy else "not run yet"
     who = "b, seed 2" if accuracy else ""
     assert row == f"| system | 64% | 67% | {shown} | {verdict} | {who} | size |"
 
 
-def test_every_system_is_listed_and_no_two_entries_are_the_same_run(campaign):
-    configs = {e.name: e.config() for e in campaign.wanted.every() if e.model}
+def test_every_system_is_listed_and_no_two_entries_are_the_same_run():
+    configs = {e.name: e.config() for e in wanted.every() if e.model}
     assert {"baseline_cnn", "attention_cnn", "vit_patch", "vit_cnn"} < configs.keys()
     assert {"vit_small", "vit_tiny", "vit_mae", "vit_moe", "grefel"} < configs.keys()
     besides = {
-        e.name: e.dataset + (e.needs.name if e.start == "faces" else "")
-        for e in campaign.wanted.every()
+        e.name: e.dataset + (e.needs.name if e.start == "faces" else "") for e in wanted.every()
     }
     text = {e: json.dumps(config.to_dict(), sort_keys=True) for e, config in configs.items()}
     texts = [besides[name] + text[name] for name in configs]
@@ -139,18 +118,18 @@ def step(entry) -> tuple:
     return *kind, config.labels == "votes", repr((config.options, config.augmentation))
 
 
-def test_a_step_of_every_entry_runs(campaign, tmp_path, capsys):
+def test_a_step_of_every_entry_runs(tmp_path, capsys):
     """Of entries whose steps are alike (see `step`), only the last is tried."""
     weights = tmp_path / "weights.safetensors"
     vit = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=112)
     write_weights(weights, {k: v.half() for k, v in vit.state_dict().items()}, {})
     changes = ["--set", "batch_size=2", "epochs=1", "warmup_epochs=0"]
     changes += ["flip_tta=false", "ema_decay=0.0"]  # one view of one network is enough
-    every = (*campaign.wanted.FIRST, *campaign.wanted.LATER)
+    every = (*wanted.FIRST, *wanted.LATER)
     names = [entry.name for entry in {step(entry): entry for entry in every}.values()]
     arguments = ("run", "--dry-run", "only", "--dataset", SAMPLE, "--only", *names)
     arguments += ("--weights", weights, "--out", tmp_path)
-    assert main(campaign, *arguments, *changes) == 0
+    assert main(*arguments, *changes) == 0
     text = capsys.readouterr().out
     for name in names:
         assert f"dry run, {name}: " in text
@@ -159,20 +138,20 @@ def test_a_step_of_every_entry_runs(campaign, tmp_path, capsys):
 
 
 @pytest.fixture
-def two(campaign, entries, monkeypatch):
+def two(monkeypatch):
     """A list of an entry that fails and a good one, with one further seed and no dry run."""
-    bad = tiny(entries, "bad", lr=1e30, clip_grad=None, precision="no")
-    monkeypatch.setattr(campaign.wanted, "FIRST", (bad, tiny(entries, "good")))
-    monkeypatch.setattr(campaign.wanted, "LATER", ())
-    monkeypatch.setattr(campaign.wanted, "SEEDS", (1,))
+    bad = tiny("bad", lr=1e30, clip_grad=None, precision="no")
+    monkeypatch.setattr(wanted, "FIRST", (bad, tiny("good")))
+    monkeypatch.setattr(wanted, "LATER", ())
+    monkeypatch.setattr(wanted, "SEEDS", (1,))
     monkeypatch.setattr(campaign.Campaign, "dry_run", lambda self: None)
 
 
 def test_other_entries_run_after_a_failure_and_their_archive_can_be_unpacked(
-    two, campaign, schedule, tmp_path, monkeypatch, capsys
+    two, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    assert main(campaign, "run", "--dataset", SAMPLE) == 1
+    assert main("run", "--dataset", SAMPLE) == 1
     text = capsys.readouterr().out
     assert "finished: good; good, seed 1\nnot finished: none\n" in text
     assert "failed: bad (FloatingPointError: " in text
@@ -216,17 +195,22 @@ def test_other_entries_run_after_a_failure_and_their_archive_can_be_unpacked(
     monkeypatch.setattr(schedule, "RESULTS", kept)
     for run in runs:  # as on a machine that has only the kept results
         shutil.rmtree(run.folder)
-    assert main(campaign, "run", "--dataset", SAMPLE, "--only", "good", "good, seed 1") == 0
+    assert main("run", "--dataset", SAMPLE, "--only", "good", "good, seed 1") == 0
     assert "finished: good; good, seed 1\n" in capsys.readouterr().out
     assert list_runs() == []
 
 
-def test_an_entry_cut_off_at_the_time_limit_resumes(entries, schedule, tmp_path, monkeypatch):
-    entry = tiny(entries, "long", epochs=40)
-    monkeypatch.setattr(schedule.wanted, "FIRST", (entry,))
-    monkeypatch.setattr(schedule.wanted, "LATER", ())
-    monkeypatch.setattr(schedule.wanted, "SEEDS", ())
+@pytest.fixture
+def long(monkeypatch):
+    """The only entry of the list, of 40 epochs, whose progress is looked at often."""
+    entry = tiny("long", epochs=40)
+    for name, every in (("FIRST", (entry,)), ("LATER", ()), ("SEEDS", ())):
+        monkeypatch.setattr(wanted, name, every)
     monkeypatch.setattr(schedule, "POLL", 0.05)
+    return entry
+
+
+def test_an_entry_cut_off_at_the_time_limit_resumes(long, tmp_path):
     place = entries.Place(dataset=SAMPLE)
 
     class Cut(schedule.Campaign):
@@ -238,14 +222,57 @@ def test_an_entry_cut_off_at_the_time_limit_resumes(entries, schedule, tmp_path,
     cut.run()
     assert [one.name for one in cut.ready()] == ["long"]
     assert not cut.failed
-    begun = entry.run(place)
+    begun = long.run(place)
     assert not begun.finished
-    assert 1 <= len(entry.progress(place)) < 40
-    entry.do(place)
+    assert 1 <= len(long.progress(place)) < 40
+    long.do(place)
     assert len(Run(begun.folder).metrics()) == 40
     again = schedule.Campaign(place, until=float("inf"), out=tmp_path)
     assert again.ready() == []
     assert again.archives.names()
+
+
+def test_a_campaign_ended_by_sigterm_continues_by_the_same_command(
+    long, tmp_path, monkeypatch, capsys
+):
+    place, workers = entries.Place(dataset=SAMPLE), []
+
+    def ended(self, entry):
+        if entry.progress(place) is not None:
+            workers.append(self.worker.process)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    command = ("run", "--dataset", SAMPLE, "--out", tmp_path, "--dry-run", "none")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        campaign.end_as_interrupted()
+        with monkeypatch.context() as patch:
+            patch.setattr(campaign.Campaign, "look_after", ended)
+            assert main(*command) == 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    text = capsys.readouterr().out
+    assert "\nlong: not finished, resumes when it is run again\n" in text
+    assert text.endswith(
+        "finished: none\nnot finished: long\nleft out because --weights is missing: "
+        "none\nfailed: none\n"
+    )
+    assert not workers[0].is_alive()
+    begun = len(long.progress(place))
+    assert 1 <= begun < 40
+    assert main(*command) == 0
+    (run,) = list_runs()
+    assert run.results["epochs"] == 40
+    assert "finished: long\n" in capsys.readouterr().out
+
+
+def test_a_dry_run_that_the_time_limit_ends_is_not_called_an_unfinished_run(long, tmp_path, capsys):
+    cut = schedule.Campaign(entries.Place(dataset=SAMPLE), until=time.time(), out=tmp_path)
+    cut.dry_run()
+    assert cut.worker.process is None
+    cut.run()
+    assert capsys.readouterr().out == "dry run, rehearsal: ended, as the time is over\n"
 
 
 class Still:
@@ -259,7 +286,7 @@ class Still:
 
 
 @pytest.fixture
-def still(entries, schedule, monkeypatch, tmp_path):
+def still(monkeypatch, tmp_path):
     """A campaign with 100 s left, of a long entry that has begun and a short one."""
     rows = pd.DataFrame({"seconds": [9.0] + [1.0] * 4})
 
@@ -268,18 +295,18 @@ def still(entries, schedule, monkeypatch, tmp_path):
             return rows
 
     settings = TINY | {"epochs": 300}
-    long, short = Begun("long", model="baseline_cnn", settings=settings), tiny(entries, "short")
-    monkeypatch.setattr(schedule.wanted, "FIRST", (long, short))
-    monkeypatch.setattr(schedule.wanted, "LATER", ())
+    long, short = Begun("long", model="baseline_cnn", settings=settings), tiny("short")
+    monkeypatch.setattr(wanted, "FIRST", (long, short))
+    monkeypatch.setattr(wanted, "LATER", ())
     monkeypatch.setattr(schedule, "Worker", Still)
     place = entries.Place(dataset=SAMPLE)
     return schedule.Campaign(place, until=time.time() + 100, out=tmp_path)
 
 
-def test_the_first_entry_that_fits_the_remaining_time_starts(still, schedule):
+def test_the_first_entry_that_fits_the_remaining_time_starts(still):
     long, short = still.ready()
-    assert 0 < schedule.estimate.saving(long.config()) < 0.1  # overlaps the next epoch
-    assert still.left(long) == schedule.estimate.START + 295 * 1.0
+    assert 0 < estimate.saving(long.config()) < 0.1  # overlaps the next epoch
+    assert still.left(long) == estimate.START + 295 * 1.0
     assert still.next() is short
     still.until += 300
     assert still.next() is long
@@ -299,10 +326,10 @@ def test_an_entry_that_turns_out_too_long_gives_way_to_one_that_fits(still, caps
     assert still.worker.ended == 1
 
 
-def test_further_seeds_are_of_the_systems_that_are_best_on_validation(still, entries, schedule):
+def test_further_seeds_are_of_the_systems_that_are_best_on_validation(still):
     names = ("a", "a, variant", "b", "c", "d", "e")
-    every = [tiny(entries, name) for name in names]
-    schedule.wanted.FIRST = tuple(every)
+    every = [tiny(name) for name in names]
+    wanted.FIRST = tuple(every)
     for name, score in zip(names, (0.5, 0.9, 0.6, 0.7, 0.2, 0.8), strict=True):
         still.results[name] = {"valid": {"full": {"accuracy": score}}}
     chosen = [entry.name for entry in still.further_seeds()]
@@ -310,27 +337,27 @@ def test_further_seeds_are_of_the_systems_that_are_best_on_validation(still, ent
     assert chosen == [f"{name}, seed {seed}" for seed in (1, 2) for name in best]
 
 
-def test_a_needed_entry_runs_first_and_only_while_another_entry_needs_it(still, schedule, entries):
+def test_a_needed_entry_runs_first_and_only_while_another_entry_needs_it(still):
     mae = entries.Autoencoder("mae", settings={"epochs": 1})
     wants = entries.Entry("vit_mae", model="vit_mae", start="faces", needs=mae)
-    schedule.wanted.FIRST = (mae, wants)
+    wanted.FIRST = (mae, wants)
     assert still.ready() == [mae]
     still.results["vit_mae"] = {}
     assert still.ready() == []
 
 
-def test_kept_results_are_of_a_run_after_the_needed_pretraining(schedule, monkeypatch):
+def test_kept_results_are_of_a_run_after_the_needed_pretraining(monkeypatch):
     monkeypatch.setattr(schedule, "RESULTS", ROOT / "report" / "results")
     names = ("vit_mae, patches of 8", "vit_mae, patches of 8, longer pretraining")
-    entries = [schedule.wanted.by_name(name) for name in names]
+    entries = [wanted.by_name(name) for name in names]
     assert entries[0].config() == entries[1].config()  # "ENCODER" stands for the weights file
     short, long = (schedule.kept_results(entry) for entry in entries)
     assert short != long
     assert short["valid"]["full"]["accuracy"] < long["valid"]["full"]["accuracy"]
 
 
-def test_estimates_grow_with_image_size_and_steps_per_epoch(campaign):
-    assumed = campaign.estimate.assumed
+def test_estimates_grow_with_image_size_and_steps_per_epoch():
+    assumed = estimate.assumed
     small, large = (
         TrainConfig("vit_tiny", options=campaign.BACKBONE | {"img_size": size}, batch_size=512)
         for size in (112, 224)
@@ -338,28 +365,27 @@ def test_estimates_grow_with_image_size_and_steps_per_epoch(campaign):
     assert 3 < assumed(large) / assumed(small) < 6
     few, many = (TrainConfig("baseline_cnn", batch_size=size) for size in (512, 32))
     assert assumed(many) > 5 * assumed(few)
-    wanted = campaign.wanted
-    whole = sum(campaign.estimate.left(entry) for entry in (*wanted.FIRST, *wanted.LATER))
+    whole = sum(estimate.left(entry) for entry in (*wanted.FIRST, *wanted.LATER))
     assert 600 < whole < 7200
 
 
 @pytest.fixture
-def packed(entries, packing, tmp_path):
+def packed(tmp_path):
     """A finished run, and the path of the archive that contains it."""
-    place, entry = entries.Place(dataset=SAMPLE), tiny(entries, "one")
+    place, entry = entries.Place(dataset=SAMPLE), tiny("one")
     entry.do(place)
     run = entry.run(place)
     return run, packing.Archives(tmp_path / "out").add(packing.contents(run))
 
 
-def test_a_dry_run_is_long_enough_to_replay_a_recorded_step(entries):
+def test_a_dry_run_is_long_enough_to_replay_a_recorded_step():
     for recorded, epochs in ((None, 1), (object(), 4)):
         done = []
         entries.train_one(SimpleNamespace(recorded=recorded, train_epoch=done.append))
         assert done == list(range(epochs))
 
 
-def test_a_pretraining_is_packed_with_its_encoder_but_not_its_autoencoder(packing, tmp_path):
+def test_a_pretraining_is_packed_with_its_encoder_but_not_its_autoencoder(tmp_path):
     run = SimpleNamespace(folder=tmp_path / "pretraining" / "one", name="one")
     run.folder.mkdir(parents=True)
     names = ("autoencoder.safetensors", "encoder.safetensors", "metrics.csv", ".hidden")
@@ -369,9 +395,7 @@ def test_a_pretraining_is_packed_with_its_encoder_but_not_its_autoencoder(packin
     assert found.keys() == {f"runs/pretraining/one/{name}" for name in names[1:3]}
 
 
-def test_unpack_refuses_contradictory_predictions_and_unfinished_runs(
-    packed, packing, entries, tmp_path
-):
+def test_unpack_refuses_contradictory_predictions_and_unfinished_runs(packed, tmp_path):
     run, archive = packed
     results = run.results
     results["test"]["full"]["confusion"][0][0] += 1
@@ -400,7 +424,7 @@ def test_unpack_refuses_contradictory_predictions_and_unfinished_runs(
 
 
 def test_results_are_kept_even_if_the_next_run_cannot_be_unpacked(
-    packed, campaign, packing, tmp_path, monkeypatch, capsys
+    packed, tmp_path, monkeypatch, capsys
 ):
     run, archive = packed
     unmarked = run.config | {"data": run.config["data"] | {"mark": ""}}
@@ -415,12 +439,12 @@ def test_results_are_kept_even_if_the_next_run_cannot_be_unpacked(
     (archive.parent / "runs-1 (1).zip").write_bytes(b"")  # as a browser names a second download
     packing.Archives(archive.parent).add(files | results)
     monkeypatch.setattr(campaign, "RESULTS", tmp_path / "kept")
-    assert main(campaign, "unpack", archive, "--runs", tmp_path / "there") == 2
+    assert main("unpack", archive, "--runs", tmp_path / "there") == 2
     assert "nowhere" in capsys.readouterr().err
     assert [path.stem for path in (tmp_path / "kept").glob("*.json")] == [run.name]
 
 
-def test_packed_files_of_the_same_name_but_other_content_are_listed(packing, tmp_path):
+def test_packed_files_of_the_same_name_but_other_content_are_listed(tmp_path):
     archives = packing.Archives(tmp_path)
     archives.add({"data/fer2013/refined_majority.npz": b"old", "runs/a/b": b""})
     assert archives.other({"data/fer2013/refined_majority.npz": b"old"}) == []
@@ -428,7 +452,7 @@ def test_packed_files_of_the_same_name_but_other_content_are_listed(packing, tmp
     assert archives.other(changed) == ["data/fer2013/refined_majority.npz"]
 
 
-def test_unpack_adds_new_files_of_a_run_and_keeps_existing_ones(packed, packing, entries, tmp_path):
+def test_unpack_adds_new_files_of_a_run_and_keeps_existing_ones(packed, tmp_path):
     run, archive = packed
     there = tmp_path / "there"
     faces_of = entries.Place(dataset=SAMPLE).faces
@@ -442,7 +466,7 @@ def test_unpack_adds_new_files_of_a_run_and_keeps_existing_ones(packed, packing,
     assert Run(there / run.name).results == run.results  # existing files stay as they are
 
 
-def test_unpack_refuses_labels_that_differ_from_existing_ones(packing, tmp_path, monkeypatch):
+def test_unpack_refuses_labels_that_differ_from_existing_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_HOME", str(tmp_path))
     path = tmp_path / "data" / "fer2013" / "refined_majority.npz"
     archive = packing.Archives(tmp_path).add({"data/fer2013/refined_majority.npz": b"new"})
@@ -455,16 +479,16 @@ def test_unpack_refuses_labels_that_differ_from_existing_ones(packing, tmp_path,
     assert path.read_bytes() == b"mine"
 
 
-def test_given_options_are_merged_with_those_of_an_entry(campaign, entries):
+def test_given_options_are_merged_with_those_of_an_entry():
     place = entries.Place(changes={"options": {"width": 16}, "epochs": 9})
-    bare = campaign.wanted.by_name("attention_cnn, no gates").config(place)
+    bare = wanted.by_name("attention_cnn, no gates").config(place)
     assert (bare.options["attention"], bare.options["width"], bare.epochs) == ("none", 16, 9)
     assert bare.batch_size == 256
 
 
-def test_every_training_belongs_to_an_aim_or_is_a_listed_exception(campaign):
-    known = {name for aim in campaign.aims.AIMS for name in aim.entries}
-    every = {entry.name for entry in campaign.wanted.every() if entry.model and not entry.seed}
+def test_every_training_belongs_to_an_aim_or_is_a_listed_exception():
+    known = {name for aim in aims.AIMS for name in aim.entries}
+    every = {entry.name for entry in wanted.every() if entry.model and not entry.seed}
     without = {
         *("baseline_cnn, published", "attention_cnn, published", "attention_cnn, no gates"),
         "vit_mae, patches of 8, from scratch",
@@ -473,8 +497,8 @@ def test_every_training_belongs_to_an_aim_or_is_a_listed_exception(campaign):
     assert known <= every
 
 
-def test_missing_data_fail_the_entry_that_needs_them(still, entries, schedule):
-    absent = replace(tiny(entries, "absent"), dataset="ferplus")
+def test_missing_data_fail_the_entry_that_needs_them(still):
+    absent = replace(tiny("absent"), dataset="ferplus")
     still.place = entries.Place(data_dir="nowhere")
     still.looked_up = set()
     still.look_up(absent)
@@ -513,7 +537,7 @@ def test_a_copy_outside_git_takes_its_commit_from_the_environment(monkeypatch):
     assert provenance.git_commit() == "0123abcd"
 
 
-def test_files_that_are_no_archives_of_runs_are_refused(packing, tmp_path):
+def test_files_that_are_no_archives_of_runs_are_refused(tmp_path):
     path = tmp_path / "runs-1.zip"
     path.write_bytes(b"no zip")
     with pytest.raises(InputError, match="cannot be read as an archive"):
@@ -526,7 +550,7 @@ def test_files_that_are_no_archives_of_runs_are_refused(packing, tmp_path):
         list(packing.unpack(path, None))
 
 
-def test_a_full_archive_is_followed_by_another(packing, tmp_path, monkeypatch):
+def test_a_full_archive_is_followed_by_another(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "ARCHIVE", 3000)
     archives = packing.Archives(tmp_path)
     noise = np.random.default_rng(0).bytes
@@ -536,7 +560,7 @@ def test_a_full_archive_is_followed_by_another(packing, tmp_path, monkeypatch):
     assert archives.names() == {"runs/0/x", "runs/1/x", "runs/2/x"}
 
 
-def test_no_archive_is_overwritten_if_an_earlier_one_is_gone(packing, tmp_path, monkeypatch):
+def test_no_archive_is_overwritten_if_an_earlier_one_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "ARCHIVE", 1000)
     archives = packing.Archives(tmp_path)
     noise = np.random.default_rng(0).bytes
@@ -547,9 +571,9 @@ def test_no_archive_is_overwritten_if_an_earlier_one_is_gone(packing, tmp_path, 
     assert archives.names() == {"runs/1/x", "runs/2/x"}
 
 
-def test_labels_by_other_voters_do_not_finish_a_refinement(entries):
+def test_labels_by_other_voters_do_not_finish_a_refinement():
     place = entries.Place(dataset=SAMPLE)
-    voters = ((tiny(entries, "one"), {"epochs": 1}),)
+    voters = ((tiny("one"), {"epochs": 1}),)
     entry = entries.Refinement("voters", voters=voters, folds=2)
     entry.do(place)
     assert entry.finished(place)
@@ -559,7 +583,7 @@ def test_labels_by_other_voters_do_not_finish_a_refinement(entries):
         other.do(place)
 
 
-def test_packed_data_unpack_to_the_same_data(campaign, tmp_path, monkeypatch, capsys):
+def test_packed_data_unpack_to_the_same_data(tmp_path, monkeypatch, capsys):
     faces = make_sample(400)
     write_layout(faces, "csv", tmp_path / "csv")
     write_layout(faces, "ferplus", tmp_path / "csv")
@@ -573,7 +597,7 @@ def test_packed_data_unpack_to_the_same_data(campaign, tmp_path, monkeypatch, ca
     for one in here:
         assert load_faces(one.name).fingerprint == one.fingerprint
     (tmp_path / "data.zip").write_bytes(b"no zip")
-    assert main(campaign, "unpack-data", tmp_path / "data.zip") == 2
+    assert main("unpack-data", tmp_path / "data.zip") == 2
     assert "cannot be read as packed data" in capsys.readouterr().err
 
 
@@ -586,6 +610,6 @@ def test_packed_data_unpack_to_the_same_data(campaign, tmp_path, monkeypatch, ca
         (("table",), "there are no finished runs: train one first"),
     ],
 )
-def test_bad_arguments_exit_with_a_message(campaign, arguments, message, capsys):
-    assert main(campaign, *arguments) == 2
+def test_bad_arguments_exit_with_a_message(arguments, message, capsys):
+    assert main(*arguments) == 2
     assert message in capsys.readouterr().err

@@ -7,6 +7,7 @@ import socket
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -135,6 +136,19 @@ def test_a_detector_file_that_is_missing_or_not_yunet_is_refused(tmp_path):
         make_detector(tmp_path / "a.onnx")
     with pytest.raises(InputError, match=r"b\.onnx does not exist"):
         make_detector(tmp_path / "b.onnx")
+
+
+def test_a_folder_that_the_user_may_not_read_is_named(monkeypatch, fer_home):
+    def denied(path):
+        raise PermissionError(13, "Permission denied")
+
+    for question in ("exists", "is_file"):
+        monkeypatch.setattr(Path, question, denied)
+    with pytest.raises(InputError, match=r"closed/a\.onnx cannot be read \(Permission denied\)"):
+        make_detector("closed/a.onnx")
+    said = []
+    assert isinstance(make_detector(say=said.append), Cascade)
+    assert f"{fer_home / 'cache' / faces.YUNET} cannot be read (Permission denied)" in said[0]
 
 
 @pytest.fixture

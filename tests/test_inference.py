@@ -1,9 +1,10 @@
 """Test the inference benchmark, which compares torch and ONNX only if they agree."""
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
+import inference
+import measure
 import pytest
 import torch
 
@@ -13,23 +14,19 @@ needs_onnx = "the benchmark of inference needs it: pip install -e '.[demo]'"
 SMALL = ["--model", "baseline_cnn", "--images", "8", "--batch-sizes", "1", "4", "--rounds", "1"]
 
 
-@pytest.fixture
-def inference(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-    import inference
-    import measure
-
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
     for module in (inference, measure):
         monkeypatch.setattr(module, "cores", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    yield inference
+    yield
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = tf32
 
 
 @pytest.fixture
-def exportable(inference):
+def exportable():
     for name in inference.NEEDED:
         pytest.importorskip(name, reason=needs_onnx)
     return inference
@@ -78,7 +75,7 @@ def test_a_graph_that_computes_another_function_is_refused(exportable, monkeypat
     assert "|" not in capsys.readouterr().out
 
 
-def test_answers_are_read_after_the_device_is_synchronized(inference, faces, monkeypatch):
+def test_answers_are_read_after_the_device_is_synchronized(faces, monkeypatch):
     """A copy by torch does not wait for onnxruntime, which computes on another stream."""
     seen = []
 
@@ -106,13 +103,13 @@ def test_agree_prints_the_difference_for_every_model(exportable, monkeypatch, ca
 @pytest.mark.parametrize(
     "bad", [["--images", "3"], ["--rounds", "0"], ["--batch-sizes", "0"], ["--images", "0"]]
 )
-def test_impossible_sizes_are_refused(inference, bad, capsys):
+def test_impossible_sizes_are_refused(bad, capsys):
     with pytest.raises(SystemExit):
         inference.main([*SMALL, *bad])
     assert "must be 1 or more" in capsys.readouterr().err
 
 
-def test_missing_packages_are_named(inference, monkeypatch, capsys):
+def test_missing_packages_are_named(monkeypatch, capsys):
     monkeypatch.setattr(inference, "find_spec", lambda name: name != "onnxruntime" or None)
     with pytest.raises(SystemExit):
         inference.main(SMALL)

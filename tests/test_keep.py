@@ -131,10 +131,7 @@ def test_the_card_says_when_nothing_is_sure(run, faces, kept):
 
 
 def test_weights_with_other_predictions_are_not_kept(run, faces, tmp_path):
-    other = tmp_path / "run"
-    other.mkdir()
-    for path in run.folder.glob("*.*"):
-        (other / path.name).write_bytes(path.read_bytes())
+    other = shutil.copytree(run.folder, tmp_path / "run")
     given = load_predictions(run.folder / "predictions.npz")
     changed = given.test_probabilities.copy()
     p = changed[:3]
@@ -207,10 +204,7 @@ def test_the_files_contain_no_path_of_the_training_machine(run, faces, tmp_path)
     config = json.loads((run.folder / "config.json").read_text())
     state, metadata = read_weights(run.folder / "best.safetensors")
     config["train"]["pretrained"] = "/home/somebody/weights.safetensors"
-    other = tmp_path / "run"
-    other.mkdir()
-    for path in run.folder.glob("*.*"):
-        (other / path.name).write_bytes(path.read_bytes())
+    other = shutil.copytree(run.folder, tmp_path / "run")
     write_json(other / "config.json", config)
     write_weights(other / "best.safetensors", state, metadata)
     keep.keep_weights(Run(other), faces, tmp_path / "out" / "a.safetensors")

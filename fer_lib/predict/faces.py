@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from fer_lib.files import InputError, cache, expanded, replacing, sha256
+from fer_lib.files import InputError, cache, exists, expanded, replacing, sha256
 
 YUNET = "face_detection_yunet_2023mar.onnx"
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -196,7 +196,7 @@ def make_detector(choice: str | Path | None = None, say: Callable[[str], None] =
         detector: Detector = Cascade()
     elif choice not in (None, "yunet"):
         path = expanded(choice)
-        if not path.is_file():
+        if not (exists(path) and path.is_file()):
             raise InputError(f"the detector {path} does not exist: give YuNet's file, or haar")
         detector = YuNet(path)
     else:
@@ -218,10 +218,11 @@ def fetch_yunet(say: Callable[[str], None] = print) -> Path:
     cache cannot be written to, the file is in a temporary folder.
 
     Raises:
-        InputError: the file cannot be downloaded, or the download has another SHA-256.
+        InputError: the file cannot be downloaded, the download has another SHA-256, or the user may
+            not read the folder of the cache.
     """
     path = cache() / YUNET
-    if path.exists() and sha256(path) == YUNET_SHA256:
+    if exists(path) and sha256(path) == YUNET_SHA256:
         return path
     reasons = []
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true")
