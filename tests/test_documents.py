@@ -42,7 +42,6 @@ def parse(monkeypatch):
 
     It raises SystemExit or InputError if the command refuses an argument.
     """
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     read = argparse.ArgumentParser.parse_args
 
     def stop(self, *arguments):

@@ -1,7 +1,5 @@
 """Sparse experts: equal to computing all experts, at the cost of those chosen; their benchmark."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -111,8 +109,7 @@ def test_an_expert_without_images_has_a_gradient_of_zero_not_none():
     assert layer.weight1.grad.flatten(1).any(1).tolist() == [True, True, False, False]
 
 
-def test_benchmark_layers_agree_and_their_rates_are_printed(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+def test_benchmark_layers_agree_and_their_rates_are_printed(capsys):
     import experts
 
     layer, x = SparseExperts(24, hidden=40), torch.randn(33, 24)

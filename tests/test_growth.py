@@ -1,7 +1,5 @@
 """The growth benchmark measures the given sizes, and goes on if one runs out of memory."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from forked import CONTEXT
@@ -13,7 +11,6 @@ from fer_lib.data.sample import make_sample
 
 @pytest.fixture
 def growth(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     import growth
     import measure
 

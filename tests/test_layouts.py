@@ -3,7 +3,6 @@
 import importlib
 import sys
 import types
-from pathlib import Path
 
 import pytest
 
@@ -111,7 +110,6 @@ def test_known_counts_get_no_mark_but_a_drawn_split_does(sample, tmp_path, monke
 
 
 def test_the_benchmark_of_reading_runs_and_checks_the_pixels(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     monkeypatch.setattr(sys, "argv", ["data.py", "--rows", "100", "--rounds", "1"])
     importlib.import_module("data").main()
     printed = capsys.readouterr().out
