@@ -70,8 +70,8 @@ mirror: $(DEMO)
 	@"$(BIN)/python" -m streamlit run demo/emoji_mirror.py
 
 # One thread for each of the two processes: more threads only wait for one another. A module is
-# run whole by one process, both modules that use a browser by the same one, and the longest modules
-# come first (tests/conftest.py).
+# run whole by one process, both modules that use a browser by the same one, as are those that share
+# a report, and the longest modules come first (tests/conftest.py).
 test: $(DEMO)
 	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 

@@ -1,0 +1,162 @@
+"""Operations against counts by hand, times of inference, and the figure of costs."""
+
+import timeit
+from functools import partial
+from math import prod
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.transforms import Bbox
+
+from fer_lib import plots
+from fer_lib.compare import cost, timed
+from fer_lib.compare.__main__ import main
+from fer_lib.compare.cost import costs, macs
+from fer_lib.files import write_json
+from fer_lib.models import MODULES, create_model
+from fer_lib.models.moe import ATTENTIONS
+from fer_lib.plots import comparison as drawn
+from fer_lib.recipes import recipe
+
+
+def hand_count(width: int) -> int:
+    """Return the MACs of `baseline_cnn` for a 48×48 grey image: 3×3 convolutions and the head."""
+    stages = [(48 * 48, 1, width), (24 * 24, width, 2 * width), (12 * 12, 2 * width, 4 * width)]
+    return sum(9 * prod(stage) for stage in stages) + 4 * width * 2 * width + 2 * width * 7
+
+
+def test_macs_agree_with_a_count_by_hand(make_run):
+    assert macs(create_model("baseline_cnn", width=8)) == hand_count(8)
+    runs = [make_run(options={"width": w}, time=str(w)) for w in (4, 16)]
+    assert costs(runs)["macs"].tolist() == [hand_count(4), hand_count(16)]
+    assert costs(runs)["input"].tolist() == ["1x48x48"] * 2
+
+
+def test_macs_of_attention_are_counted():
+    """A block has 12 N D² for projections and MLP and 2 N² D for attention (N tokens, width D)."""
+    tokens, width, depth = 1 + 36, 48, 2
+    model = create_model("vit_patch", patch_size=8, embed_dim=width, depth=depth, num_heads=3)
+    blocks = depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
+    others = 36 * 64 * width + width * width + width * 7
+    assert macs(model) == blocks + others
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_macs_are_counted_for_every_attention_of_vit_moe(attention):
+    options = recipe("vit_moe", "ours", "sample").options | {"attention": attention}
+    assert macs(create_model("vit_moe", **options)) > 0
+
+
+@pytest.mark.parametrize("model", MODULES)
+def test_macs_do_not_depend_on_the_weights(make_run, model):
+    """Zeros and random weights give the same count, also with experts or anchors."""
+    run = make_run(model=model)
+    torch.manual_seed(1)
+    built = create_model(model, num_classes=7, **run.train_config.options)
+    assert costs([run])["macs"].item() == macs(built) > 0
+
+
+def test_times_are_read_from_the_run_folder_or_measured_on_demand(make_run):
+    known, unknown = make_run(options={"width": 4}), make_run(time="2", options={"width": 8})
+    alike = make_run(time="3", options={"width": 4, "dropout": [0.5, 0.5]})
+    times = {"ms an image, batch of 1": 2.0, "ms an image, batch of 64": 0.5}
+    write_json(
+        known.folder / "inference.json", {"device": "cpu", "threads": 2, "milliseconds": times}
+    )
+    table = costs([known, unknown])
+    assert table["ms_1"].tolist()[0] == 2
+    assert table["ms_1"].isna().tolist() == [False, True]
+    assert table["device"].isna().tolist() == [False, True]
+    assert costs([known, alike])["ms_64"].tolist() == [0.5, 0.5]  # those of the same network
+    main(["--time", str(unknown.folder)])
+    again = costs([known, unknown]).iloc[1]
+    assert again["ms_1"] > 0
+    assert again["ms_64"] > 0
+    assert again["threads"] == torch.get_num_threads()
+    assert not (unknown.folder / "best.safetensors").exists()
+    table = timed({"small": known})
+    assert table.index.tolist() == ["small"]
+    assert (table.to_numpy() > 0).all()
+    assert table.attrs["on"].endswith(f", {torch.get_num_threads()} threads")
+    assert costs([known])["ms_1"].item() == table["ms an image, batch of 1"].item()
+
+
+def test_the_clock_stops_after_the_answer_is_copied_to_the_cpu(make_run, monkeypatch):
+    seen = []
+
+    def seconds():
+        seen.append("clock")
+        return float(len(seen))
+
+    class OnItsWay:
+        def cpu(self):
+            seen.append("answer")
+
+    monkeypatch.setattr(cost, "probabilities", lambda *_: OnItsWay())
+    monkeypatch.setattr(cost, "repeat", partial(timeit.repeat, timer=seconds))
+    cost.measure(make_run(options={"width": 4}))
+    each = 1 + cost.CALLS  # the first call is a warm-up
+    assert seen == ["clock", "answer", "clock"] * each * len(cost.BATCHES)
+
+
+def test_timing_starts_from_bytes_in_memory_on_any_device(make_run, monkeypatch):
+    seen = set()
+
+    def elsewhere(network, images, prepare):
+        seen.add((prepare.device.type, images.device.type, images.dtype))
+        return torch.zeros(())
+
+    monkeypatch.setattr(cost, "processes", lambda: SimpleNamespace(device=torch.device("meta")))
+    monkeypatch.setattr(cost, "probabilities", elsewhere)
+    cost.measure(make_run(options={"width": 4}))
+    assert seen == {("meta", "cpu", torch.uint8)}
+
+
+def test_points_of_equal_cost_are_drawn_apart():
+    table = pd.DataFrame(
+        {"model": "vit_cnn", "recipe": "ours", "cost": [1e6, 1e6, 2e6], "accuracy": [0.5, 0.6, 0.7],
+         "low": 0.4, "high": 0.8},
+        index=["a", "b", "c"],
+    )  # fmt: skip
+    (axis,) = plots.cost(table, mark="", xlabel="MACs").axes
+    costs = sorted(bars[0].get_xdata().item() for bars in axis.containers)
+    assert costs == pytest.approx([1e6 / 1.08**0.5, 1e6 * 1.08**0.5, 2e6])
+
+
+@pytest.mark.parametrize(("other", "side"), [(0.45, "center"), (0.3, "right")])
+def test_no_other_point_is_between_a_label_and_its_point(monkeypatch, other, side):
+    monkeypatch.setattr(drawn, "AROUND", [(-30, 0), (0, 30)])
+    _, axis = plots.new_figure(4, 3, mark="")
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    drawn.label_points(axis, np.array([[0.5, 0.5], [other, 0.5]]), ["b", ""])
+    (label,) = [text for text in axis.texts if text.get_text() == "b"]
+    assert label.get_horizontalalignment() == side
+
+
+def test_labels_do_not_cover_each_other_or_points():
+    """There are sixteen points, of which eight are close together."""
+    models = list(MODULES)
+    rng = np.random.default_rng(0)
+    cost = np.r_[10 ** rng.uniform(6, 8, 8), 10 ** rng.uniform(9.9, 10, 8)]
+    accuracy = np.r_[rng.uniform(0.5, 0.7, 8), rng.uniform(0.68, 0.72, 8)]
+    table = pd.DataFrame(
+        {"model": models * 2, "recipe": ["ours"] * 8 + ["published"] * 8, "cost": cost,
+         "accuracy": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01},
+        index=[*models, *(f"{name} published" for name in models)],
+    )  # fmt: skip
+    figure = plots.cost(table, mark="", xlabel="MACs")
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    labels = [text for text in axis.texts if text.get_text()]
+    assert {text.get_text() for text in labels} == set(table.index)
+    boxes = [text.get_window_extent() for text in labels]
+    points = axis.transData.transform(table[["cost", "accuracy"]].to_numpy())
+    inside = axis.get_window_extent().padded(1)
+    for number, box in enumerate(boxes):
+        assert not any(Bbox.intersection(box, other) for other in boxes[number + 1 :])
+        assert not any(box.contains(*point) for point in points)
+        assert inside.contains(box.x0, box.y0)
+        assert inside.contains(box.x1, box.y1)
