@@ -13,15 +13,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from fer_lib.config import TrainConfig
 from fer_lib.data import load_faces
 from fer_lib.data.faceset import FaceSet
+from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import Predictions, evaluate, save_predictions
 from fer_lib.files import InputError, write_json
 from fer_lib.recipes import recipe
-from fer_lib.runs import Run
+from fer_lib.runs import Run, RunFolder
 
 # Tests run on the CPU, as in CI, even if there is a GPU. To run those that need one:
-# CUDA_VISIBLE_DEVICES=0 python -m pytest tests/test_graph.py tests/test_train.py
+# CUDA_VISIBLE_DEVICES=0 python -m pytest tests/test_graph.py tests/test_learner.py
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -34,7 +36,16 @@ FLAGS = (
 )
 
 
-LONGEST = ("test_notebooks", "browser", "test_train", "test_campaign", "test_report", "test_onnx")
+LONGEST = (
+    "test_notebooks",
+    "browser",
+    "test_campaign",
+    "test_device",
+    "test_training",
+    "test_report",
+    "test_onnx",
+    "test_learner",
+)
 
 
 def pytest_itemcollected(item):
@@ -106,6 +117,23 @@ def refused(fer_home):
         return message
 
     return load
+
+
+def small(**changes) -> TrainConfig:
+    """Return the settings of a small CNN for two epochs, some of them changed."""
+    values = {"epochs": 2, "options": {"width": 4}, "batch_size": 32, "ema_decay": 0.0} | changes
+    return recipe("baseline_cnn", "ours", "sample", **values)
+
+
+def rows(run: RunFolder) -> list[dict]:
+    """Return the rows of metrics.csv without the columns of times."""
+    return run.metrics().drop(columns=["seconds", "train_seconds"]).to_dict("records")
+
+
+@pytest.fixture(scope="session")
+def faces() -> FaceSet:
+    """300 drawn faces, for the tests of trainings; other modules define their own `faces`."""
+    return make_sample(300)
 
 
 @pytest.fixture(scope="session")
