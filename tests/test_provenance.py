@@ -68,3 +68,15 @@ def test_a_resumed_run_records_each_commit_that_trained_it(faces, tmp_path, monk
     assert (resumed["after_epoch"], resumed["commit"]) == (2, "b")
     keep_results(run, tmp_path / "kept")
     assert results_table(tmp_path / "kept").iloc[0]["commit"] == "a, b"
+
+
+def test_a_copy_outside_git_takes_its_commit_from_the_environment(monkeypatch):
+    def no_git(*arguments, **named):
+        raise FileNotFoundError
+
+    monkeypatch.delenv("FER_COMMIT", raising=False)
+    monkeypatch.setattr(provenance.subprocess, "run", no_git)
+    assert provenance.git_commit() is None
+    monkeypatch.undo()  # FER_COMMIT also comes before the commit of a checkout
+    monkeypatch.setenv("FER_COMMIT", "0123abcd")
+    assert provenance.git_commit() == "0123abcd"

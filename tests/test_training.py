@@ -159,3 +159,13 @@ def test_a_full_disk_is_reported_and_the_last_state_is_kept(faces, tmp_path, mon
     assert (run.folder / "best.safetensors").read_bytes() == before
     monkeypatch.undo()
     assert train(small(epochs=1), faces, runs=tmp_path).finished
+
+
+def test_results_include_the_accuracy_without_the_mirror_image(faces, tmp_path):
+    run = train(small(flip_tta=True), faces, runs=tmp_path)
+    model = run.load_model()
+    prepare = Prepare(model.pretrained_cfg)
+    for split, accuracy in run.results["one_view"].items():
+        rows = faces.where(split)
+        answers = probabilities(model, torch.from_numpy(faces.images[rows]), prepare).argmax(1)
+        assert (answers.numpy() == faces.labels[rows]).mean() == accuracy
