@@ -205,6 +205,15 @@ def test_a_kept_file_contains_no_folder_of_the_user(root):
     assert "source" in run.config["data"]
 
 
+def test_a_kept_run_shortens_the_path_of_its_weights_file(tmp_path):
+    run = make_run(tmp_path, right=10)
+    train = run.config["train"] | {"pretrained": "/home/me/pretraining/1_mae/encoder.safetensors"}
+    write_json(run.folder / "config.json", run.config | {"train": train})
+    keep_results(Run(run.folder), tmp_path / "kept")
+    kept = read_json(tmp_path / "kept" / f"{run.name}.json")
+    assert kept["config"]["train"]["pretrained"] == "1_mae/encoder.safetensors"
+
+
 TRAIN = "python -m fer_lib.train baseline_cnn"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from conftest import rows
 from filelock import FileLock
 from forked import killed_at
 
@@ -61,11 +62,6 @@ def finished(faces, tmp_path_factory):
 
 def tiny(**changes):
     return pretraining("sample", **TINY | changes)
-
-
-def rows(run):
-    """Return the rows of metrics.csv without the times."""
-    return run.metrics().drop(columns=["seconds", "train_seconds"]).to_dict("records")
 
 
 def weights(run):

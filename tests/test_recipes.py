@@ -12,7 +12,14 @@ from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
 from fer_lib.recipes import RECIPES, recipe
-from fer_lib.settings import add_arguments, own_changes, parse_settings, several, side_by_side
+from fer_lib.settings import (
+    add_arguments,
+    own_changes,
+    parse_setting,
+    parse_settings,
+    several,
+    side_by_side,
+)
 
 
 @pytest.mark.parametrize("model", MODULES)
@@ -221,6 +228,15 @@ def test_unknown_recipes_and_wrong_changes_are_refused(model, changes, message):
 def test_names_that_choose_the_recipe_cannot_be_set(name):
     with pytest.raises(InputError, match=f"{name} cannot be changed by --set"):
         parse_settings(["epochs=1", f"{name}=full"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("x=False", False), ("x=false", False), ("x=None", None), ("x=1e-3", 1e-3), ("x=ab", "ab"),
+     ("x={[1]: 2}", "{[1]: 2}")],
+)  # fmt: skip
+def test_values_on_the_command_line_are_parsed(text, value):
+    assert parse_setting(text) == ("x", value)
 
 
 def test_the_option_set_may_be_given_more_than_once():

@@ -6,8 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from conftest import OF_WEIGHTS, run_file
 from pypdf import PdfReader
+from report_fixtures import OF_WEIGHTS, run_file
 
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.report.__main__ import main

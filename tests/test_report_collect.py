@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import DATASET, RUN, run_file
+from report_fixtures import DATASET, RUN, run_file
 
 from fer_lib import compare, pipeline
 from fer_lib.files import InputError, read_json, write_json

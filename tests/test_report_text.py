@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import OF_WEIGHTS, RUN, run_file
 from pypdf import PdfReader
+from report_fixtures import OF_WEIGHTS, RUN, run_file
 
 from fer_lib.files import read_json, write_json
 from fer_lib.models import MODULES

@@ -1,0 +1,159 @@
+"""The learner: a step and its loss, validation, compiled models, memory on the device."""
+
+import gc
+import weakref
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import small
+from timm.models import register_model
+from torch import nn
+
+from fer_lib import learner as learner_module
+from fer_lib.augment import Augmentation
+from fer_lib.learner import Learner
+from fer_lib.losses import inverse_frequency, log_prior
+from fer_lib.models import MODULES, create_model
+from fer_lib.recipes import recipe
+
+
+def test_validation_is_not_augmented_and_gives_the_same_result_twice(faces, monkeypatch):
+    learner = Learner(small(), faces)
+    calls = []
+    original = learner.prepare.__class__.__call__
+    monkeypatch.setattr(
+        learner_module.Prepare,
+        "__call__",
+        lambda self, x, config=None, generator=None: (
+            calls.append((len(x), config)) or original(self, x, config, generator)
+        ),
+    )
+    assert learner.validate() == learner.validate()
+    assert calls
+    assert all(config is None for _, config in calls)
+    learner.train_epoch(0)
+    assert calls[-1][1] == learner.config.augmentation
+
+
+def test_accumulation_does_not_change_the_step(faces, monkeypatch):
+    # Without batch statistics the gradient of a batch is the mean over its parts.
+    monkeypatch.setattr(learner_module, "freeze", lambda core, count: core.eval())
+
+    def weights(accumulate):
+        plain = {"precision": "no", "augmentation": Augmentation(), "clip_grad": None}
+        learner = Learner(small(accumulate=accumulate, **plain), faces)
+        learner.train_epoch(0)
+        return torch.cat([p.detach().flatten() for p in learner.core.parameters()])
+
+    torch.testing.assert_close(weights(1), weights(4), atol=2e-5, rtol=1e-3)
+
+
+def test_weights_of_the_previous_training_do_not_stay_on_the_device(faces, monkeypatch):
+    """The weights are freed even before Python's automatic garbage collection runs."""
+    config = recipe("baseline_cnn", "ours", "sample", limit=16, batch_size=8, precision="bf16")
+    gc.disable()
+    try:
+        before = weakref.ref(Learner(config, faces).core)
+        assert before()  # else there is no reference cycle, and gc.collect() is not needed
+        on_gpu = SimpleNamespace(device=torch.device("cuda"))
+        monkeypatch.setattr(learner_module, "processes", lambda: on_gpu)
+        Learner(config, faces)
+        assert not before()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_no_step_waits_for_the_gpu(faces):
+    learner = Learner(recipe("attention_cnn", "ours", "sample", precision="bf16"), faces)
+    images, soft = next(learner.batches.epoch(0))
+    generator = torch.Generator(learner.device).manual_seed(0)
+    x = learner.prepare(images, learner.config.augmentation, generator)
+    learner.step(x, soft, {})
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        x = learner.prepare(images, learner.config.augmentation, generator)
+        learner.step(x, soft, {})
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [("attention_cnn", "no"), ("vit_moe", "no"), ("grefel", "no"), ("vit_cnn", "bf16")],
+)
+def test_a_compiled_model_learns_the_same(faces, model, precision, monkeypatch):
+    """The model is traced and differentiated as a whole, but not compiled: that takes long."""
+    real, traced = torch.compile, []
+
+    def compile_quickly(core):
+        traced.append(core)
+        return real(core, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", compile_quickly)
+    rows = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        config = recipe(model, "ours", "sample", limit=16, batch_size=8, precision=precision)
+        rows.append(Learner(replace(config, compile=compiled), faces).train_epoch(0))
+    assert len(traced) == 1
+    assert rows[1] == pytest.approx(rows[0], rel=1e-3 if precision == "no" else 0.05)
+
+
+def test_the_decay_of_the_moving_average_warms_up_to_its_value(faces):
+    learner = Learner(small(ema_decay=0.9), faces)
+    decays = [learner.ema.get_decay(step) for step in (1, 2, 10, 1000)]
+    assert decays == pytest.approx([1 - step ** (-2 / 3) for step in (1, 2, 10)] + [0.9])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class_weights": True, "label_smoothing": 0.0},
+        {"logit_adjustment": 0.5, "label_smoothing": 0.0},
+        {"label_smoothing": 0.1},
+    ],
+)
+def test_the_loss_on_soft_targets_equals_the_closed_form(faces, changes):
+    learner = Learner(small(**changes), faces)
+    known = learner.batches.targets
+    weights = inverse_frequency(known) if learner.config.class_weights else torch.ones(7)
+    added = learner.config.logit_adjustment * log_prior(known)
+    soft = torch.softmax(torch.randn(16, 7), 1)
+    logits, loss = learner.step(torch.randn(16, 1, 48, 48), soft, {})
+    smooth = learner.config.label_smoothing
+    target = (1 - smooth) * soft + smooth / 7
+    expected = -(weights * target * (logits + added).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
+    assert loss.dtype == torch.float32
+
+
+def test_auxiliary_losses_are_added_to_the_loss_and_logged(faces, tmp_path, monkeypatch):
+    @register_model
+    def with_anchor(pretrained=False, num_classes=7, **_):
+        core = create_model("baseline_cnn", num_classes=num_classes, width=4)
+        core.anchor = nn.Parameter(torch.ones(3))
+        core.auxiliary_losses = lambda targets: {"spread": core.anchor.pow(2).sum()}
+        core.statistics = lambda: {"load": torch.tensor(100.0)}
+        return core
+
+    monkeypatch.setitem(MODULES, "with_anchor", "cnn")
+    config = recipe("baseline_cnn", "ours", "sample", epochs=1, ema_decay=0.0)
+    learner = Learner(
+        type(config).from_dict(config.to_dict() | {"model": "with_anchor", "options": {}}), faces
+    )
+    logged = learner.train_epoch(0)
+    assert 0 < logged["spread"] < 3
+    assert logged["load"] == 100 > logged["train_loss"]  # logged, but not added
+    assert logged["train_loss"] > logged["spread"]
+    assert (learner.core.anchor < 1).all()
+
+
+def test_training_on_votes_differs_from_training_on_labels(faces):
+    keep = faces.votes[:, :7].sum(1) > 0
+    voted = faces.subset(keep)
+    a, b = (Learner(small(labels=labels), voted) for labels in ("original", "votes"))
+    assert torch.equal(a.held_out.labels, b.held_out.labels)
+    assert not torch.equal(a.batches.targets, b.batches.targets)

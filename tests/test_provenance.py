@@ -1,0 +1,82 @@
+"""Where a run comes from: the digest of the code, and the commits that trained it."""
+
+import inspect
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import small
+
+import fer_lib
+from fer_lib import provenance
+from fer_lib.checkpoints import load_state, load_weights
+from fer_lib.data.audit import clean_test_ids
+from fer_lib.data.copies import copy_groups
+from fer_lib.evaluate import evaluate, load_predictions
+from fer_lib.evaluate.abstention import operating_point
+from fer_lib.evaluate.calibration import exact
+from fer_lib.kept import keep_results, results_table
+from fer_lib.learner import Learner
+from fer_lib.provenance import CODE
+from fer_lib.runs import list_runs
+from fer_lib.train import train
+from fer_lib.training import Training
+
+pytestmark = pytest.mark.usefixtures("undrawn_runs")
+
+
+def test_the_code_digest_ignores_comments_docstrings_and_line_breaks(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    digests = []
+    for text in (
+        'RATE = 0.1\n"""What it is."""\ndef f(x):\n    return RATE * x\n',
+        '"""A module."""\nRATE = 0.1  # a reason\n\n\ndef f(x):\n    "It."\n    return RATE * x\n',
+        "RATE = 0.2\ndef f(x):\n    return RATE * x\n",
+    ):
+        (tmp_path / "one.py").write_text(text)
+        digests.append(provenance.code_digest(("one",)))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_code_digest_covers_training_restoring_and_scoring():
+    folder = Path(fer_lib.__file__).parent
+    found = {name: set(folder.glob(f"{name}.py")) for name in CODE}
+    assert all(found.values())
+    files = set().union(*found.values())
+    trains = (train, Training, Learner, load_state, load_weights)
+    scores = (load_predictions, evaluate, operating_point, exact, clean_test_ids, copy_groups)
+    for one in (*trains, *scores):
+        assert Path(inspect.getfile(one)) in files, one
+
+
+def test_a_resumed_run_records_each_commit_that_trained_it(faces, tmp_path, monkeypatch):
+    for epoch, commit in enumerate(("a", "a", "b")):
+        monkeypatch.setenv("FER_COMMIT", commit)
+        one_epoch = Training.one_epoch
+
+        def stop_at_second(self, number, one_epoch=one_epoch, last=epoch):
+            if number > last:
+                raise KeyboardInterrupt
+            return one_epoch(self, number)
+
+        with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+            patched.setattr(Training, "one_epoch", stop_at_second)
+            train(small(epochs=3), faces, runs=tmp_path)
+    (run,) = list_runs(tmp_path)
+    assert run.config["environment"]["commit"] == "a"
+    (resumed,) = run.config["resumed"]
+    assert (resumed["after_epoch"], resumed["commit"]) == (2, "b")
+    keep_results(run, tmp_path / "kept")
+    assert results_table(tmp_path / "kept").iloc[0]["commit"] == "a, b"
+
+
+def test_a_copy_outside_git_takes_its_commit_from_the_environment(monkeypatch):
+    def no_git(*arguments, **named):
+        raise FileNotFoundError
+
+    monkeypatch.delenv("FER_COMMIT", raising=False)
+    monkeypatch.setattr(provenance.subprocess, "run", no_git)
+    assert provenance.git_commit() is None
+    monkeypatch.undo()  # FER_COMMIT also comes before the commit of a checkout
+    monkeypatch.setenv("FER_COMMIT", "0123abcd")
+    assert provenance.git_commit() == "0123abcd"

@@ -1,0 +1,83 @@
+"""Folders of runs: found by equal settings, listed, locked, refused if they cannot be written."""
+
+import os
+
+import pytest
+from conftest import small
+
+from fer_lib import train as train_module
+from fer_lib.files import InputError, locked, write_json
+from fer_lib.runs import find_run, list_runs, runs_folder, start_run
+from fer_lib.train import train
+
+pytestmark = pytest.mark.usefixtures("undrawn_runs")
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"mixup": 0},
+        {"clip_grad": 1},
+        *({"options": {"width": 4, "dropout": kind((0.2, 0.1))}} for kind in (tuple, list)),
+    ],
+)
+def test_equal_settings_find_the_same_run_however_they_are_written(faces, tmp_path, same):
+    run = start_run(small(epochs=1), faces, tmp_path)
+    assert find_run(small(epochs=1, **same), faces, tmp_path).folder == run.folder
+    assert find_run(small(epochs=1, mixup=0.1), faces, tmp_path) is None
+
+
+def test_folders_that_are_no_run_are_left_out_and_named(make_run, tmp_path, capsys):
+    run, half = make_run(), make_run(time="2")
+    half.folder.rename(half.folder.with_name(f".{half.name}.partial"))  # half restored
+    write_json(tmp_path / "a" / "config.json", {})
+    write_json(tmp_path / "b" / "config.json", {"train": {"model": "x", "colour": 1}})
+    closed = tmp_path / "0" / "config.json"
+    closed.mkdir(parents=True)  # a folder, which even root cannot read as a file
+    assert [one.name for one in list_runs(tmp_path)] == [run.name]
+    printed = capsys.readouterr().out
+    assert printed.count("left out") == 3
+    assert f"left out: {closed} cannot be read (Is a directory)" in printed
+    assert f"left out: {tmp_path / 'a'} is not a run" in printed
+    assert "colour" in printed
+
+
+def test_the_path_of_the_runs_folder_may_begin_with_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert runs_folder("~/some runs") == tmp_path / "some runs"
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_runs_folder_is_refused(faces, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="cannot be written to"):
+        train(small(epochs=1), faces, runs=tmp_path)
+
+
+def test_a_file_given_as_the_runs_folder_is_refused(faces, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(train_module, "Learner", None)  # it must not be called
+    with pytest.raises(InputError, match="file cannot be written to"):
+        train(small(epochs=1), faces, runs=tmp_path / "file")
+
+
+def test_a_run_that_another_process_is_training_is_refused(faces, tmp_path, monkeypatch):
+    from filelock import FileLock
+
+    monkeypatch.setattr("fer_lib.files.LOCK_SECONDS", 0.2)
+    run = train(small(epochs=1), faces, runs=tmp_path)
+    (run.folder / "results.json").unlink()
+    with FileLock(run.folder / ".lock"), pytest.raises(InputError, match="another process"):
+        train(small(epochs=1), faces, runs=tmp_path)
+
+
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch):
+    def fail(_):
+        raise NotImplementedError("no flock")
+
+    monkeypatch.setattr("fer_lib.files.FileLock.acquire", fail)
+    with (
+        pytest.raises(InputError, match=r"supports no locks \(no flock\)"),
+        locked(tmp_path / "l", "at"),
+    ):
+        pass

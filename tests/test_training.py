@@ -1,0 +1,171 @@
+"""The epochs of a run: resuming after a kill, the best epoch and its scores, NaN losses."""
+
+import os
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from conftest import rows, small
+from forked import killed_at
+
+from fer_lib import epochs, training
+from fer_lib.augment import Prepare
+from fer_lib.batches import probabilities
+from fer_lib.checkpoints import load_state, load_weights
+from fer_lib.device import processes
+from fer_lib.evaluate import load_predictions
+from fer_lib.files import InputError
+from fer_lib.learner import Learner
+from fer_lib.losses import SoftCrossEntropy
+from fer_lib.provenance import processor
+from fer_lib.refine.folds import predict
+from fer_lib.runs import list_runs
+from fer_lib.train import main, train
+
+pytestmark = pytest.mark.usefixtures("undrawn_runs")
+
+
+def test_a_killed_run_resumes_to_the_same_numbers(faces, tmp_path, capsys):
+    settings = ["--set", "epochs=8", "batch_size=64", 'options={"width": 4}', "schedule=plateau"]
+    arguments = ["baseline_cnn", "--dataset", "sample-10-300", *settings, "--runs"]
+    killed_at("epoch 2/8", main, [*arguments, str(tmp_path / "killed")])
+    (unfinished,) = list_runs(tmp_path / "killed", finished=False)
+    assert not unfinished.finished
+    main([*arguments, str(tmp_path / "killed")])
+    resumed = capsys.readouterr().out
+    assert "resumes after epoch" in resumed
+    assert f"trains on {processes().device.type} ({processor()})" in resumed
+    main([*arguments, str(tmp_path / "whole")])
+    (killed,), (whole,) = list_runs(tmp_path / "killed"), list_runs(tmp_path / "whole")
+    assert rows(killed) == rows(whole)
+    for key in ("valid", "test", "best_epoch"):
+        assert killed.results[key] == whole.results[key]
+    a, b = (load_predictions(run.folder / "predictions.npz") for run in (killed, whole))
+    np.testing.assert_array_equal(a.test_probabilities, b.test_probabilities)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_run_killed_at_its_best_epoch_has_the_weights_of_the_best_recorded_epoch(
+    faces, tmp_path, monkeypatch, recorded
+):
+    """An unrecorded second epoch is repeated with a lower accuracy, as may happen on a GPU."""
+    accuracies = [0.5, 0.6]
+    validate = Learner.validate
+    monkeypatch.setattr(
+        Learner, "validate", lambda self: validate(self) | {"valid_accuracy": accuracies.pop(0)}
+    )
+    original, states = epochs.save_state, []
+
+    def killed_at_the_second(path, state):
+        states.append(deepcopy(state["model"]))
+        if len(states) == 2 and not recorded:
+            raise KeyboardInterrupt
+        original(path, state)
+        if len(states) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(epochs, "save_state", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), faces, runs=tmp_path)
+    monkeypatch.setattr(epochs, "save_state", original)
+    accuracies[:] = [0.4]
+    run = train(small(), faces, runs=tmp_path)
+    best = 1 if recorded else 0
+    assert run.results["best_epoch"] == best + 1
+    weights = load_weights(run.folder / "best.safetensors").state_dict()
+    expected = states[best]
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    assert not list(run.folder.glob("epoch-*"))
+
+
+def test_the_best_weights_are_scored_and_not_the_last(faces, tmp_path, monkeypatch):
+    accuracies, validate = [0.6, 0.4], Learner.validate
+    monkeypatch.setattr(
+        Learner, "validate", lambda self: validate(self) | {"valid_accuracy": accuracies.pop(0)}
+    )
+    run = train(small(), faces, runs=tmp_path)
+    assert run.results["best_epoch"] == 1
+    test = faces.where("test")
+    reported = load_predictions(run.folder / "predictions.npz").test_probabilities
+    np.testing.assert_allclose(predict(run, faces.images[test]), reported, atol=1e-5)
+    last = run.load_model()
+    last.load_state_dict(load_state(run.state_path, torch.device("cpu"))["model"])
+    answers = probabilities(
+        last, torch.from_numpy(faces.images[test]), Prepare(last.pretrained_cfg)
+    )
+    assert np.abs(answers.numpy() - reported).max() > 1e-3
+    right = (reported.argmax(1) == faces.labels[test]).mean()
+    assert run.results["test"]["full"]["accuracy"] == right
+
+
+def test_early_stopping_counts_from_the_best_epoch(faces, tmp_path):
+    run = train(small(epochs=9, lr=1e-12, patience=2), faces, runs=tmp_path)
+    table = run.metrics()
+    assert len(table) == table["valid_accuracy"].idxmax() + 3 < 9
+
+
+def test_the_moving_average_is_saved_as_the_best_weights(faces, tmp_path):
+    run = train(small(epochs=1, ema_decay=0.9), faces, runs=tmp_path)
+    state = torch.load(run.state_path, weights_only=True)
+    best = run.load_model().state_dict()
+    assert all(torch.equal(best[name], state["ema"][name]) for name in best)
+    assert not all(torch.equal(best[name], state["model"][name]) for name in best)
+    assert "valid_accuracy_unaveraged" in run.metrics()
+
+
+def test_a_nan_loss_raises_an_error_and_the_last_good_epoch_is_kept(faces, tmp_path, monkeypatch):
+    forward = SoftCrossEntropy.forward
+    calls = {"n": 0}
+
+    def broken(self, logits, answer):
+        calls["n"] += 1
+        return forward(self, logits, answer) * (float("nan") if calls["n"] == 10 else 1)
+
+    monkeypatch.setattr(SoftCrossEntropy, "forward", broken)
+    with pytest.raises(FloatingPointError, match="nan at step 3 of epoch 2"):
+        train(small(epochs=3), faces, runs=tmp_path)
+    (run,) = list_runs(tmp_path, finished=False)
+    assert len(rows(run)) == 1
+    monkeypatch.undo()
+    assert len(rows(train(small(epochs=3), faces, runs=tmp_path))) == 3
+
+
+def test_an_epoch_with_a_nan_validation_loss_is_not_kept(faces, tmp_path, monkeypatch):
+    validate = Learner.validate
+    monkeypatch.setattr(
+        Learner, "validate", lambda self: validate(self) | {"valid_loss": float("nan")}
+    )
+    with pytest.raises(FloatingPointError, match=r"validation loss became nan in epoch 1\. Lower"):
+        train(small(), faces, runs=tmp_path)
+    (folder,) = tmp_path.glob("*_s0")
+    assert not list(folder.glob("*.safetensors"))
+
+
+def test_a_full_disk_is_reported_and_the_last_state_is_kept(faces, tmp_path, monkeypatch):
+    run = train(small(epochs=1), faces, runs=tmp_path)
+    (run.folder / "results.json").unlink()
+    before = (run.folder / "best.safetensors").read_bytes()
+    original = training.write_results
+
+    def on_a_full_disk(run, *rest):
+        (run.folder / f".results.{os.getpid()}.partial.json").symlink_to("/dev/full")
+        original(run, *rest)
+
+    monkeypatch.setattr(training, "write_results", on_a_full_disk)
+    with pytest.raises(InputError, match=r"results\.json could not be written \(No space left"):
+        train(small(epochs=1), faces, runs=tmp_path)
+    assert not (run.folder / "results.json").exists()
+    assert (run.folder / "best.safetensors").read_bytes() == before
+    monkeypatch.undo()
+    assert train(small(epochs=1), faces, runs=tmp_path).finished
+
+
+def test_results_include_the_accuracy_without_the_mirror_image(faces, tmp_path):
+    run = train(small(flip_tta=True), faces, runs=tmp_path)
+    model = run.load_model()
+    prepare = Prepare(model.pretrained_cfg)
+    for split, accuracy in run.results["one_view"].items():
+        rows = faces.where(split)
+        answers = probabilities(model, torch.from_numpy(faces.images[rows]), prepare).argmax(1)
+        assert (answers.numpy() == faces.labels[rows]).mean() == accuracy
