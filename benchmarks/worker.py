@@ -67,7 +67,7 @@ class Worker:
 
 def serve(pipe: Connection, place: Place) -> None:
     """Run calls in the process until the pipe is closed."""
-    command = list(sys.argv)
+    command = without_only(sys.argv)
     while True:
         try:
             name, call = pipe.recv()
@@ -86,3 +86,13 @@ def serve(pipe: Connection, place: Place) -> None:
             pipe.send((value, problem))
         except BrokenPipeError:  # the process that asked was ended
             return
+
+
+def without_only(command: list[str]) -> list[str]:
+    """Leave out of a command the entries that `--only` names, and `--only` itself."""
+    if "--only" not in command:
+        return list(command)
+    start = command.index("--only")
+    rest = command[start + 1 :]
+    names = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
+    return command[:start] + rest[names:]

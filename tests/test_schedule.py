@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import schedule
 import wanted
+import worker
 from campaign_fixtures import SAMPLE, tiny
 
 from fer_lib.runs import Run
@@ -136,3 +137,15 @@ def test_kept_results_are_of_a_run_after_the_needed_pretraining(monkeypatch):
     short, long = (schedule.kept_results(entry) for entry in entries)
     assert short != long
     assert short["valid"]["full"]["accuracy"] < long["valid"]["full"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    "command, left",
+    [
+        (["campaign.py", "run"], ["campaign.py", "run"]),
+        (["campaign.py", "--only", "a", "b, seed 1"], ["campaign.py"]),
+        (["campaign.py", "--only", "a", "--out", "x"], ["campaign.py", "--out", "x"]),
+    ],
+)
+def test_a_run_records_its_own_entry_in_place_of_all_that_the_command_named(command, left):
+    assert worker.without_only(command) == left
