@@ -140,7 +140,7 @@ def test_kept_results_are_of_a_run_after_the_needed_pretraining(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command, left",
+    ("command", "left"),
     [
         (["campaign.py", "run"], ["campaign.py", "run"]),
         (["campaign.py", "--only", "a", "b, seed 1"], ["campaign.py"]),
