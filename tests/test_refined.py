@@ -13,7 +13,7 @@ from fer_lib.batches import targets
 from fer_lib.compare import paired_tests
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import SPLITS, FaceSet
-from fer_lib.data.refined import Refined, load_refined, refined_path, save_refined
+from fer_lib.data.refined import Refined, load_refined, refined_by, refined_path, save_refined
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import evaluate, load_predictions
 from fer_lib.evaluate.scores import metrics
@@ -62,6 +62,17 @@ def test_refined_labels_are_loaded_as_they_were_saved(faces):
         assert file["ids"].tolist() == faces.ids[faces.where("train")].tolist()
         assert '"voters": ["one voter"]' in str(file["manifest"])
         assert faces.fingerprint in str(file["manifest"])
+
+
+def test_a_training_names_the_voters_of_its_labels_without_their_settings(faces):
+    voters = ("baseline_cnn s0, 3 folds: epochs=18 lr=0.008", "someone/face-classifier")
+    refined = turned(faces)
+    save_refined(faces, faces.where("train"), refined, voters)
+    number = f"{len(refined.labels):,}"
+    assert refined_by(faces, "refined_turned") == (
+        f"labels refined_turned: {number} of {number} changed, "
+        "by baseline_cnn s0, 3 folds, someone/face-classifier"
+    )
 
 
 def test_only_labels_of_exactly_the_training_images_are_written(faces):

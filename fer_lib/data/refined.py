@@ -176,7 +176,8 @@ def refined_by(faces: FaceSet, labels: str) -> str:
         return ""
     refined = load_refined(faces, match[1])
     changed = f"{refined.changed.sum():,} of {len(refined.labels):,} changed"
-    return f"labels {labels}: {changed}, by {', '.join(refined.voters)}"
+    voters = [name.partition(":")[0] for name in refined.voters]  # without their settings
+    return f"labels {labels}: {changed}, by {', '.join(voters)}"
 
 
 def refined_sha256(faces: FaceSet, labels: str) -> str | None:
