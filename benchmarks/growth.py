@@ -114,7 +114,8 @@ class Point:
         batches.steps = max(2, round(seconds * rate(self.train, self.device) / batches.batch_size))
         speed = rate(self.train, self.device)
         order = speed / (speed + drawn)  # of images / drawn + images / speed
-        return Cost(speed, self.memory(), before, order, batches.images.device.type)
+        memory = max(before, self.memory())  # Linux counts pages approximately
+        return Cost(speed, memory, before, order, batches.images.device.type)
 
     def memory(self) -> int:
         """Return the peak bytes allocated by PyTorch on a GPU, or held by the process on a CPU."""

@@ -90,9 +90,10 @@ def serve(pipe: Connection, place: Place) -> None:
 
 def without_only(command: list[str]) -> list[str]:
     """Leave out of a command the entries that `--only` names, and `--only` itself."""
-    if "--only" not in command:
-        return list(command)
-    start = command.index("--only")
-    rest = command[start + 1 :]
-    names = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
-    return command[:start] + rest[names:]
+    kept, named = [], False
+    for word in command:
+        if word.startswith("--"):
+            named = word.partition("=")[0] == "--only"
+        if not named:
+            kept.append(word)
+    return kept

@@ -145,6 +145,7 @@ def test_kept_results_are_of_a_run_after_the_needed_pretraining(monkeypatch):
         (["campaign.py", "run"], ["campaign.py", "run"]),
         (["campaign.py", "--only", "a", "b, seed 1"], ["campaign.py"]),
         (["campaign.py", "--only", "a", "--out", "x"], ["campaign.py", "--out", "x"]),
+        (["campaign.py", "--only=a", "b", "--only", "c"], ["campaign.py"]),
     ],
 )
 def test_a_run_records_its_own_entry_in_place_of_all_that_the_command_named(command, left):
