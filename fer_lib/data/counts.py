@@ -28,7 +28,9 @@ def differences(faces: FaceSet) -> list[str]:
         numbers are not known here.
     """
     together = tuple(faces.manifest["split"].get("fractions", ()))
-    parts = [(split,) for split in SPLITS if split not in together] + [together] * bool(together)
+    parts = [(split,) for split in SPLITS if split not in together]
+    if together:
+        parts.append(together)
     if faces.name == "fer2013":
         known = {split: np.array(counts) for split, counts in FER2013.items()}
         # Without Usage, the folder test/ holds the images of two splits.
