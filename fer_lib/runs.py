@@ -27,9 +27,10 @@ class RunFolder:
 
     Attributes:
         config: the content of `config.json`.
+        fingerprint: SHA-256 of the data that the run was trained on.
 
     Raises:
-        InputError: the folder has no `config.json`.
+        InputError: the folder has no `config.json`, or one that does not name the data.
     """
 
     def __init__(self, folder: str | Path):
@@ -37,15 +38,16 @@ class RunFolder:
         if not (self.folder / "config.json").exists():
             raise InputError(f"{self.folder} is not a run folder: it has no config.json")
         self.config = read_json(self.folder / "config.json")
+        try:
+            self.fingerprint: str = self.config["data"]["fingerprint"]
+        except (KeyError, TypeError):
+            raise InputError(
+                f"{self.folder} is not a run: its config.json does not name the data"
+            ) from None
 
     @property
     def name(self) -> str:
         return self.folder.name
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the data that the run was trained on."""
-        return self.config["data"]["fingerprint"]
 
     @property
     def finished(self) -> bool:

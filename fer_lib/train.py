@@ -116,6 +116,8 @@ def fine_tuning(
             a change is not allowed.
     """
     run.require_finished()
+    if "pretrained" in changes:
+        raise InputError(f"a fine-tuning of {run.folder} starts from its weights: omit pretrained")
     old = run.train_config
     config = recipe(old.model, name, preset or old.preset, **{"labels": old.labels} | changes)
     of_recipe = RECIPES[old.model, name].get("options", {})
@@ -149,10 +151,6 @@ def main(arguments: list[str] | None = None) -> None:
         if args.labels:
             changes |= {"labels": args.labels}
         if args.from_run:
-            if "pretrained" in changes:
-                raise InputError(
-                    "--from-run says what to start from: leave pretrained out of --set"
-                )
             run = Run(args.from_run)
             if run.train_config.model != args.model:
                 raise InputError(

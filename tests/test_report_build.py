@@ -90,6 +90,14 @@ def test_a_missing_key_is_named_in_the_error_with_its_file(report):
     write_json(path, whole)
     with pytest.raises(InputError, match=r"comparison\.json lacks runs\.one_view: run notebook 10"):
         build(report)
+    run = run_file(report, "vit_patch")
+    whole = read_json(run)
+    del whole["evaluation"]["coverage"]
+    write_json(run, whole)
+    with pytest.raises(
+        InputError, match=rf"{run.name} lacks 'evaluation.coverage': run .*--restore"
+    ):
+        build(report)
 
 
 def test_results_from_other_data_are_refused_as_stale(report):

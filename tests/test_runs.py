@@ -31,15 +31,21 @@ def test_folders_that_are_no_run_are_left_out_and_named(make_run, tmp_path, caps
     run, half = make_run(), make_run(time="2")
     half.folder.rename(half.folder.with_name(f".{half.name}.partial"))  # half restored
     write_json(tmp_path / "a" / "config.json", {})
-    write_json(tmp_path / "b" / "config.json", {"train": {"model": "x", "colour": 1}})
+    unknown = {"train": {"model": "x", "colour": 1}, "data": run.config["data"]}
+    write_json(tmp_path / "b" / "config.json", unknown)
+    write_json(tmp_path / "c" / "config.json", {"train": run.config["train"]})
     closed = tmp_path / "0" / "config.json"
     closed.mkdir(parents=True)  # a folder, which even root cannot read as a file
     assert [one.name for one in list_runs(tmp_path)] == [run.name]
     printed = capsys.readouterr().out
-    assert printed.count("left out") == 3
+    assert printed.count("left out") == 4
     assert f"left out: {closed} cannot be read (Is a directory)" in printed
     assert f"left out: {tmp_path / 'a'} is not a run" in printed
     assert "colour" in printed
+    assert (
+        f"left out: {tmp_path / 'c'} is not a run: its config.json does not name the data"
+        in printed
+    )
 
 
 def test_the_path_of_the_runs_folder_may_begin_with_a_tilde(monkeypatch, tmp_path):

@@ -223,7 +223,11 @@ def test_fine_tuning_starts_from_the_best_weights_of_a_run(faces, tmp_path, caps
     with pytest.raises(SystemExit):
         main([*arguments, "--recipe", "finetune"])
     assert "give --from-run" in capsys.readouterr().err
-    main([*arguments, "--from-run", str(first.folder)])
+    from_run = [*arguments, "--from-run", str(first.folder)]
+    with pytest.raises(SystemExit):
+        main([*arguments, "pretrained=true", *from_run[-2:]])
+    assert f"{first.folder} starts from its weights: omit pretrained" in capsys.readouterr().err
+    main(from_run)
     assert "test accuracy" in capsys.readouterr().out
     (second,) = [run for run in list_runs(tmp_path) if run.name != first.name]
     assert second.train_config == config

@@ -143,7 +143,11 @@ class Results:
                 )
             for key in needed:
                 if not has(content, key):
-                    raise InputError(f"{path} lacks {key!r}: collect again, with this version")
+                    run = Path(name).match(KEPT)  # which collecting evaluates, if its folder exists
+                    first = "run python -m fer_lib.kept --restore, then " if run else ""
+                    raise InputError(
+                        f"{path} lacks {key!r}: {first}collect again, with this version"
+                    )
             self._files[name] = content
         return self._files[name]
 
