@@ -26,6 +26,9 @@ from fer_lib.train import train
 BACKBONE = {"backbone": "vit_small_patch14_dinov2", "img_size": 112}
 """The ViT whose weights the file `--weights` contains, and the side of its input in pixels."""
 
+RULES = {"majority": rules.majority, "soft": rules.soft_average}
+"""The rules by which voters make labels that trainings learn from."""
+
 FEW = 256
 """Maximum number of validation images, and of test images, in a dry run."""
 
@@ -194,7 +197,9 @@ class Autoencoder(Entry):
 
 @dataclass(frozen=True)
 class Refinement(Entry):
-    """New labels for the training images: the majority of voters that did not learn from them.
+    """New labels for the training images, by voters that did not learn from them.
+
+    There is a file of labels by each rule of `RULES`.
 
     Attributes:
         voters: pairs of an entry and the changes to its settings.
@@ -218,30 +223,41 @@ class Refinement(Entry):
     def run(self, place: Place) -> None:
         """Return None: a refinement consists of many trainings."""
 
-    def file(self, place: Place) -> Path:
-        """Return the path of the file of refined labels."""
-        return refined_path(place.faces(self.dataset).name, "majority")
+    def files(self, place: Place) -> dict[str, Path]:
+        """Return the path of the file of refined labels by each rule."""
+        return {rule: refined_path(place.faces(self.dataset).name, rule) for rule in RULES}
 
     def told(self, place: Place) -> tuple[str, ...]:
         """Return the names of the voters, as the file of labels has them."""
         return folds.voter_names(self.configs(place), self.folds)
 
-    def finished(self, place: Place) -> bool:
-        if not self.file(place).exists():
-            return False
+    def made(self, place: Place) -> list[str]:
+        """Return the rules whose files exist and have labels by these voters."""
+        faces, told = place.faces(self.dataset), self.told(place)
         # Reading them raises InputError if they belong to other faces.
-        return load_refined(place.faces(self.dataset), "majority").voters == self.told(place)
+        return [
+            rule
+            for rule, path in self.files(place).items()
+            if path.exists() and load_refined(faces, rule).voters == told
+        ]
+
+    def finished(self, place: Place) -> bool:
+        return len(self.made(place)) == len(RULES)
 
     def do(self, place: Place) -> None:
-        if self.file(place).exists():
-            raise InputError(
-                f"{self.file(place)} is by other voters than those of {self.name}: move it away"
-            )
+        files, made = self.files(place), self.made(place)
+        missing = [rule for rule in files if rule not in made]
+        for rule in missing:
+            if files[rule].exists():
+                raise InputError(
+                    f"{files[rule]} is by other voters than those of {self.name}: move it away"
+                )
         faces, configs = place.faces(self.dataset), self.configs(place)
         rows = faces.where("train")
         ballots = folds.fold_votes(faces, rows, configs, folds=self.folds, runs=place.runs)
-        refined = rules.majority(ballots, faces.labels[rows], faces.classes)
-        save_refined(faces, rows, refined, self.told(place))
+        for rule in missing:
+            refined = RULES[rule](ballots, faces.labels[rows], faces.classes)
+            save_refined(faces, rows, refined, self.told(place))
 
     def dry_run(self, place: Place) -> None:
         for entry in self.entries():

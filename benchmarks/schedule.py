@@ -143,12 +143,12 @@ class Campaign:
         self.results[entry.name] = run.results if run else {}
         files = contents(run) if run else {}
         if isinstance(entry, Refinement):
-            path = entry.file(self.place)
-            files = {f"data/{path.parent.name}/{path.name}": path.read_bytes()}
-            if self.archives.other(files):
+            for path in entry.files(self.place).values():
+                files[f"data/{path.parent.name}/{path.name}"] = path.read_bytes()
+            if other := self.archives.other(files):
                 raise InputError(
-                    f"the archives in {self.archives.folder} contain other labels than {path}: "
-                    "give another folder (--out)"
+                    f"the archives in {self.archives.folder} contain another file {other[0]}: give "
+                    "another folder (--out)"
                 )
         held = self.archives.names()
         if new := {name: data for name, data in files.items() if name not in held}:

@@ -257,6 +257,13 @@ LATER = (
         labels="refined_majority",
         needs=VOTERS,
     ),
+    SHORT_VIT_MOE.variant(
+        "soft labels",
+        "soft labels by the voters helped small networks, where hard ones of the majority did not",
+        {},
+        labels="refined_soft:soft",
+        needs=VOTERS,
+    ),
     VIT_MOE.variant(
         "refined",
         "as vit_moe, so that only the labels differ; at 10 epochs they took 6 points away",

@@ -13,6 +13,7 @@ import wanted
 from campaign_fixtures import SAMPLE, tiny
 
 from fer_lib.config import TrainConfig
+from fer_lib.data.refined import load_refined
 from fer_lib.files import InputError
 
 pytestmark = pytest.mark.usefixtures("without_kept_results")
@@ -53,6 +54,15 @@ def test_labels_by_other_voters_do_not_finish_a_refinement():
     entry = entries.Refinement("voters", voters=voters, folds=2)
     entry.do(place)
     assert entry.finished(place)
+    files = entry.files(place)
+    assert all(load_refined(place.faces(SAMPLE), rule).rule == rule for rule in files)
+    before = files["majority"].read_bytes()
+    soft = files["soft"].read_bytes()
+    files["soft"].unlink()
+    assert not entry.finished(place)
+    entry.do(place)  # makes the missing file and leaves the other
+    assert entry.finished(place)
+    assert (files["majority"].read_bytes(), files["soft"].read_bytes()) == (before, soft)
     other = entries.Refinement("voters", voters=voters, folds=3)
     assert not other.finished(place)
     with pytest.raises(InputError, match=r"refined_majority\.npz is by other voters"):
