@@ -15,10 +15,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from fer_lib.augment import Augmentation, Prepare
+from fer_lib.models.cnn import grey_48
 
 AFFINE = Augmentation(flip=0.5, affine=0.8, rotate=12, translate=0.08, scale=(0.9, 1.15))
 PHOTOMETRIC = replace(AFFINE, photometric=0.5, brightness=0.2, contrast=0.2, noise=0.2)
-GREY_48 = {"input_size": (1, 48, 48), "mean": (0.5,), "std": (0.5,)}
 
 
 def kornia_pipeline(draw: Augmentation) -> Callable[[Tensor], Tensor]:
@@ -41,7 +41,7 @@ def kornia_pipeline(draw: Augmentation) -> Callable[[Tensor], Tensor]:
             K.RandomContrast((1 - draw.contrast, 1 + draw.contrast), p=draw.photometric),
             K.RandomGaussianNoise(std=draw.noise_std, p=draw.noise),
         ]
-    steps.append(K.Normalize(GREY_48["mean"], GREY_48["std"]))
+    steps.append(K.Normalize(grey_48["mean"], grey_48["std"]))
     run = K.AugmentationSequential(*steps)
     return lambda images: run(images.float() / 255)
 
@@ -63,7 +63,7 @@ def single_pipeline(draw: Augmentation) -> Callable[[Tensor], Tensor]:
         colour = v2.ColorJitter(draw.brightness, draw.contrast)
         steps.append(v2.RandomApply([colour], draw.photometric))
         steps.append(v2.RandomApply([v2.GaussianNoise(sigma=draw.noise_std)], draw.noise))
-    run = v2.Compose([*steps, v2.Normalize(GREY_48["mean"], GREY_48["std"])])
+    run = v2.Compose([*steps, v2.Normalize(grey_48["mean"], grey_48["std"])])
     return lambda images: torch.stack([run(image) for image in images])
 
 
@@ -79,7 +79,7 @@ def compare_augmentation(images: int, rounds: int) -> str:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     faces = torch.from_numpy(drawn(images).images[:images]).to(device)
-    prepare, generator = Prepare(GREY_48, device), torch.Generator(device).manual_seed(0)
+    prepare, generator = Prepare(grey_48, device), torch.Generator(device).manual_seed(0)
     others = {"torchvision v2": single_pipeline}
     if find_spec("kornia"):
         others["kornia"] = kornia_pipeline

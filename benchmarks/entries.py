@@ -1,7 +1,7 @@
 """Define the entries of the list of wanted runs: how each kind is found, tried out and run."""
 
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fer_lib.augment import Augmentation
 from fer_lib.config import TrainConfig
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.data.refined import load_refined, refined_path, save_refined
@@ -127,6 +128,9 @@ class Entry:
         options = merged_options(start, *(one.get("options", {}) for one in given))
         changes = {key: value for one in given for key, value in one.items()}
         changes.pop("options", None)
+        mine, draws = self.settings.get("augmentation"), changes.get("augmentation")
+        if isinstance(mine, Augmentation) and isinstance(draws, dict):  # not of the recipe's draws
+            changes["augmentation"] = asdict(mine) | draws
         fixed = {"seed": self.seed, "labels": self.labels, "pretrained": pretrained}
         return recipe(self.model, self.recipe, options=options, **fixed, **changes)
 

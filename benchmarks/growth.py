@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 from typing import Any, NamedTuple
 
 import measure
@@ -43,7 +42,7 @@ from fer_lib.data.sample import make_sample
 from fer_lib.device import choose_precision
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
-from fer_lib.plots.style import new_figure, save
+from fer_lib.plots.style import MARKERS, new_figure, save
 from fer_lib.provenance import processor
 
 IMAGES = sum(FER2013["train"])
@@ -123,6 +122,8 @@ class Point:
             return torch.cuda.max_memory_allocated(self.device)
         if (status := Path("/proc/self/status")).exists():
             return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+        from resource import RUSAGE_SELF, getrusage  # Windows has no such module
+
         return getrusage(RUSAGE_SELF).ru_maxrss  # on Linux it would include the parent's memory
 
 
@@ -202,7 +203,7 @@ def draw(panels: dict[str, Rows], title: str, mark: str) -> Any:
             look = {"color": colours[number], "markersize": 5}
             for place, axis in enumerate(column):
                 y = [cost[place] if cost else None for cost in costs.values()]
-                axis.plot(list(costs), y, marker="osD^vP*X"[number % 8], label=name, **look)
+                axis.plot(list(costs), y, marker=MARKERS[number % len(MARKERS)], label=name, **look)
                 edge = abs(place - 0.05 - 0.07 * number)  # low for speed, high for memory
                 cross = look | {"transform": axis.get_xaxis_transform()}
                 axis.plot(lost, [edge] * len(lost), "x", **cross)

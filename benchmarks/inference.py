@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
             "--rounds and --batch-sizes must be 1 or more, and --images at least the largest batch"
         )
     if missing := [name for name in NEEDED if not find_spec(name)]:
-        parser.exit(1, f"{', '.join(missing)} missing: pip install -e '.[demo]'\n")
+        parser.exit(1, f"{', '.join(missing)} missing: pip install -e '.[onnx]'\n")
     torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(cores())
     keep_memory()

@@ -36,8 +36,8 @@ def targets(faces: FaceSet, rows: np.ndarray, labels: str = "original") -> np.nd
         return refined_targets(faces, rows, labels)
     if faces.votes is None:
         raise InputError(
-            f"{faces.name} has no votes: train on other labels (--labels original), or, for "
-            "fer2013, put fer2013new.csv beside its data"
+            f"{faces.name} has no votes: train on other labels (--labels original), or read "
+            "fer2013 from fer2013.csv with fer2013new.csv beside it, since folders have no votes"
         )
     soft, keep = soft_targets(faces.votes[rows], faces.classes)
     if not keep.all():

@@ -138,6 +138,8 @@ class Learner:
         Raises:
             FloatingPointError: the loss was infinite or NaN at a step.
         """
+        # Another learner of this process may have set another number, which accelerate's state has.
+        self.accelerator.gradient_accumulation_steps = self.config.accumulate
         config, steps = self.config, len(self.batches)
         self.model.train()
         freeze(self.core, config.frozen_at(epoch))

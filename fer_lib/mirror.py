@@ -16,6 +16,7 @@ from PIL import Image
 
 from fer_lib.labels import EMOJI
 from fer_lib.predict import Face, Predictor
+from fer_lib.predict.faces import shared
 from fer_lib.predict.outputs import draw_faces
 
 SAME = 0.3  # overlap above which the faces of two frames are the same person's
@@ -232,8 +233,5 @@ def follow(before: Face | None, found: list[Face]) -> Face | None:
 
 def overlap(one: Face, other: Face) -> float:
     """Return the intersection over union of the boxes of two faces, 0 to 1."""
-    (x, y, w, h), (u, v, p, q) = one.box, other.box
-    width = min(x + w, u + p) - max(x, u)
-    height = min(y + h, v + q) - max(y, v)
-    shared = max(width, 0) * max(height, 0)
-    return shared / (w * h + p * q - shared)
+    common = shared(one.box, other.box)
+    return common / (sum(box[2] * box[3] for box in (one.box, other.box)) - common)

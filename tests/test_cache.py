@@ -96,7 +96,9 @@ def test_files_without_images_beside_the_cache_of_a_download_change_nothing(
     (fer_home / "data/fer2013/notes.txt").touch()
     (fer_home / "data/fer2013/fer2013new.csv").write_text("Usage,Image name\n")
     forbid_reading(monkeypatch)
-    assert len(load_faces("fer2013", **MUTE)) == 160
+    heard = []
+    assert len(load_faces("fer2013", say=heard.append)) == 160
+    assert f"note: what is in {fer_home / 'data/fer2013'} is not read" in heard[0]
 
 
 def test_files_put_beside_the_cache_are_read_only_when_the_given_folder_is_gone(

@@ -92,6 +92,9 @@ def test_a_launch_that_would_silently_start_one_process_is_refused(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     with pytest.raises(InputError, match="torchrun"):
         processes()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InputError, match="does not hide the GPU"):
+        processes()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs the fused kernel is the faster one")

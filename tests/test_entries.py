@@ -39,6 +39,9 @@ def test_given_options_are_merged_with_those_of_an_entry():
     bare = wanted.by_name("attention_cnn, no gates").config(place)
     assert (bare.options["attention"], bare.options["width"], bare.epochs) == ("none", 16, 9)
     assert bare.batch_size == 256
+    place = entries.Place(changes={"augmentation": {"erase": 0.0}})
+    draws = wanted.by_name("attention_cnn").config(place).augmentation
+    assert draws == replace(wanted.STRONG, erase=0.0)
 
 
 def test_a_dry_run_is_long_enough_to_replay_a_recorded_step():

@@ -13,7 +13,6 @@ from fer_lib.config import PRESETS
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.refined import (
     Refined,
-    load_refined,
     refined_sha256,
     save_refined,
 )
@@ -336,12 +335,12 @@ def test_the_committed_tables_match_the_kept_results(root):
         assert (root / path.relative_to(ROOT)).read_bytes() == text, path
 
 
-def refine(faces: FaceSet, shift: int = 0) -> Path:
+def refine(faces: FaceSet, shift: int = 0, voter: str = "a voter") -> Path:
     """Save refined labels, shifted by some classes, and return their file."""
     rows = faces.where("train")
     soft, why = np.full((len(rows), 7), 1 / 7, np.float32), np.full(len(rows), "why")
     refined = Refined("majority", (faces.labels[rows] + shift) % 7, soft, why)
-    return save_refined(faces, rows, refined, ("a voter",))
+    return save_refined(faces, rows, refined, (voter,))
 
 
 def test_refined_labels_are_kept_with_a_run_that_learned_from_them(root, monkeypatch, capsys):
@@ -369,7 +368,9 @@ def test_refined_labels_are_kept_with_a_run_that_learned_from_them(root, monkeyp
     assert f"{path} is made" in said
     assert f"{path} has other labels than 1_baseline_cnn_noise_s0 learned from" in said
     assert path.read_bytes() == kept[2]
-    assert load_refined(faces, "majority").voters == ("a voter",)
+    refine(faces, 2, "another name for the voter")
+    main(["--restore"])
+    assert "other labels than 2_" not in capsys.readouterr().out
     main([str(root / "runs" / "1_baseline_cnn_noise_s0")])  # again: its labels are kept already
     assert "not kept" not in capsys.readouterr().out
     main([str(run.folder)])

@@ -44,6 +44,7 @@ def test_accumulation_does_not_change_the_step(faces, monkeypatch):
     def weights(accumulate):
         plain = {"precision": "no", "augmentation": Augmentation(), "clip_grad": None}
         learner = Learner(small(accumulate=accumulate, **plain), faces)
+        Learner(small(accumulate=5 - accumulate, **plain), faces)  # does not change the first one
         learner.train_epoch(0)
         return torch.cat([p.detach().flatten() for p in learner.core.parameters()])
 

@@ -118,6 +118,8 @@ def test_recovery_draws_a_point_for_each_rule_that_changed_something():
     np.testing.assert_allclose(curve.get_xydata(), [(0.9, 0.3), (0.5, 0.8)])
     assert [line.get_label() for line in drawn] == ["majority", "soft"]
     np.testing.assert_allclose([line.get_xydata()[0] for line in drawn], [(0.6, 0.5), (0.4, 0.9)])
+    (majority,) = plots.recovery({"majority": (0.6, 0.5)}, [], mark="").axes[0].lines
+    assert majority.get_label() == "majority"
 
 
 def test_reliability_draws_each_diagram_above_its_histogram():

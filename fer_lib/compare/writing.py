@@ -69,7 +69,7 @@ def text(compared: dict[str, Any], printed: dict[str, pd.DataFrame]) -> str:
 
     Args:
         compared: as `summary.comparison` returns it.
-        printed: its tables, as `tables.tables` returns them.
+        printed: its tables, as `formatting.tables` returns them.
     """
     mark = compared["mark"]
     note = f"**{mark[:1].upper()}{mark[1:]}**" if mark else ""
@@ -144,7 +144,7 @@ def latex(table: pd.DataFrame, title: str, mark: str) -> str:
     """Return a table for LaTeX with booktabs rules, and its title and the mark as caption.
 
     Args:
-        table: cells of text, as `tables.tables` returns them.
+        table: cells of text, as `formatting.tables` returns them.
         title: of the table; its label is made from it.
         mark: caveat, "" for none.
     """

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from fer_lib.data import counts, ferplus, folders, rafdb, tables
@@ -58,7 +57,7 @@ def load_faces(
     if SAMPLE.fullmatch(dataset):
         return _sample(folder, data_dir, say)
     manifest, given = _manifest(folder), data_dir or _given_before(folder)
-    source, layout = _source(dataset, given, manifest, ask_cache=not data_dir)
+    source, layout = _source(dataset, given, manifest, say, ask_cache=not data_dir)
     origin = layout and f"{READERS} {layout.path} {layout.digest()}"
     if manifest and (layout is None or origin == manifest.get("origin")):
         faces = load(folder)
@@ -96,7 +95,12 @@ def _given_before(folder: Path) -> str | None:
 
 
 def _source(
-    dataset: str, given: str | Path | None, manifest: dict | None, *, ask_cache: bool
+    dataset: str,
+    given: str | Path | None,
+    manifest: dict | None,
+    say: Callable[[str], object],
+    *,
+    ask_cache: bool,
 ) -> tuple[Path | None, Layout | None]:
     """Return the source to read or to check the cache against; (None, None) if it is gone."""
     if not (manifest and ask_cache):
@@ -104,8 +108,10 @@ def _source(
         return source, recognise(source)
     put = None if given else put_there(dataset)
     if put and str(put) != manifest.get("source"):
-        with suppress(InputError):  # a stray file, or votes alone
+        try:
             return put, recognise(put)
+        except InputError as error:  # a stray file, votes alone, or a damaged download
+            say(f"{dataset}: note: what is in {put} is not read ({error})")
     try:
         source = Path(manifest["source"])
         return source, recognise(source)

@@ -34,8 +34,8 @@ class Corruption:
         apply: function that takes images as float (N, C, H, W) in 0..255, a severity and a
             generator, and returns the damaged images.
         unit: unit of the severity.
-        clean: severity that leaves an image unchanged; None for the height of the image.
         severities: from mild to strong.
+        clean: severity that leaves an image unchanged; None for the height of the image.
     """
 
     apply: Callable[[Tensor, float, Generator], Tensor]

@@ -69,8 +69,9 @@ def restore_labels(folder: Path) -> list[str]:
         dataset = kept["results"]["dataset"]
         if labels := kept_labels(kept["config"], dataset, folder):
             lines += _put_back(labels)
-            target = refined_path(dataset, read_refined(labels)[0].rule)
-            if target.read_bytes() != labels.read_bytes():
+            rule, soft = LABELS.fullmatch(kept["config"]["train"]["labels"]).groups()
+            target = refined_path(dataset, rule)
+            if not _teaches(target, kept["config"], soft=bool(soft)):
                 lines.append(f"{target} has other labels than {path.stem} learned from: {labels}")
     for labels in sorted(folder.glob("*_refined_*.npz")):
         lines += _put_back(labels)

@@ -142,7 +142,8 @@ def recovery(
         curve: recall and precision of the rule `soft` at each of its thresholds.
     """
     figure, axis = new_figure(5.4, 4, mark=mark)
-    axis.plot(*np.transpose(curve), "--", color="0.6", label="soft, by its threshold")
+    if len(curve):  # it is empty where no label is wrong
+        axis.plot(*np.transpose(curve), "--", color="0.6", label="soft, by its threshold")
     palette = sns.color_palette("colorblind", len(points))
     for (name, point), colour, marker in zip(points.items(), palette, MARKERS, strict=False):
         if None in point:

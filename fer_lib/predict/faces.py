@@ -151,13 +151,18 @@ def merged(rows: list[tuple]) -> list[tuple]:
     return kept
 
 
-def inside(row: tuple, outer: tuple) -> float:
-    """Return the share of a box's area that lies in another box, 0 to 1."""
+def shared(one: tuple, other: tuple) -> float:
+    """Return the area that two boxes (x, y, width, height, …) have in common."""
     width, height = (
-        min(row[axis] + row[axis + 2], outer[axis] + outer[axis + 2]) - max(row[axis], outer[axis])
+        min(one[axis] + one[axis + 2], other[axis] + other[axis + 2]) - max(one[axis], other[axis])
         for axis in (0, 1)
     )
-    return max(0.0, width) * max(0.0, height) / (row[2] * row[3])
+    return max(0.0, width) * max(0.0, height)
+
+
+def inside(row: tuple, outer: tuple) -> float:
+    """Return the share of a box's area that lies in another box, 0 to 1."""
+    return shared(row, outer) / (row[2] * row[3])
 
 
 def sorted_boxes(rows: Iterable[tuple], shape: tuple[int, ...]) -> list[Found]:

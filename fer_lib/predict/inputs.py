@@ -246,7 +246,9 @@ def progress(sources: Sequence[Source], every: int) -> Iterator[Shot]:
     if len(sources) == 1 and sources[0].is_video:
         total = None
         with suppress(InputError):  # the shots report it
-            expected = open_video(sources[0]).get(cv2.CAP_PROP_FRAME_COUNT)
+            video = open_video(sources[0])
+            expected = video.get(cv2.CAP_PROP_FRAME_COUNT)
+            video.release()
             total = math.ceil(expected / every) if expected > 0 else None
         yield from tqdm(shots(sources[0], every), total=total, unit="frame", disable=None)
         return

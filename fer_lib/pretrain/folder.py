@@ -18,7 +18,7 @@ from fer_lib.provenance import code_digest, describe_environment
 from fer_lib.runs import RunFolder, describe_data, new_folder, newest, read_runs
 
 CODE = (
-    *("augment", "batches", "checkpoints", "device", "epochs", "graph", "optim"),
+    *("augment", "batches", "checkpoints", "config", "device", "epochs", "graph", "optim"),
     *("models/weights", "pretrain/*"),
 )
 """Modules that the numbers of a pretraining depend on."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fer_lib.batches import autocast
 from fer_lib.data.faceset import DAMAGE, FaceSet
-from fer_lib.device import processes
+from fer_lib.device import choose_precision, processes
 from fer_lib.files import InputError, home, replacing, sha256
 from fer_lib.refine.ballots import Ballots, translate, vocabulary
 from fer_lib.settings import several
@@ -259,7 +259,7 @@ def ask(
     for start in range(0, len(unasked), batch_size):
         some = unasked[start : start + batch_size]
         images = torch.from_numpy(faces.images[some]).to(device)
-        with autocast(device, "bf16" if device.type == "cuda" else "no"):
+        with autocast(device, choose_precision() if device.type == "cuda" else "no"):
             logits = voter.logits(images)
         known.probabilities[some] = logits.float().softmax(1).cpu().numpy()
         with replacing(known.path) as temporary:

@@ -94,14 +94,27 @@ def collect(
                 write_json(Path(staged) / name, part)
         about = {"dataset": dataset, "preset": preset, "mark": parts[COMPARISON]["mark"]}
         write_json(Path(staged) / INDEX, indexed(Path(staged), about, manifest["fingerprint"]))
-        files = Results(staged).index["files"]  # raises InputError if a file cannot be used
-        results.mkdir(exist_ok=True)
-        predictions = [path.name for path in Path(staged).glob("*.npz")]
-        for name in [*files, *predictions, INDEX]:
-            os.replace(Path(staged) / name, results / name)
+        files = publish(Path(staged), results)
     for run in finished:
         if note := keep_labels(run, results):
             print(note)
+    return files
+
+
+def publish(staged: Path, results: Path) -> list[str]:
+    """Check the files in a temporary folder, then move them into `results/`, the index last.
+
+    Returns:
+        Names of the files that the index lists.
+
+    Raises:
+        InputError: a file cannot be used; nothing is moved.
+    """
+    files = Results(staged).index["files"]
+    results.mkdir(exist_ok=True)
+    predictions = [path.name for path in staged.glob("*.npz")]
+    for name in [*files, *predictions, INDEX]:
+        os.replace(staged / name, results / name)
     return files
 
 
