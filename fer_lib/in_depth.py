@@ -35,37 +35,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from fer_lib.augment import Prepare
-from fer_lib.batches import exact_convolutions, placed, probabilities
 from fer_lib.data import FaceSet, load_faces
-from fer_lib.device import keep_memory, processes
-from fer_lib.evaluate import aligned, evaluate, load_predictions
+from fer_lib.evaluate import evaluate, load_predictions
 from fer_lib.evaluate.abstention import abstention, confidence_of, coverage
 from fer_lib.evaluate.answers import answers, by_agreement
-from fer_lib.evaluate.calibration import accuracy, calibration
-from fer_lib.evaluate.corruptions import CORRUPTIONS, undamaged
-from fer_lib.evaluate.robustness import compare_views, damage_passes, damaged, view_passes
-from fer_lib.explain import first_part, spatial_gates
-from fer_lib.files import InputError, read_json, sha256, write_json
-from fer_lib.models.cnn import SpatialAttention
-from fer_lib.provenance import code_digest, processor
+from fer_lib.evaluate.calibration import calibration
+from fer_lib.evaluate.corruptions import CORRUPTIONS
+from fer_lib.files import InputError, read_json, write_json
 from fer_lib.runs import Run
-
-SEED = 0
-CPU_WORK = 2e13
-"""Floating-point operations that a CPU may spend on views and robustness: a few minutes."""
-
-FEWEST = 200
-"""Fewest test images from which a curve tells enough to be drawn."""
+from fer_lib.subject import FEWEST, Subject
 
 FROM_WEIGHTS = ("views", "robustness", "gates", "computed")
-
-CODE = ("augment", "batches", "evaluate/corruptions", "evaluate/robustness")
-"""Modules on which views and robustness depend."""
 
 
 def evaluate_in_depth(
@@ -84,8 +64,8 @@ def evaluate_in_depth(
 
     Args:
         images: number of test images for views, robustness and gates, drawn with a fixed seed.
-            None: all on a GPU; on a CPU all if `CPU_WORK` allows, otherwise as many hundreds as it
-            allows, or none if it allows fewer than `FEWEST`.
+            None: all on a GPU; on a CPU all if `subject.CPU_WORK` allows, otherwise as many
+            hundreds as it allows, or none if it allows fewer than `FEWEST`.
         say: is called with one line on what was kept, computed or left out.
 
     Raises:
@@ -184,94 +164,6 @@ def left_out(found: dict[str, Any], *, same_weights: bool) -> None:
 
 def extent(computed: dict[str, Any], total: int) -> str:
     return f"on {computed['mark'] or f'all {total:,} test images'}, {computed['device']}"
-
-
-class Subject:
-    """A model on its device, with some of the test images."""
-
-    def __init__(self, run: Run, faces: FaceSet):
-        keep_memory()
-        self.run, self.faces, self.device = run, faces, processes().device
-        self.model = run.load_model().to(self.device).requires_grad_(False)
-        self.prepare = Prepare(self.model.pretrained_cfg, self.device)
-        self.flip = run.train_config.flip_tta
-        self.gated = first_part(self.model, SpatialAttention) is not None
-
-    def conditions(self, images: int) -> dict[str, Any]:
-        """Return the content of `computed` for what is computed now from a number of images."""
-        total = len(self.faces.where("test"))
-        return {
-            "images": images,
-            "mark": f"{images:,} of {total:,} test images" if images < total else "",
-            "device": processor(),
-            "threads": torch.get_num_threads(),
-            "weights_sha256": sha256(self.run.weights),
-            "code": code_digest(CODE),
-            "seed": SEED,
-        }
-
-    def affordable(self) -> int:
-        """Return how many test images to use: all, or what takes a CPU minutes; 0 for too few."""
-        rows = self.faces.where("test")
-        if self.device.type != "cpu":
-            return len(rows)
-        one = torch.from_numpy(self.faces.images[rows[:1]])
-        with FlopCounterMode(display=False) as counter:
-            probabilities(self.model, one, self.prepare)
-        passes = 1 + view_passes() + damage_passes(self.flip) + 5 * self.gated
-        number = int(CPU_WORK / (passes * max(1, counter.get_total_flops())))
-        if number >= len(rows):
-            return len(rows)
-        return number // 100 * 100 if number >= FEWEST else 0
-
-    def take(self, number: int) -> None:
-        """Draw test images, and check that the model predicts them as in `predictions.npz`."""
-        rows = self.faces.where("test")
-        drawn = np.sort(np.random.default_rng(SEED).permutation(len(rows))[:number])
-        self.images = placed(torch.from_numpy(self.faces.images[rows[drawn]]), self.device)
-        self.labels = self.faces.labels[rows[drawn]]
-        predictions = load_predictions(self.run.folder / "predictions.npz")
-        kept = aligned(self.faces, predictions, "test")[drawn].argmax(1)
-        now = probabilities(self.model, self.images, self.prepare, flip=self.flip).argmax(1)
-        if (now.cpu().numpy() == kept).mean() < 0.98:
-            raise InputError(
-                f"{self.run.weights} does not predict what predictions.npz beside it contains: "
-                "delete the run folder and train again"
-            )
-        self.clean = accuracy(kept == self.labels)
-
-    def views(self) -> dict[str, Any]:
-        return compare_views(self.model, self.images, self.labels, self.prepare)
-
-    def robustness(self, name: str) -> list[dict[str, Any]]:
-        severity = undamaged(name, self.images)
-        clean = {"severity": severity, "unit": CORRUPTIONS[name].unit, **self.clean}
-        worse = damaged(
-            self.model, self.images, self.labels, self.prepare, name, flip=self.flip, seed=SEED
-        )
-        return [clean, *worse]
-
-    def gates(self) -> dict[str, Any]:
-        with exact_convolutions():
-            parts = [spatial_gates(self.model, self.prepare(x)) for x in self.images.split(256)]
-        means = [torch.cat(stage).mean(0) for stage in zip(*parts, strict=True)]
-        maps = [[[round(gate, 4) for gate in row] for row in mean.tolist()] for mean in means]
-        middle, answers = self.images.shape[-1] // 2, {}
-        halves = {"none": slice(0), "left": slice(middle), "right": slice(middle, None)}
-        for name, half in halves.items():
-            images = self.images.clone()
-            images[..., half] = 128
-            answers[name] = self.answers(images)
-        covered = {name: accuracy(some == self.labels) for name, some in answers.items()}
-        last = [part for part in self.model.modules() if isinstance(part, SpatialAttention)][-1]
-        with last.conv.register_forward_hook(lambda _, __, logits: logits.flip(-1)):
-            turned = self.answers(self.images)
-        changed = float((turned != answers["none"]).mean())
-        mirrored = accuracy(turned == self.labels) | {"changed": changed}
-        return {"maps": maps, "covered": covered, "mirrored": mirrored}
-
-    def answers(self, images: torch.Tensor) -> np.ndarray:
-        return probabilities(self.model, images, self.prepare).argmax(1).cpu().numpy()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -105,6 +105,13 @@ def fer_home(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
+def no_detector_asked_for(monkeypatch):
+    """Unset the environment variables that say which face detector to use."""
+    monkeypatch.delenv("FER_DETECTOR", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+@pytest.fixture
 def refused(fer_home):
     """A function that loads bad data, checks that it writes nothing, and returns the message."""
 

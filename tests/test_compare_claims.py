@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from fer_lib.compare import comparison, figures, known_refinement
-from fer_lib.compare.claims import CLAIMS, NOT_RUN, claims_table
+from fer_lib.compare.claims import NOT_RUN, claims_table
 from fer_lib.compare.formatting import tables
+from fer_lib.compare.published import CLAIMS
 from fer_lib.files import write_json
 from fer_lib.models import MODULES
 from fer_lib.runs import Run

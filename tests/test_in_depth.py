@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fer_lib import in_depth
+from fer_lib import subject as subject_module
 from fer_lib.augment import Prepare
 from fer_lib.data import load_faces
 from fer_lib.evaluate import evaluate, load_predictions
@@ -95,8 +96,8 @@ def test_every_key_of_the_file_is_documented(whole):
 
 def test_computed_parts_are_loaded_from_the_file(whole, faces, monkeypatch):
     run, found, _ = whole
-    monkeypatch.setattr(in_depth, "compare_views", None)
-    monkeypatch.setattr(in_depth, "damaged", None)
+    monkeypatch.setattr(subject_module, "compare_views", None)
+    monkeypatch.setattr(subject_module, "damaged", None)
     said = []
     assert evaluate_in_depth(run, faces, say=said.append) == found
     assert "loaded from evaluation.json, on all 60 test images" in said[0]
@@ -120,7 +121,7 @@ def test_complete_results_of_other_code_are_kept_and_reported(whole, faces, run)
 
 def test_an_interrupted_evaluation_resumes(whole, faces, run, monkeypatch):
     _, found, _ = whole
-    real, done = in_depth.damaged, []
+    real, done = subject_module.damaged, []
 
     def stop_at_the_third(*arguments, **keywords):
         if len(done) == 2:
@@ -128,20 +129,22 @@ def test_an_interrupted_evaluation_resumes(whole, faces, run, monkeypatch):
         done.append(arguments[4])
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(in_depth, "damaged", stop_at_the_third)
+    monkeypatch.setattr(subject_module, "damaged", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         evaluate_in_depth(run, faces, say=lambda line: None)
     assert list(written(run)["robustness"]) == done == list(CORRUPTIONS)[:2]
     again = []
-    monkeypatch.setattr(in_depth, "damaged", lambda *a, **k: again.append(a[4]) or real(*a, **k))
-    monkeypatch.setattr(in_depth, "compare_views", None)
+    monkeypatch.setattr(
+        subject_module, "damaged", lambda *a, **k: again.append(a[4]) or real(*a, **k)
+    )
+    monkeypatch.setattr(subject_module, "compare_views", None)
     repeated = evaluate_in_depth(run, faces, say=lambda line: None)
     assert again == list(CORRUPTIONS)[2:]
     assert repeated["robustness"] == found["robustness"]
 
 
 def test_halves_are_covered_and_the_last_gate_is_mirrored(trained, faces, monkeypatch):
-    subject, real, seen = in_depth.Subject(trained, faces), in_depth.probabilities, []
+    subject, real, seen = subject_module.Subject(trained, faces), subject_module.probabilities, []
     subject.take(60)
     conv, features = subject.model.stages[-1][-2].conv, torch.rand(1, 2, 12, 12)
 
@@ -149,7 +152,7 @@ def test_halves_are_covered_and_the_last_gate_is_mirrored(trained, faces, monkey
         seen.append((images, conv(features)))
         return real(model, images, prepare)
 
-    monkeypatch.setattr(in_depth, "probabilities", note)
+    monkeypatch.setattr(subject_module, "probabilities", note)
     found = subject.gates()
     (none, left, right, again), gates = zip(*seen, strict=True)
     grey = torch.full_like(none, 128)
@@ -176,14 +179,14 @@ def test_only_the_gates_are_computed_if_other_code_computed_the_rest(whole, face
 
 
 def test_gates_are_computed_without_tf32(trained, faces, monkeypatch):
-    subject, real, exact = in_depth.Subject(trained, faces), in_depth.spatial_gates, []
+    subject, real, exact = subject_module.Subject(trained, faces), subject_module.spatial_gates, []
     subject.take(60)
 
     def note(model, x):
         exact.append(not torch.backends.cudnn.allow_tf32)
         return real(model, x)
 
-    monkeypatch.setattr(in_depth, "spatial_gates", note)
+    monkeypatch.setattr(subject_module, "spatial_gates", note)
     with torch.backends.cudnn.flags(allow_tf32=True):
         subject.gates()
     assert exact == [True]
@@ -244,9 +247,9 @@ def test_weights_may_be_deleted_after_the_evaluation(faces, run):
 
 def test_a_cpu_that_is_too_slow_leaves_out_the_parts_from_weights(faces, run, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    subject = in_depth.Subject(run, faces)
+    subject = subject_module.Subject(run, faces)
     assert subject.affordable() == 60
-    monkeypatch.setattr(in_depth, "CPU_WORK", 1e6)
+    monkeypatch.setattr(subject_module, "CPU_WORK", 1e6)
     assert subject.affordable() == 0
     said = []
     found = evaluate_in_depth(run, faces, say=said.append)
@@ -258,7 +261,7 @@ def test_a_cpu_that_is_too_slow_leaves_out_the_parts_from_weights(faces, run, mo
 def test_a_slow_cpu_keeps_earlier_results_only_of_the_same_weights(faces, run, monkeypatch):
     first = evaluate_in_depth(run, faces, images=20, say=lambda line: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(in_depth, "CPU_WORK", 1e6)
+    monkeypatch.setattr(subject_module, "CPU_WORK", 1e6)
     unfinished = {"robustness": {"blur": first["robustness"]["blur"]}}
     path = run.folder / "evaluation.json"
     path.write_text(json.dumps(first | unfinished))

@@ -56,6 +56,7 @@ ORDER = (
     "refine",
     "pretrain",
     "explain",
+    "subject",
     "in_depth",
     "kept",
     "compare",
