@@ -81,7 +81,7 @@ AIMS = (
         ),
         expected=68,
         hoped=71,
-        limits="its size and pretraining (twice the epochs gave 3 points): longer, patches of 4",
+        limits="its size: each doubling of the pretraining gave less (3.1, 1.8): patches of 4",
     ),
     Aim(
         "the class of vit_tiny on DINOv2 ViT-S/14",
