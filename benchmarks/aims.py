@@ -120,7 +120,7 @@ AIMS = (
         (),
         expected=74,
         hoped=76.8,
-        limits="two members share a backbone, the others are weaker: add different ones as strong",
+        limits="one member is on DINOv2, the others are weaker: add different ones as strong",
     ),
 )
 
