@@ -26,6 +26,7 @@ from typing import Any
 import aims
 import estimate
 import pandas as pd
+import systems
 import wanted
 from entries import BACKBONE, Autoencoder, Entry, Place, Refinement, faces_of
 from measure import environment
@@ -88,7 +89,7 @@ def shown(config: TrainConfig) -> str:
 
     The augmentation `STRONG` is given by its name.
     """
-    strong = config.augmentation == wanted.STRONG
+    strong = config.augmentation == systems.STRONG
     apart = ("pretrained=", "labels=", "epochs=", *(("augmentation.",) if strong else ()))
     parts = [part for part in changed_settings(config) if not part.startswith(apart)]
     return " ".join([*parts, *(["augmentation=STRONG"] if strong else [])])

@@ -201,7 +201,7 @@ def test_other_pipelines_augment_as_ours_does(faces, other):
     """With probabilities of 1 and a fixed scale, all mirror and enlarge the faces alike."""
     draw = Augmentation(flip=1, affine=1, scale=(1.25, 1.25))
     images = torch.from_numpy(faces.images[faces.where("train")[:8]])
-    prepare = Prepare(augmentation.GREY_48)
+    prepare = Prepare(augmentation.grey_48)
     ours = prepare(images, draw, torch.Generator())
     if other == "loop":
         few = faces.subset(faces.where("train")[:8])

@@ -9,6 +9,7 @@ import campaign
 import entries
 import estimate
 import pytest
+import systems
 import wanted
 from campaign_fixtures import SAMPLE, tiny
 
@@ -41,7 +42,7 @@ def test_given_options_are_merged_with_those_of_an_entry():
     assert bare.batch_size == 256
     place = entries.Place(changes={"augmentation": {"erase": 0.0}})
     draws = wanted.by_name("attention_cnn").config(place).augmentation
-    assert draws == replace(wanted.STRONG, erase=0.0)
+    assert draws == replace(systems.STRONG, erase=0.0)
 
 
 def test_a_dry_run_is_long_enough_to_replay_a_recorded_step():

@@ -254,12 +254,13 @@ def ask(
         known.classes = voter.classes
         known.probabilities = np.full((len(faces), len(voter.classes)), np.nan, np.float32)
     device = processes().device
+    precision = choose_precision() if device.type == "cuda" else "no"
     voter.model.to(device)
     unasked = known.unasked(rows)
     for start in range(0, len(unasked), batch_size):
         some = unasked[start : start + batch_size]
         images = torch.from_numpy(faces.images[some]).to(device)
-        with autocast(device, choose_precision() if device.type == "cuda" else "no"):
+        with autocast(device, precision):
             logits = voter.logits(images)
         known.probabilities[some] = logits.float().softmax(1).cpu().numpy()
         with replacing(known.path) as temporary:
