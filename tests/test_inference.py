@@ -10,7 +10,7 @@ import torch
 
 from fer_lib.data.sample import make_sample
 
-needs_onnx = "the benchmark of inference needs it: pip install -e '.[demo]'"
+needs_onnx = "the benchmark of inference needs it: pip install -e '.[onnx]'"
 SMALL = ["--model", "baseline_cnn", "--images", "8", "--batch-sizes", "1", "4", "--rounds", "1"]
 
 
@@ -113,4 +113,4 @@ def test_missing_packages_are_named(monkeypatch, capsys):
     monkeypatch.setattr(inference, "find_spec", lambda name: name != "onnxruntime" or None)
     with pytest.raises(SystemExit):
         inference.main(SMALL)
-    assert capsys.readouterr().err == ("onnxruntime missing: pip install -e '.[demo]'\n")
+    assert capsys.readouterr().err == ("onnxruntime missing: pip install -e '.[onnx]'\n")

@@ -278,7 +278,8 @@ def test_missing_weights_and_unfinished_runs_are_refused(tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(InputError, match="not a run folder"):
         Predictor.of(tmp_path / "run")
-    config = {"train": recipe("baseline_cnn").to_dict(), "data": {}, "environment": {}}
+    data = {"fingerprint": "of some faces"}
+    config = {"train": recipe("baseline_cnn").to_dict(), "data": data, "environment": {}}
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="unfinished"):
         Predictor.from_run(tmp_path / "run")

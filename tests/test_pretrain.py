@@ -230,7 +230,8 @@ def test_changed_code_is_reported_and_a_foreign_folder_is_skipped(
 ):
     root = finished.folder.parent
     (root / "foreign").mkdir()
-    (root / "foreign" / "config.json").write_text('{"pretrain": {"colour": 1}}')
+    unknown = finished.config | {"pretrain": {"colour": 1}}
+    (root / "foreign" / "config.json").write_text(json.dumps(unknown))
     monkeypatch.setattr(loop, "code_digest", lambda names: "another")
     assert pretrain(tiny(), faces, runs=root.parent).folder == finished.folder
     printed = capsys.readouterr().out
