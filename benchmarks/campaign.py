@@ -47,7 +47,8 @@ def listed() -> str:
     """Return two Markdown tables: the wanted runs, and what is not run here."""
     rows = [_row(entry) for entry in wanted.FIRST]
     seeds = " and ".join(map(str, wanted.SEEDS))
-    best = {"entry": f"the {wanted.BEST} best on validation", "settings": f"seeds {seeds}"}
+    which = f"seeds {seeds} of the {wanted.BEST} systems best on validation by then"
+    best = {"entry": "further seeds", "settings": which}
     more = {entry.name: kept_results(entry) for entry in wanted.every() if entry.seed}
     best["validation"] = "; ".join(
         f"{name}: {kept['valid']['full']['accuracy']:.1%}" for name, kept in more.items() if kept

@@ -155,7 +155,7 @@ LATER = (
     ),
     Entry(
         "vit_mae, patches of 8, from scratch",
-        "the same network from a random start, with the rate and layer decay that suit it",
+        "the same network from a random start; its rate and layer decay are guesses",
         model="vit_mae",
         settings=SMALL_SCRATCH | {"options": SMALL_VIT | START},
     ),

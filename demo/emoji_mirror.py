@@ -174,7 +174,7 @@ def main() -> None:
     left, right = st.columns([3, 2], gap="large", vertical_alignment="bottom")
     mode = left.segmented_control("Picture", [LIVE, STILL], default=LIVE)
     try:
-        name = right.selectbox("Model", names())
+        name = right.selectbox("Model", names(), key="model")
         predictor = load(name)
     except InputError as error:
         st.error(str(error))

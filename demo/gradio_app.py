@@ -168,6 +168,8 @@ def page() -> gr.Blocks:
                 moment = gr.HTML(cards.waiting("Allow the camera, then choose Record."))
                 live_map = gr.HTML(label=MAP, **MAPS)
         gr.Markdown(f"🔒 {cards.PRIVATE} {KEPT}\n\n{cards.LIMITS}")
+        # A run may have ended since the page was built.
+        blocks.load(lambda: gr.Dropdown(list(models_at_hand(detector()))), outputs=model)
         state, kept = gr.State(), gr.State()
         shown = {"inputs": [kept, model], "outputs": [answer, marked, maps]}
         given = picture.change(opened, picture, kept, show_progress="hidden")
@@ -190,7 +192,11 @@ def main() -> None:
     end_as_interrupted()
     with TemporaryDirectory() as folder:  # where Gradio puts pictures for the browser
         os.environ["GRADIO_TEMP_DIR"] = folder
-        page().launch(
+        try:
+            blocks = page()
+        except InputError as error:  # such as a detector that is not there
+            raise SystemExit(f"error: {error}") from None
+        blocks.launch(
             server_name="127.0.0.1",
             share=False,
             theme=gr.themes.Soft(font=FONT, font_mono=["monospace"]),

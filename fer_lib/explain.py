@@ -211,6 +211,14 @@ def spatial_gates(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
+def half_covered(images: Tensor) -> dict[str, Tensor]:
+    """Return uint8 images (N, C, H, W) by what is made grey: "none", the "left" or "right" half."""
+    middle = images.shape[-1] // 2
+    covered = {"none": images, "left": images.clone(), "right": images.clone()}
+    covered["left"][..., :middle] = covered["right"][..., middle:] = 128
+    return covered
+
+
 def routing(model: nn.Module, x: Tensor) -> Tensor:
     """Return the gates of E experts, (B, E) float32, 0 for experts that do not get the image.
 

@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fer_lib.data import load_faces
@@ -35,11 +36,10 @@ from fer_lib.report.build import build
 from fer_lib.report.collect import collect
 from fer_lib.runs import runs_folder
 from fer_lib.settings import add_arguments, parse_settings
-from fer_lib.stages import NOTEBOOKS, Stage, choose_stages
+from fer_lib.stages import NOTEBOOKS, STAGES, Stage, choose_stages
 
-CELL_TIMEOUT = {"sample": 3600, "quick": 6 * 3600, "full": 48 * 3600}
-"""Seconds that one cell may take, by preset; a whole training is one cell."""
-
+SAMPLE_SECONDS = 3600
+"""Time that one cell may take with the preset sample; with others, one may train for days."""
 
 PATHS = ("pretrained", "hub_voters", "model", "pictures")
 """Parameters that may name files or folders; made absolute, as notebooks run elsewhere."""
@@ -224,8 +224,11 @@ class Pipeline:
     def report(self) -> None:
         """Build the report from these runs only, without results that were collected before."""
         folder = self.runs / f"report_{self.dataset}_{self.preset}"
-        shutil.rmtree(folder / "results", ignore_errors=True)
-        collect(folder, dataset=self.dataset, preset=self.preset, runs=self.runs)
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".new") as new:
+            collect(new, dataset=self.dataset, preset=self.preset, runs=self.runs)
+            shutil.rmtree(folder / "results", ignore_errors=True)
+            os.replace(Path(new) / "results", folder / "results")
         build(folder)
 
     def execute(self, stage: Stage) -> None:
@@ -245,13 +248,15 @@ class Pipeline:
                 kernel_name="python3",
                 progress_bar=sys.stderr.isatty(),
                 stdout_file=sys.stdout,
-                execution_timeout=CELL_TIMEOUT[self.preset],
+                execution_timeout=SAMPLE_SECONDS if self.preset == "sample" else None,
                 cwd=target.parent,
             )
         except papermill.PapermillExecutionError as error:
             reason = f"cell {error.exec_count} ended with {error.ename}: {error.evalue}"
-        except (CellTimeoutError, DeadKernelError) as error:
-            reason = f"{type(error).__name__}: {error}"
+        except CellTimeoutError:
+            reason = f"a cell took more than {SAMPLE_SECONDS} seconds"
+        except DeadKernelError:
+            reason = "its Python process died, mostly for want of memory: close other programs"
         else:
             write_html(target)
             return
@@ -274,8 +279,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.pipeline", description=__doc__.split("\n")[0]
     )
-    add_arguments(parser, "single notebooks")
-    parser.add_argument("--stages", help="for instance 01,03; default: all")
+    add_arguments(parser, "single notebooks", "\"changes={'epochs': 5}\"")
+    known = ", ".join(stage.name for stage in STAGES)
+    parser.add_argument("--stages", help=f"for instance 01,03; default: all, {known}")
     args = vars(parser.parse_args(arguments))
     print_anything()  # the notebooks show emoji
     try:

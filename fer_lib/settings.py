@@ -18,19 +18,24 @@ SET = {"nargs": "+", "action": "extend", "default": [], "metavar": "NAME=VALUE"}
 """Arguments of `add_argument` for `--set`, which may be given more than once."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, settings: str) -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser, settings: str, example: str = "epochs=5"
+) -> None:
     """Add the arguments that the commands of all trainings take.
 
     Args:
         settings: name of the class whose fields `--set` changes, for the help text.
+        example: a setting, for the help text.
     """
     add = parser.add_argument
-    add("--dataset", default="sample", help="sample, fer2013, ferplus, rafdb, or any other name")
-    add("--data-dir", help="folder or file of the data; default: data/<dataset>, then Kaggle")
+    public = "sample, fer2013, ferplus or rafdb"
+    add("--dataset", default="sample", help=f"{public}; or a name for class folders of your own")
+    source = "as last read, then data/<dataset>, then Kaggle"
+    add("--data-dir", help=f"folder or file of the data; default: {source}")
     add("--preset", choices=PRESETS, help="default: sample, or quick on real data")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of all random numbers; default: 0")
     add("--runs", help="folder of all runs; default: runs/")
-    change = f"settings of {settings} to change"
+    change = f"settings of {settings} to change, as in {example}"
     add("--set", **SET, help=change)
 
 

@@ -14,7 +14,7 @@ from fer_lib.evaluate import aligned, load_predictions
 from fer_lib.evaluate.calibration import accuracy
 from fer_lib.evaluate.corruptions import CORRUPTIONS, undamaged
 from fer_lib.evaluate.robustness import compare_views, damage_passes, damaged, view_passes
-from fer_lib.explain import first_part, spatial_gates
+from fer_lib.explain import first_part, half_covered, spatial_gates
 from fer_lib.files import InputError, sha256
 from fer_lib.models.cnn import SpatialAttention
 from fer_lib.provenance import code_digest, processor
@@ -101,12 +101,7 @@ class Subject:
             parts = [spatial_gates(self.model, self.prepare(x)) for x in self.images.split(256)]
         means = [torch.cat(stage).mean(0) for stage in zip(*parts, strict=True)]
         maps = [[[round(gate, 4) for gate in row] for row in mean.tolist()] for mean in means]
-        middle, answers = self.images.shape[-1] // 2, {}
-        halves = {"none": slice(0), "left": slice(middle), "right": slice(middle, None)}
-        for name, half in halves.items():
-            images = self.images.clone()
-            images[..., half] = 128
-            answers[name] = self.answers(images)
+        answers = {name: self.answers(some) for name, some in half_covered(self.images).items()}
         covered = {name: accuracy(some == self.labels) for name, some in answers.items()}
         last = [part for part in self.model.modules() if isinstance(part, SpatialAttention)][-1]
         with last.conv.register_forward_hook(lambda _, __, logits: logits.flip(-1)):

@@ -51,6 +51,8 @@ class Training:
             self.say(f"{run.name} trains on {where}, precision {self.learner.precision}")
             if told := refined_by(faces, self.config.labels):
                 self.say(told)
+            if self.config.preset == "sample" and "sample data" not in faces.mark:
+                self.say("preset sample has small networks, for drawn faces: use quick or full")
         if self.main:
             self.settle(len(self.rows))
         voted = training_rows(faces, None, 0, self.config.labels)

@@ -11,6 +11,7 @@ import pytest
 from fer_lib import train as train_module
 from fer_lib.config import PRESETS
 from fer_lib.data.faceset import FaceSet
+from fer_lib.data.loading import KINDS
 from fer_lib.data.refined import (
     Refined,
     refined_sha256,
@@ -38,6 +39,7 @@ def make_run(
     right: int,
     name: str = "1_baseline_cnn_noise_s0",
     mark: str = "",
+    dataset: str = "fer2013",
     leak=False,
     valid: int = 20,
 ) -> Run:
@@ -67,7 +69,7 @@ def make_run(
     write_json(folder / "config.json", {"train": train, "data": data, "environment": environment})
     results = {
         **{"model": "baseline_cnn", "recipe": "ours", "preset": "full", "seed": 0},
-        **{"dataset": "noise", "mark": mark, "epochs": 3, "train_seconds": 90.0},
+        **{"dataset": dataset, "mark": mark, "epochs": 3, "train_seconds": 90.0},
         **{part: evaluate(faces, predictions, part) for part in ("valid", "test")},
     }
     write_json(folder / "results.json", results)
@@ -95,8 +97,8 @@ def test_kept_runs_are_in_the_tables_best_first(root):
     assert text.startswith(f"# Title\n\n{START}\n| model | data | test accuracy (95 %) |")
     assert text.endswith(f"|\n{END}\n\nMore text.\n")
     first, second = text.splitlines()[5:7]
-    assert first.startswith("| baseline_cnn | noise | 75.0% (")
-    assert r"| noise \1 sample data | 50.0% (" in second
+    assert first.startswith("| baseline_cnn | fer2013 | 75.0% (")
+    assert r"| fer2013 \1 sample data | 50.0% (" in second
     assert "| ours, full | 1 | 3 | A processor, torch 2 |" in second
     every = (root / "report" / "results" / "README.md").read_text()
     assert "| ours, full | 0 | 3 | A processor, torch 2 | 01234567 |" in every
@@ -165,16 +167,17 @@ def test_the_table_names_a_known_weights_file(root, monkeypatch):
 
 
 def test_rows_are_sorted_by_dataset_and_then_by_validation_accuracy(root):
-    for number, (dataset, right, valid) in enumerate([("b", 19, 20), ("a", 15, 9), ("a", 5, 10)]):
-        run = make_run(root, right=right, valid=valid, name=f"{number}_baseline_cnn_noise_s0")
-        write_json(run.folder / "results.json", run.results | {"dataset": dataset})
+    every = [("ferplus", 19, 20), ("fer2013", 15, 9), ("fer2013", 5, 10)]
+    for number, (dataset, right, valid) in enumerate(every):
+        name = f"{number}_baseline_cnn_noise_s0"
+        run = make_run(root, right=right, valid=valid, name=name, dataset=dataset)
         main([str(run.folder)])
     rows = (root / "report/results/README.md").read_text().splitlines()[5:8]
     cells = [row.split(" | ") for row in rows]
     assert [(cell[1], cell[2][:5]) for cell in cells] == [
-        ("a", "25.0%"),
-        ("a", "75.0%"),
-        ("b", "95.0%"),
+        ("fer2013", "25.0%"),
+        ("fer2013", "75.0%"),
+        ("ferplus", "95.0%"),
     ]
 
 
@@ -345,12 +348,12 @@ def refine(faces: FaceSet, shift: int = 0, voter: str = "a voter") -> Path:
 
 def test_refined_labels_are_kept_with_a_run_that_learned_from_them(root, monkeypatch, capsys):
     monkeypatch.setenv("FER_HOME", str(root / "home"))
+    monkeypatch.setitem(KINDS, "sample", ())  # as if it were real data
     faces, kept = make_sample(100), {}
     for k in (1, 2, 3):
         path = refine(faces, k)
-        run = make_run(root, right=10, name=f"{k}_baseline_cnn_noise_s0")
+        run = make_run(root, right=10, name=f"{k}_baseline_cnn_noise_s0", dataset="sample")
         config = run.config
-        write_json(run.folder / "results.json", run.results | {"dataset": "sample"})
         train = config["train"] | {"labels": "refined_majority"}
         data = config["data"] | {"refined_sha256": refined_sha256(faces, "refined_majority")}
         write_json(run.folder / "config.json", config | {"train": train, "data": data})
@@ -402,14 +405,17 @@ def test_loading_the_model_of_a_run_without_weights_is_refused(root):
         run.load_model()
 
 
-def test_a_run_on_sample_data_is_not_kept(root, capsys):
-    run = make_run(root, right=15)
-    data = run.config["data"] | {"mark": "sample data"}
-    write_json(run.folder / "config.json", run.config | {"data": data})
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [({"mark": "sample data"}, "is of sample data"), ({"dataset": "mine"}, "is of mine, but")],
+)
+def test_a_run_on_sample_data_or_own_pictures_is_not_kept(root, capsys, about, message):
+    run = make_run(root, right=15, **about)
+    write_json(run.folder / "config.json", run.config | {"data": run.config["data"] | about})
     with pytest.raises(SystemExit) as stop:
         main([str(run.folder)])
     assert stop.value.code == 2
-    assert "is of sample data" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list((root / "report" / "results").glob("*.json"))
 
 

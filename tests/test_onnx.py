@@ -148,6 +148,15 @@ def test_a_weights_file_is_exported_without_a_warning(weights_file, tmp_path):
         write_onnx(tmp_path / "a.onnx", Predictor.from_file(weights_file))
 
 
+def test_a_network_that_the_exporter_refuses_is_named(weights_file, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no such operator\nand many lines more")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    with pytest.raises(InputError, match=r"cannot be exported to ONNX \(no such operator\): use"):
+        write_onnx(tmp_path / "a.onnx", Predictor.from_file(weights_file))
+
+
 def test_missing_packages_are_named(weights_file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

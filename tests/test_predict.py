@@ -228,6 +228,8 @@ def test_a_file_predicts_as_evaluation_does_with_mirror_images(weights, faces):
     assert predictor.probabilities(faces[:0]).shape == (0, 7)
     with pytest.raises(InputError, match="uint8 from 0 to 255, not float32"):
         predictor.probabilities(faces.astype(np.float32) / 255)
+    with pytest.raises(InputError, match=r"\(N, C, H, W\), not of shape \(21, 48, 48\)"):
+        predictor.probabilities(faces[:, 0])
 
 
 def test_a_file_without_calibration_is_reported(weights):
@@ -236,6 +238,22 @@ def test_a_file_without_calibration_is_reported(weights):
     assert predictor.threshold == 0.5
     assert len(said) == 1
     assert "not calibrated" in said[0]
+
+
+def test_a_model_that_is_never_sure_says_so():
+    said = []
+    Predictor(None, Description("a model", EMOTIONS, threshold=math.inf), say=said.append)
+    assert said == ["a model was too often wrong on validation: no answer of it counts as sure"]
+
+
+def test_a_run_is_found_by_its_name(make_run, fer_home, weights, monkeypatch, tmp_path):
+    folder = shutil.move(make_run().folder, fer_home / "runs" / "a_run")
+    shutil.copy(weights[0], folder / "best.safetensors")
+    monkeypatch.chdir(tmp_path)
+    for name in (folder.name, f"runs/{folder.name}", folder):
+        assert folder.name in Predictor.of(name).name
+    with pytest.raises(InputError, match=rf"no runs/other, here or in {fer_home / 'runs'}: give"):
+        Predictor.of("runs/other")
 
 
 def test_a_file_in_a_run_folder_uses_the_calibration_of_the_run(weights, tmp_path):

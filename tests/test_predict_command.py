@@ -310,13 +310,16 @@ def test_a_copy_that_cannot_be_written_is_reported_and_the_others_are_written(
     copies, face = tmp_path / "copies", folder / "face.png"
     long = shutil.copy(face, folder / f"{'é' * 120}.png")  # 244 of the 255 bytes allowed
     longer = shutil.copy(face, folder / ("b" * 254))  # too long when .png is added
-    arguments = (longer, long, face, "--annotate", copies, "--out", tmp_path / "a.csv")
+    wide = folder / "wide.webp"  # WebP itself allows a side of 16,383 pixels
+    Image.new("L", (17_000, 8)).save(wide, "png")
+    arguments = (longer, wide, long, face, "--annotate", copies, "--out", tmp_path / "a.csv")
     status, _, said = run(*arguments)
     assert status == 1
     assert sorted(path.name for path in copies.iterdir()) == [face.name, long.name]
-    assert "3 pictures read, 3 faces; 1 could not be read or copied:\n" in said
+    assert "4 pictures read, 3 faces; 2 could not be read or copied:\n" in said
     assert "b.png could not be written (File name too long)" in said
-    assert len(table(tmp_path / "a.csv")) == 3
+    assert "wide.webp cannot be written (" in said
+    assert len(table(tmp_path / "a.csv")) == 4
 
 
 def test_an_unreadable_folder_is_reported_and_the_others_are_read(
@@ -400,6 +403,17 @@ def test_invalid_options_are_refused_before_anything_is_written(
     assert message in said
     assert not printed
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_faces_are_printed_even_if_the_export_fails(run, folder, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise InputError("no export today")
+
+    monkeypatch.setattr(command, "write_onnx", refuse)
+    status, printed, said = run(folder / "face.png", "--export", tmp_path / "a.onnx")
+    assert status == 2
+    assert printed.startswith(f"{folder / 'face.png'}: ")
+    assert said.endswith("error: no export today\n")
 
 
 def test_an_exported_model_gives_the_same_predictions(run, folder, tmp_path):

@@ -188,6 +188,11 @@ def test_collecting_refuses_missing_or_stale_files_and_changes_nothing(report_ho
         collect(tmp_path / "report", dataset=DATASET, preset="sample")
     with pytest.raises(InputError, match="have no place in"):
         collect(source(), dataset=DATASET, preset="sample")
+    mine = tmp_path / "data" / "mine" / "manifest.json"
+    mine.parent.mkdir()
+    write_json(mine, {"fingerprint": "f" * 64})
+    with pytest.raises(InputError, match="numbers from mine, which is not a public dataset, have"):
+        collect(source(), dataset="mine", preset="sample")
     write_json(audited.with_name("manifest.json"), {"data_dir": None})  # while the cache is written
     with pytest.raises(
         InputError, match=r"manifest\.json is not there or not complete: run notebook"
@@ -221,3 +226,8 @@ def test_the_pipeline_ends_with_a_report_of_its_own_runs(work, capsys):
         assert re.search(rf"^report +{done}", printed, re.MULTILINE)
         assert f"report: {made}\n" in printed
     assert made.read_bytes().startswith(b"%PDF")
+    (work / "runs" / f"comparison_{DATASET}_sample" / "comparison.json").unlink()
+    before = sorted(made.parent.rglob("*"))
+    with pytest.raises(SystemExit):
+        pipeline.main(["--dataset", DATASET, "--stages", "report"])
+    assert sorted(made.parent.rglob("*")) == before

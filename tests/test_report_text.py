@@ -82,7 +82,7 @@ def test_optional_results_of_a_run_are_shown(report):
         "views": {
             "one": {"passes": 1, "milliseconds": 1.0, "nll": 1.0, **score},
             "mirror": {"passes": 2, "milliseconds": 2.0, "nll": 1.0, "p_holm": 0.2, **score},
-            "ten_crop": {"passes": 10, "milliseconds": 9.0, "nll": 1.0, "p_holm": 0.01, **score},
+            "ten_crop": {"passes": 10, "nll": 1.0, "p_holm": 0.01, **score, "accuracy": 0.6},
         },
         "gates": {
             "maps": [[[0.9, 0.1]], [[0.8, 0.3]]],
@@ -100,7 +100,7 @@ def test_optional_results_of_a_run_are_shown(report):
     named["best"] = path.name  # whatever its score: only collecting chooses the best run
     write_json(index, named)
     text = re.sub(r"\s+", " ", text_of(build(report)))
-    assert "60 50.0 % (40.0 to 60.0) 0.0, 0.200 0.0, 0.010" in text
+    assert "60 50.0 % (40.0 to 60.0) 0.0, 0.200 +10.0, 0.010" in text
     assert "Ten crops are significantly better than one view." in text
     assert "passes 0.80 on average in the left half and 0.30 in the right one, so one" in text
     assert "50.0 % (40.0 to 60.0), and answers 2.0 % of them otherwise. So it hardly" in text

@@ -17,6 +17,7 @@ that everything that depends on predictions can be computed again, and puts refi
 import argparse
 from pathlib import Path
 
+from fer_lib.data.loading import KINDS
 from fer_lib.data.refined import read_refined
 from fer_lib.files import InputError
 from fer_lib.kept import (
@@ -86,6 +87,11 @@ def keep(paths: list[Path]) -> None:
             raise InputError(f"{path} is of sample data, but {FOLDER} is for real data")
     for run in runs:
         run.require_finished()
+        if (dataset := run.results["dataset"]) not in KINDS:
+            raise InputError(
+                f"{run.folder} is of {dataset}, but {FOLDER} is for public datasets: what is kept "
+                "has the names of all pictures"
+            )
     for path in labels:
         print(f"{path} is kept as {keep_file(path, FOLDER)}")
     for run in runs:

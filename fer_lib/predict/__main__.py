@@ -1,6 +1,6 @@
 """Command line: predict the expressions of the faces in pictures, folders and videos.
 
-    python -m fer_lib.predict party.jpg holidays/ 'more/**/*.png' film.mp4 --out predictions.csv
+    python -m fer_lib.predict party.jpg holidays/ "more/**/*.png" film.mp4 --out predictions.csv
     python -m fer_lib.predict crops/ --whole --model runs/FOLDER --out predictions.json
     python -m fer_lib.predict --model runs/FOLDER --export model.onnx
 
@@ -166,6 +166,17 @@ def main(arguments: list[str] | None = None) -> int:
     print_anything()
     args = parse(arguments)
     work = Work(args)
+    try:
+        stopped = work.do()
+    finally:  # nothing that was computed is lost, whatever happened
+        if args.sources:
+            say(work.summary())
+        unwritten = work.write()
+    return stopped or unwritten or export(args) or int(bool(work.problems))
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the ONNX file that is asked for, if one is; return 0, or 2 after an InputError."""
     if args.export:
         try:
             write_onnx(args.export, args.predictor)
@@ -173,13 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
             say(f"error: {error}")
             return 2
         say(f"{args.predictor.name} is in {args.export}")
-    try:
-        stopped = work.do()
-    finally:  # nothing that was computed is lost, whatever happened
-        if args.sources:
-            say(work.summary())
-        unwritten = work.write()
-    return unwritten or stopped or int(bool(work.problems))
+    return 0
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ LONGEST = (1280, 320)  # pixels: YuNet finds faces of 10 to 300, so larger ones 
 SMALLEST = 64  # pixels of a side of the input
 SCORE = 0.7
 OVERLAP = 0.3  # intersection over union from which two boxes are one face: OpenCV's default
+NOTHING = np.empty(0, np.uint8)  # YuNet has no file of settings
 INSIDE = 0.7  # share of a box's area in a larger box from which it is a part of that face
 
 
@@ -61,9 +62,11 @@ class YuNet:
         self.name = f"YuNet ({path})"
         self.lock = Lock()  # the detector has one input size, which a call sets
         try:
-            self.network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), SCORE)
+            # From memory: OpenCV itself cannot open every path of Windows.
+            data = np.fromfile(path, np.uint8)
+            self.network = cv2.FaceDetectorYN.create("onnx", data, NOTHING, (320, 320), SCORE)
             self.network.detect(np.zeros((320, 320, 3), np.uint8))  # loading accepts any network
-        except cv2.error as error:
+        except (cv2.error, OSError) as error:
             raise InputError(
                 f"{path} cannot be read as YuNet's weights: give {YUNET} from OpenCV's model zoo"
             ) from error
@@ -105,7 +108,10 @@ class Cascade:
                 f"opencv-python-headless<5, or give {YUNET} with --detector"
             )
         self.lock = Lock()
-        self.cascade = cv2.CascadeClassifier(cv2.data.haarcascades + file)
+        text = Path(cv2.data.haarcascades, file).read_text("utf-8")
+        stored = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
+        self.cascade = cv2.CascadeClassifier()
+        self.cascade.read(stored.getFirstTopLevelNode())
 
     def __call__(self, picture: np.ndarray) -> list[Found]:
         """Faces in an RGB picture (H, W, 3) uint8, the largest first."""

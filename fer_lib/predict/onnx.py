@@ -104,7 +104,8 @@ def write_onnx(path: str | Path, predictor: "Predictor") -> None:
 
     Raises:
         InputError: the predictor is an ONNX file already, a package that the export needs is
-            missing, or the file cannot be written.
+            missing, the exporter does not know a part of the network, or the file cannot be
+            written.
     """
     if predictor.model is None:
         raise InputError(f"{predictor.name} is an ONNX file already: export a run or its weights")
@@ -113,6 +114,10 @@ def write_onnx(path: str | Path, predictor: "Predictor") -> None:
         data = export(Graph(predictor.model, predictor.about), predictor.about.image, about)
     except ImportError as error:
         raise InputError(f"{error.name} is missing: {INSTALL}") from error
+    except RuntimeError as error:  # as torch's exporter raises where it knows no operator
+        raise InputError(
+            f"{predictor.name} cannot be exported to ONNX ({first_line(error)}): use it as it is"
+        ) from error
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 

@@ -157,7 +157,12 @@ def annotate(folder: Path, seen: Seen) -> None:
     """Write a copy of a picture with its faces marked, as by `draw_faces`."""
     picture = draw_faces(seen.shot.picture, seen.faces)
     with replacing(copy_path(folder, seen.shot)) as temporary:
-        picture.save(temporary)
+        try:
+            picture.save(temporary)
+        except ValueError as error:  # such as a side that WebP cannot have
+            raise InputError(
+                f"the copy of {title(seen.shot)} cannot be written ({error}): give it as PNG"
+            ) from None
 
 
 def draw_faces(picture: Image.Image, faces: Sequence[Face]) -> Image.Image:

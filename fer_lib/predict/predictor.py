@@ -1,5 +1,6 @@
 """`Predictor`, which finds the faces in pictures and predicts their expressions."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +22,7 @@ from fer_lib.labels import EMOJI
 from fer_lib.predict.description import Description, describe, tempered
 from fer_lib.predict.faces import Box, Detector, Found, crop, make_detector, pixels
 from fer_lib.predict.inputs import Picture, open_picture
-from fer_lib.runs import Run
+from fer_lib.runs import Run, runs_folder
 
 DEFAULT = Path(__file__).with_name("default.safetensors")
 FACES = ("detect", "whole")
@@ -108,14 +109,16 @@ class Predictor:
         self.threshold = 0.5 if about.threshold is None else about.threshold
         if about.threshold is None:
             say(f"{self.name} is not calibrated: answers count as sure from probability 0.5 on")
+        elif math.isinf(self.threshold):
+            say(f"{self.name} was too often wrong on validation: no answer of it counts as sure")
 
     @classmethod
     def of(cls, model: str | Path | None = None, **options: Any) -> "Predictor":
         """Make a predictor from a run, a file, or the weights that come with this package.
 
         Args:
-            model: folder of a finished run, weights file (.safetensors) or ONNX file; None for the
-                weights of the package.
+            model: folder of a finished run or its name in `runs_folder`, weights file
+                (.safetensors) or ONNX file; None for the weights of the package.
             options: keyword arguments of `from_file`.
 
         Raises:
@@ -123,12 +126,15 @@ class Predictor:
         """
         if model is None:
             return cls.default(**options)
-        path = expanded(model)
+        path, named = expanded(model), runs_folder() / Path(model).name
+        if not exists(path) and Path(model).parent in (Path(), Path("runs")) and exists(named):
+            path = named
         if not exists(path):
             raise InputError(
-                f"there is no {model}: give a weights file or the folder of a finished run"
+                f"there is no {model}, here or in {named.parent}: give a weights file or the "
+                "folder of a finished run"
             )
-        return (cls.from_run if path.is_dir() else cls.from_file)(model, **options)
+        return (cls.from_run if path.is_dir() else cls.from_file)(path, **options)
 
     @classmethod
     def default(cls, **options: Any) -> "Predictor":
@@ -192,14 +198,19 @@ class Predictor:
             (N, K) float32.
 
         Raises:
-            InputError: the faces are not uint8.
+            InputError: the faces are not uint8, or have not four axes.
         """
         faces = torch.as_tensor(faces)
-        if len(faces) and faces.dtype != torch.uint8:
-            kind = str(faces.dtype).removeprefix("torch.")
-            raise InputError(f"faces are uint8 from 0 to 255, not {kind}: scale and convert them")
         if not len(faces):
             return np.empty((0, len(self.classes)), np.float32)
+        if faces.dtype != torch.uint8:
+            kind = str(faces.dtype).removeprefix("torch.")
+            raise InputError(f"faces are uint8 from 0 to 255, not {kind}: scale and convert them")
+        if faces.ndim != 4:
+            raise InputError(
+                f"faces are (N, C, H, W), not of shape {tuple(faces.shape)}: grey ones too need an "
+                "axis of channels, as faces[:, None] adds it"
+            )
         return self.network(faces).numpy()
 
     def __call__(

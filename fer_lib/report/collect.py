@@ -53,18 +53,18 @@ def collect(
 
     Raises:
         InputError: there is no finished run, a file is missing or made from other data, the
-            comparison lacks a run, or numbers from data with a mark, such as drawn faces, would go
-            into the report of the repository.
+            comparison lacks a run, or numbers from data with a mark, such as drawn faces, or from
+            the user's own pictures would go into the report of the repository.
     """
     results = Path(folder) / "results"
     path = home() / "data" / dataset / "manifest.json"
     manifest = read_json(path) if path.exists() else {}
     if "fingerprint" not in manifest:  # which is so while the cache is written
         raise InputError(f"{path} is not there or not complete: run notebook 01_data first")
-    if manifest.get("mark") and Path(folder).resolve() == source():
+    private = "" if dataset in KINDS else f"{dataset}, which is not a public dataset,"
+    if (odd := manifest.get("mark") or private) and Path(folder).resolve() == source():
         raise InputError(
-            f"numbers from {manifest['mark']} have no place in {folder}: name another folder "
-            "with --folder"
+            f"numbers from {odd} have no place in {folder}: name another folder with --folder"
         )
     finished = [
         run
