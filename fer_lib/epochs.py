@@ -16,7 +16,7 @@ from fer_lib.runs import RunFolder, write_metrics
 
 
 def resume(run: RunFolder, learner: Any) -> list[dict[str, Any]]:
-    """Restore a learner from the state that a run saved after its last epoch.
+    """Restore a learner from the state that a run saved after its last epoch, and say so.
 
     Partly written files, which a killed process left behind, are deleted first.
 
@@ -34,6 +34,11 @@ def resume(run: RunFolder, learner: Any) -> list[dict[str, Any]]:
     state = load_state(run.state_path, learner.device)
     rows = state.pop("rows")
     learner.load_state_dict(state, str(run.state_path))
+    processes().print(f"{run.name} resumes after epoch {len(rows)}")
+    now = {"precision": learner.precision, "processes": processes().num_processes}
+    for name, value in now.items():
+        if (begun := run.config["environment"].get(name, value)) != value:
+            processes().print(f"it was begun with {name}={begun} and goes on with {name}={value}")
     return rows
 
 
@@ -74,11 +79,12 @@ def one_epoch(run: RunFolder, learner: Any, epoch: int) -> dict[str, Any]:
         if not math.isfinite(loss := valid["valid_loss"]):
             raise FloatingPointError(f"the validation loss became {loss} in epoch {epoch + 1}")
     except FloatingPointError as error:
-        clip = " set clip_grad," * hasattr(learner.config, "clip_grad")
-        raise FloatingPointError(
-            f"{run.folder}: {error}. Lower lr ({learner.config.lr}),{clip} or train with "
-            "precision=no"
-        ) from None
+        hints = [f"lower lr ({learner.config.lr})"]
+        if getattr(learner.config, "clip_grad", 0) is None:
+            hints.append("set clip_grad")
+        if learner.precision != "no":
+            hints.append("train with precision=no")
+        raise FloatingPointError(f"{run.folder}: {error}: {' or '.join(hints)}") from None
     return {
         "epoch": epoch + 1,
         **trained,

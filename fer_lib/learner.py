@@ -144,10 +144,11 @@ class Learner:
         self.model.train()
         freeze(self.core, config.frozen_at(epoch))
         # Dropout draws from torch's global generator, the rest from self.generator; both are seeded
-        # from the config's seed, the epoch and the rank.
+        # from the config's seed, the epoch and the rank, but not alike: on a GPU, equal seeds would
+        # give equal numbers to both.
         seed = (config.seed * 1_000_003 + epoch) * 64 + self.accelerator.process_index
         torch.manual_seed(seed)
-        self.generator.manual_seed(seed)
+        self.generator.manual_seed(seed + 2**62)
         losses = torch.zeros(steps, device=self.device)
         sums: dict[str, Tensor] = {}
         advance = partial(self.recorded, self.one_batch) if self.recorded else self.one_batch

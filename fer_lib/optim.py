@@ -90,7 +90,7 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
             momentum=config.momentum,
             **fused,
         )
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, ImportError) as error:
         reason = first_line(error)
         plain = "" if config.momentum else ": plain SGD is optimizer=momentum"
         raise InputError(

@@ -30,7 +30,8 @@ class RunFolder:
         fingerprint: SHA-256 of the data that the run was trained on.
 
     Raises:
-        InputError: the folder has no `config.json`, or one that does not name the data.
+        InputError: the folder has no `config.json`, or one that does not name the data and the
+            environment.
     """
 
     def __init__(self, folder: str | Path):
@@ -40,9 +41,10 @@ class RunFolder:
         self.config = read_json(self.folder / "config.json")
         try:
             self.fingerprint: str = self.config["data"]["fingerprint"]
-        except (KeyError, TypeError):
+            self.config["environment"].get("code")
+        except (AttributeError, KeyError, TypeError):
             raise InputError(
-                f"{self.folder} is not a run: its config.json does not name the data"
+                f"{self.folder} is not a run: its config.json does not name data and environment"
             ) from None
 
     @property

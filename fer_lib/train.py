@@ -5,8 +5,8 @@
 
 The images stay on the device as uint8 if they fit, the random draws of an epoch depend only on
 seed, epoch and process, and metrics stay on the device until the epoch ends. A run that was
-killed resumes after its last finished epoch and, on the same CPU, ends with the same numbers as one
-that was not.
+killed resumes after its last finished epoch and, on the same CPU with as many processes, ends with
+the same numbers as one that was not.
 """
 
 import argparse

@@ -39,13 +39,8 @@ class Training:
         self.run, self.learner, self.faces, self.quiet = run, learner, faces, quiet
         self.config, self.main = learner.config, learner.accelerator.is_main_process
         self.rows = resume(run, learner)
-        if self.rows:
-            self.say(f"{run.name} resumes after epoch {len(self.rows)}")
-            begun = run.config["environment"]["precision"]
-            if begun != learner.precision:
-                self.say(f"it was begun in precision {begun} and goes on in {learner.precision}")
-            if self.main:
-                record_resume(run, describe_environment(self.config), len(self.rows))
+        if self.rows and self.main:
+            record_resume(run, describe_environment(self.config), len(self.rows))
         if not quiet:
             where = f"{self.learner.device.type} ({processor()})"
             self.say(f"{run.name} trains on {where}, precision {self.learner.precision}")

@@ -205,7 +205,8 @@ def make_run(tmp_path, noise) -> Callable[..., Run]:
         predictions = Predictions(**{**vars(given), **backwards})
         folder = tmp_path / f"{time}_{settings.model}_{dataset}_s{settings.seed}"
         data = {"fingerprint": faces.fingerprint, "classes": list(faces.classes)}
-        write_json(folder / "config.json", {"train": settings.to_dict(), "data": data})
+        config = {"train": settings.to_dict(), "data": data, "environment": {}}
+        write_json(folder / "config.json", config)
         save_predictions(folder / "predictions.npz", predictions)
         results = {
             **{key: getattr(settings, key) for key in ("model", "recipe", "preset", "seed")},

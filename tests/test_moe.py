@@ -231,8 +231,10 @@ def test_biases_and_learned_latents_have_no_weight_decay():
     ("options", "message"),
     [
         ({"attention": "linear"}, "'linear' is unknown: use mha, mla, perceiver"),
-        ({"top_k": 5}, "top_k=5 must be from 1 to experts=4"),
+        ({"top_k": 5}, "top_k=5 must be a whole number from 1 to experts=4"),
         ({"top_k": 0}, "top_k=0"),
+        ({"top_k": 1.5}, "top_k=1.5"),
+        ({"balance": -1.0}, "balance=-1.0 and z=0.001 of vit_moe must be 0 or more"),
         ({"heads": 7}, "heads=7 does not divide the 48 features"),
         ({"heads": 0}, "heads=0"),
     ],

@@ -31,7 +31,7 @@ def test_folders_that_are_no_run_are_left_out_and_named(make_run, tmp_path, caps
     run, half = make_run(), make_run(time="2")
     half.folder.rename(half.folder.with_name(f".{half.name}.partial"))  # half restored
     write_json(tmp_path / "a" / "config.json", {})
-    unknown = {"train": {"model": "x", "colour": 1}, "data": run.config["data"]}
+    unknown = {"train": {"model": "x", "colour": 1}, "data": run.config["data"], "environment": {}}
     write_json(tmp_path / "b" / "config.json", unknown)
     write_json(tmp_path / "c" / "config.json", {"train": run.config["train"]})
     closed = tmp_path / "0" / "config.json"
@@ -43,8 +43,8 @@ def test_folders_that_are_no_run_are_left_out_and_named(make_run, tmp_path, caps
     assert f"left out: {tmp_path / 'a'} is not a run" in printed
     assert "colour" in printed
     assert (
-        f"left out: {tmp_path / 'c'} is not a run: its config.json does not name the data"
-        in printed
+        f"left out: {tmp_path / 'c'} is not a run: its config.json does not name data and "
+        "environment" in printed
     )
 
 

@@ -150,6 +150,13 @@ def test_a_file_of_another_backbone_is_refused(tmp_path):
     save_file(vit(img_size=48).state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(InputError, match="does not contain this backbone"):
         create_model("vit_mae", pretrained=tmp_path / "w.safetensors", img_size=48)
+    shallow = tiny | {"backbone_options": TINY | {"depth": 1}}
+    with pytest.raises(InputError, match=r"has more blocks than this backbone \(1 more\)"):
+        create_model("vit_mae", pretrained=tmp_path / "w.safetensors", **shallow)
+    save_file(vit(img_size=48, in_chans=1).state_dict(), tmp_path / "grey.safetensors")
+    rgb = tiny | {"in_chans": 3}
+    with pytest.raises(InputError, match="is for images with in_chans=1: set this option"):
+        create_model("vit_mae", pretrained=tmp_path / "grey.safetensors", **rgb)
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="no vision transformer"):
         create_model("vit_mae", pretrained=tmp_path / "a.safetensors", img_size=48)
@@ -177,15 +184,19 @@ def test_hub_weights_that_do_not_fit_are_not_reported_as_unreachable(monkeypatch
         )
 
 
-def test_hub_weights_are_loaded(monkeypatch):
+def test_hub_weights_are_loaded_whole_or_not_at_all(monkeypatch):
     source = vit()
+    head = {"head.weight": torch.zeros(1000, TINY["embed_dim"]), "head.bias": torch.zeros(1000)}
     monkeypatch.setattr(
         "timm.models._builder.load_state_dict_from_hf",
-        lambda *_, **__: source.state_dict() | {"head.weight": 0, "head.bias": 0},
+        lambda *_, **__: source.state_dict() | head,
     )
-    model = create_model("grefel", pretrained=True, backbone="vit_tiny_patch16_224",
-                         backbone_options=TINY)  # fmt: skip
+    options = {"pretrained": True, "backbone": "vit_tiny_patch16_224"}
+    model = create_model("grefel", backbone_options=TINY, **options)
     assert torch.equal(model.backbone.blocks[1].mlp.fc1.weight, source.blocks[1].mlp.fc1.weight)
+    for other in ({"depth": 3}, {"depth": 1}, {"init_values": 1e-5}):
+        with pytest.raises(InputError, match="do not fit these options of grefel"):
+            create_model("grefel", backbone_options=TINY | other, **options)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -123,4 +123,4 @@ def test_resuming_in_another_precision_is_reported(faces, tmp_path, capsys):
     config["environment"]["precision"] = "fp16"
     write_json(run.folder / "config.json", config)
     train(small(epochs=1), faces, runs=tmp_path)
-    assert "begun in precision fp16 and goes on in" in capsys.readouterr().out
+    assert "it was begun with precision=fp16 and goes on with precision=" in capsys.readouterr().out

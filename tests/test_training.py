@@ -136,7 +136,7 @@ def test_an_epoch_with_a_nan_validation_loss_is_not_kept(faces, tmp_path, monkey
     monkeypatch.setattr(
         Learner, "validate", lambda self: validate(self) | {"valid_loss": float("nan")}
     )
-    with pytest.raises(FloatingPointError, match=r"validation loss became nan in epoch 1\. Lower"):
+    with pytest.raises(FloatingPointError, match=r"validation loss became nan in epoch 1: lower"):
         train(small(), faces, runs=tmp_path)
     (folder,) = tmp_path.glob("*_s0")
     assert not list(folder.glob("*.safetensors"))

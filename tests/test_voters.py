@@ -328,6 +328,23 @@ def test_interrupted_voting_resumes_after_the_last_batch(counted, faces, tmp_pat
     np.testing.assert_allclose(resumed.probabilities, afresh.probabilities, atol=1e-6)
 
 
+def test_answers_that_are_not_finite_are_refused(faces, tmp_path, monkeypatch, fer_home):
+    from transformers import ViTForImageClassification
+
+    forward = ViTForImageClassification.forward
+
+    def overflow(self, pixel_values, **options):
+        answer = forward(self, pixel_values=pixel_values, **options)
+        answer.logits *= torch.inf if len(pixel_values) > 1 else 1
+        return answer
+
+    monkeypatch.setattr(ViTForImageClassification, "forward", overflow)
+    name = write(tmp_path / "voter", EMOTIONS)
+    with pytest.raises(InputError, match=r"answers of voter_.* are not finite in precision no"):
+        silent(faces, faces.where("train")[:40], [name])
+    assert not list(fer_home.rglob("voter_*.npz"))
+
+
 def test_cached_answers_need_no_weights_and_only_new_rows_are_computed(
     counted, faces, voters, monkeypatch
 ):

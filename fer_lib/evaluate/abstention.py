@@ -44,7 +44,7 @@ def coverage(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]
         `calibration.accuracy`. Images of equal confidence are answered together.
     """
     descending = np.sort(confidence)[::-1]
-    ranks = np.ceil(np.arange(STEPS, 0, -1) / STEPS * len(confidence)).astype(int)
+    ranks = -(-np.arange(STEPS, 0, -1) * len(confidence) // STEPS)  # rounded up
     points = []
     for threshold in descending[ranks - 1]:
         kept = confidence >= threshold

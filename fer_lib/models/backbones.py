@@ -102,16 +102,18 @@ def build(
     name = backbone or default
     if name.split(".")[0] not in timm.list_models(module="vision_transformer"):
         raise InputError(f"backbone {name!r} is unknown: use a name of timm.list_models('vit_*')")
+    # With the classifier of the weights, timm refuses weights that lack a tensor or have one more.
     vit = timm.create_model(
         name,
         pretrained=pretrained,
-        num_classes=0,
+        num_classes=None if pretrained else 0,
         in_chans=in_chans,
         img_size=img_size,
         pretrained_cfg_overlay=pretrained_cfg_overlay,
         cache_dir=cache_dir,
         **backbone_options or {},
     )
+    vit.reset_classifier(0)
     if vit.cls_token is None:
         raise InputError(f"backbone {name!r} has no class token: use one that has")
     (patch, _), (side, _) = vit.patch_embed.patch_size, vit.patch_embed.img_size

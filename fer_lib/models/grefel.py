@@ -115,7 +115,9 @@ class GReFELHead(nn.Module):
         for name, value in sizes.items():
             if value <= 0:
                 raise InputError(f"{name} of grefel must be above 0, not {value}")
-        if dim % heads:
+        if min(spread_weight, centre_weight, branch_weight) < 0:
+            raise InputError("spread_weight, centre_weight and branch_weight must be 0 or more")
+        if heads < 1 or dim % heads:
             raise InputError(f"heads={heads} of grefel must divide the width {dim} of its tokens")
         self.prefix_tokens, self.delta, self.temperature = prefix_tokens, delta, temperature
         self.spread_weight, self.centre_weight = spread_weight, centre_weight

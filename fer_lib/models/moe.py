@@ -114,8 +114,8 @@ class SparseExperts(nn.Module):
 
     def __init__(self, dim: int, *, hidden: int, experts: int = 4, top_k: int = 2):
         super().__init__()
-        if not 1 <= top_k <= experts:
-            raise InputError(f"top_k={top_k} must be from 1 to experts={experts}")
+        if top_k not in range(1, experts + 1) or isinstance(top_k, float):
+            raise InputError(f"top_k={top_k} must be a whole number from 1 to experts={experts}")
         self.top_k = top_k
         self.router = nn.Linear(dim, experts)
         self.weight1 = nn.Parameter(torch.empty(experts, dim, hidden))
@@ -198,6 +198,8 @@ class MixtureHead(nn.Module):
         heads = max(1, dim // 64) if heads is None else heads
         if heads < 1 or dim % heads:
             raise InputError(f"heads={heads} does not divide the {dim} features of a token")
+        if min(balance, z) < 0:
+            raise InputError(f"balance={balance} and z={z} of vit_moe must be 0 or more")
         self.balance, self.z = balance, z
         self.routing: Routing | None = None
         self.attention = ATTENTIONS[attention](dim, heads=heads)

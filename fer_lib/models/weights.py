@@ -122,8 +122,9 @@ def load_into(model: nn.Module, state: State, path: str | Path) -> None:
     if own != given:
         differs = sorted(name for name in own | given if own.get(name) != given.get(name))
         raise InputError(
-            f"{path} is a checkpoint of another model than {type(model).__name__}: "
-            f"{len(differs)} tensors differ, the first is {differs[0]}"
+            f"{path} is a checkpoint of another model than this {type(model).__name__}: "
+            f"{len(differs)} tensors differ, the first is {differs[0]}; give the options of its "
+            "run, or, if this resumes a run, delete that run's folder"
         )
     model.load_state_dict(state)
 
@@ -145,8 +146,9 @@ def load_start(model: nn.Module, path: str | Path, name: str, num_classes: int) 
         num_classes: number of classes of the model.
 
     Raises:
-        InputError: the file cannot be read, is a run of this model at another size, or lacks a
-            tensor of the backbone (of the whole model, if that has no backbone).
+        InputError: the file cannot be read, is a run of this model at another size, has more blocks
+            than the backbone, or lacks a tensor of it (of the whole model, if that has no
+            backbone).
     """
     state, metadata = read_weights(path)
     state = {key: tensor.float() for key, tensor in state.items()}
@@ -158,7 +160,12 @@ def load_start(model: nn.Module, path: str | Path, name: str, num_classes: int) 
     if "model" in metadata:
         inside = "backbone."
         state = {k.removeprefix(inside): v for k, v in state.items() if k.startswith(inside)}
-    state = adapted(timm_state(state), backbone, path)
+    state = timm_state(state)
+    if extra := blocks(state) - blocks(backbone.state_dict()):
+        raise InputError(
+            f"{path} has more blocks than this backbone ({len(extra)} more): use that of the file"
+        )
+    state = adapted(state, backbone, path)
     missing = sorted(set(backbone.state_dict()) - set(state))
     if missing:
         raise InputError(
@@ -166,6 +173,11 @@ def load_start(model: nn.Module, path: str | Path, name: str, num_classes: int) 
             f"have another shape, the first is {missing[0]}; use the backbone of the file"
         )
     backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
+
+
+def blocks(state: State) -> set[str]:
+    """Return the numbers of the blocks of a timm ViT that a state contains."""
+    return {name.split(".")[1] for name in state if name.startswith("blocks.")}
 
 
 def with_classes(state: State, own: State, before: int, after: int) -> State:
@@ -183,7 +195,8 @@ def adapted(state: State, backbone: nn.Module, path: str | Path) -> State:
     """Return the tensors of a state that fit a timm ViT, adapted to its patches, grid, channels.
 
     Raises:
-        InputError: the state has no patch embedding or no position embeddings.
+        InputError: the state has no patch embedding or no position embeddings, or is for grey
+            images and the ViT is not.
     """
     from timm.models import adapt_input_conv
     from timm.models.vision_transformer import checkpoint_filter_fn
@@ -192,8 +205,10 @@ def adapted(state: State, backbone: nn.Module, path: str | Path) -> State:
     first = "patch_embed.proj.weight"
     if first not in state or "pos_embed" not in state:
         raise InputError(f"{path} contains no vision transformer: {first} or pos_embed is missing")
-    channels = own[first].shape[1]
-    if channels != state[first].shape[1] == 3:
+    channels, had = own[first].shape[1], state[first].shape[1]
+    if channels != had != 3:
+        raise InputError(f"{path} is for images with in_chans={had}: set this option")
+    if channels != had:
         state = state | {first: adapt_input_conv(channels, state[first])}
     state = checkpoint_filter_fn(state, backbone)
     return {name: t for name, t in state.items() if name in own and t.shape == own[name].shape}

@@ -68,7 +68,6 @@ def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining
     """Train the remaining epochs, then write the weights and the results."""
     rows = resume(run, learner)
     if rows:
-        print(f"{run.name} resumes after epoch {len(rows)}", flush=True)
         record_resume(run, environment_of(learner.config), len(rows))
     with Background() as background:
         while len(rows) < learner.config.epochs:

@@ -162,8 +162,9 @@ def fold_votes(
     """Let the models of `train_folds` vote on images, as one voter for each config.
 
     On a training image, the voter's vote comes from its one model that did not learn from it. On
-    any other image, it is the mean of its models, none of which has learned from validation or test
-    images (copies of some are among the training images, as the audit shows).
+    any other image, it is the mean of its models, none of which was trained on validation or test
+    images (copies of some are among the training images, as the audit shows); but the epochs of the
+    models were chosen on validation labels.
 
     Args:
         configs: one for each voter; without any, the ballots have no voter.

@@ -262,6 +262,11 @@ def ask(
         images = torch.from_numpy(faces.images[some]).to(device)
         with autocast(device, precision):
             logits = voter.logits(images)
+        if not logits.isfinite().all():  # a NaN would stand for "not asked"
+            raise InputError(
+                f"the answers of {known.path.stem} are not finite in precision {precision}: let it "
+                "vote on the CPU, with CUDA_VISIBLE_DEVICES="
+            )
         known.probabilities[some] = logits.float().softmax(1).cpu().numpy()
         with replacing(known.path) as temporary:
             np.savez(temporary, probabilities=known.probabilities, classes=np.array(known.classes))

@@ -176,6 +176,8 @@ def apply_rules(
     if not ballots.voters:
         raise InputError("there is no voter: name a model or a classifier from Hugging Face")
     asked = ballots.speak.any(0)
+    if len(np.unique(labels)) < 2:
+        raise InputError("all labels are of one class: there is nothing to refine")
     if len(np.unique(labels[asked])) < 2:
         raise InputError(
             f"the voters ({', '.join(ballots.voters)}) abstain on all images but {asked.sum()}: "
