@@ -1,7 +1,7 @@
 """Compare our augmentation with kornia's, of a whole batch, and torchvision's, image by image.
 
-All apply the same operations, equally often and equally strongly, from uint8 images on the device
-to normalised float32.
+All apply the same operations, equally often, from uint8 images on the device to normalised float32.
+Flip and affine map are equally strong; for brightness, the others multiply where ours adds.
 """
 
 from collections.abc import Callable

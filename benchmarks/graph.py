@@ -86,7 +86,8 @@ def compare(
         epoch, recorded and launched.
     """
     epochs = math.ceil(steps / EPOCH)
-    config = replace(config, epochs=epochs * (rounds + 1))
+    total = epochs * (rounds + 1)
+    config = replace(config, epochs=total, warmup_epochs=min(config.warmup_epochs, total / 5))
     sides = {way: Side(model, replace(config, cuda_graph=way), faces) for way in (True, False)}
     parts = {
         str(way): partial(rate, partial(side.train, epochs), side.learner.device)

@@ -119,10 +119,10 @@ def compare(model: str, images: int, batch_size: int, rounds: int) -> str:
             parts[name] = partial(apart[side].rate, part)
         rates = in_turn(parts, rounds)
     rows = {title: tuple(rates[part] for part in pair) for title, pair in pairs.items()}
-    reached = {
-        side: median(rates[f"{side} loop"]) / median(rates[f"{side} model"])
-        for side in ("ours", "usual")
-    }
+    reached = {}
+    for side in ("ours", "usual"):
+        pairs = zip(rates[f"{side} loop"], rates[f"{side} model"], strict=True)
+        reached[side] = median(loop / alone for loop, alone in pairs)
     heading = (
         f"{model} on {device.type}: images/s in batches of {batch_size}, {images:,} drawn faces "
         f"({faces.mark}), {rounds} rounds, a process for each side with {cores()} threads, "

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from measure import environment
@@ -105,13 +106,16 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             detector = make_detector(choice, say=lambda _: None)
         except InputError as error:
+            if args.detector:
+                parser.error(str(error))
             print(f"| left out: {error} | | |")
             continue
         one = Predictor(predictor.network, predictor.about, detector=detector)
         print(compare(one, some, args.threads), flush=True)
-    print(
-        f"\n{predictor.name}, {args.frames} frames of 640×480 (sample data), threads {args.threads}"
-    )
+    threads = f"threads of torch {args.threads}, of OpenCV {cv2.getNumThreads()}"
+    if predictor.model is None:
+        threads += ", of onnxruntime as it chooses"
+    print(f"\n{predictor.name}, {args.frames} frames of 640×480 (sample data), {threads}")
 
 
 if __name__ == "__main__":

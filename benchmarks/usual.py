@@ -126,6 +126,9 @@ class Usual:
         with autocast(self.device, self.precision):
             logits = self.net(images.contiguous(memory_format=self.format))
             loss = nn.functional.cross_entropy(logits, labels)
+            if hasattr(self.net, "auxiliary_losses"):
+                soft = nn.functional.one_hot(labels, logits.shape[1]).float()
+                loss = sum(self.net.auxiliary_losses(soft).values(), loss)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)

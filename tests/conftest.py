@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,8 @@ pytest_plugins = ("campaign_fixtures", "report_fixtures")
 # Tests run on the CPU, as in CI, even if there is a GPU. To run those that need one:
 # CUDA_VISIBLE_DEVICES=0 python -m pytest tests/test_graph.py tests/test_learner.py
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Pages and files that a test serves are not asked for through a proxy.
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
@@ -84,6 +87,23 @@ def wait_until_it_answers(server: subprocess.Popen, address: str, log: Path) -> 
             assert server.poll() is None, log.read_text()
             time.sleep(0.25)
     pytest.fail(log.read_text())
+
+
+@contextmanager
+def served(command: list, address: str, log: Path, **options):
+    """Run a server during the block, which begins when it answers at `address`."""
+    with open(log, "w") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=file, **options)
+    try:
+        wait_until_it_answers(server, address, log)
+        yield
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
 
 
 def until(true):

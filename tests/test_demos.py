@@ -5,7 +5,6 @@ import os
 import re
 import runpy
 import socket
-import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import CHROMIUM, FLAGS, free_port, wait_until_it_answers
+from conftest import CHROMIUM, FLAGS, free_port, served
 from PIL import Image
 
 from fer_lib import cards
@@ -84,22 +83,10 @@ def serve(home: Path, *command: str | Path, **variables: str):
     env = os.environ | {"FER_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     env |= {"http_proxy": address, "https_proxy": address, "no_proxy": "127.0.0.1,localhost"}
     env |= {name: value.format(port=port) for name, value in variables.items()}
-    log = home / f"log_{port}"
-    with open(log, "w") as file:
-        server = subprocess.Popen(
-            [sys.executable, *command], env=env, stdout=file, stderr=file, cwd=home
-        )
-    try:
-        wait_until_it_answers(server, address := f"http://127.0.0.1:{port}", log)
+    log, address = home / f"log_{port}", f"http://127.0.0.1:{port}"
+    with proxy, served([sys.executable, *command], address, log, env=env, cwd=home):
         yield address
         assert asked(proxy) == b""
-    finally:
-        proxy.close()
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
 
 
 @pytest.fixture(scope="module")

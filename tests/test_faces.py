@@ -128,8 +128,8 @@ def test_a_detector_file_that_is_missing_or_not_yunet_is_refused(tmp_path):
         make_detector(tmp_path / "b.onnx")
 
 
-def test_boxes_are_clipped_at_the_edge_of_the_picture():
-    rows = [(-5.2, 3.6, 20.0, 10.0, 0.5), (95.0, 95.0, 20.0, 20.0, None), (200, 0, 9, 9, 0.9)]
+def test_boxes_are_clipped_at_the_edge_of_the_picture_and_the_largest_is_first():
+    rows = [(95.0, 95.0, 20.0, 20.0, None), (-5.2, 3.6, 20.0, 10.0, 0.5), (200, 0, 9, 9, 0.9)]
     found = sorted_boxes(rows, (100, 100, 3))
     assert [one.box for one in found] == [(0, 4, 15, 10), (95, 95, 5, 5)]
     assert [one.confidence for one in found] == [0.5, None]

@@ -2,12 +2,11 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import CHROMIUM, FLAGS, free_port, wait_until_it_answers
+from conftest import CHROMIUM, FLAGS, free_port, served
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT = 600_000  # milliseconds for all cells of one notebook, on a slow machine
@@ -37,15 +36,9 @@ def lab(tmp_path):
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--allow-root"]
     command += ["--expose-app-in-browser", "--IdentityProvider.token=", f"--notebook-dir={folder}"]
     environment = os.environ | {"FER_HOME": str(folder), "JUPYTER_CONFIG_DIR": str(folder / "c")}
-    with open(log, "w") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=folder)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_until_it_answers(server, f"{address}/api", log)
+    address = f"http://127.0.0.1:{port}"
+    with served(command, f"{address}/api", log, env=environment, cwd=folder):
         yield address
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 @pytest.fixture

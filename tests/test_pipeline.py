@@ -149,6 +149,17 @@ def test_a_cell_that_hangs_is_stopped(two_stages, monkeypatch):
         two_stages()
 
 
+def test_the_options_of_the_command_reach_the_notebooks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"dataset": "mine", "data_dir": "pictures", "preset": "quick", "seed": 7}
+    made = Pipeline(**options, runs="there", stages="01")
+    assert made.values(made.stages[0]) == options | {
+        "interactive": False,
+        "data_dir": str(tmp_path / "pictures"),
+        "runs_dir": str(tmp_path / "there"),
+    }
+
+
 def test_a_stage_without_its_input_is_refused(two_stages):
     with pytest.raises(InputError, match=r"02_two needs .*one\.txt"):
         two_stages(stages="02")

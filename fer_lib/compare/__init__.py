@@ -15,25 +15,3 @@ from fer_lib.compare.scores import TEST_SETS, best_on_validation, by_test_set, l
 from fer_lib.compare.summary import comparison, figures, records
 from fer_lib.compare.voting import accuracy_of
 from fer_lib.compare.writing import ensemble_sentence, write_comparison
-
-__all__ = [
-    "TEST_SETS",
-    "accuracy_of",
-    "best_on_validation",
-    "by_test_set",
-    "comparison",
-    "ensemble_sentence",
-    "figures",
-    "known_refinement",
-    "leaderboard",
-    "marks",
-    "paired_tests",
-    "read_answers",
-    "recalls",
-    "records",
-    "sentences",
-    "short_names",
-    "tables",
-    "timed",
-    "write_comparison",
-]

@@ -2,5 +2,3 @@
 
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.loading import load_faces
-
-__all__ = ["FaceSet", "load_faces"]

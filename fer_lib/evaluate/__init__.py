@@ -12,17 +12,3 @@ from fer_lib.evaluate.predictions import (
     save_predictions,
 )
 from fer_lib.evaluate.scores import DRAWS, evaluate, holm, labels_by_part, mcnemar
-
-__all__ = [
-    "DRAWS",
-    "Predictions",
-    "aligned",
-    "evaluate",
-    "halved",
-    "holm",
-    "in_order",
-    "labels_by_part",
-    "load_predictions",
-    "mcnemar",
-    "save_predictions",
-]

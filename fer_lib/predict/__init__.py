@@ -8,5 +8,3 @@ The command line also reads folders and videos: see `python -m fer_lib.predict -
 """
 
 from fer_lib.predict.predictor import Face, Predictor
-
-__all__ = ["Face", "Predictor"]

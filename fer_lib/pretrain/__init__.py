@@ -11,5 +11,3 @@ from fer_lib.pretrain.autoencoder import reconstruct
 from fer_lib.pretrain.config import PretrainConfig, pretraining
 from fer_lib.pretrain.folder import Pretraining
 from fer_lib.pretrain.loop import pretrain
-
-__all__ = ["PretrainConfig", "Pretraining", "pretrain", "pretraining", "reconstruct"]
