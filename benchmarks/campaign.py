@@ -30,7 +30,8 @@ import systems
 import wanted
 from entries import BACKBONE, Autoencoder, Entry, Place, Refinement, faces_of
 from measure import environment
-from packing import pack_data, unpack, unpack_data
+from packing import unpack
+from packing_data import pack_data, unpack_data
 from schedule import RESULTS, Campaign, kept_results
 
 from fer_lib.changed import changed_settings
