@@ -13,7 +13,7 @@ import argparse
 from functools import partial
 
 import torch
-from measure import environment, in_turn, rate, table
+from measure import environment, in_turn, positive, rate, table
 from torch import Tensor, nn
 
 from fer_lib.batches import autocast
@@ -39,11 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
     models = ["vit_patch", "vit_cnn"]
     known = sorted(name for name, module in MODULES.items() if module != "cnn")
     parser.add_argument("--models", nargs="+", default=models, choices=known)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=positive, default=64)
+    parser.add_argument("--rounds", type=positive, default=3)
     args = parser.parse_args(arguments)
-    if min(args.rounds, args.batch_size) < 1:
-        parser.error("--rounds and --batch-size must be 1 or more")
     keep_memory()
     print(environment(), flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

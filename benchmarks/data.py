@@ -20,7 +20,7 @@ from statistics import median
 import numpy as np
 import pandas as pd
 import torch
-from measure import environment, in_turn, rate, ratio
+from measure import environment, in_turn, positive, rate, ratio
 from PIL import Image
 
 from fer_lib.data.faceset import FaceSet, load, save
@@ -96,11 +96,9 @@ def main() -> None:
     )
     parser.add_argument("--csv", type=Path, help="fer2013.csv")
     parser.add_argument("--folders", type=Path, help="class folders in train/ and test/")
-    parser.add_argument("--rows", type=int, default=4000, help="images of the sample data")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=positive, default=4000, help="images of the sample data")
+    parser.add_argument("--rounds", type=positive, default=3)
     args = parser.parse_args()
-    if args.rounds < 1:
-        parser.error("--rounds must be 1 or more")
     print(environment())
     with tempfile.TemporaryDirectory() as temporary:
         table, folders, mark = args.csv, args.folders, ""

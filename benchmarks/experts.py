@@ -23,7 +23,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from measure import environment, in_turn, rate, table
+from measure import environment, in_turn, positive, rate, table
 from torch import Tensor
 
 from fer_lib.batches import autocast
@@ -105,12 +105,15 @@ def compare(dim: int, hidden: int, batch_size: int, rounds: int, number: int) ->
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--dim", type=int, default=768, help="features of an image; an expert has twice as many")
-    add("--batch-size", type=int, default=256)
-    add("--rounds", type=int, default=5)
+    add(
+        "--dim",
+        type=positive,
+        default=768,
+        help="features of an image, half those of an expert",
+    )
+    add("--batch-size", type=positive, default=256)
+    add("--rounds", type=positive, default=5)
     args = parser.parse_args(arguments)
-    if min(args.dim, args.batch_size, args.rounds) < 1:
-        parser.error("--dim, --batch-size and --rounds must be 1 or more")
     keep_memory()
     print(environment(), flush=True)
     number = STEPS["cuda" if torch.cuda.is_available() else "cpu"]

@@ -24,7 +24,7 @@ import argparse
 
 import cv2
 import numpy as np
-from measure import environment
+from measure import environment, positive
 from PIL import Image
 
 from fer_lib.data import load_faces
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--data-dir", help="folder or file of FER2013")
     add("--model", help="run folder, weights file or .onnx; default: the package's model")
     add("--detector", help="yunet, haar, or YuNet's file")
-    add("--images", type=int, default=1200)
+    add("--images", type=positive, default=1200)
     args = parser.parse_args(arguments)
     try:
         faces = load_faces("fer2013", args.data_dir)

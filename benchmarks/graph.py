@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from measure import drawn, environment, in_turn, rate, table
+from measure import drawn, environment, in_turn, positive, rate, table
 
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
@@ -103,12 +103,10 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     known = sorted([*MODULES, "mae"])
     add("--models", nargs="+", default=["baseline_cnn"], choices=known, metavar="MODEL")
-    add("--steps", type=int, default=240, help="steps in a round")
-    add("--rounds", type=int, default=5)
+    add("--steps", type=positive, default=240, help="steps in a round")
+    add("--rounds", type=positive, default=5)
     add("--set", **SET, help="settings of the training to change")
     args = parser.parse_args(arguments)
-    if min(args.steps, args.rounds) < 1:
-        parser.error("--steps and --rounds must be 1 or more")
     losses, same = [], True
     try:
         require_gpu()

@@ -29,7 +29,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-from measure import cores, drawn, environment, in_turn, rate, synchronize, table
+from measure import cores, drawn, environment, in_turn, positive, rate, synchronize, table
 from torch import Tensor, nn
 
 from fer_lib.augment import Prepare
@@ -192,18 +192,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--model", default="attention_cnn", choices=MODELS, metavar="MODEL")
-    add("--batch-sizes", type=int, nargs="+", default=[1, 8, 64, 512])
-    add("--images", type=int, help="faces; default 1,024, on a GPU 16,384")
-    add("--rounds", type=int, default=3)
+    add("--batch-sizes", type=positive, nargs="+", default=[1, 8, 64, 512])
+    add("--images", type=positive, help="faces; default 1,024, on a GPU 16,384")
+    add("--rounds", type=positive, default=3)
     add("--agree", action="store_true", help="only print how much torch and ONNX differ")
     args = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = IMAGES[device.type] if args.images is None else args.images
     sizes = sorted({1, *args.batch_sizes})
-    if args.rounds < 1 or sizes[0] < 1 or sizes[-1] > images:
-        parser.error(
-            "--rounds and --batch-sizes must be 1 or more, and --images at least the largest batch"
-        )
+    if sizes[-1] > images:
+        parser.error("--images must be at least the largest batch")
     if missing := [name for name in NEEDED if not find_spec(name)]:
         parser.exit(1, f"{', '.join(missing)} missing: pip install -e '.[onnx]'\n")
     torch.backends.cudnn.allow_tf32 = False

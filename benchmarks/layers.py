@@ -13,7 +13,7 @@ import argparse
 from functools import partial
 
 import torch
-from measure import environment, in_turn, rate, table
+from measure import environment, in_turn, positive, rate, table
 from timm.layers.cbam import ChannelAttn
 from torch import Tensor, nn
 
@@ -73,10 +73,8 @@ def steps(layers: nn.Module, x: Tensor, precision: str, number: int) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=positive, default=5)
     args = parser.parse_args(arguments)
-    if args.rounds < 1:
-        parser.error("--rounds must be 1 or more")
     keep_memory()
     print(environment(), flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -37,7 +37,7 @@ from statistics import median
 
 import torch
 from augmentation import AFFINE, compare_augmentation
-from measure import Apart, cores, drawn, environment, in_turn, table
+from measure import Apart, cores, drawn, environment, in_turn, positive, table
 from torch import Tensor
 from usual import STYLES, Usual
 
@@ -139,15 +139,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--models", nargs="+", default=["baseline_cnn"], choices=sorted(MODULES), metavar="MODEL")
-    add("--images", type=int, help="training faces; default 1,024, on a GPU 16,384")
-    add("--batch-size", type=int, default=64)
-    add("--rounds", type=int, default=3)
+    add("--images", type=positive, help="training faces; default 1,024, on a GPU 16,384")
+    add("--batch-size", type=positive, default=64)
+    add("--rounds", type=positive, default=3)
     add("--augmentation", action="store_true", help="measure the augmentation alone instead")
     args = parser.parse_args(arguments)
     usual = IMAGES["cuda" if torch.cuda.is_available() else "cpu"]
     images = usual if args.images is None else args.images
-    if args.rounds < 1 or not 1 <= args.batch_size <= images:
-        parser.error("--rounds must be 1 or more, and --images at least --batch-size")
+    if args.batch_size > images:
+        parser.error("--images must be at least --batch-size")
     print(environment(), flush=True)
     if args.augmentation:
         print(f"\n{compare_augmentation(images, args.rounds)}")

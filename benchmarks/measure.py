@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
@@ -22,6 +23,13 @@ from fer_lib.provenance import git_commit, processor
 
 DIFFERENT = 2000
 """Maximum number of faces to draw, which takes some seconds; an epoch on a GPU has 16,384."""
+
+
+def positive(text: str) -> int:
+    """Read a number of a command line, which must be 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"must be 1 or more, not {text}")
+    return int(text)
 
 
 def cores() -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from measure import environment
+from measure import environment, positive
 
 from fer_lib.data.drawing import draw
 from fer_lib.files import InputError
@@ -90,11 +90,14 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--model", help="run folder, weights file or .onnx; default: the package's model")
     add("--detector", help="yunet, haar, or YuNet's file; default: both")
-    add("--frames", type=int, default=100)
-    add("--threads", type=int, default=1, help="threads of torch; one face is too little for more")
+    add("--frames", type=positive, default=100)
+    add(
+        "--threads",
+        type=positive,
+        default=1,
+        help="threads of torch, of which one face fills one",
+    )
     args = parser.parse_args(arguments)
-    if args.frames < 1 or args.threads < 1:
-        parser.error("--frames and --threads must be 1 or more")
     try:
         predictor = Predictor.of(args.model)
     except InputError as error:

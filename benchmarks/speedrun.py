@@ -30,7 +30,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from measure import environment, synchronize
+from measure import environment, positive, synchronize
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -163,13 +163,11 @@ def main(arguments: list[str] | None = None) -> None:
     add("--target", type=int, choices=sorted(TARGETS), default=65, help="percent on PrivateTest")
     add("--dataset", default="fer2013")
     add("--data-dir", help="folder or file of the data")
-    add("--seeds", type=int, help="how many; default: 10, on a CPU 1")
+    add("--seeds", type=positive, help="how many; default: 10, on a CPU 1")
     add("--set", **SET, help="settings of TrainConfig")
     args = parser.parse_args(arguments)
     gpu = torch.cuda.is_available()
     seeds = (10 if gpu else 1) if args.seeds is None else args.seeds
-    if seeds < 1:
-        parser.error("--seeds must be 1 or more")
     MODULES["speedrun_cnn"] = "cnn"  # so that the training loop can build it
     try:
         values = (

@@ -33,7 +33,7 @@ from functools import wraps
 from typing import Any
 
 import torch
-from measure import drawn, environment, matrix_rate, memory_rate, shortest, synchronize
+from measure import drawn, environment, matrix_rate, memory_rate, positive, shortest, synchronize
 from torch import Tensor
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -190,16 +190,14 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     three = ["baseline_cnn", "attention_cnn", "vit_cnn"]
     add("--models", nargs="+", default=three, choices=sorted(MODULES), metavar="MODEL")
-    add("--batch-size", type=int, help="default: as in the recipe")
-    add("--steps", type=int, help="steps in an epoch; default: 8, on a GPU 50")
+    add("--batch-size", type=positive, help="default: as in the recipe")
+    add("--steps", type=positive, help="steps in an epoch; default: 8, on a GPU 50")
     add("--operators", type=int, default=0, metavar="N", help="list the N costliest operators")
     add("--set", **SET, help="settings of TrainConfig")
     args = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.allow_tf32 = False  # as for the product that gives the rate
     steps = (50 if device.type == "cuda" else 8) if args.steps is None else args.steps
-    if min(steps, 1 if args.batch_size is None else args.batch_size) < 1:
-        parser.error("--steps and --batch-size must be 1 or more")
     try:
         changes = parse_settings(args.set)
         if args.batch_size is not None:

@@ -114,11 +114,18 @@ def test_augmentation_says_that_kornia_is_missing(monkeypatch, capsys):
     assert len(cells(text, "flip, affine, 64")) == 4
 
 
-@pytest.mark.parametrize("bad", [["--images", "4"], ["--rounds", "0"], ["--images", "0"]])
-def test_impossible_sizes_are_refused(bad, capsys):
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--images", "4", "--images must be at least --batch-size"),
+        ("--rounds", "0", "argument --rounds: must be 1 or more, not 0"),
+        ("--images", "many", "argument --images: must be 1 or more, not many"),
+    ],
+)
+def test_impossible_sizes_are_refused(option, value, message, capsys):
     with pytest.raises(SystemExit):
-        loop.main(["--batch-size", "8", *bad])
-    assert "--images at least --batch-size" in capsys.readouterr().err
+        loop.main(["--batch-size", "8", option, value])
+    assert message in capsys.readouterr().err
 
 
 def test_parts_run_in_turn_and_the_first_round_does_not_count(monkeypatch):

@@ -101,12 +101,18 @@ def test_agree_prints_the_difference_for_every_model(exportable, monkeypatch, ca
 
 
 @pytest.mark.parametrize(
-    "bad", [["--images", "3"], ["--rounds", "0"], ["--batch-sizes", "0"], ["--images", "0"]]
+    ("option", "value", "message"),
+    [
+        ("--images", "3", "--images must be at least the largest batch"),
+        ("--images", "0", "argument --images: must be 1 or more, not 0"),
+        ("--rounds", "0", "argument --rounds: must be 1 or more, not 0"),
+        ("--batch-sizes", "-1", "argument --batch-sizes: must be 1 or more, not -1"),
+    ],
 )
-def test_impossible_sizes_are_refused(bad, capsys):
+def test_impossible_sizes_are_refused(option, value, message, capsys):
     with pytest.raises(SystemExit):
-        inference.main([*SMALL, *bad])
-    assert "must be 1 or more" in capsys.readouterr().err
+        inference.main([*SMALL, option, value])
+    assert message in capsys.readouterr().err
 
 
 def test_missing_packages_are_named(monkeypatch, capsys):
