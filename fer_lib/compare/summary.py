@@ -143,7 +143,8 @@ def cost_table(compared: dict[str, Any], column: str) -> pd.DataFrame:
     """Return the table that `plots.cost` takes: a cost and the mean accuracy of each system.
 
     MACs and times are those of all passes of a prediction, since the accuracy is that of their
-    mean. Systems without the number are left out, and so is " ours" in the names of systems.
+    mean. Systems without the number and those on refined labels, which cost what others cost, are
+    left out, and so is " ours" in the names of systems.
 
     Args:
         compared: as `comparison` returns it.
@@ -153,7 +154,7 @@ def cost_table(compared: dict[str, Any], column: str) -> pd.DataFrame:
     cost: dict[str, float] = {}
     for run in compared["runs"]:
         row = priced[run["name"]]
-        if row[column] is not None:
+        if row[column] is not None and "labels=refined_" not in run["setting"]:
             times = 1 if column == "parameters" else row["passes"]
             cost.setdefault(run["system"], times * row[column])
     rows = {
