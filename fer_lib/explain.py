@@ -210,7 +210,6 @@ def spatial_gates(model: nn.Module, x: Tensor) -> list[Tensor]:
     return seen
 
 
-@torch.no_grad()
 def half_covered(images: Tensor) -> dict[str, Tensor]:
     """Return uint8 images (N, C, H, W) by what is made grey: "none", the "left" or "right" half."""
     middle = images.shape[-1] // 2
@@ -219,6 +218,7 @@ def half_covered(images: Tensor) -> dict[str, Tensor]:
     return covered
 
 
+@torch.no_grad()
 def routing(model: nn.Module, x: Tensor) -> Tensor:
     """Return the gates of E experts, (B, E) float32, 0 for experts that do not get the image.
 

@@ -220,7 +220,10 @@ def test_head_learns_clusters_and_its_confidence_tells_right_from_wrong():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("heads", 5), ("anchors", 0), ("delta", 0.0), ("embedding", -1), ("temperature", 0)],
+    [
+        *(("heads", 5), ("heads", 0), ("anchors", 0), ("delta", 0.0), ("embedding", -1)),
+        *(("temperature", 0), ("spread_weight", -1.0), ("branch_weight", -0.5)),
+    ],
 )
 def test_impossible_sizes_are_refused(option, value):
     with pytest.raises(InputError, match=f"{option}.*{value}"):

@@ -151,10 +151,12 @@ def test_a_cell_that_hangs_is_stopped(two_stages, monkeypatch):
 
 def test_the_options_of_the_command_reach_the_notebooks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = {"dataset": "mine", "data_dir": "pictures", "preset": "quick", "seed": 7}
-    made = Pipeline(**options, runs="there", stages="01")
-    assert made.values(made.stages[0]) == options | {
-        "interactive": False,
+    made = []
+    monkeypatch.setattr(Pipeline, "run", lambda self: made.append(self) or [])
+    text = "--dataset mine --data-dir pictures --preset quick --seed 7 --runs there --stages 01"
+    pipeline.main(text.split())
+    assert made[0].values(made[0].stages[0]) == {
+        **{"dataset": "mine", "preset": "quick", "seed": 7, "interactive": False},
         "data_dir": str(tmp_path / "pictures"),
         "runs_dir": str(tmp_path / "there"),
     }

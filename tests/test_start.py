@@ -151,8 +151,12 @@ def test_a_file_of_another_backbone_is_refused(tmp_path):
     with pytest.raises(InputError, match="does not contain this backbone"):
         create_model("vit_mae", pretrained=tmp_path / "w.safetensors", img_size=48)
     shallow = tiny | {"backbone_options": TINY | {"depth": 1}}
-    with pytest.raises(InputError, match=r"has more blocks than this backbone \(1 more\)"):
+    with pytest.raises(InputError, match=r"has 12 tensors in its blocks .* blocks\.1\.attn\.proj"):
         create_model("vit_mae", pretrained=tmp_path / "w.safetensors", **shallow)
+    scaled = tmp_path / "scaled.safetensors"
+    save_file(vit(img_size=48, in_chans=1, init_values=1e-5).state_dict(), scaled)
+    with pytest.raises(InputError, match=r"the first is blocks\.0\.ls1\.gamma: use the backbone"):
+        create_model("vit_mae", pretrained=scaled, **tiny)
     save_file(vit(img_size=48, in_chans=1).state_dict(), tmp_path / "grey.safetensors")
     rgb = tiny | {"in_chans": 3}
     with pytest.raises(InputError, match="is for images with in_chans=1: set this option"):

@@ -340,7 +340,9 @@ def test_answers_that_are_not_finite_are_refused(faces, tmp_path, monkeypatch, f
 
     monkeypatch.setattr(ViTForImageClassification, "forward", overflow)
     name = write(tmp_path / "voter", EMOTIONS)
-    with pytest.raises(InputError, match=r"answers of voter_.* are not finite in precision no"):
+    with pytest.raises(
+        InputError, match=r"answers of voter_.* are not finite in precision no: it is damaged"
+    ):
         silent(faces, faces.where("train")[:40], [name])
     assert not list(fer_home.rglob("voter_*.npz"))
 

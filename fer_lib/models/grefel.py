@@ -115,8 +115,10 @@ class GReFELHead(nn.Module):
         for name, value in sizes.items():
             if value <= 0:
                 raise InputError(f"{name} of grefel must be above 0, not {value}")
-        if min(spread_weight, centre_weight, branch_weight) < 0:
-            raise InputError("spread_weight, centre_weight and branch_weight must be 0 or more")
+        weights = {"spread": spread_weight, "centre": centre_weight, "branch": branch_weight}
+        for name, value in weights.items():
+            if value < 0:
+                raise InputError(f"{name}_weight of grefel must be 0 or more, not {value}")
         if heads < 1 or dim % heads:
             raise InputError(f"heads={heads} of grefel must divide the width {dim} of its tokens")
         self.prefix_tokens, self.delta, self.temperature = prefix_tokens, delta, temperature

@@ -146,9 +146,9 @@ def load_start(model: nn.Module, path: str | Path, name: str, num_classes: int) 
         num_classes: number of classes of the model.
 
     Raises:
-        InputError: the file cannot be read, is a run of this model at another size, has more blocks
-            than the backbone, or lacks a tensor of it (of the whole model, if that has no
-            backbone).
+        InputError: the file cannot be read, is a run of this model at another size, has blocks, or
+            tensors in them, that the backbone has not, or lacks a tensor of the backbone (of the
+            whole model, if that has no backbone).
     """
     state, metadata = read_weights(path)
     state = {key: tensor.float() for key, tensor in state.items()}
@@ -160,12 +160,7 @@ def load_start(model: nn.Module, path: str | Path, name: str, num_classes: int) 
     if "model" in metadata:
         inside = "backbone."
         state = {k.removeprefix(inside): v for k, v in state.items() if k.startswith(inside)}
-    state = timm_state(state)
-    if extra := blocks(state) - blocks(backbone.state_dict()):
-        raise InputError(
-            f"{path} has more blocks than this backbone ({len(extra)} more): use that of the file"
-        )
-    state = adapted(state, backbone, path)
+    state = adapted(timm_state(state), backbone, path)
     missing = sorted(set(backbone.state_dict()) - set(state))
     if missing:
         raise InputError(
@@ -173,11 +168,6 @@ def load_start(model: nn.Module, path: str | Path, name: str, num_classes: int) 
             f"have another shape, the first is {missing[0]}; use the backbone of the file"
         )
     backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
-
-
-def blocks(state: State) -> set[str]:
-    """Return the numbers of the blocks of a timm ViT that a state contains."""
-    return {name.split(".")[1] for name in state if name.startswith("blocks.")}
 
 
 def with_classes(state: State, own: State, before: int, after: int) -> State:
@@ -195,8 +185,8 @@ def adapted(state: State, backbone: nn.Module, path: str | Path) -> State:
     """Return the tensors of a state that fit a timm ViT, adapted to its patches, grid, channels.
 
     Raises:
-        InputError: the state has no patch embedding or no position embeddings, or is for grey
-            images and the ViT is not.
+        InputError: the state has no patch embedding or no position embeddings, is for grey images
+            and the ViT is not, or has tensors in its blocks that the ViT has not.
     """
     from timm.models import adapt_input_conv
     from timm.models.vision_transformer import checkpoint_filter_fn
@@ -211,4 +201,9 @@ def adapted(state: State, backbone: nn.Module, path: str | Path) -> State:
     if channels != had:
         state = state | {first: adapt_input_conv(channels, state[first])}
     state = checkpoint_filter_fn(state, backbone)
+    if extra := sorted(name for name in state if name.startswith("blocks.") and name not in own):
+        raise InputError(
+            f"{path} has {len(extra)} tensors in its blocks that this backbone has not, the first "
+            f"is {extra[0]}: use the backbone and backbone_options of the file"
+        )
     return {name: t for name, t in state.items() if name in own and t.shape == own[name].shape}

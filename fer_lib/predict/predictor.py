@@ -126,13 +126,12 @@ class Predictor:
         """
         if model is None:
             return cls.default(**options)
-        path, named = expanded(model), runs_folder() / Path(model).name
-        if not exists(path) and Path(model).parent in (Path(), Path("runs")) and exists(named):
-            path = named
+        path, where = expanded(model), ""
+        if not exists(path) and Path(model).parent in (Path(), Path("runs")):
+            path, where = runs_folder() / Path(model).name, f", here or in {runs_folder()}"
         if not exists(path):
             raise InputError(
-                f"there is no {model}, here or in {named.parent}: give a weights file or the "
-                "folder of a finished run"
+                f"there is no {model}{where}: give a weights file or the folder of a finished run"
             )
         return (cls.from_run if path.is_dir() else cls.from_file)(path, **options)
 

@@ -263,10 +263,11 @@ def ask(
         with autocast(device, precision):
             logits = voter.logits(images)
         if not logits.isfinite().all():  # a NaN would stand for "not asked"
-            raise InputError(
-                f"the answers of {known.path.stem} are not finite in precision {precision}: let it "
-                "vote on the CPU, with CUDA_VISIBLE_DEVICES="
-            )
+            remedy = "it is damaged: leave it out"
+            if device.type == "cuda":
+                remedy = "let it vote on the CPU, with CUDA_VISIBLE_DEVICES="
+            name = known.path.stem
+            raise InputError(f"answers of {name} are not finite in precision {precision}: {remedy}")
         known.probabilities[some] = logits.float().softmax(1).cpu().numpy()
         with replacing(known.path) as temporary:
             np.savez(temporary, probabilities=known.probabilities, classes=np.array(known.classes))
