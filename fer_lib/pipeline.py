@@ -15,7 +15,6 @@ import os
 import shutil
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,39 +34,11 @@ from fer_lib.recipes import default_preset
 from fer_lib.report.build import build
 from fer_lib.report.collect import collect
 from fer_lib.runs import runs_folder
-from fer_lib.settings import add_arguments, parse_settings
+from fer_lib.settings import absolute, add_arguments, named_files, parse_settings
 from fer_lib.stages import NOTEBOOKS, STAGES, Stage, choose_stages
 
 SAMPLE_SECONDS = 3600
 """Time that one cell may take with the preset sample; with others, one may train for days."""
-
-PATHS = ("pretrained", "hub_voters", "model", "pictures")
-"""Parameters that may name files or folders; made absolute, as notebooks run elsewhere."""
-
-
-def absolute(value: Any, name: str = "") -> Any:
-    """Make existing paths in a value absolute, if `PATHS` has the name of the parameter or key."""
-    if isinstance(value, dict):
-        return {key: absolute(one, key) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [absolute(one, name) for one in value]
-    if isinstance(value, str) and value and name in PATHS:
-        with suppress(OSError, RuntimeError):  # too long for a path, or an unknown user
-            path = Path(value).expanduser()
-            return str(path.resolve()) if path.exists() else value
-    return value
-
-
-def named_files(value: Any, name: str = "") -> list[Path]:
-    """Return the files that a value from `absolute` names; for a folder, all files in it."""
-    if isinstance(value, dict):
-        return [path for key, one in value.items() for path in named_files(one, key)]
-    if isinstance(value, list):
-        return [path for one in value for path in named_files(one, name)]
-    if not isinstance(value, str) or name not in PATHS or not Path(value).is_absolute():
-        return []
-    path = Path(value)
-    return [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
 
 
 class Pipeline:

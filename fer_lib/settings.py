@@ -1,9 +1,11 @@
-"""Read settings that users give on a command line or in a notebook."""
+"""Read settings that users give on a command line or in a notebook, and find the files in them."""
 
 import argparse
 import ast
 import json
 from collections.abc import Collection, Hashable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_lib.config import PRESETS, TrainConfig
@@ -123,3 +125,32 @@ def side_by_side(configs: Mapping[Hashable, TrainConfig]) -> "DataFrame":
     columns = {title: every | every.pop("augmentation") for title, every in settings.items()}
     table = pd.DataFrame(columns, dtype=object).drop(["model", "recipe", "preset"]).map(str)
     return table[table.nunique(axis=1) > 1]
+
+
+PATHS = ("pretrained", "hub_voters", "model", "pictures")
+"""Parameters that may name files or folders; made absolute, as notebooks run elsewhere."""
+
+
+def absolute(value: Any, name: str = "") -> Any:
+    """Make existing paths in a value absolute, if `PATHS` has the name of the parameter or key."""
+    if isinstance(value, dict):
+        return {key: absolute(one, key) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [absolute(one, name) for one in value]
+    if isinstance(value, str) and value and name in PATHS:
+        with suppress(OSError, RuntimeError):  # too long for a path, or an unknown user
+            path = Path(value).expanduser()
+            return str(path.resolve()) if path.exists() else value
+    return value
+
+
+def named_files(value: Any, name: str = "") -> list[Path]:
+    """Return the files that a value from `absolute` names; for a folder, all files in it."""
+    if isinstance(value, dict):
+        return [path for key, one in value.items() for path in named_files(one, key)]
+    if isinstance(value, list):
+        return [path for one in value for path in named_files(one, name)]
+    if not isinstance(value, str) or name not in PATHS or not Path(value).is_absolute():
+        return []
+    path = Path(value)
+    return [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
