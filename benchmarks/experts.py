@@ -105,12 +105,7 @@ def compare(dim: int, hidden: int, batch_size: int, rounds: int, number: int) ->
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add(
-        "--dim",
-        type=positive,
-        default=768,
-        help="features of an image, half those of an expert",
-    )
+    add("--dim", type=positive, default=768, help="features of an image, half those of an expert")
     add("--batch-size", type=positive, default=256)
     add("--rounds", type=positive, default=5)
     args = parser.parse_args(arguments)

@@ -34,7 +34,7 @@ def resume(run: RunFolder, learner: Any) -> list[dict[str, Any]]:
     state = load_state(run.state_path, learner.device)
     rows = state.pop("rows")
     learner.load_state_dict(state, str(run.state_path))
-    processes().print(f"{run.name} resumes after epoch {len(rows)}")
+    processes().print(f"{run.name} resumes after epoch {len(rows)}", flush=True)
     now = {"precision": learner.precision, "processes": processes().num_processes}
     for name, value in now.items():
         if (begun := run.config["environment"].get(name, value)) != value:

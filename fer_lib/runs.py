@@ -41,7 +41,7 @@ class RunFolder:
         self.config = read_json(self.folder / "config.json")
         try:
             self.fingerprint: str = self.config["data"]["fingerprint"]
-            self.config["environment"].get("code")
+            self.config["environment"].get("code")  # which every training compares
         except (AttributeError, KeyError, TypeError):
             raise InputError(
                 f"{self.folder} is not a run: its config.json does not name data and environment"

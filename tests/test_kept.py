@@ -392,6 +392,10 @@ def test_refined_labels_are_kept_and_restored_without_a_run(root, monkeypatch, c
         assert message in capsys.readouterr().err
     faces.manifest["mark"] = ""
     refine(faces)
+    with pytest.raises(SystemExit):
+        main([str(path)])
+    assert "is of sample, but" in capsys.readouterr().err
+    monkeypatch.setitem(KINDS, "sample", ())  # as if it were real data
     main([str(path)])
     (kept,) = (root / "report" / "results").glob("sample_refined_majority_*.npz")
     path.unlink()

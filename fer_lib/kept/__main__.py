@@ -80,17 +80,18 @@ def keep(paths: list[Path]) -> None:
     for path in labels:
         if not path.exists():
             raise InputError(f"{path} does not exist: refine the labels first (notebook 02)")
-    marks = {path: read_refined(path)[2]["mark"] for path in labels}
-    marks |= {run.folder: run.config["data"].get("mark") or "" for run in runs}
-    for path, mark in marks.items():
-        if "sample data" in mark:
-            raise InputError(f"{path} is of sample data, but {FOLDER} is for real data")
     for run in runs:
         run.require_finished()
-        if (dataset := run.results["dataset"]) not in KINDS:
+    manifests = [(path, read_refined(path)[2]) for path in labels]
+    about = [(path, manifest["dataset"], manifest["mark"]) for path, manifest in manifests]
+    about += [(run.folder, run.results["dataset"], run.config["data"].get("mark")) for run in runs]
+    for path, dataset, mark in about:
+        if "sample data" in (mark or ""):
+            raise InputError(f"{path} is of sample data, but {FOLDER} is for real data")
+        if dataset not in KINDS:
             raise InputError(
-                f"{run.folder} is of {dataset}, but {FOLDER} is for public datasets: what is kept "
-                "has the names of all pictures"
+                f"{path} is of {dataset}, but {FOLDER} is for public datasets: what is kept has "
+                "the names of all pictures"
             )
     for path in labels:
         print(f"{path} is kept as {keep_file(path, FOLDER)}")

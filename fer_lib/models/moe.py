@@ -114,7 +114,7 @@ class SparseExperts(nn.Module):
 
     def __init__(self, dim: int, *, hidden: int, experts: int = 4, top_k: int = 2):
         super().__init__()
-        if top_k not in range(1, experts + 1) or isinstance(top_k, float):
+        if not isinstance(top_k, int) or not 1 <= top_k <= experts:
             raise InputError(f"top_k={top_k} must be a whole number from 1 to experts={experts}")
         self.top_k = top_k
         self.router = nn.Linear(dim, experts)
