@@ -97,7 +97,8 @@ class TrainConfig(Settings):
         epochs: passes over the training images.
         batch_size: images in one optimizer step, over all processes.
         accumulate: number of parts that a batch is split into, one after the other, to save memory.
-        optimizer: "adamw", "sgd", or another of timm's names.
+        optimizer: "adamw", "sgd", or another of timm's names; its "muon" has no Nesterov momentum
+            ("nmuon" has) and also trains the classifier.
         lr: largest learning rate.
         weight_decay: decay of weights with two dimensions or more; norms, biases and what a model's
             `no_weight_decay()` names have none.

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fer_lib.batches import training_rows
 from fer_lib.checkpoints import load_state, save_state
 from fer_lib.config import Settings
 from fer_lib.data.faceset import FaceSet
@@ -137,7 +138,9 @@ def in_common(
     """
     seconds = sum(row["train_seconds"] for row in rows)
     marks = [faces.mark] if faces.mark else []
-    if config.limit is not None and config.limit < len(faces.where("train")):
+    labels = getattr(config, "labels", "original")
+    used = len(training_rows(faces, config.limit, config.seed, labels))
+    if used == config.limit < len(faces.where("train")):
         marks.append(f"{how} on {config.limit:,} images")
     return {
         "preset": config.preset,

@@ -22,6 +22,10 @@ allocate memory."""
 Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 
+class NotRecorded(RuntimeError):
+    """A training step cannot be recorded; the message says what to do."""
+
+
 def static_shapes(model: nn.Module) -> bool:
     """Return whether all shapes in a model are known before the device computes anything."""
     return all(getattr(module, "static_shapes", True) for module in model.modules())
@@ -53,7 +57,8 @@ class RecordedStep:
         generator: a generator of the device, from which the step draws besides torch's own.
 
     Raises:
-        RuntimeError: the step cannot be recorded.
+        NotRecorded: the step cannot be recorded.
+        torch.OutOfMemoryError: the GPU has too little free memory for it.
     """
 
     def __init__(self, optimizer: Optimizer, generator: Generator):
@@ -102,12 +107,15 @@ class RecordedStep:
                 group |= {"lr": rate, "capturable": True}  # the rate is read at every replay
             with torch.cuda.graph(self.graph):
                 self.result = step(self.images, self.targets)
+        except torch.OutOfMemoryError:
+            self.graph = None
+            raise
         except RuntimeError as error:
             self.graph, first = None, error
             # The last error only says that an earlier one ended the recording.
             while first.__context__:
                 first = first.__context__
-            raise RuntimeError(
+            raise NotRecorded(
                 "a training step could not be recorded as a CUDA graph "
                 f"({first_line(first)}): train with cuda_graph=false, in a new process"
             ) from error

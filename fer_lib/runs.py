@@ -21,6 +21,12 @@ from fer_lib.provenance import describe_environment, pretrained_sha256
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+STAGE = (
+    *("commit", "code", "processor", "processes", "precision"),
+    *("python", "torch", "torchvision", "timm", "accelerate", "transformers", "numpy"),
+)
+"""Entries of a run's environment that are recorded again if one changes before the run ends."""
+
 
 class RunFolder:
     """The folder of one training, which is unfinished until it contains `results.json`.
@@ -213,18 +219,25 @@ def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = N
 def record_resume(run: RunFolder, now: dict[str, Any], epoch: int) -> None:
     """Record in `config.json` that a run goes on under changed conditions.
 
-    Appends to `resumed` a stage with `after_epoch`, `commit`, `code`, `processor`, `processes`,
-    `precision` and `torch`, unless the last six are the same as in the stage before.
+    Appends to `resumed` a stage with `after_epoch` and the entries of `now` that `STAGE` names,
+    unless the stage before had the same. A run that has trained no epoch yet gets `now` as its
+    environment: what trains it is the code and the machine of now.
 
     Args:
         now: the environment, as in the run's `config.json`.
         epoch: number of epochs trained so far.
     """
-    keys = ("commit", "code", "processor", "processes", "precision", "torch")
     stages = [run.config["environment"], *run.config.get("resumed", [])]
-    if any(stages[-1].get(key) != now[key] for key in keys):
-        stages.append({"after_epoch": epoch} | {key: now[key] for key in keys})
-        write_json(run.folder / "config.json", run.config | {"resumed": stages[1:]})
+    stage = {key: now[key] for key in STAGE if key in now}
+    # Stages that older code wrote lack some entries, which says nothing about a change.
+    if all(stages[-1].get(key, value) == value for key, value in stage.items()):
+        return
+    if epoch:
+        changed = {"resumed": [*stages[1:], {"after_epoch": epoch} | stage]}
+    else:
+        changed = {"environment": now}
+    run.config |= changed
+    write_json(run.folder / "config.json", run.config)
 
 
 def describe_data(faces: FaceSet, **more: Any) -> dict[str, Any]:
@@ -250,6 +263,7 @@ def new_folder(root: Path, model: str, faces: FaceSet, seed: int) -> Path:
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write `metrics.csv`, one row per epoch."""
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        names = dict.fromkeys(name for row in rows for name in row)  # other code may log more
+        writer = csv.DictWriter(file, fieldnames=list(names), restval="")
         writer.writeheader()
         writer.writerows(rows)

@@ -14,12 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list
 
 from fer_lib.config import RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.device import processes
-from fer_lib.files import InputError, locked, require_writable
+from fer_lib.files import InputError, first_line, locked, require_writable
+from fer_lib.graph import NotRecorded
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.provenance import code_digest
@@ -55,7 +57,8 @@ def train(
     require_start(config)
     faces.require_unchanged()
     run = find(config, faces, runs)
-    if run and run.config["environment"].get("code") != code_digest():
+    saved = run is not None and (run.finished or run.state_path.exists())
+    if saved and run.config["environment"].get("code") != code_digest():
         processes().print(
             f"{run.name} was {'trained' if run.finished else 'begun'} by other code, which may "
             "give other numbers; delete its folder to train it again"
@@ -68,8 +71,7 @@ def train(
             processes().print(text)
         return run
     require_writable(runs_folder(runs))  # before a model is downloaded
-    resumes = run is not None and run.state_path.exists()
-    learner = Learner(config, faces, progress=progress, resumes=resumes)  # raises on a misfit
+    learner = Learner(config, faces, progress=progress, resumes=saved)  # raises on a misfit
     if not processes().is_main_process:
         return Training(find(config, faces, runs), learner, faces, quiet).fit()
     with locked(runs_folder(runs) / ".lock", "starting a run"):
@@ -164,8 +166,13 @@ def main(arguments: list[str] | None = None) -> None:
         with processes().main_process_first():  # it writes the cache that the others read
             faces = load_faces(args.dataset, args.data_dir, say=processes().print)
         run = train(config, faces, runs=args.runs)
-    except (InputError, FloatingPointError) as error:
+    except (InputError, FloatingPointError, NotRecorded) as error:
         parser.error("; ".join([str(error), *getattr(error, "__notes__", ())]))
+    except torch.OutOfMemoryError as error:
+        parser.error(
+            f"the GPU has too little free memory ({first_line(error)}): split the batch, as with "
+            "--set accumulate=2, or lower batch_size"
+        )
     if processes().is_main_process:
         accuracy = run.results["test"]["full"]["accuracy"]
         print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())

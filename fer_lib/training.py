@@ -39,7 +39,7 @@ class Training:
         self.run, self.learner, self.faces, self.quiet = run, learner, faces, quiet
         self.config, self.main = learner.config, learner.accelerator.is_main_process
         self.rows = resume(run, learner)
-        if self.rows and self.main:
+        if self.main:
             record_resume(run, describe_environment(self.config), len(self.rows))
         if not quiet:
             where = f"{self.learner.device.type} ({processor()})"

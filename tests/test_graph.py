@@ -165,16 +165,24 @@ def test_an_epoch_waits_for_the_device_as_often_with_more_steps(faces):
     assert counts[0] == counts[1] > 0  # the sums are read once per epoch
 
 
-def test_a_failed_recording_reports_the_first_error(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (RuntimeError, graph.NotRecorded, r"\(the first error\): train with cuda_graph=false"),
+        (torch.OutOfMemoryError, torch.OutOfMemoryError, "^the first error$"),
+    ],
+)
+def test_a_failed_recording_reports_the_first_error(monkeypatch, error, raised, message):
     class Recording:
         def __enter__(self):
             pass
 
-        def __exit__(self, *error):  # like torch's after a failed capture
-            raise RuntimeError("operation failed due to a previous error during capture")
+        def __exit__(self, kind, *rest):  # like torch's after a failed capture
+            if kind is RuntimeError:
+                raise RuntimeError("operation failed due to a previous error during capture")
 
     def step(images, targets):
-        raise RuntimeError("a number was copied to the device")
+        raise error("the first error")
 
     nothing = SimpleNamespace(register_generator_state=lambda generator: None)
     monkeypatch.setattr(torch.cuda, "Stream", object)
@@ -182,7 +190,7 @@ def test_a_failed_recording_reports_the_first_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph", lambda _: Recording())
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=0.5)
     recorded = graph.RecordedStep(optimizer, torch.Generator())
-    with pytest.raises(RuntimeError, match=r"\(a number was copied to the device\): train with"):
+    with pytest.raises(raised, match=message):
         recorded.record(step, torch.zeros(1), torch.zeros(1))
     assert recorded.graph is None
     (group,) = optimizer.param_groups

@@ -64,6 +64,13 @@ def test_published_attention_equals_the_class_token_row_and_costs_less():
     assert part.get_total_flops() < 0.6 * whole.get_total_flops()
 
 
+def test_the_norms_of_latents_are_the_same_in_every_precision():
+    norms = [
+        part for part in LatentAttention(48, heads=4).modules() if isinstance(part, nn.RMSNorm)
+    ]
+    assert [norm.eps for norm in norms] == [1e-6, 1e-6]
+
+
 def test_latent_attention_equals_full_attention_over_rebuilt_keys_and_values():
     tokens = torch.randn(3, 20, 48)
     attention = LatentAttention(48, heads=4)

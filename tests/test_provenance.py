@@ -52,6 +52,7 @@ def test_the_code_digest_covers_training_restoring_and_scoring():
 def test_a_resumed_run_records_each_commit_that_trained_it(faces, tmp_path, monkeypatch):
     for epoch, commit in enumerate(("a", "a", "b")):
         monkeypatch.setenv("FER_COMMIT", commit)
+        monkeypatch.setattr(provenance, "processor", lambda name=commit: f"CPU {name}")
         one_epoch = Training.one_epoch
 
         def stop_at_second(self, number, one_epoch=one_epoch, last=epoch):
@@ -67,7 +68,28 @@ def test_a_resumed_run_records_each_commit_that_trained_it(faces, tmp_path, monk
     (resumed,) = run.config["resumed"]
     assert (resumed["after_epoch"], resumed["commit"]) == (2, "b")
     keep_results(run, tmp_path / "kept")
-    assert results_table(tmp_path / "kept").iloc[0]["commit"] == "a, b"
+    row = results_table(tmp_path / "kept").iloc[0]
+    version = run.config["environment"]["torch"]
+    assert row["commit"] == "a, b"
+    assert row["on"] == f"CPU a, torch {version}; CPU b, torch {version}"
+
+
+def test_a_run_stopped_in_its_first_epoch_has_the_environment_that_trained_it(
+    faces, tmp_path, monkeypatch, capsys
+):
+    def stop(self, number):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("FER_COMMIT", "a")
+    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+        patched.setattr(Training, "one_epoch", stop)
+        train(small(epochs=1), faces, runs=tmp_path)
+    monkeypatch.setenv("FER_COMMIT", "b")
+    monkeypatch.setattr("fer_lib.train.code_digest", lambda: "another")
+    run = train(small(epochs=1), faces, runs=tmp_path)
+    assert run.config["environment"]["commit"] == "b"
+    assert "resumed" not in run.config
+    assert "by other code" not in capsys.readouterr().out
 
 
 def test_a_copy_outside_git_takes_its_commit_from_the_environment(monkeypatch):

@@ -7,7 +7,7 @@ from conftest import small
 
 from fer_lib import train as train_module
 from fer_lib.files import InputError, locked, write_json
-from fer_lib.runs import find_run, list_runs, runs_folder, start_run
+from fer_lib.runs import find_run, list_runs, runs_folder, start_run, write_metrics
 from fer_lib.train import train
 
 pytestmark = pytest.mark.usefixtures("undrawn_runs")
@@ -25,6 +25,12 @@ def test_equal_settings_find_the_same_run_however_they_are_written(faces, tmp_pa
     run = start_run(small(epochs=1), faces, tmp_path)
     assert find_run(small(epochs=1, **same), faces, tmp_path).folder == run.folder
     assert find_run(small(epochs=1, mixup=0.1), faces, tmp_path) is None
+
+
+def test_metrics_of_code_that_logs_more_or_less_are_kept_whole(tmp_path):
+    rows = [{"epoch": 1, "old": 0.5}, {"epoch": 2, "new": 0.25}]
+    write_metrics(tmp_path / "metrics.csv", rows)
+    assert (tmp_path / "metrics.csv").read_text().split() == ["epoch,old,new", "1,0.5,", "2,,0.25"]
 
 
 def test_folders_that_are_no_run_are_left_out_and_named(make_run, tmp_path, capsys):

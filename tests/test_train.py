@@ -1,6 +1,7 @@
 """Training by a call or a command: the run folder, a finished run, refused settings and data."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ from conftest import small
 from fer_lib import plots, training
 from fer_lib import train as train_module
 from fer_lib.data.sample import make_sample
+from fer_lib.epochs import in_common
 from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError, read_json, write_json
+from fer_lib.graph import NotRecorded
+from fer_lib.pretrain import __main__ as pretrain_command
 from fer_lib.runs import find_run, list_runs
 from fer_lib.train import main, train
 
@@ -97,6 +101,39 @@ def test_invalid_settings_are_refused_before_a_folder_is_made(faces, tmp_path, c
     with pytest.raises(InputError, match=message):
         train(small(**changes), without, runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nMore"), "little free memory (CUDA out of me"),
+        (NotRecorded("train with cuda_graph=false"), "train with cuda_graph=false"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+def test_the_limits_of_a_gpu_end_the_command_with_one_sentence(
+    tmp_path, monkeypatch, capsys, command, error, message
+):
+    def fail(*arguments, **options):
+        raise error
+
+    module = train_module if command == "train" else pretrain_command
+    monkeypatch.setattr(module, command, fail)
+    arguments = ["--dataset", "sample-10-100", "--runs", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        module.main([*(["baseline_cnn"] if command == "train" else []), *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("limit", "marked"), [(20, True), (None, False), ("between", False)])
+def test_results_name_a_limit_only_if_it_leaves_images_out(faces, limit, marked):
+    faces = deepcopy(faces)
+    faces.votes[faces.where("train")[:9]] = 0  # nine faces without a vote
+    limit = len(faces.where("train")) - 4 if limit == "between" else limit
+    row = {"train_seconds": 1.0, "train_images": 20}
+    found = in_common(small(labels="votes", limit=limit), faces, [row])
+    assert ("trained on" in found["mark"]) is marked
 
 
 @pytest.mark.parametrize(("split", "name"), [("train", "training"), ("test", "test")])

@@ -250,6 +250,11 @@ def test_missing_voters_are_refused_or_left_out_and_named(fer_home, faces, voter
     assert len(lines) == 5
 
 
+def test_a_voter_in_the_folder_of_an_unknown_user_is_refused(fer_home, faces):
+    with pytest.raises(InputError, match="~nobody-here"):
+        hub_votes(faces, np.arange(8), ["~nobody-here/model"])
+
+
 def test_ballots_are_empty_if_all_voters_are_missing_and_this_is_allowed(fer_home, faces):
     lines = []
     ballots = hub_votes(faces, np.arange(8), HUB_VOTERS, allow_missing=True, say=lines.append)

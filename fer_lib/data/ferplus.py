@@ -64,6 +64,11 @@ def plurality(votes: np.ndarray) -> np.ndarray:
 def soft_targets(votes: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the share of each class among the votes for these classes.
 
+    The official code prepares soft labels in another way: it drops votes that stand alone, keeps
+    the most frequent emotions only, and discards images on which these have too few votes or which
+    most annotators find unknown or no face. Here every vote for an emotion counts, and only votes
+    for *unknown* and *not a face* are left out.
+
     Args:
         votes: (N, 10) counts over `labels.VOTES`.
         classes: K names from `labels.EMOTIONS_8`.

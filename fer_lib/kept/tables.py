@@ -63,12 +63,12 @@ def on_real_faces(*models: str) -> pd.DataFrame:
 
 
 def _row(kept: dict[str, Any]) -> dict[str, str]:
-    results, environment = kept["results"], kept["config"]["environment"]
-    train = kept["config"]["train"]
+    results, config = kept["results"], kept["config"]
+    train, stages = config["train"], [config["environment"], *config.get("resumed", [])]
     labels, backbone, seed = train["labels"], train["options"].get("backbone", ""), train["seed"]
     shown = (f"labels={labels}", f"backbone={backbone}")  # they have columns of their own
     changed = [part for part in _setting(train) if part not in shown]
-    if start := environment.get("pretrained_name"):
+    if start := stages[0].get("pretrained_name"):
         changed = [part for part in changed if not part.startswith("pretrained=")]
         changed = [f"from {start}", *changed]
     learned = () if labels == "original" else (f"{labels} labels",)
@@ -79,7 +79,7 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
     alone = None if train["flip_tta"] else full["accuracy"]
     one_view = results.get("one_view", {"test": alone})["test"]
     return {
-        "model": label(kept["config"]),
+        "model": label(config),
         "data": " ".join(filter(None, (results["dataset"], *learned, results["mark"]))),
         "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",
         "one view": "" if one_view is None else f"{one_view:.1%}",
@@ -91,15 +91,15 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
         "recipe": f"{results['recipe']}{'*' * any(changed)}, {results['preset']}",
         "seed": str(seed),
         "epochs": str(results["epochs"]),
-        "on": f"{environment['processor']}, torch {environment['torch']}",
-        "commit": ", ".join(
-            dict.fromkeys(
-                short(stage["commit"])
-                for stage in (environment, *kept["config"].get("resumed", []))
-            )
-        ),
+        "on": "; ".join(dict.fromkeys(device(one) for one in stages)),
+        "commit": ", ".join(dict.fromkeys(short(one["commit"]) for one in stages)),
         "changed in the recipe": " ".join(changed),
     }
+
+
+def device(stage: dict[str, Any]) -> str:
+    """Name the device of a training, or of a part of it, and its version of PyTorch."""
+    return f"{stage['processor']}, torch {stage['torch']}"
 
 
 def train_config(train: dict[str, Any]) -> TrainConfig:

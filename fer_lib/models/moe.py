@@ -39,7 +39,8 @@ class LatentAttention(nn.Module):
         self.heads, rank = heads, dim // 4
         linear = partial(nn.Linear, bias=False)
         # The norms have no gains, because the linear maps after them can represent these.
-        norm = partial(nn.RMSNorm, rank, elementwise_affine=False)
+        # PyTorch's default for eps depends on the precision, and differs between its versions.
+        norm = partial(nn.RMSNorm, rank, eps=1e-6, elementwise_affine=False)
         self.query = nn.Sequential(linear(dim, rank), norm(), linear(rank, dim))
         self.latent = nn.Sequential(linear(dim, rank), norm())
         self.key_value = linear(rank, 2 * dim)

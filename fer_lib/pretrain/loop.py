@@ -51,7 +51,8 @@ def pretrain(
         raise InputError("pretraining runs in one process: start it without torchrun or accelerate")
     root = runs_folder(runs) / "pretraining"
     run = find_pretraining(config, faces, root)
-    if run and run.config["environment"].get("code") != code_digest(CODE):
+    saved = run is not None and (run.finished or run.state_path.exists())
+    if saved and run.config["environment"].get("code") != code_digest(CODE):
         how = "made" if run.finished else "begun"
         print(f"{run.name} was {how} by other code; delete it to pretrain again")
     if run and run.finished:
@@ -67,8 +68,7 @@ def pretrain(
 def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining:
     """Train the remaining epochs, then write the weights and the results."""
     rows = resume(run, learner)
-    if rows:
-        record_resume(run, environment_of(learner.config), len(rows))
+    record_resume(run, environment_of(learner.config), len(rows))
     with Background() as background:
         while len(rows) < learner.config.epochs:
             rows.append(one_epoch(run, learner, len(rows)))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fer_lib.batches import autocast
 from fer_lib.data.faceset import DAMAGE, FaceSet
 from fer_lib.device import choose_precision, processes
-from fer_lib.files import InputError, home, replacing, sha256
+from fer_lib.files import InputError, expanded, home, replacing, sha256
 from fer_lib.refine.ballots import Ballots, translate, vocabulary
 from fer_lib.settings import several
 
@@ -143,7 +143,7 @@ def voter_path(faces: FaceSet, name: str) -> Path:
     For a folder, the file name depends on the weights and settings in it, so that other weights in
     a folder of the same name get another file.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         digest = hashlib.sha256()
         for pattern in ("*.safetensors", "*.bin", "*config.json"):
@@ -192,7 +192,7 @@ def load_voter(name: str) -> Voter | str:
     """
     from transformers import AutoConfig, AutoModelForImageClassification  # slow to import
 
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     source, _, revision = (str(folder), "", "") if folder.is_dir() else name.partition("@")
     options = {"revision": revision or "main", "trust_remote_code": False}
     try:
