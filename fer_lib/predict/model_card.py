@@ -38,8 +38,7 @@ TEMPLATE = """# Model card: {name}
 
 {scores}
 
-In brackets: 95 % bootstrap intervals. Clean test images are those without a copy among training and
-validation images, each counted once.
+{reading}
 
 {per_class}
 
@@ -54,7 +53,8 @@ validation images, each counted once.
 - The labels of {dataset} are noisy: many do not name what most people see. Nobody recorded who is
   shown: how accuracy differs by age, gender, skin or culture is not known.
 - Its test images were collected as its training images were. Other pictures (profiles, covered
-  faces, strong light, children) are read worse than these numbers say.
+  faces, strong light, children) are probably read worse than these numbers say; this was not
+  measured.
 - Not for decisions about people: hiring, education, policing, health, or the like.
 
 ## Licence
@@ -93,6 +93,7 @@ def model_card(
         training=training(run, faces),
         command=training_command(run.train_config, results["dataset"]),
         scores=scores_table(results),
+        reading=reading(results),
         per_class=class_table(results["test"]["full"]["per_class"]),
         confidence=confidence(faces, predictions, use),
         dataset=faces.name,
@@ -150,6 +151,23 @@ def scores_table(results: dict[str, Any]) -> str:
                 }
             )
     return markdown(pd.DataFrame(rows).set_index("images"))
+
+
+def reading(results: dict[str, Any]) -> str:
+    """Say how the table of scores is to be read."""
+    text = (
+        "In brackets: 95 % bootstrap intervals. Clean test images are those without a copy among "
+        "training and validation images, each counted once. "
+    )
+    if "one_view" in results:
+        text += (
+            "Each answer is the mean over a face and its mirror image, as `Predictor` computes it "
+            f"too; from the face alone, test accuracy is {results['one_view']['test']:.2%}. "
+        )
+    return paragraph(
+        f"{text}Validation images chose the epoch and the recipe, and test scores of earlier runs "
+        "may have been known when this one was planned: accuracies may be somewhat too high."
+    )
 
 
 def class_table(per_class: dict[str, dict[str, float]]) -> str:
