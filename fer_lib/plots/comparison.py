@@ -1,6 +1,7 @@
 """Figures that compare runs: what they cost, how alike they answer, what copied images add."""
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -63,7 +64,7 @@ def label_points(
 
     If all places of `AROUND` are taken, the one that covers least is used. A place also counts as
     taken if another point or bar is between it and the point of the label. A label that is not in
-    one of the nearest places is joined to its point by a thin line.
+    one of the nearest places is joined to its point by a thin line. Long names take several lines.
 
     Args:
         points: (N, 2) in the units of the axes, whose limits must not change afterwards.
@@ -78,7 +79,7 @@ def label_points(
     marks, taken, around = np.array(marks), np.array([inside, *marks]), np.array(AROUND)
     sides = np.where(abs(around) > 1, np.sign(around), 0)  # direction of the label from its place
     for number, (point, name) in enumerate(zip(points, names, strict=True)):
-        text = axis.text(*point, name, fontsize=8, zorder=4)
+        text = axis.text(*point, fill(name, 27), fontsize=8, zorder=4, linespacing=0.9)
         text.set_in_layout(False)
         size = text.get_window_extent().size
         middles = place(point) + dots * around + sides * size / 2
