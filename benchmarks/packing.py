@@ -114,13 +114,14 @@ def verify(run: Run, faces: FaceSet) -> None:
     Raises:
         InputError: they do not, or the run belongs to other data.
     """
+    from sklearn.metrics import confusion_matrix  # slow to import
+
     run.require_data(faces)
     predictions = load_predictions(run.folder / "predictions.npz")
     for split in ("valid", "test"):
         known = np.array(run.results[split]["full"]["confusion"])
-        found = np.zeros_like(known)
-        labels = faces.labels[faces.where(split)]
-        np.add.at(found, (labels, aligned(faces, predictions, split).argmax(1)), 1)
+        labels, answers = faces.labels[faces.where(split)], aligned(faces, predictions, split)
+        found = confusion_matrix(labels, answers.argmax(1), labels=range(len(known)))
         if not np.array_equal(found, known):
             here, there = (100 * np.trace(m) / m.sum() for m in (found, known))
             raise InputError(

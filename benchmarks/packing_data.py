@@ -30,8 +30,7 @@ def pack_data(faces: FaceSet, path: Path) -> None:
     sheet = tiles.reshape(rows, COLUMNS, side, side).swapaxes(1, 2).reshape(rows * side, -1)
     picture, rest = io.BytesIO(), io.BytesIO()
     Image.fromarray(sheet).save(picture, "png", optimize=True)
-    arrays = {key: getattr(faces, key) for key in ("labels", "split", "ids", "votes", "truth")}
-    arrays = {key: array for key, array in arrays.items() if array is not None}
+    arrays = {key: array for key, array in faces.arrays().items() if key != "images"}
     np.savez_compressed(rest, classes=np.array(faces.classes), **arrays)
     manifest = json.dumps({"name": faces.name, **faces.manifest, "side": side})
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as file:

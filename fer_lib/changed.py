@@ -14,13 +14,7 @@ def changed_settings(config: TrainConfig) -> list[str]:
     The seed does not count, nor `cuda_graph`, nor a warm-up that is shorter because there are fewer
     epochs. Values are JSON; `default` means that the recipe sets an option and the run does not.
     """
-    same = {name: getattr(config, name) for name in ("seed", "cuda_graph", "epochs")}
-    # Another backbone is one change; that it lacks the preset's sizes does not count as another.
-    same["options"] = {key: value for key, value in config.options.items() if key == "backbone"}
-    of_recipe = config.model, config.recipe, config.preset
-    before = flat(recipe(*of_recipe, **same)) | {"epochs": recipe(*of_recipe).epochs}
-    before.pop("backbone", None)
-    after = flat(config)
+    before, after = flat(of_recipe(config)), flat(config.to_dict())
     return [
         f"{key}={text(after.get(key, 'default'))}"
         for key in after | before
@@ -28,17 +22,31 @@ def changed_settings(config: TrainConfig) -> list[str]:
     ]
 
 
+def of_recipe(config: TrainConfig) -> dict[str, Any]:
+    """Return what the recipe of a run sets, at the run's seed, `cuda_graph` and warm-up.
+
+    `epochs` are the recipe's own. Another backbone drops the preset's sizes, as in `recipe`, and is
+    itself not among the options.
+    """
+    names = config.model, config.recipe, config.preset
+    same = {name: getattr(config, name) for name in ("seed", "cuda_graph", "epochs")}
+    same["options"] = {key: value for key, value in config.options.items() if key == "backbone"}
+    values = recipe(*names, **same).to_dict() | {"epochs": recipe(*names).epochs}
+    values["options"].pop("backbone", None)
+    return values
+
+
 def text(value: Any) -> str:
     """Return a value as JSON, but text as it is."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
-def flat(config: TrainConfig) -> dict[str, Any]:
-    """Return all settings in one dict, including those of the model and of the augmentation."""
-    values = config.to_dict()
-    options, draws = values.pop("options"), values.pop("augmentation")
-    if isinstance(values["pretrained"], str):  # files of all runs have the same names: name the run
-        start = Path(values["pretrained"])
-        values["pretrained"] = (start.parent if own_start(str(start)) else start).name
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a config in one dict, with those of the model and the augmentation."""
+    options, draws = dict(values["options"]), values["augmentation"]
+    rest = {key: value for key, value in values.items() if key not in ("options", "augmentation")}
+    if isinstance(rest["pretrained"], str):  # files of all runs have the same names: name the run
+        start = Path(rest["pretrained"])
+        rest["pretrained"] = (start.parent if own_start(str(start)) else start).name
     options |= options.pop("backbone_options", None) or {}
-    return values | options | {f"augmentation.{key}": value for key, value in draws.items()}
+    return rest | options | {f"augmentation.{key}": value for key, value in draws.items()}

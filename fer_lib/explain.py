@@ -130,22 +130,19 @@ def feature_maps(model: nn.Module, x: Tensor) -> list[str]:
     return names
 
 
-def grad_cam(
-    model: nn.Module, x: Tensor, target: int | Tensor | None = None, layer: str | None = None
-) -> Tensor:
+def grad_cam(model: nn.Module, x: Tensor, target: int | Tensor | None = None) -> Tensor:
     """Return where a convolutional network finds evidence for a class, by Grad-CAM: (B, h, w).
 
-    https://arxiv.org/abs/1610.02391. The channels of a feature map are added up, each weighted by
-    the mean gradient of the class's logit, and negative sums are set to 0. Only the gradient with
-    respect to that map is computed, so it makes no difference whether the parameters are frozen or
-    the caller is inside `torch.no_grad`.
+    https://arxiv.org/abs/1610.02391. The channels of the last feature map of more than one position
+    are added up, each weighted by the mean gradient of the class's logit, and negative sums are set
+    to 0. Only the gradient with respect to that map is computed, so it makes no difference whether
+    the parameters are frozen or the caller is inside `torch.no_grad`.
 
     Args:
         target: class, one for all images or (B,) int64; None: the predicted class of each image.
-        layer: name of a module; None: the last one whose map has more than one position.
 
     Raises:
-        InputError: the model is a vision transformer, or it has no such map or layer.
+        InputError: the model is a vision transformer, or it has no such map.
     """
     if first_part(model, VisionTransformer) is not None:
         raise InputError(
@@ -158,18 +155,13 @@ def grad_cam(
             f"{type(model).__name__} has no feature map of more than one position: grad_cam needs "
             "a convolutional network; for a vision transformer of timm, use rollout"
         )
-    if layer is not None and layer not in names:
-        raise InputError(
-            f"{type(model).__name__} has no layer {layer!r} that gives a map of more than one "
-            f"position: use {names[-1]!r}, the last that does, or one before it"
-        )
     seen: list[Tensor] = []
 
     def cut(_: nn.Module, __: object, output: Tensor) -> Tensor:
         seen.append(output.detach().requires_grad_())
         return seen[-1].clone()  # the next layer may change it in place
 
-    hooked = model.get_submodule(layer or names[-1]).register_forward_hook(cut)
+    hooked = model.get_submodule(names[-1]).register_forward_hook(cut)
     with hooked, evaluating(model), torch.inference_mode(False), torch.enable_grad():
         logits = model(x.clone())  # a tensor made in inference mode cannot be part of a graph
         chosen = logits.argmax(1) if target is None else torch.as_tensor(target, device=x.device)

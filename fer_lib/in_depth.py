@@ -31,7 +31,6 @@ The following parts are computed from the weights, and absent if these were neve
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +47,18 @@ from fer_lib.subject import FEWEST, Subject
 FROM_WEIGHTS = ("views", "robustness", "gates", "computed")
 
 
-def evaluate_in_depth(
-    run: Run,
-    faces: FaceSet,
-    *,
-    images: int | None = None,
-    say: Callable[[str], object] = print,
-) -> dict[str, Any]:
+def evaluate_in_depth(run: Run, faces: FaceSet, *, images: int | None = None) -> dict[str, Any]:
     """Evaluate a finished run, write its `evaluation.json`, and return the content of the file.
 
     Views and robustness are computed once: earlier results of the same weights are kept if they are
-    of as many images or more, or if the CPU is too slow to compute any. If other code computed
-    them, `say` is told. Each part is written as soon as it is done. Without the weights, these
-    parts are left out, or kept as computed before.
+    of as many images or more, or if the CPU is too slow to compute any. Each part is written as
+    soon as it is done. Without the weights, these parts are left out, or kept as computed before.
+    A printed line says what was kept (also whether other code computed it), computed or left out.
 
     Args:
         images: number of test images for views, robustness and gates, drawn with a fixed seed.
             None: all on a GPU; on a CPU all if `subject.CPU_WORK` allows, otherwise as many
             hundreds as it allows, or none if it allows fewer than `FEWEST`.
-        say: is called with one line on what was kept, computed or left out.
 
     Raises:
         InputError: `images` is below 1, the run is unfinished or was trained on other data, or the
@@ -78,12 +70,12 @@ def evaluate_in_depth(
     path, found = run.folder / "evaluation.json", from_predictions(run, faces)
     if run.has_weights:
         write_json(path, found)
-        from_weights(run, faces, found, images, say)
+        from_weights(run, faces, found, images)
         return found
     left_out(found, same_weights=True)  # drops parts that were begun and have no results
     write_json(path, found)
     what = "are those computed before" if "robustness" in found else "are left out"
-    say(f"the weights of {run.name} have been deleted: views, robustness and maps {what}")
+    print(f"the weights of {run.name} have been deleted: views, robustness and maps {what}")
     return found
 
 
@@ -108,13 +100,7 @@ def from_predictions(run: Run, faces: FaceSet) -> dict[str, Any]:
     }
 
 
-def from_weights(
-    run: Run,
-    faces: FaceSet,
-    found: dict[str, Any],
-    images: int | None,
-    say: Callable[[str], object],
-) -> None:
+def from_weights(run: Run, faces: FaceSet, found: dict[str, Any], images: int | None) -> None:
     """Add views, robustness and gates to `found`, and write the file after each part."""
     path, subject = run.folder / "evaluation.json", Subject(run, faces)
     total = len(faces.where("test"))
@@ -125,14 +111,16 @@ def from_weights(
     whole = found.get("views") and set(CORRUPTIONS) <= set(found.get("robustness", {}))
     if same and whole and ("gates" in found or not subject.gated):
         by = "" if made["code"] == now["code"] else ", by other code (delete the file to repeat it)"
-        say(f"views and robustness: loaded from evaluation.json, {extent(made, total)}{by}")
+        print(f"views and robustness: loaded from evaluation.json, {extent(made, total)}{by}")
         return
     if not wanted:
         left_out(found, same_weights=made.get("weights_sha256") == now["weights_sha256"])
         write_json(path, found)
         what = "the rest is" if "computed" in found else "are"
-        say(f"views and robustness of {run.name} would take long on this CPU and {what} left out: "
-            f"use a GPU, or say how many test images (images={FEWEST})")  # fmt: skip
+        print(
+            f"views and robustness of {run.name} would take long on this CPU and {what} left out: "
+            f"use a GPU, or say how many test images (images={FEWEST})"
+        )
         return
     if not same or (made["code"] != now["code"] and not whole):
         made = now
@@ -140,7 +128,7 @@ def from_weights(
         found.pop("gates", None)
     subject.take(made["images"])
     what = "gates" if same and whole else "views and robustness"
-    say(f"{what}: computed, {extent(made, total)}")
+    print(f"{what}: computed, {extent(made, total)}")
     if not found.get("views"):
         found["views"] = subject.views()
         write_json(path, found)

@@ -1,8 +1,8 @@
 """Read a camera's frames one after the other, and keep the expression steady enough to show.
 
 A model reads every frame on its own, so its first choice flickers between expressions that are
-about equally likely. `Smoother` steadies it over time, `Follower` does so for one of several faces,
-and `Mirror` turns frames into what a page shows.
+about equally likely. `Follower` steadies it over time for one of several faces, and `Mirror` turns
+frames into what a page shows.
 """
 
 import math
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
+from fer_lib.cards import SECONDS
 from fer_lib.labels import EMOJI
 from fer_lib.predict import Face, Predictor
 from fer_lib.predict.faces import shared
@@ -21,40 +22,35 @@ from fer_lib.predict.outputs import draw_faces
 
 SAME = 0.3  # overlap above which the faces of two frames are the same person's
 STALE = 2.0  # seconds without a new frame after which a view is old
+FADE = 0.4  # seconds in which the weight of a frame falls to 1/e
+LEAD = 0.1  # how much more probable another expression must be before it is shown
+FORGET = 1.0  # seconds without a face after which the next face starts anew
 
 
-class Smoother:
-    """Smooths probabilities exponentially, and holds an expression until another clearly leads.
+class Follower:
+    """Smooths what is read in one of several faces, and holds an expression until another leads.
 
-    The weight of an old frame falls to 1/e in `seconds`, regardless of how many frames follow, so
-    that a slow machine shows the same as a fast one. An expression that is sure remains so until
-    its probability has fallen below `threshold` by more than half of `lead`.
+    At first the largest face is followed, then the one that overlaps the last one most. Another
+    person's face starts anew.
+
+    Probabilities are smoothed exponentially, regardless of how many frames follow, so that a slow
+    machine shows the same as a fast one: 63 % of a sudden change is visible after `FADE` seconds.
+    Another expression is held if it leads by `LEAD`. An expression that is sure remains so until
+    its probability has fallen below `threshold` by more than half of `LEAD`.
 
     Args:
         threshold: smoothed probability that makes an expression sure, 0 to 1.
-        seconds: time constant; 63 % of a sudden change is visible after this time.
-        lead: how much more probable another expression must be before it is shown, 0 to 1.
-        forget: seconds without a face after which the next face starts anew.
-        keep: seconds that `history` covers.
 
     Attributes:
         probabilities: smoothed, by class, summing to 1; empty before the first face.
         expression: the expression that is held; None before the first face.
         sure: whether its probability reaches `threshold`, or did and has fallen little since.
-        history: (time, probabilities) of the last `keep` seconds, oldest first.
+        history: (time, probabilities) of the last `cards.SECONDS`, oldest first.
+        last: the followed face when it was last seen; None before that and once it is forgotten.
     """
 
-    def __init__(
-        self,
-        *,
-        threshold: float = 0.0,
-        seconds: float = 0.4,
-        lead: float = 0.1,
-        forget: float = 1.0,
-        keep: float = 10.0,
-    ):
-        self.threshold, self.seconds, self.lead = threshold, seconds, lead
-        self.forget, self.keep = forget, keep
+    def __init__(self, *, threshold: float = 0.0):
+        self.threshold = threshold
         self.history: deque[tuple[float, dict[str, float]]] = deque()
         self.clear()
 
@@ -63,25 +59,39 @@ class Smoother:
         self.probabilities: dict[str, float] = {}
         self.expression: str | None = None
         self.sure = False
+        self.last: Face | None = None
         self.seen = -math.inf  # time of the last face
         self.missing = False  # whether a later frame had no face
 
+    def take(self, found: list[Face], now: float) -> Face | None:
+        """Take in the faces of one frame, and return the followed one; None if there are none.
+
+        Args:
+            now: time in seconds, by any clock that never goes back.
+        """
+        face = follow(self.last, found)
+        if face and self.last and overlap(self.last, face) <= SAME:
+            self.clear()
+        self.update(face and face.probabilities, now)
+        if face:
+            self.last = face
+        return face
+
     def update(self, probabilities: dict[str, float] | None, now: float) -> None:
-        """Take in what a model reads in one frame.
+        """Take in what a model reads in the followed face at time `now`.
 
         Args:
             probabilities: by class, the same classes at every call; None if there is no face.
-            now: time in seconds, by any clock that never goes back.
         """
-        while self.history and self.history[0][0] < now - self.keep:
+        while self.history and self.history[0][0] < now - SECONDS:
             self.history.popleft()
         self.missing = self.missing or probabilities is None
-        if self.missing and now - self.seen > self.forget:
+        if self.missing and now - self.seen > FORGET:
             self.clear()
         if probabilities is None:
             return
         old = self.probabilities or probabilities
-        new = 1 - math.exp(-(now - self.seen) / self.seconds)
+        new = 1 - math.exp(-(now - self.seen) / FADE)
         self.probabilities = {
             name: (1 - new) * old[name] + new * value for name, value in probabilities.items()
         }
@@ -93,34 +103,10 @@ class Smoother:
         """Change `expression` and `sure` only if the probabilities have changed clearly enough."""
         first = max(self.probabilities, key=self.probabilities.get)
         held = self.probabilities.get(self.expression, -math.inf)
-        if self.probabilities[first] >= held + self.lead:
+        if self.probabilities[first] >= held + LEAD:
             self.expression, self.sure = first, False
-        slack = self.lead / 2 if self.sure else 0
+        slack = LEAD / 2 if self.sure else 0
         self.sure = self.probabilities[self.expression] >= self.threshold - slack
-
-
-class Follower(Smoother):
-    """Smooths what is read in one of several faces, and starts anew with another person's face.
-
-    At first the largest face is followed, then the one that overlaps the last one most.
-
-    Attributes:
-        last: the followed face when it was last seen; None before that and once it is forgotten.
-    """
-
-    def clear(self) -> None:
-        super().clear()
-        self.last: Face | None = None
-
-    def take(self, found: list[Face], now: float) -> Face | None:
-        """Take in the faces of one frame, and return the followed one; None if there are none."""
-        face = follow(self.last, found)
-        if face and self.last and overlap(self.last, face) <= SAME:
-            self.clear()
-        self.update(face and face.probabilities, now)
-        if face:
-            self.last = face
-        return face
 
 
 @dataclass(frozen=True)
@@ -128,8 +114,8 @@ class View:
     """What a page shows at one moment; it never changes, so that any thread may read it.
 
     Attributes:
-        expression: as `Smoother` holds it for the followed face; None if it holds none.
-        sure: as in `Smoother`.
+        expression: as `Follower` holds it; None if it holds none.
+        sure: as in `Follower`.
         probabilities: smoothed, by class; empty if none are held.
         history: (time, probabilities), oldest first; time in seconds from now, at most 0.
         faces: number of faces found in the last frame.
@@ -190,17 +176,17 @@ class Mirror:
         shown = [steady(face, follower) if face is followed else face for face in found]
         return np.asarray(draw_faces(Image.fromarray(frame), shown))
 
-    def describe(self, smoother: Smoother, faces: int, start: float, now: float) -> View:
+    def describe(self, follower: Follower, faces: int, start: float, now: float) -> View:
         """Return the `View` of this moment, at time `now`, of a frame begun at `start`."""
         self.times.append(now)
         while len(self.times) > 2 and self.times[0] < now - 2:
             self.times.popleft()
         span = self.times[-1] - self.times[0]
         return View(
-            expression=smoother.expression,
-            sure=smoother.sure,
-            probabilities=smoother.probabilities,
-            history=tuple((moment - now, values) for moment, values in smoother.history),
+            expression=follower.expression,
+            sure=follower.sure,
+            probabilities=follower.probabilities,
+            history=tuple((moment - now, values) for moment, values in follower.history),
             faces=faces,
             rate=(len(self.times) - 1) / span if span else 0.0,
             latency=1000 * (now - start),
@@ -208,14 +194,14 @@ class Mirror:
         )
 
 
-def steady(face: Face, smoother: Smoother) -> Face:
+def steady(face: Face, follower: Follower) -> Face:
     """Return a face with the smoothed probabilities and expression instead of the frame's own."""
     return replace(
         face,
-        probabilities=smoother.probabilities,
-        expression=smoother.expression,
-        emoji=EMOJI[smoother.expression],
-        sure=smoother.sure,
+        probabilities=follower.probabilities,
+        expression=follower.expression,
+        emoji=EMOJI[follower.expression],
+        sure=follower.sure,
     )
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
+from fer_lib.changed import of_recipe
 from fer_lib.config import TrainConfig
 from fer_lib.device import choose_precision, processes
 from fer_lib.files import expanded, sha256
-from fer_lib.recipes import own_start, recipe
+from fer_lib.recipes import own_start
 
 CODE = (
     *("augment", "batches", "checkpoints", "config", "data/ferplus", "data/refined", "device"),
@@ -166,9 +167,7 @@ def training_command(config: TrainConfig, dataset: str) -> str:
         config: as `recipe` or `fine_tuning` returns it.
         dataset: name of the data.
     """
-    plain = recipe(config.model, config.recipe, config.preset, epochs=config.epochs)
-    before, after = (one.to_dict() for one in (plain, config))
-    before["epochs"] = recipe(config.model, config.recipe, config.preset).epochs
+    before, after = of_recipe(config), config.to_dict()
     apart = ("model", "recipe", "preset", "seed", "labels", "cuda_graph")
     changed = {k: v for k, v in after.items() if k not in apart and v != before[k]}
     for name in ("options", "augmentation"):

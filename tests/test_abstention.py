@@ -55,11 +55,6 @@ def test_the_area_is_the_mean_risk_over_all_coverages():
     assert aurc(confidence, correct) == pytest.approx((0 + 1 / 2 + 1 / 3 + 2 / 4) / 4)
 
 
-def test_the_area_of_a_constant_confidence_is_the_error_rate():
-    correct = np.arange(100) % 4 > 0
-    assert aurc(np.full(100, 0.6), correct) == pytest.approx(0.25)
-
-
 def test_the_area_with_ties_is_the_mean_over_their_orders(answered):
     confidence, correct = answered
     rng = np.random.default_rng(1)

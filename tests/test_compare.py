@@ -315,12 +315,6 @@ def test_sentences_say_which_differences_are_findings(three_runs, noise):
     assert any(text.startswith(alike) and text.endswith("no finding.") for text in said)
 
 
-def test_a_single_run_has_no_paired_test(three_runs, noise):
-    tests = paired_tests(three_runs[:1], noise)
-    assert tests.empty
-    assert "nothing to compare" in sentences(tests)[0]
-
-
 def test_a_run_trained_on_other_data_is_refused(three_runs, noise):
     other = noise.subset(np.arange(len(noise) - 1))
     with pytest.raises(InputError, match="trained on other data"):

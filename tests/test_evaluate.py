@@ -115,8 +115,8 @@ def test_the_bootstrap_agrees_with_scipy(name, score):
         method="percentile",
         rng=np.random.default_rng(3),
     ).confidence_interval
-    ours = bootstrap(sk.confusion_matrix(labels, predicted), n=20_000)[name]
-    # The scatter of a 2.5 % quantile of 1,500 draws is about 0.002 here.
+    ours = bootstrap(sk.confusion_matrix(labels, predicted))[name]
+    # The scatter of a 2.5 % quantile of 1,500 or 2,000 draws is about 0.002 here.
     assert ours == pytest.approx([reference.low, reference.high], abs=0.008)
 
 
@@ -126,14 +126,11 @@ def test_the_interval_of_the_accuracy_agrees_with_the_binomial():
     expected = stats.binom(3589, 2513 / 3589).ppf([0.025, 0.975]) / 3589
     assert [low, high] == pytest.approx(expected, abs=0.002)
     assert (high - low) / 2 == pytest.approx(0.015, abs=0.001)
-    narrow = bootstrap(confusion, level=0.5)["accuracy"]
-    assert low < narrow[0] < narrow[1] < high
 
 
-def test_the_bootstrap_is_reproducible_with_a_seed():
+def test_the_bootstrap_is_reproducible():
     confusion = np.random.default_rng(0).integers(1, 50, (7, 7))
-    assert bootstrap(confusion, seed=4) == bootstrap(confusion, seed=4)
-    assert bootstrap(confusion, seed=4) != bootstrap(confusion, seed=5)
+    assert bootstrap(confusion) == bootstrap(confusion)
 
 
 def test_evaluate_scores_full_clean_and_majority(faces, predictions):

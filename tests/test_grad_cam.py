@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from fer_lib import explain
-from fer_lib.files import InputError
 from fer_lib.models import create_model
 
 
@@ -42,8 +41,6 @@ def test_grad_cam_locates_the_class():
     torch.testing.assert_close(explain.grad_cam(model, x), bright * 5 / 64)
     each = explain.grad_cam(model, x.expand(2, -1, -1, -1), torch.tensor([1, 0]))
     torch.testing.assert_close(each, torch.cat([(1 - bright) / 64, bright * 5 / 64]))
-    before = explain.grad_cam(model, x, 0, layer="conv")  # 16 of 64 positions have a gradient
-    torch.testing.assert_close(before, bright * 5 * 16 / 64**2)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +55,13 @@ def test_grad_cam_locates_the_class():
 def test_grad_cam_uses_the_last_map_before_the_pooling(name, options, layer):
     model = create_model(name, width=16, **options)
     x, greatest = torch.randn(3, 1, 48, 48), 0.0
+    assert explain.feature_maps(model, x)[-1] == layer
     for target in range(7):
         found = explain.grad_cam(model, x, target)
         assert found.shape == (3, 12, 12)
         assert found.dtype == torch.float32
         assert (found >= 0).all()
         greatest = max(greatest, found.max().item())
-        assert torch.equal(found, explain.grad_cam(model, x, target, layer=layer))
         alone = explain.grad_cam(model, x[1:2], target)
         torch.testing.assert_close(found[1:2], alone, atol=1e-6, rtol=1e-4)
     assert greatest > 0
@@ -78,10 +75,3 @@ def test_grad_cam_works_without_gradients_of_the_parameters():
     model.requires_grad_(False)
     with torch.no_grad():
         assert torch.equal(explain.grad_cam(model, x), wanted)
-
-
-def test_an_unsuitable_layer_is_refused_with_a_suggestion():
-    model, x = create_model("baseline_cnn", width=4), torch.randn(1, 1, 48, 48)
-    for layer in ("stages.7", "head.1", "stages.2.3"):  # missing, not a map, only one position
-        with pytest.raises(InputError, match=r"use 'stages.2.2'"):
-            explain.grad_cam(model, x, layer=layer)

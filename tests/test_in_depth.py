@@ -1,8 +1,10 @@
 """Tests of a run's evaluation.json: its parts, when they are recomputed, missing weights."""
 
 import copy
+import io
 import json
 import shutil
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -50,10 +52,10 @@ def run(trained, tmp_path) -> Run:
 
 @pytest.fixture(scope="module")
 def whole(trained, faces, home):
-    """Another copy of the trained run, its evaluation, and the lines that were said."""
-    said = []
+    """Another copy of the trained run, its evaluation, and what was printed."""
     copy = Run(shutil.copytree(trained.folder, home / "whole" / trained.name))
-    return copy, evaluate_in_depth(copy, faces, say=said.append), said
+    with redirect_stdout(io.StringIO()) as printed:
+        return copy, evaluate_in_depth(copy, faces), printed.getvalue()
 
 
 def written(run: Run) -> dict:
@@ -82,8 +84,8 @@ def test_the_file_contains_every_part(whole, faces):
     assert list(covered) == ["none", "left", "right"]
     assert covered["none"] == {key: found["views"]["one"][key] for key in covered["none"]}
     assert found["computed"]["mark"] == ""
-    assert len(said) == 1
-    assert "computed, on all 60 test images" in said[0]
+    assert "computed, on all 60 test images" in said
+    assert said.count("\n") == 1
 
 
 def test_every_key_of_the_file_is_documented(whole):
@@ -94,27 +96,26 @@ def test_every_key_of_the_file_is_documented(whole):
         assert f"`{key}`" in in_depth.__doc__, key
 
 
-def test_computed_parts_are_loaded_from_the_file(whole, faces, monkeypatch):
+def test_computed_parts_are_loaded_from_the_file(whole, faces, monkeypatch, capsys):
     run, found, _ = whole
     monkeypatch.setattr(subject_module, "compare_views", None)
     monkeypatch.setattr(subject_module, "damaged", None)
-    said = []
-    assert evaluate_in_depth(run, faces, say=said.append) == found
-    assert "loaded from evaluation.json, on all 60 test images" in said[0]
-    assert "other code" not in said[0]
-    assert evaluate_in_depth(run, faces, images=20, say=said.append) == found
+    assert evaluate_in_depth(run, faces) == found
+    said = capsys.readouterr().out
+    assert "loaded from evaluation.json, on all 60 test images" in said
+    assert "other code" not in said
+    assert evaluate_in_depth(run, faces, images=20) == found
 
 
-def test_complete_results_of_other_code_are_kept_and_reported(whole, faces, run):
+def test_complete_results_of_other_code_are_kept_and_reported(whole, faces, run, capsys):
     found = copy.deepcopy(whole[1])
     path = run.folder / "evaluation.json"
     path.write_text(json.dumps(found | {"computed": found["computed"] | {"code": "0"}}))
-    said = []
-    assert evaluate_in_depth(run, faces, say=said.append)["views"] == found["views"]
-    assert "by other code" in said[0]
+    assert evaluate_in_depth(run, faces)["views"] == found["views"]
+    assert "by other code" in capsys.readouterr().out
     del found["robustness"]["blur"]  # incomplete, so nothing of it is kept
     path.write_text(json.dumps(found | {"computed": found["computed"] | {"code": "0"}}))
-    anew = evaluate_in_depth(run, faces, say=said.append)
+    anew = evaluate_in_depth(run, faces)
     assert set(anew["robustness"]) == set(CORRUPTIONS)
     assert anew["computed"]["code"] == found["computed"]["code"]
 
@@ -131,14 +132,14 @@ def test_an_interrupted_evaluation_resumes(whole, faces, run, monkeypatch):
 
     monkeypatch.setattr(subject_module, "damaged", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_in_depth(run, faces, say=lambda line: None)
+        evaluate_in_depth(run, faces)
     assert list(written(run)["robustness"]) == done == list(CORRUPTIONS)[:2]
     again = []
     monkeypatch.setattr(
         subject_module, "damaged", lambda *a, **k: again.append(a[4]) or real(*a, **k)
     )
     monkeypatch.setattr(subject_module, "compare_views", None)
-    repeated = evaluate_in_depth(run, faces, say=lambda line: None)
+    repeated = evaluate_in_depth(run, faces)
     assert again == list(CORRUPTIONS)[2:]
     assert repeated["robustness"] == found["robustness"]
 
@@ -166,14 +167,13 @@ def test_halves_are_covered_and_the_last_gate_is_mirrored(trained, faces, monkey
     assert set(found["mirrored"]) == {*found["covered"]["none"], "changed"}
 
 
-def test_only_the_gates_are_computed_if_other_code_computed_the_rest(whole, faces, run):
+def test_only_the_gates_are_computed_if_other_code_computed_the_rest(whole, faces, run, capsys):
     found = copy.deepcopy(whole[1])
     found["computed"]["code"] = "0"
     del found["gates"]
     (run.folder / "evaluation.json").write_text(json.dumps(found))
-    said = []
-    again = evaluate_in_depth(run, faces, images=20, say=said.append)
-    assert said[0].startswith("gates: computed, on all 60 test images")
+    again = evaluate_in_depth(run, faces, images=20)
+    assert capsys.readouterr().out.startswith("gates: computed, on all 60 test images")
     assert again["gates"] == whole[1]["gates"]
     assert again == found | {"gates": again["gates"]}
 
@@ -197,90 +197,88 @@ def test_a_missing_part_is_computed(whole, faces, run, lost):
     _, found, _ = whole
     path = run.folder / "evaluation.json"
     path.write_text(json.dumps({key: part for key, part in found.items() if key != lost}))
-    assert evaluate_in_depth(run, faces, say=lambda line: None)[lost].keys() == found[lost].keys()
+    assert evaluate_in_depth(run, faces)[lost].keys() == found[lost].keys()
 
 
 def test_parts_are_recomputed_for_other_weights_or_more_images(faces, run):
-    first = evaluate_in_depth(run, faces, images=20, say=lambda line: None)
+    first = evaluate_in_depth(run, faces, images=20)
     assert first["computed"]["mark"] == "20 of 60 test images"
     assert {row["n"] for row in first["robustness"]["blur"]} == {20}
     assert first["full"]["n"] == 60
-    more = evaluate_in_depth(run, faces, images=40, say=lambda line: None)
+    more = evaluate_in_depth(run, faces, images=40)
     assert more["computed"]["images"] == more["views"]["one"]["n"] == 40
     path = run.folder / "evaluation.json"
     changed = written(run)
     changed["computed"]["weights_sha256"] = "0" * 64
     changed["views"] = {"one": {}}
     path.write_text(json.dumps(changed))
-    anew = evaluate_in_depth(run, faces, images=40, say=lambda line: None)
+    anew = evaluate_in_depth(run, faces, images=40)
     assert anew["views"]["one"]["n"] == 40
 
 
-def test_without_weights_only_the_parts_from_predictions_are_computed(whole, faces, run):
+def test_without_weights_only_the_parts_from_predictions_are_computed(whole, faces, run, capsys):
     _, found, _ = whole
     (run.folder / "best.safetensors").unlink()
-    said = []
-    alone = evaluate_in_depth(run, faces, say=said.append)
+    alone = evaluate_in_depth(run, faces)
+    said = capsys.readouterr().out
     assert alone == {key: found[key] for key in found if key not in FROM_WEIGHTS}
-    assert len(said) == 1
-    assert "have been deleted" in said[0]
-    assert "left out" in said[0]
+    assert said.count("\n") == 1
+    assert "have been deleted" in said
+    assert "left out" in said
 
 
 def test_without_weights_parts_that_are_empty_are_dropped(faces, run):
-    evaluate_in_depth(run, faces, images=20, say=lambda line: None)
+    evaluate_in_depth(run, faces, images=20)
     begun = written(run) | {"views": {}, "robustness": {}, "gates": {}}
     (run.folder / "evaluation.json").write_text(json.dumps(begun))
     (run.folder / "best.safetensors").unlink()
-    found = evaluate_in_depth(run, faces, say=lambda line: None)
+    found = evaluate_in_depth(run, faces)
     assert not set(FROM_WEIGHTS) & set(found)
     assert written(run) == found
 
 
-def test_weights_may_be_deleted_after_the_evaluation(faces, run):
-    first = evaluate_in_depth(run, faces, images=20, say=lambda line: None)
+def test_weights_may_be_deleted_after_the_evaluation(faces, run, capsys):
+    first = evaluate_in_depth(run, faces, images=20)
     (run.folder / "best.safetensors").unlink()
-    said = []
-    assert evaluate_in_depth(run, faces, say=said.append) == first
-    assert "computed before" in said[0]
+    assert evaluate_in_depth(run, faces) == first
+    assert "computed before" in capsys.readouterr().out
 
 
-def test_a_cpu_that_is_too_slow_leaves_out_the_parts_from_weights(faces, run, monkeypatch):
+def test_a_cpu_that_is_too_slow_leaves_out_the_parts_from_weights(faces, run, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     subject = subject_module.Subject(run, faces)
     assert subject.affordable() == 60
     monkeypatch.setattr(subject_module, "CPU_WORK", 1e6)
     assert subject.affordable() == 0
-    said = []
-    found = evaluate_in_depth(run, faces, say=said.append)
+    found = evaluate_in_depth(run, faces)
     assert not set(FROM_WEIGHTS) & set(found)
-    assert "left out" in said[0]
+    assert "left out" in capsys.readouterr().out
     assert written(run) == found
 
 
 def test_a_slow_cpu_keeps_earlier_results_only_of_the_same_weights(faces, run, monkeypatch):
-    first = evaluate_in_depth(run, faces, images=20, say=lambda line: None)
+    first = evaluate_in_depth(run, faces, images=20)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(subject_module, "CPU_WORK", 1e6)
     unfinished = {"robustness": {"blur": first["robustness"]["blur"]}}
     path = run.folder / "evaluation.json"
     path.write_text(json.dumps(first | unfinished))
-    assert evaluate_in_depth(run, faces, say=lambda line: None) == first | unfinished
+    assert evaluate_in_depth(run, faces) == first | unfinished
     assert written(run) == first | unfinished
     other = first["computed"] | {"weights_sha256": "0" * 64}
     path.write_text(json.dumps(first | unfinished | {"computed": other}))
-    found = evaluate_in_depth(run, faces, say=lambda line: None)
+    found = evaluate_in_depth(run, faces)
     assert not set(FROM_WEIGHTS) & set(found)
 
 
 def test_bad_input_is_refused(faces, run):
     with pytest.raises(InputError, match="images must be 1 or more"):
-        evaluate_in_depth(run, faces, images=0, say=lambda line: None)
+        evaluate_in_depth(run, faces, images=0)
     rolled = dict(np.load(run.folder / "predictions.npz"))
     rolled["test_probabilities"] = np.roll(rolled["test_probabilities"], 1, axis=1)
     np.savez(run.folder / "predictions.npz", **rolled)
     with pytest.raises(InputError, match=r"best\.safetensors does not predict"):
-        evaluate_in_depth(run, faces, images=20, say=lambda line: None)
+        evaluate_in_depth(run, faces, images=20)
     with pytest.raises(InputError, match="trained on other data"):
         evaluate_in_depth(run, faces.subset(np.arange(500)))
 

@@ -100,19 +100,10 @@ def test_agree_prints_the_difference_for_every_model(exportable, monkeypatch, ca
     assert 0 < float(found[0][1]) < exportable.TOLERANCE
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--images", "3", "--images must be at least the largest batch"),
-        ("--images", "0", "argument --images: must be 1 or more, not 0"),
-        ("--rounds", "0", "argument --rounds: must be 1 or more, not 0"),
-        ("--batch-sizes", "-1", "argument --batch-sizes: must be 1 or more, not -1"),
-    ],
-)
-def test_impossible_sizes_are_refused(option, value, message, capsys):
+def test_fewer_images_than_the_largest_batch_are_refused(capsys):
     with pytest.raises(SystemExit):
-        inference.main([*SMALL, option, value])
-    assert message in capsys.readouterr().err
+        inference.main([*SMALL, "--images", "3"])
+    assert "--images must be at least the largest batch" in capsys.readouterr().err
 
 
 def test_missing_packages_are_named(monkeypatch, capsys):

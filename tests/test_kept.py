@@ -472,6 +472,7 @@ def test_nothing_is_kept_outside_the_root_of_the_repository(tmp_path, monkeypatc
             "pretrained": "my files/a.safetensors",
         },
         {"options": {"num_heads": 1, "backbone_options": {"embed_dim": 32}}, "lr": 1e-5},
+        {"options": {"backbone": "vit_small_patch14_dinov2", "img_size": 48}},
     ],
 )
 def test_the_training_command_of_a_config_gives_this_config_again(monkeypatch, preset, changes):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fer_lib.mirror import Follower, Mirror, Smoother, follow
+from fer_lib.mirror import Follower, Mirror, follow
 from fer_lib.predict import Face
 from fer_lib.predict.faces import Box
 
@@ -19,81 +19,79 @@ def face(x: int, side: int = 100, happy: float = 0.9) -> Face:
     return Face(Box(x, 0, side, side), p, expression, "", True, None, crop)
 
 
-def after(smoother: Smoother, frames: list, every: float = 0.1, start: float = 0.0) -> Smoother:
+def after(follower: Follower, frames: list, every: float = 0.1, start: float = 0.0) -> Follower:
     for i, p in enumerate(frames):
-        smoother.update(p, start + i * every)
-    return smoother
+        follower.update(p, start + i * every)
+    return follower
 
 
 @pytest.mark.parametrize("every", [0.01, 0.05, 0.2])
 def test_smoothing_has_the_same_time_constant_at_any_frame_rate(every):
-    smoother = Smoother(seconds=0.4)
-    smoother.update(HAPPY, 0.0)
-    after(smoother, [SAD] * round(0.4 / every), every, start=every)
-    assert smoother.probabilities["sad"] == pytest.approx(0.9 - 0.8 / math.e)
-    assert sum(smoother.probabilities.values()) == pytest.approx(1)
+    follower = Follower()
+    follower.update(HAPPY, 0.0)
+    after(follower, [SAD] * round(0.4 / every), every, start=every)
+    assert follower.probabilities["sad"] == pytest.approx(0.9 - 0.8 / math.e)
+    assert sum(follower.probabilities.values()) == pytest.approx(1)
 
 
 def test_the_first_face_is_shown_at_once():
-    smoother = after(Smoother(), [HAPPY])
-    assert smoother.expression == "happy"
-    assert smoother.probabilities == HAPPY
+    follower = after(Follower(), [HAPPY])
+    assert follower.expression == "happy"
+    assert follower.probabilities == HAPPY
 
 
 def test_a_flicker_between_frames_is_shown_as_one_expression():
     near = [{"happy": 0.52, "sad": 0.48}, {"happy": 0.46, "sad": 0.54}]
-    smoother, shown = Smoother(lead=0.1), []
+    follower, shown = Follower(), []
     for i in range(100):
-        smoother.update(near[i % 2], 0.05 * i)
-        shown.append(smoother.expression)
+        follower.update(near[i % 2], 0.05 * i)
+        shown.append(follower.expression)
     assert set(shown) == {"happy"}
     first = [max(p, key=p.get) for p in near]
     assert first == ["happy", "sad"]  # unsmoothed, it would change with every frame
 
 
 def test_another_expression_is_shown_once_it_leads_clearly():
-    smoother = after(Smoother(lead=0.2), [HAPPY])
-    after(smoother, [{"happy": 0.45, "sad": 0.55}] * 50, start=0.1)
-    assert smoother.expression == "happy"
-    after(smoother, [{"happy": 0.35, "sad": 0.65}] * 50, start=5.1)
-    assert smoother.expression == "sad"
+    follower = after(Follower(), [HAPPY])
+    after(follower, [{"happy": 0.46, "sad": 0.54}] * 50, start=0.1)
+    assert follower.expression == "happy"
+    after(follower, [{"happy": 0.44, "sad": 0.56}] * 50, start=5.1)
+    assert follower.expression == "sad"
 
 
 def test_sure_is_held_within_its_slack_and_lost_beyond_it():
-    smoother = after(Smoother(threshold=0.6, lead=0.1), [{"happy": 0.58, "sad": 0.42}])
-    assert not smoother.sure
+    follower = after(Follower(threshold=0.6), [{"happy": 0.58, "sad": 0.42}])
+    assert not follower.sure
     sure = []
     for start, happy in ((0.1, 0.62), (4.1, 0.57), (8.1, 0.53), (12.1, 0.58)):
-        after(smoother, [{"happy": happy, "sad": 1 - happy}] * 40, start=start)
-        sure.append(smoother.sure)
+        after(follower, [{"happy": happy, "sad": 1 - happy}] * 40, start=start)
+        sure.append(follower.sure)
     assert sure == [True, True, False, False]
 
 
 def test_smoothing_restarts_after_a_long_absence():
-    smoother = after(Smoother(forget=1.0), [HAPPY])
-    smoother.update(None, 0.8)
-    assert smoother.expression == "happy"  # a short absence does not count
-    smoother.update(None, 1.2)
-    assert (smoother.expression, smoother.probabilities, smoother.sure) == (None, {}, False)
-    smoother.update(SAD, 1.3)
-    assert smoother.probabilities == SAD
+    follower = after(Follower(), [HAPPY])
+    follower.update(None, 0.8)
+    assert follower.expression == "happy"  # a short absence does not count
+    follower.update(None, 1.2)
+    assert (follower.expression, follower.probabilities, follower.sure) == (None, {}, False)
+    follower.update(SAD, 1.3)
+    assert follower.probabilities == SAD
 
 
 def test_slow_frames_do_not_restart_smoothing_unless_a_face_was_missed():
-    smoother = after(Smoother(seconds=4.0, forget=1.0, lead=0.1), [HAPPY])
-    smoother.update(SAD, 1.5)
-    assert smoother.expression == "happy"
-    smoother.update(None, 2.0)
-    smoother.update(SAD, 3.0)  # it may be another person's
-    assert smoother.probabilities == SAD
+    follower = after(Follower(), [HAPPY])
+    follower.update(SAD, 1.5)
+    assert follower.probabilities["sad"] == pytest.approx(0.9 - 0.8 * math.exp(-1.5 / 0.4))
+    follower.update(None, 2.0)
+    follower.update(SAD, 3.0)  # it may be another person's
+    assert follower.probabilities == SAD
 
 
-def test_the_history_covers_only_the_last_seconds():
-    smoother = after(Smoother(keep=2.0), [HAPPY] * 100)
-    times = [moment for moment, _ in smoother.history]
-    assert times[0] >= 9.9 - 2.0 - 1e-9
-    assert times[-1] == pytest.approx(9.9)
-    assert len(times) == 21
+def test_the_history_covers_as_many_seconds_as_the_band_on_a_page():
+    follower = after(Follower(), [HAPPY] * 200, every=0.125)  # which adds up without rounding
+    times = [moment for moment, _ in follower.history]
+    assert (times[0], times[-1], len(times)) == (14.875, 24.875, 81)
 
 
 def test_a_face_is_followed_even_if_another_is_larger():
@@ -106,7 +104,7 @@ def test_a_face_is_followed_even_if_another_is_larger():
 
 
 def test_smoothing_restarts_for_another_person_but_not_for_the_same_one():
-    follower = Follower(seconds=0.4)
+    follower = Follower()
     follower.take([face(0)], 0.0)
     follower.take([], 0.1)  # missed once
     follower.take([face(10, happy=0.1)], 0.2)

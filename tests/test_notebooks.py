@@ -122,11 +122,9 @@ def test_every_notebook_takes_the_shared_parameters(path):
 
 
 @notebook
-def test_the_file_has_no_outputs_and_readable_cell_ids(path):
+def test_the_kernel_is_python3_and_cell_ids_are_readable(path):
     content = read(path)
     assert content.metadata.kernelspec.name == "python3"
-    cells = [cell for cell in content.cells if cell.cell_type == "code"]
-    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
     ids = [cell.id for cell in content.cells]
     assert len(set(ids)) == len(ids)
     # Ids are chosen by hand, so a cell keeps its id when the file is written again.

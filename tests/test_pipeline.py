@@ -216,14 +216,6 @@ def test_stages_are_chosen_by_number_or_name_and_keep_their_order():
         choose_stages(" ,")
 
 
-def test_the_declared_notebooks_exist_and_take_the_common_parameters():
-    *notebooks, report = stages.STAGES
-    assert report.is_report
-    for stage in notebooks:
-        known = stage.parameters().keys()
-        assert known >= {"preset", "dataset", "data_dir", "seed", "interactive", "runs_dir"}, stage
-
-
 def test_unusable_data_are_reported_before_any_stage_runs(two_stages):
     with pytest.raises(InputError, match="/nowhere does not exist"):
         Pipeline(dataset="fer2013", data_dir="/nowhere", runs=str(two_stages.runs)).run()

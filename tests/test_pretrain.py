@@ -293,7 +293,7 @@ def test_a_kept_run_describes_the_pretraining_of_its_encoder(faces, tmp_path):
     assert words[:5] == ["python", "-m", "fer_lib.pretrain", "--dataset", faces.name]
     again = pretraining("sample", **parse_settings(words[words.index("--set") + 1 :]))
     assert again == mae.pretrain_config
-    (restored,) = restore(tmp_path / "kept", tmp_path / "again")
+    (restored,) = restore(tmp_path / "kept")
     keep_results(restored, tmp_path / "twice")
     assert read_json(tmp_path / "twice" / f"{run.name}.json")["config"]["pretraining"] == told
 

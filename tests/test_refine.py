@@ -323,10 +323,10 @@ def test_no_voter_has_learned_from_a_label_it_votes_on(faces, tmp_path):
     assert table["names the label"].between(0, 1).all()
     voted = recipe("baseline_cnn", "ours", "sample", labels="votes")
     with pytest.raises(InputError, match="voters learn from the original labels"):
-        fold_votes(faces, rows, [voted], runs=tmp_path)
+        fold_votes(faces, rows, [voted], folds=3, runs=tmp_path)
     knowing = recipe("baseline_cnn", "ours", "sample", pretrained=str(runs[0].weights))
     with pytest.raises(InputError, match="has learned from labels that such a voter would vote on"):
-        fold_votes(faces, rows, [knowing], runs=tmp_path)
+        fold_votes(faces, rows, [knowing], folds=3, runs=tmp_path)
 
 
 @pytest.mark.parametrize(

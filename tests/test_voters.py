@@ -20,7 +20,7 @@ from torch import nn
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS, EMOTIONS_8
-from fer_lib.refine import rules
+from fer_lib.refine import hub, rules
 from fer_lib.refine.hub import HUB_VOTERS, hub_votes, load_processor
 
 ORDERS = {
@@ -102,7 +102,7 @@ def counted(monkeypatch):
 def refused(fer_home, faces, names, **options):
     """Return the error message, after checking that no voter was asked."""
     with pytest.raises(InputError) as caught:
-        hub_votes(faces, faces.where("train"), names, say=lambda line: None, **options)
+        hub_votes(faces, faces.where("train"), names, **options)
     assert not list(fer_home.rglob("voter_*"))
     message = str(caught.value)
     assert "\n" not in message
@@ -110,13 +110,9 @@ def refused(fer_home, faces, names, **options):
     return message
 
 
-def silent(faces, rows, names, **options):
-    return hub_votes(faces, rows, names, say=lambda line: None, **options)
-
-
 def test_voters_with_different_label_orders_vote_by_name(faces, voters):
     rows = faces.where("train")[::-1]
-    ballots = silent(faces, rows, voters)
+    ballots = hub_votes(faces, rows, voters)
     assert ballots.voters == tuple(voters)
     assert ballots.probabilities.shape == (4, len(rows), 7)
     assert ballots.probabilities.dtype == np.float32
@@ -134,7 +130,7 @@ def test_voters_with_different_label_orders_vote_by_name(faces, voters):
 
 def test_contempt_as_second_choice_is_left_out_of_seven_classes(faces, tmp_path):
     name = write(tmp_path / "v", ORDERS["contempt"], "surprised", second="contempt")
-    vote = silent(faces, faces.where("test"), [name]).probabilities[0]
+    vote = hub_votes(faces, faces.where("test"), [name]).probabilities[0]
     expected = np.ones(7)
     expected[EMOTIONS.index("surprise")] = np.exp(SPREAD)
     np.testing.assert_allclose(vote, np.tile(expected / expected.sum(), (len(vote), 1)), rtol=1e-5)
@@ -144,7 +140,7 @@ def test_with_eight_classes_a_voter_without_contempt_abstains_on_it(faces, voter
     labels = faces.labels.copy()
     labels[::2] = EMOTIONS_8.index("contempt")
     eight = replace(faces, labels=labels, classes=EMOTIONS_8, manifest={})
-    votes = silent(eight, np.arange(20), voters).votes()
+    votes = hub_votes(eight, np.arange(20), voters).votes()
     assert (votes[2] == EMOTIONS_8.index("contempt")).all()
     assert (votes[0, ::2] == -1).all()
     assert (votes[0, 1::2] == EMOTIONS_8.index("sad")).all()
@@ -162,7 +158,7 @@ def test_the_order_of_the_classes_in_a_head_does_not_matter(faces, tmp_path):
         tensor.data = tensor.data[order]
     model.config.id2label = {i: labels[old] for i, old in enumerate(order)}
     model.save_pretrained(names[1])
-    one, other = silent(faces, np.arange(40), names).probabilities
+    one, other = hub_votes(faces, np.arange(40), names).probabilities
     np.testing.assert_allclose(one, other, atol=1e-6)
     assert len(np.unique(one.argmax(1))) > 1
 
@@ -183,13 +179,14 @@ def per_image(name, images):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_answers_in_batches_equal_answers_image_by_image(channels, faces, tmp_path):
+def test_answers_in_batches_equal_answers_image_by_image(channels, faces, tmp_path, monkeypatch):
     images = faces.images.repeat(channels, 1)
     images[:, -1] = 255 - images[:, -1]
     data = replace(faces, images=images, manifest={})
     rows = np.array([70, 3, 41, 3, 18, 99, 0])
     name = write(tmp_path / "v", EMOTIONS)
-    ballots = silent(data, rows, [name], batch_size=4)
+    monkeypatch.setattr(hub, "BATCH", 4)
+    ballots = hub_votes(data, rows, [name])
     expected = per_image(name, images[rows])
     np.testing.assert_allclose(ballots.probabilities[0], expected, atol=0.002)
     assert np.ptp(expected, axis=0).max() > 0.05
@@ -230,21 +227,23 @@ def test_old_names_of_a_preprocessor_are_understood(settings, faces, tmp_path):
     torch.testing.assert_close(old, expected)
 
 
-def test_missing_voters_are_refused_or_left_out_and_named(fer_home, faces, voters, tmp_path):
+def test_missing_voters_are_refused_or_left_out_and_named(
+    fer_home, faces, voters, tmp_path, capsys
+):
     missing = [str(tmp_path / "none"), "nobody/nothing", "nobody/nothing@v1"]
     message = refused(fer_home, faces, [*voters, *missing])
     assert "3 of 7 voters are neither folders nor available from the Hugging Face hub" in message
     assert all(f"{name} (" in message for name in missing)  # with the reason
     assert "allow_missing=True" in message
-    lines = []
     rows = np.arange(8)
     names = [voters[0], *missing, voters[1]]
-    ballots = hub_votes(faces, rows, names, allow_missing=True, say=lines.append)
+    ballots = hub_votes(faces, rows, names, allow_missing=True)
     assert ballots.voters == (voters[0], voters[1])
     assert ballots.missing == tuple(missing)
     majority = rules.majority(ballots, faces.labels[rows], faces.classes)
     assert majority.settings == {"votes": 3}  # more than half of the five named voters
     assert ballots.votes()[:, 0].tolist() == [EMOTIONS.index("sad"), EMOTIONS.index("happy")]
+    lines = capsys.readouterr().out.splitlines()
     for name, line in zip(missing, lines[:3], strict=True):
         assert line.startswith(f"voter {name} is left out")
     assert len(lines) == 5
@@ -255,9 +254,9 @@ def test_a_voter_in_the_folder_of_an_unknown_user_is_refused(fer_home, faces):
         hub_votes(faces, np.arange(8), ["~nobody-here/model"])
 
 
-def test_ballots_are_empty_if_all_voters_are_missing_and_this_is_allowed(fer_home, faces):
-    lines = []
-    ballots = hub_votes(faces, np.arange(8), HUB_VOTERS, allow_missing=True, say=lines.append)
+def test_ballots_are_empty_if_all_voters_are_missing_and_this_is_allowed(fer_home, faces, capsys):
+    ballots = hub_votes(faces, np.arange(8), HUB_VOTERS, allow_missing=True)
+    lines = capsys.readouterr().out.splitlines()
     assert ballots.votes().shape == (0, 8)
     assert all(name in line for name, line in zip(HUB_VOTERS, lines, strict=True))
     assert "4 of 4 voters" in refused(fer_home, faces, HUB_VOTERS)
@@ -316,20 +315,24 @@ def test_a_voter_named_twice_is_refused(fer_home, faces, voters):
     assert "twice" in refused(fer_home, faces, [*voters, voters[0] + "/"])
 
 
-def test_interrupted_voting_resumes_after_the_last_batch(counted, faces, tmp_path, fer_home):
+def test_interrupted_voting_resumes_after_the_last_batch(
+    counted, faces, tmp_path, fer_home, monkeypatch, capsys
+):
     names = [write(tmp_path / "first", EMOTIONS), write(tmp_path / "second", EMOTIONS, seed=1)]
     rows = faces.where("train")[:40]
+    monkeypatch.setattr(hub, "BATCH", 16)
     counted.kill_at = 2
     with pytest.raises(KeyboardInterrupt):
-        silent(faces, rows, names, batch_size=16)
+        hub_votes(faces, rows, names)
     counted.sizes, counted.kill_at = [], None
-    lines = []
-    resumed = hub_votes(faces, rows, names, batch_size=16, say=lines.append)
+    capsys.readouterr()
+    resumed = hub_votes(faces, rows, names)
+    lines = capsys.readouterr().out.splitlines()
     assert counted.sizes == [16, 8, 16, 16, 8]
     said = [line.removeprefix(f"voter {name}: ") for line, name in zip(lines, names, strict=True)]
     assert said == ["16 images cached, 24 computed", "0 images cached, 40 computed"]
     shutil.rmtree(fer_home / "data")
-    afresh = silent(faces, rows, names, batch_size=16)
+    afresh = hub_votes(faces, rows, names)
     np.testing.assert_allclose(resumed.probabilities, afresh.probabilities, atol=1e-6)
 
 
@@ -348,7 +351,7 @@ def test_answers_that_are_not_finite_are_refused(faces, tmp_path, monkeypatch, f
     with pytest.raises(
         InputError, match=r"answers of voter_.* are not finite in precision no: it is damaged"
     ):
-        silent(faces, faces.where("train")[:40], [name])
+        hub_votes(faces, faces.where("train")[:40], [name])
     assert not list(fer_home.rglob("voter_*.npz"))
 
 
@@ -357,16 +360,16 @@ def test_cached_answers_need_no_weights_and_only_new_rows_are_computed(
 ):
     import transformers
 
-    first = silent(faces, np.arange(10), voters)
+    first = hub_votes(faces, np.arange(10), voters)
     with monkeypatch.context() as patch:
         for kind in ("AutoModelForImageClassification", "AutoConfig", "AutoImageProcessor"):
             patch.setattr(getattr(transformers, kind), "from_pretrained", None)
-        again = silent(faces, np.arange(10), voters)
-        part = silent(faces, np.array([7, 2]), voters)
+        again = hub_votes(faces, np.arange(10), voters)
+        part = hub_votes(faces, np.array([7, 2]), voters)
     np.testing.assert_array_equal(first.probabilities, again.probabilities)
     np.testing.assert_array_equal(first.probabilities[:, [7, 2]], part.probabilities)
     counted.sizes = []
-    silent(faces, np.arange(15), voters[:1])
+    hub_votes(faces, np.arange(15), voters[:1])
     assert counted.sizes == [5]
 
 
@@ -375,7 +378,7 @@ def test_another_checkpoint_of_the_same_name_does_not_get_cached_answers(faces, 
     name, rows = str(tmp_path / "v"), np.arange(5)
 
     def vote():
-        return EMOTIONS[np.unique(silent(faces, rows, [name]).votes()).item()]
+        return EMOTIONS[np.unique(hub_votes(faces, rows, [name]).votes()).item()]
 
     write(name, EMOTIONS, "sad")
     assert vote() == "sad"
@@ -384,18 +387,18 @@ def test_another_checkpoint_of_the_same_name_does_not_get_cached_answers(faces, 
     edit(name, "config.json", id2label=dict(enumerate(EMOTIONS[::-1])), label2id=None)
     assert vote() == "sad"
     write(name, EMOTIONS)
-    before = silent(faces, rows, [name]).probabilities
+    before = hub_votes(faces, rows, [name]).probabilities
     edit(name, "preprocessor_config.json", image_mean=[0.1, 0.1, 0.1])
-    changed = silent(faces, rows, [name]).probabilities
+    changed = hub_votes(faces, rows, [name]).probabilities
     assert not np.allclose(before, changed)
     other = replace(faces, images=255 - faces.images, manifest={})
-    assert not np.allclose(changed, silent(other, rows, [name]).probabilities)
+    assert not np.allclose(changed, hub_votes(other, rows, [name]).probabilities)
     other_folder = write(tmp_path / "elsewhere" / "v", EMOTIONS, seed=1)
-    assert not np.allclose(before, silent(faces, rows, [other_folder]).probabilities)
+    assert not np.allclose(before, hub_votes(faces, rows, [other_folder]).probabilities)
 
 
 def test_a_damaged_file_of_answers_is_named(faces, voters, fer_home):
-    silent(faces, np.arange(5), voters)
+    hub_votes(faces, np.arange(5), voters)
     path = sorted(fer_home.rglob("voter_no-disgust*.npz"))[0]
     assert path.parent == fer_home / "data" / "sample"
     with np.load(path) as file:
@@ -406,7 +409,7 @@ def test_a_damaged_file_of_answers_is_named(faces, voters, fer_home):
     for damage in (lambda: np.savez(path, **short), lambda: path.write_bytes(cut)):
         damage()
         with pytest.raises(InputError, match=f"{path.name} are damaged: delete it"):
-            silent(faces, np.arange(5), voters)
+            hub_votes(faces, np.arange(5), voters)
 
 
 def test_a_name_on_the_hub_with_a_revision_is_read_and_then_cached(faces, tmp_path):
@@ -418,7 +421,7 @@ def test_a_name_on_the_hub_with_a_revision_is_read_and_then_cached(faces, tmp_pa
         (repository / "refs").mkdir(exist_ok=True)
         (repository / "refs" / revision).write_text(commit)
     for _ in range(2):
-        votes = silent(faces, np.arange(6), [name, f"{name}@v1"]).votes()
+        votes = hub_votes(faces, np.arange(6), [name, f"{name}@v1"]).votes()
         assert (votes[0] == EMOTIONS.index("sad")).all()
         assert (votes[1] == EMOTIONS.index("fear")).all()
         shutil.rmtree(tmp_path / "hub", ignore_errors=True)

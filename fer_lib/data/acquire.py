@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fer_lib.data.ferplus import VOTE_FILE
 from fer_lib.data.folders import OWN
-from fer_lib.files import InputError, expanded, home
+from fer_lib.files import InputError, expanded, first_line, home
 
 PUBLIC = {"fer2013": "msambare/fer2013"}
 """Handles of the datasets on Kaggle that can be downloaded without a login."""
@@ -71,8 +71,8 @@ def _download(dataset: str, folder: Path) -> Path:
 
         return Path(kagglehub.dataset_download(PUBLIC[dataset]))
     except Exception as error:  # whatever went wrong, the remedy is the same
-        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
-        raise InputError(f"{_remedy(dataset, folder)} (kagglehub: {reason})") from error
+        reason = f"kagglehub: {first_line(error)[:120]}"
+        raise InputError(f"{_remedy(dataset, folder)} ({reason})") from error
 
 
 def _remedy(dataset: str, folder: Path) -> str:

@@ -108,19 +108,12 @@ def operating_point(faces: FaceSet, predictions: Predictions) -> dict[str, Any]:
     """Choose on validation how a model is used: its temperature, and when an answer is sure.
 
     Returns:
-        `temperature`, which calibrates the model; `target`, which is `SURE`; `threshold`, the
+        `temperature`, which calibrates the model; `target`, which is `SURE`; and `threshold`, the
         lowest confidence at that temperature from which on the validation images are answered with
-        accuracy `target`, or None if there is none; and `valid_coverage`, the share of the
-        validation images that reach it.
+        accuracy `target`, or None if there is none.
     """
     valid, labels = aligned(faces, predictions, "valid"), faces.labels[faces.where("valid")]
     temperature = fit_temperature(valid, labels)
     p = scaled(valid, temperature)
     threshold = threshold_for(p.max(1), p.argmax(1) == labels, SURE)
-    covered = 0.0 if threshold is None else float((p.max(1) >= threshold).mean())
-    return {
-        "temperature": temperature,
-        "target": SURE,
-        "threshold": threshold,
-        "valid_coverage": covered,
-    }
+    return {"temperature": temperature, "target": SURE, "threshold": threshold}

@@ -49,15 +49,12 @@ def keep_results(run: Run, folder: Path) -> None:
     write_json(folder / f"{run.name}.json", parts)  # last, as this file makes the run a kept one
 
 
-def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
-    """Make run folders for the runs whose predictions are kept in `folder`.
+def restore(folder: Path) -> list[Run]:
+    """Make folders in `runs/` of `files.home()` for the runs with predictions kept in `folder`.
 
     They have all that a comparison and a report need, but no weights. Runs that already exist are
     not changed. Runs with settings that this version no longer knows are left out; a printed line
     names them.
-
-    Args:
-        runs: folder of all runs; None: `runs/` in `files.home()`.
 
     Returns:
         The new runs.
@@ -72,7 +69,7 @@ def restore(folder: Path, runs: str | Path | None = None) -> list[Run]:
             "finished run first"
         )
     for path in files:
-        target = runs_folder(runs) / path.stem
+        target = runs_folder() / path.stem
         if target.exists():
             continue
         kept, predictions = read_json(path.with_suffix(".json")), load_predictions(path)

@@ -112,8 +112,8 @@ def train_folds(
     config: TrainConfig,
     faces: FaceSet,
     *,
-    folds: int = 5,
-    runs: str | Path | None = None,
+    folds: int,
+    runs: str | Path | None,
     progress: bool = False,
 ) -> list[tuple[Run, FaceSet]]:
     """Train, resume or load the models of one voter, one for each of `fold_sets`.
@@ -155,7 +155,7 @@ def fold_votes(
     rows: np.ndarray,
     configs: Sequence[TrainConfig],
     *,
-    folds: int = 5,
+    folds: int,
     runs: str | Path | None = None,
     progress: bool = False,
 ) -> Ballots:
@@ -192,7 +192,7 @@ def voter_names(configs: Sequence[TrainConfig], folds: int) -> tuple[str, ...]:
 
 
 def echo(
-    faces: FaceSet, config: TrainConfig, *, folds: int = 5, runs: str | Path | None = None
+    faces: FaceSet, config: TrainConfig, *, folds: int, runs: str | Path | None = None
 ) -> pd.DataFrame:
     """Measure how often a voter's models name the label of unseen and of learned training images.
 

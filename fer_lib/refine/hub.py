@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -35,6 +35,9 @@ motheecreator/..., names FER2013 and MMI; nothing is known here about the others
 was trained on FER2013 has seen the labels that it votes on, including their errors; out-of-fold
 voters (`refine.folds`) have not.
 """
+
+BATCH = 256
+"""Number of images about which a voter is asked at once."""
 
 
 @dataclass
@@ -82,16 +85,15 @@ def hub_votes(
     names: Sequence[str] | bool = True,
     *,
     allow_missing: bool = False,
-    batch_size: int = 256,
-    say: Callable[[str], None] = print,
 ) -> Ballots:
     """Ask image classifiers from Hugging Face for their votes, on a GPU if there is one.
 
     Classes are matched by the names in a checkpoint's `id2label`; its own preprocessor prepares
-    the images. All voters are checked before the first is asked. Their answers are kept in
-    `data/<dataset>/voter_<name>_<fingerprint>.npz`, rewritten after each batch. A later call asks
-    only about images that are missing there, and loads no weights if none is missing. The file
-    belongs to a name on the hub, so pin a revision (`name@revision`) if the weights may change.
+    the images. All voters are checked before the first is asked. A line is printed for each voter.
+    Their answers are kept in `data/<dataset>/voter_<name>_<fingerprint>.npz`, rewritten after each
+    batch. A later call asks only about images that are missing there, and loads no weights if none
+    is missing. The file belongs to a name on the hub, so pin a revision (`name@revision`) if the
+    weights may change.
 
     Args:
         rows: (N,) int, row numbers of the images to vote on.
@@ -99,8 +101,6 @@ def hub_votes(
             True for `HUB_VOTERS`.
         allow_missing: leave out voters that are neither folders nor available from the hub; the
             threshold of the rule `majority` still counts them.
-        batch_size: number of images in a batch.
-        say: prints a line for each voter.
 
     Returns:
         Ballots over `faces.classes` on the images `rows`; without voters if none is named or left.
@@ -126,12 +126,12 @@ def hub_votes(
             "fetch it (`hf download NAME`), or leave it out with allow_missing=True"
         )
     for name in missing:
-        say(f"voter {name} is left out, because it is not available {missing[name]}")
+        print(f"voter {name} is left out, because it is not available {missing[name]}")
     tables = []
     for name in present:
         known = answers[name]
-        number = ask(voters.pop(name), known, faces, rows, batch_size) if name in voters else 0
-        say(f"voter {name}: {len(np.unique(rows)) - number:,} images cached, {number:,} computed")
+        number = ask(voters.pop(name), known, faces, rows) if name in voters else 0
+        print(f"voter {name}: {len(np.unique(rows)) - number:,} images cached, {number:,} computed")
         said, labels = known.probabilities[rows], faces.labels[rows]
         tables.append(translate(said, known.classes, faces.classes, labels)[None])
     return Ballots(tuple(present), np.concatenate([nobody, *tables]), tuple(missing))
@@ -242,9 +242,7 @@ def load_processor(source: str, **options: Any) -> Any:
 
 
 @torch.inference_mode()
-def ask(
-    voter: Voter, known: VoterAnswers, faces: FaceSet, rows: np.ndarray, batch_size: int
-) -> int:
+def ask(voter: Voter, known: VoterAnswers, faces: FaceSet, rows: np.ndarray) -> int:
     """Ask a voter about those of `rows` that it was not asked about yet; return their number.
 
     The answers are added to `known`, and its file is rewritten after each batch. If the classes
@@ -257,8 +255,8 @@ def ask(
     precision = choose_precision() if device.type == "cuda" else "no"
     voter.model.to(device)
     unasked = known.unasked(rows)
-    for start in range(0, len(unasked), batch_size):
-        some = unasked[start : start + batch_size]
+    for start in range(0, len(unasked), BATCH):
+        some = unasked[start : start + BATCH]
         images = torch.from_numpy(faces.images[some]).to(device)
         with autocast(device, precision):
             logits = voter.logits(images)

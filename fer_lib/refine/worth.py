@@ -29,11 +29,12 @@ def changes(
         For each split that occurs: `images`, `changed`, `by_class` (changed, by old label) and
         `directions` (K lists of K counts of images; rows: old label, columns: new label).
     """
-    found = {}
+    from sklearn.metrics import confusion_matrix  # slow to import
+
+    found, every = {}, range(len(classes))
     for name in dict.fromkeys(split.tolist()):
         rows = split == name
-        counts = np.zeros((len(classes), len(classes)), np.int64)
-        np.add.at(counts, (labels[rows], refined.labels[rows]), 1)
+        counts = confusion_matrix(labels[rows], refined.labels[rows], labels=every)
         moved = counts.sum(1) - counts.diagonal()
         found[name] = {
             "images": int(rows.sum()),
