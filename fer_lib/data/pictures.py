@@ -16,6 +16,7 @@ SIDE = 48
 LARGEST = 256  # pixels on each side, more than the input of any model here by its recipe
 HEIC = {b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1"}
 """Bytes 8 to 11 of a phone's HEIC photos, after "ftyp"; Pillow alone cannot read these files."""
+NO_PICTURE = "its content is no picture"  # why a file is refused that no decoder knows
 
 SMALL = 32 * 1024  # bytes; below, threads lose more to the interpreter lock than they gain
 Paths = Sequence[str | Path]
@@ -38,9 +39,7 @@ def read_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
             picture = Image.open(io.BytesIO(data))
         except UnidentifiedImageError:
             heic = data[4:8] == b"ftyp" and data[8:12] in HEIC
-            reason = (
-                "it is in HEIC format: export it as JPEG" if heic else "its content is no picture"
-            )
+            reason = "it is in HEIC format: export it as JPEG" if heic else NO_PICTURE
             raise ValueError(reason) from None
         return upright(picture)
 
