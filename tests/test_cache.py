@@ -203,7 +203,7 @@ def test_a_cache_without_its_manifest_is_read_again(folder, fer_home):
     (fer_home / "data" / "fer2013" / "manifest.json").unlink()
     heard = []
     load_faces("fer2013", folder, say=heard.append)
-    assert "read from" in heard[0]
+    assert "read from" in heard[1]
 
 
 def test_the_source_is_remembered_if_the_cache_cannot_be_rewritten(written, fer_home, monkeypatch):
