@@ -87,8 +87,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
-            f"{path} could not be written ({reason}): free some space or choose a folder that can "
-            "be written, then run the same command again"
+            f"{path} could not be written ({reason}): free some space, close the file in other "
+            "programs or choose a folder that can be written, then run the same command again"
         ) from error
     finally:
         with suppress(OSError):  # it has been renamed, or was never created

@@ -236,5 +236,6 @@ def test_a_cache_in_a_read_only_folder_is_named(written, fer_home, monkeypatch):
 
     monkeypatch.setattr(os, "replace", fail)
     monkeypatch.setattr(Path, "unlink", fail)
-    with pytest.raises(InputError, match=f"{cache}.* could not be written .Permission denied"):
+    text = "could not be written .Permission denied.: free some space, close the file in other prog"
+    with pytest.raises(InputError, match=f"{cache}.* {text}"):
         load_faces("fer2013", written, **MUTE)

@@ -318,6 +318,22 @@ def test_annotated_copies_keep_names_and_show_the_box(run, folder, tmp_path):
     np.testing.assert_array_equal(Image.open(copies / "empty.png"), np.full((200, 300, 3), 255))
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".pgm", ".ppm"])
+def test_copies_are_written_in_every_kind_of_picture_that_a_folder_may_hold(
+    run, folder, tmp_path, suffix
+):
+    picture = Image.open(folder / "below" / "grey.jpg")
+    only = tmp_path / "only"
+    only.mkdir()
+    picture.save(only / f"face{suffix}")
+    status, printed, _ = run(only, "--annotate", tmp_path / "copies")
+    assert status == 0
+    assert " at " in printed
+    copy = Image.open(tmp_path / "copies" / f"face{suffix}").convert("L")
+    changed = np.abs(np.asarray(copy, int) - np.asarray(picture, int)) > 40
+    assert 50 < changed.sum() < changed.size / 4
+
+
 def test_a_copy_that_cannot_be_written_is_reported_and_the_others_are_written(
     run, folder, tmp_path
 ):
@@ -393,9 +409,12 @@ def test_a_heic_picture_is_reported_with_a_remedy(run, folder):
         (["{folder}/nothing.png"], "nothing.png does not exist"),
         (["{folder}/*.gif"], "nothing matches"),
         (["{folder}/only text"], "holds no picture"),
-        (["{folder}", "--annotate", "{folder}"], "is an input itself"),
+        (["{folder}", "--annotate", "{folder}"], "is an input itself: give another folder"),
         (["{folder}", "--annotate", "{folder}/face.png"], "is a file"),
-        (["{folder}/face.png", "{folder}/other/face.png", "--annotate", "c"], "already"),
+        (
+            ["{folder}/face.png", "{folder}/other/face.png", "--annotate", "c"],
+            "face.png: give the folder that holds both in place of files or a pattern",
+        ),
         (["--export", "model.pt"], "ends with .onnx"),
         (["{folder}", "--out", "{folder}/face.png/a.csv"], "cannot be written to"),
         (["{folder}", "--annotate", "{folder}/face.png/copies"], "cannot be written to"),
