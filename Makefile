@@ -44,7 +44,8 @@ endef
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 		echo "Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is not one of them:" \
-			"name one, for example make venv PYTHON=python3.12" >&2; exit 1; }
+			"name one, for example make venv PYTHON=python3.12, or get one first: uv python install" \
+			"3.12, the system's package manager, or python.org" >&2; exit 1; }
 	@echo "Installing into $(VENV): some minutes, and some gigabytes, most of them for torch"
 	@$(PYTHON) -m venv "$(VENV)"
 	$(call install,dev)

@@ -133,7 +133,9 @@ def still(predictor: Predictor) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         file = st.file_uploader("A picture with faces", ["jpg", "jpeg", "png", "webp", "bmp"])
-        drawn = st.pills("or a drawn face", EMOTIONS, default="happy")
+        if file:
+            st.caption("To choose a drawn face, remove the file with its ×.")
+        drawn = None if file else st.pills("or a drawn face", EMOTIONS, default="happy")
     if not file and not drawn:
         return
     picture = read_picture(file.name, file.getvalue()) if file else drawn_face(drawn)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -87,8 +88,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
-            f"{path} could not be written ({reason}): free some space or choose a folder that can "
-            "be written, then run the same command again"
+            f"{path} could not be written ({reason}): free some space, close the file in other "
+            "programs or choose a folder that can be written, then run the same command again"
         ) from error
     finally:
         with suppress(OSError):  # it has been renamed, or was never created
@@ -164,6 +165,22 @@ def end_as_interrupted() -> None:
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
+
+
+@contextmanager
+def continued() -> Iterator[None]:
+    """End the process after Ctrl+C with one sentence on stderr, and with status 130.
+
+    This decorates the `main` of commands that continue where they were stopped.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        # nbclient leaves a task behind, whose traceback asyncio would print at the end.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+        if os.environ.get("RANK", "0") == "0":  # of several processes, one says it
+            print("stopped; the same command continues here", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
 
 
 def print_anything() -> None:

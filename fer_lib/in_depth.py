@@ -40,7 +40,7 @@ from fer_lib.evaluate.abstention import abstention, confidence_of, coverage
 from fer_lib.evaluate.answers import answers, by_agreement
 from fer_lib.evaluate.calibration import calibration
 from fer_lib.evaluate.corruptions import CORRUPTIONS
-from fer_lib.files import InputError, read_json, write_json
+from fer_lib.files import InputError, continued, read_json, write_json
 from fer_lib.runs import Run
 from fer_lib.subject import FEWEST, Subject
 
@@ -154,6 +154,7 @@ def extent(computed: dict[str, Any], total: int) -> str:
     return f"on {computed['mark'] or f'all {total:,} test images'}, {computed['device']}"
 
 
+@continued()
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; after a user's error, end with one sentence and status 2."""
     parser = argparse.ArgumentParser(

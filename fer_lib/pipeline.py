@@ -22,6 +22,7 @@ from typing import Any
 from fer_lib.data import load_faces
 from fer_lib.files import (
     InputError,
+    continued,
     expanded,
     home,
     print_anything,
@@ -245,6 +246,7 @@ def write_html(path: Path) -> None:
         temporary.write_text(body, encoding="utf-8")
 
 
+@continued()
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; after a user's error, end with one sentence and status 2."""
     parser = argparse.ArgumentParser(

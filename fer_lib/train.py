@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list
 from fer_lib.config import RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.device import processes
-from fer_lib.files import InputError, first_line, locked, require_writable
+from fer_lib.files import InputError, continued, first_line, locked, require_writable
 from fer_lib.graph import NotRecorded
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
@@ -128,6 +128,7 @@ def fine_tuning(
     return replace(config, options=options, pretrained=str(run.weights))
 
 
+@continued()
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; after a user's error, end with one sentence and status 2."""
     parser = argparse.ArgumentParser(

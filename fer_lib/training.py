@@ -17,6 +17,9 @@ from fer_lib.learner import Learner
 from fer_lib.provenance import describe_environment, processor
 from fer_lib.runs import Run, record_resume
 
+FEW = 50  # steps of a whole training; with fewer, a network has hardly begun to learn
+FROM_MODEL = ", or start from a trained model with pretrained=FILE"
+
 
 def best_epoch(rows: list[dict[str, Any]]) -> int:
     """Return the epoch, counted from 0, with the best validation accuracy; of equals, the first."""
@@ -46,13 +49,20 @@ class Training:
             self.say(f"{run.name} trains on {where}, precision {self.learner.precision}")
             if told := refined_by(faces, self.config.labels):
                 self.say(told)
-            if self.config.preset == "sample" and "sample data" not in faces.mark:
-                self.say("preset sample has small networks, for drawn faces: use quick or full")
+            self.warn()
         if self.main:
             self.settle(len(self.rows))
         voted = training_rows(faces, None, 0, self.config.labels)
         if mute := len(faces.where("train")) - len(voted):
             self.say(f"{mute:,} training faces have no vote for any class and are left out")
+
+    def warn(self) -> None:
+        """Print a remark if there are few steps to learn from, or small networks for real faces."""
+        if (steps := self.config.epochs * len(self.learner.batches)) < FEW:
+            start = "" if self.config.pretrained else FROM_MODEL
+            self.say(f"{steps} steps in all are few to learn from: raise epochs{start}")
+        if self.config.preset == "sample" and "sample data" not in self.faces.mark:
+            self.say("preset sample has small networks, for drawn faces: use quick or full")
 
     def say(self, text: str) -> None:
         if self.main:

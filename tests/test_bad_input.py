@@ -165,10 +165,10 @@ def test_an_unknown_class_folder_is_refused(folder, refused):
 def test_a_class_folder_without_a_picture_is_refused(folder, refused):
     disgust = folder / "train" / "disgust"
     for number, path in enumerate(sorted(disgust.iterdir())):
-        path.rename(disgust / f"{number}.gif")
+        path.rename(disgust / f"{number}.avif")
     message = refused("fer2013", folder)
-    assert message.startswith(f"{disgust} holds no picture of a known kind (.bmp, .jfif, ")
-    assert f"other files: {number + 1}, such as 0.gif" in message
+    assert message.startswith(f"{disgust} holds no picture of a known kind (.bmp, .gif, ")
+    assert f"other files: {number + 1}, such as train/disgust/0.avif; convert them to" in message
     assert "delete" not in message
     for path in disgust.iterdir():
         path.unlink()

@@ -212,6 +212,8 @@ def test_the_mirror_reads_still_pictures_without_a_camera(mirror, look, tmp_path
     Image.fromarray(drawn("happy")[0]).save(tmp_path / "happy.png")
     page.locator("input[type=file]").set_input_files(tmp_path / "happy.png")
     wait_for(page, "happy")
+    page.get_by_text("To choose a drawn face, remove the file").wait_for()
+    assert not page.get_by_test_id("stButtonGroup").get_by_text("sad", exact=True).count()
     (tmp_path / "broken.png").write_text("no picture")
     page.locator("input[type=file]").set_input_files(tmp_path / "broken.png")
     page.get_by_text("broken.png cannot be read").wait_for()

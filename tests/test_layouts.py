@@ -68,6 +68,19 @@ def test_a_dataset_is_recognised_despite_other_files_beside_it(sample, tmp_path)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("inside", [".", "train"])
+def test_class_folders_of_unknown_names_are_named_with_a_remedy(tmp_path, inside):
+    for name in ("freude", "trauer", "wut"):
+        (tmp_path / inside / name).mkdir(parents=True)
+    text = r"known here, only the folders freude, trauer, wut \(if these are classes, rename each"
+    with pytest.raises(InputError, match=text + " to one of angry, .*contempt\\); looked for"):
+        recognise(tmp_path)
+    for number in range(20):
+        (tmp_path / inside / f"a{number:02}").mkdir()
+    with pytest.raises(InputError, match=r"a00, .*a09 and 13 more"):
+        recognise(tmp_path)
+
+
 def test_class_folders_are_recognised_despite_damaged_archives_beside_them(sample, tmp_path):
     write_layout(sample, "folders", tmp_path)
     (tmp_path / "notes.zip").write_bytes(b"PK\x03\x04 cut short")

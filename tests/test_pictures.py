@@ -2,11 +2,13 @@
 
 import io
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fer_lib.data import pictures
 from fer_lib.data.pictures import read_picture, read_pictures, upright
 from fer_lib.files import InputError
 
@@ -65,7 +67,11 @@ def test_pictures_of_several_sizes_become_48x48(tmp_path):
     images, remarks = read_pictures(save(tmp_path, a=wide, b=Image.new("L", (64, 64), 7)))
     assert images.shape == (2, 1, 48, 48)
     assert images[0].min() > 230  # below 255 because the filter reaches beyond the edge
-    assert "several sizes" in remarks[0]
+    assert remarks == [
+        f"pictures of several sizes (200x100, but 64x64 in {tmp_path / 'b.png'}): the middle "
+        "square of each was resized to 48x48; to keep more, make them one square size of up to "
+        "256x256"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +107,75 @@ def test_large_files_are_read_like_small_ones(tmp_path):
     paths = save(tmp_path, **{f"p{i}": Image.fromarray(image) for i, image in enumerate(noise)})
     assert paths[0].stat().st_size > 40_000
     np.testing.assert_array_equal(read_pictures(paths)[0][:, 0], noise)
+
+
+def noise(width, height):
+    """Return a picture whose file is too large for the reader of small files."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_large_files_of_several_sizes_are_decoded_once(tmp_path, monkeypatch, suffix):
+    sizes = {"a": ((400, 300), 1), "b": ((300, 400), 6), "c": ((300, 400), 1)}
+    paths = [tmp_path / f"{name}.{suffix}" for name in sizes]
+    for path, (size, orientation) in zip(paths, sizes.values(), strict=True):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        noise(*size).save(path, exif=exif)
+    read, seen = pictures.read_picture, []
+    monkeypatch.setattr(pictures, "read_picture", lambda *a: (seen.append(a[0]), read(*a))[1])
+    images, remarks = read_pictures(paths)
+    assert images.shape == (3, 3, 48, 48)
+    assert f"(400x300, but 300x400 in {paths[2]})" in remarks[0]  # b is 400x300 when upright
+    # Versions of Pillow differ in the size of a turned TIFF before it is decoded.
+    turned = [paths[1]] if suffix == "tif" else []
+    assert sorted(seen) == sorted(paths + turned)
+
+
+def test_a_damaged_large_file_is_named(tmp_path):
+    (path,) = save(tmp_path, a=noise(300, 300))
+    path.write_bytes(b"?" + path.read_bytes())
+    with pytest.raises(InputError, match=r"a\.png cannot be read .*content is no picture"):
+        read_pictures([path])
+
+
+@pytest.mark.parametrize(("limit", "threads"), [(500_000, 5), (10, 1), (10**9, 16)])
+def test_few_large_pictures_are_decoded_at_once(tmp_path, monkeypatch, limit, threads):
+    started = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, number):
+            started.append(number)
+            super().__init__(number)
+
+    monkeypatch.setattr(pictures, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(pictures, "PIXELS", limit)
+    paths = save(tmp_path, a=noise(400, 250), b=noise(400, 250))
+    assert read_pictures(paths)[0].shape == (2, 3, 250, 250)
+    assert started == [16, threads]
+
+
+def test_a_large_colour_picture_is_not_copied(tmp_path):
+    picture = Image.new("RGB", (2000, 2000), (9, 9, 9))
+    picture.putpixel((1999, 1999), (9, 9, 8))
+    tracemalloc.start()
+    try:
+        assert upright(picture) is picture
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2000 * 2000 * 3 / 2  # bytes
+
+
+def test_the_first_frame_of_a_gif_is_read_and_its_transparency_becomes_black(tmp_path):
+    red = Image.new("RGBA", (20, 10), (255, 0, 0, 255))
+    red.paste((0, 0, 0, 0), (0, 0, 10, 10))
+    red.save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (20, 10), "blue")])
+    assert Image.open(tmp_path / "a.gif").n_frames == 2
+    pixels = np.asarray(read_picture(tmp_path / "a.gif"))
+    assert pixels[0, 0].tolist() == [0, 0, 0]
+    assert pixels[0, 19].tolist() == [255, 0, 0]
 
 
 def test_a_picture_in_memory_is_read_like_its_file(tmp_path):
@@ -149,6 +224,11 @@ def test_dark_16_bit_pixels_stay_dark():
     file = io.BytesIO()
     Image.fromarray(np.full((8, 8), 200, np.uint16)).save(file, "png")
     assert set(np.asarray(read_picture("a.png", file.getvalue())).ravel()) == {0}
+
+
+def test_dark_16_bit_pixels_of_a_pgm_stay_dark():
+    content = b"P5 2 1 65535\n" + np.array([200, 150], ">u2").tobytes()
+    assert np.asarray(read_picture("a.pgm", content)).tolist() == [[0, 0]]
 
 
 def test_heic_is_refused_with_a_remedy():

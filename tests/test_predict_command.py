@@ -22,6 +22,7 @@ from PIL import Image
 
 from fer_lib.checkpoints import save_weights
 from fer_lib.data.drawing import draw
+from fer_lib.data.pictures import NO_PICTURE
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.models import create_model
@@ -317,6 +318,22 @@ def test_annotated_copies_keep_names_and_show_the_box(run, folder, tmp_path):
     np.testing.assert_array_equal(Image.open(copies / "empty.png"), np.full((200, 300, 3), 255))
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".pgm", ".ppm"])
+def test_copies_are_written_in_every_kind_of_picture_that_a_folder_may_hold(
+    run, folder, tmp_path, suffix
+):
+    picture = Image.open(folder / "below" / "grey.jpg")
+    only = tmp_path / "only"
+    only.mkdir()
+    picture.save(only / f"face{suffix}")
+    status, printed, _ = run(only, "--annotate", tmp_path / "copies")
+    assert status == 0
+    assert " at " in printed
+    copy = Image.open(tmp_path / "copies" / f"face{suffix}").convert("L")
+    changed = np.abs(np.asarray(copy, int) - np.asarray(picture, int)) > 40
+    assert 50 < changed.sum() < changed.size / 4
+
+
 def test_a_copy_that_cannot_be_written_is_reported_and_the_others_are_written(
     run, folder, tmp_path
 ):
@@ -392,9 +409,12 @@ def test_a_heic_picture_is_reported_with_a_remedy(run, folder):
         (["{folder}/nothing.png"], "nothing.png does not exist"),
         (["{folder}/*.gif"], "nothing matches"),
         (["{folder}/only text"], "holds no picture"),
-        (["{folder}", "--annotate", "{folder}"], "is an input itself"),
+        (["{folder}", "--annotate", "{folder}"], "is an input itself: give another folder"),
         (["{folder}", "--annotate", "{folder}/face.png"], "is a file"),
-        (["{folder}/face.png", "{folder}/other/face.png", "--annotate", "c"], "already"),
+        (
+            ["{folder}/face.png", "{folder}/other/face.png", "--annotate", "c"],
+            "face.png: give the folder that holds both in place of files or a pattern",
+        ),
         (["--export", "model.pt"], "ends with .onnx"),
         (["{folder}", "--out", "{folder}/face.png/a.csv"], "cannot be written to"),
         (["{folder}", "--annotate", "{folder}/face.png/copies"], "cannot be written to"),
@@ -498,6 +518,47 @@ def test_finished_predictions_are_written_after_ctrl_c(run, folder, tmp_path, mo
     assert status == 130
     assert len(table(tmp_path / "a.csv")) == 1
     assert "stopped" in said
+    assert said.endswith(f"{tmp_path / 'a.csv'} holds only what was read before the stop\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(KeyboardInterrupt, 130), (InputError("no memory"), 2)]
+)
+def test_a_stop_before_anything_was_read_leaves_an_earlier_table(
+    run, folder, tmp_path, monkeypatch, error, expected
+):
+    out = tmp_path / "a.csv"
+    out.write_text("of an earlier call")
+
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(command, "batches", stop)
+    status, _, said = run(folder, "--out", out)
+    assert status == expected
+    assert out.read_text() == "of an earlier call"
+    assert said.endswith(f"nothing was read, so {out} is not written\n")
+
+
+def test_a_complete_table_is_written_without_a_remark_on_a_stop(run, folder, tmp_path):
+    assert "before the stop" not in run(folder, "--out", tmp_path / "a.csv")[2]
+
+
+def test_a_video_of_unknown_suffix_is_reported_with_a_remedy(run, film, folder):
+    film.rename(film.with_suffix(".vid"))
+    status, _, said = run(film.with_suffix(".vid"), folder / "text.jpg")
+    assert status == 1
+    hint = "; if it is a video, convert it to .mp4 or rename it to its true suffix\n"
+    assert f"film.vid cannot be read as a picture ({NO_PICTURE}): replace it or delete it" in said
+    assert said.count(hint) == 1
+
+
+@pytest.mark.parametrize("suffix", [".wmv", ".3gp", ".ts", ".MTS", ".m2ts", ".flv", ".ogv"])
+def test_videos_of_cameras_and_older_programs_are_found_in_a_folder(film, tmp_path, suffix):
+    film.rename(film.with_suffix(suffix))  # FFmpeg knows the format by the content
+    ((source,), others) = find_sources([str(tmp_path)])
+    assert others == 0
+    assert len(list(shots(source, 12))) == 3
 
 
 def test_hidden_files_are_not_read(folder):

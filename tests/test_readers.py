@@ -221,13 +221,44 @@ def test_class_folders_of_the_user_get_a_drawn_split(sample, tmp_path):
     assert {k: v[:2] for k, v in by_id(faces, stem).items()} == {
         k: v[:2] for k, v in by_id(sample).items()
     }
-    assert faces.manifest["dropped"] == {"not a picture in a class folder": 4}
+    remedy = "if they are pictures, convert them to JPEG or PNG"
+    text = f"files with .txt, such as sad/notes.txt: {remedy}"
+    assert faces.manifest["dropped"] == {"hidden, or not in a class folder": 3, text: 1}
     assert all(len(faces.where(split)) > 5 for split in ("train", "valid", "test"))
     assert faces.ids[faces.labels == 3][0].startswith("Joy/")
-    assert "160 faces" in heard[0]
-    assert "class folders without splits" in heard[0]
-    assert "4 left out" in heard[0]
-    assert "drawn here" in heard[1]
+    assert heard[0] == f"mine: 160 pictures in {tmp_path} are read now"
+    assert "160 faces" in heard[1]
+    assert "class folders without splits" in heard[1]
+    assert f"3 left out: hidden, or not in a class folder; 1 left out: {text}" in heard[1]
+    assert "drawn here" in heard[2]
+
+
+def test_phones_pictures_are_left_out_by_suffix_with_an_example_and_a_remedy(sample, tmp_path):
+    write_layout(sample, "classes", tmp_path)
+    for name in ("happy/IMG_2.HEIC", "sad/below/IMG_1.heic", "sad/IMG_3.avif", "sad/without"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"?")
+    dropped = load_faces("mine", tmp_path, **MUTE).manifest["dropped"]
+    remedy = "if they are pictures, convert them to JPEG or PNG"
+    assert dropped == {
+        f"files with .avif, such as sad/IMG_3.avif: {remedy}": 1,
+        f"files with .heic, such as happy/IMG_2.HEIC: {remedy}": 2,
+        f"files with no suffix, such as sad/without: {remedy}": 1,
+    }
+
+
+@pytest.mark.parametrize("suffix", ["gif", "pgm", "ppm"])
+def test_gif_and_portable_pictures_in_class_folders_are_read(sample, tmp_path, suffix):
+    write_layout(sample, "classes", tmp_path)
+    for path in list(tmp_path.glob("*/*.png")):
+        picture = Image.open(path)
+        path.unlink()
+        picture.convert("RGB" if suffix == "ppm" else "L").save(path.with_suffix(f".{suffix}"))
+    faces = load_faces("mine", tmp_path, **MUTE)
+    assert faces.manifest["dropped"] == {}
+    assert {k: v[:2] for k, v in by_id(faces, stem).items()} == {
+        k: v[:2] for k, v in by_id(sample).items()
+    }
 
 
 def test_a_contempt_folder_makes_eight_classes(sample, tmp_path):

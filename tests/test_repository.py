@@ -259,6 +259,7 @@ def test_make_refuses_an_unsupported_python_version(make, tmp_path):
     done = make("venv", check=1)
     assert done.returncode
     assert done.stderr.startswith("Python 3.11, 3.12 or 3.13 is needed")
+    assert "or get one first: uv python install 3.12, the system's package manager" in done.stderr
     assert not (tmp_path / "venv").exists()
 
 

@@ -1,7 +1,9 @@
 """Training by a call or a command: the run folder, a finished run, refused settings and data."""
 
+import argparse
 import json
 from copy import deepcopy
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -78,6 +80,21 @@ def test_bad_arguments_are_reported_in_the_last_line_of_stderr(arguments, messag
         main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["train", "pipeline", "in_depth", "pretrain.__main__"])
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_ctrl_c_ends_a_long_command_with_a_sentence(name, rank, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as stopped:
+        import_module(f"fer_lib.{name}").main([])
+    assert stopped.value.code == 130
+    said = "stopped; the same command continues here\n" if rank == "0" else ""
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,18 @@ from fer_lib.train import main, train
 pytestmark = pytest.mark.usefixtures("undrawn_runs")
 
 
+def test_few_steps_are_reported_once_with_the_remedy(faces, tmp_path, capsys):
+    run = train(small(), faces, runs=tmp_path)
+    steps = 2 * (len(faces.where("train")) // 32)
+    few = f"{steps} steps in all are few to learn from: raise epochs"
+    said = capsys.readouterr().out
+    assert said.count(f"{few}, or start from a trained model with pretrained=FILE\n") == 1
+    train(small(pretrained=str(run.weights)), faces, runs=tmp_path)
+    assert f"{few}\n" in capsys.readouterr().out
+    train(small(epochs=1, batch_size=4), faces, runs=tmp_path)
+    assert "steps in all" not in capsys.readouterr().out
+
+
 def test_a_killed_run_resumes_to_the_same_numbers(faces, tmp_path, capsys):
     settings = ["--set", "epochs=8", "batch_size=64", 'options={"width": 4}', "schedule=plateau"]
     arguments = ["baseline_cnn", "--dataset", "sample-10-300", *settings, "--runs"]

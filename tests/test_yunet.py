@@ -7,7 +7,9 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
+import certifi
 import cv2
 import pytest
 
@@ -87,6 +89,7 @@ def test_the_cascade_is_used_and_reported_if_yunet_cannot_be_fetched(server):
     detector = make_detector(say=said.append)
     assert isinstance(detector, Cascade)
     assert "could not be fetched" in said[0]
+    assert said[0].endswith("or set FER_DETECTOR=haar so that nothing is asked for it again")
     assert said[1] == f"faces are found by {detector.name}"
     with pytest.raises(InputError, match="could not be fetched"):
         make_detector("yunet")
@@ -99,6 +102,26 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch):
     said = []
     assert isinstance(make_detector(say=said.append), Cascade)
     assert said[0].endswith("this user has no home folder: set FER_HOME or HOME")
+
+
+def test_the_certificates_of_certifi_are_trusted_besides_those_of_the_system(monkeypatch):
+    contexts = []
+
+    def refuse(*_, context, **__):
+        contexts.append(context)
+        raise OSError("offline")
+
+    def create():
+        return SimpleNamespace(files=["of the system"], load_verify_locations=load)
+
+    load = lambda file: added.append(file)
+    added = []
+    monkeypatch.setattr(yunet.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(yunet.ssl, "create_default_context", create)
+    with pytest.raises(InputError, match="offline"):
+        yunet.fetch_yunet()
+    assert added == [certifi.where()] * 2
+    assert [context.files for context in contexts] == [["of the system"]] * 2
 
 
 def test_a_download_reads_at_most_one_byte_more_than_the_file_has(monkeypatch):

@@ -145,7 +145,7 @@ def _has_classes(folder: Path) -> bool:
     return len({_class_of(path) for path in subfolders(folder)} - {None}) > 1
 
 
-def read(name: str, root: Path) -> FaceSet:
+def read(name: str, root: Path, say: Callable[[str], object] = lambda line: None) -> FaceSet:
     """Read class folders with the splits that they have, and draw the missing splits.
 
     FER2013's validation and test images in test/ are separated by file name if there is no folder
@@ -155,13 +155,15 @@ def read(name: str, root: Path) -> FaceSet:
 
     Args:
         root: contains train/, test/ and so on, or the class folders themselves.
+        say: called with one line on how many pictures are read, before they are.
 
     Raises:
         InputError: there are no class folders, one of them is unknown or has no picture, two
             pictures share one id, or a folder or a picture cannot be read; the message names it.
     """
     parts = parts_of(root) or {}
-    pictures, stray = _scan(root, parts)
+    pictures, dropped = _scan(root, parts)
+    say(f"{name}: {len(pictures):,} pictures in {root} are read now")
     classes = [canonical(picture.folder) for picture in pictures]
     names = EMOTIONS_8 if "contempt" in classes else EMOTIONS
     images, remarks = read_pictures([picture.path for picture in pictures])
@@ -173,7 +175,7 @@ def read(name: str, root: Path) -> FaceSet:
         np.array([picture.id for picture in pictures]),
         names,
         manifest={
-            "dropped": {"not a picture in a class folder": stray} if stray else {},
+            "dropped": dropped,
             "remarks": remarks + _ignored(root, parts),
             "split": {"official": True},
         },
@@ -183,10 +185,9 @@ def read(name: str, root: Path) -> FaceSet:
     return faces
 
 
-def _scan(root: Path, parts: dict[str, Path]) -> tuple[list[Picture], int]:
-    """Return all pictures, sorted by id, and the number of other files."""
-    pictures = []
-    stray = sum(map(_number_of_files, {root, *parts.values()}))
+def _scan(root: Path, parts: dict[str, Path]) -> tuple[list[Picture], dict[str, int]]:
+    """Return all pictures, sorted by id, and the number of other files by the reason."""
+    pictures, strays = [], []
     for part, folder in parts.items():
         for path in subfolders(folder):
             if _class_of(path) is None:
@@ -198,20 +199,41 @@ def _scan(root: Path, parts: dict[str, Path]) -> tuple[list[Picture], int]:
             if others and not found:
                 raise InputError(
                     f"{path} holds no picture of a known kind ({', '.join(sorted(SUFFIXES))}), but "
-                    f"other files: {len(others):,}, such as {min(others)}; convert them, or move "
-                    "the folder elsewhere"
+                    f"other files: {len(others):,}, such as {min(others)}; convert them to JPEG "
+                    "or PNG, or move the folder elsewhere"
                 )
             if not found:
                 raise InputError(f"{path} is empty: put pictures into it, or delete it")
             pictures += found
-            stray += len(others)
+            strays += others
     if not pictures:
         raise InputError(f"{root} has no class folders such as {', '.join(EMOTIONS)}")
     pictures.sort(key=lambda picture: picture.id)
     for one, other in pairwise(pictures):
         if one.id == other.id:
             raise InputError(f"{one.path} and {other.path} differ only in suffix: rename one")
-    return pictures, stray
+    outside = sum(map(_number_of_files, {root, *parts.values()}))
+    return pictures, _dropped(strays, outside)
+
+
+def _dropped(strays: list[str], outside: int) -> dict[str, int]:
+    """Return the number of files that are left out, by the reason.
+
+    Args:
+        strays: paths of the files in class folders that are no pictures by their names.
+        outside: number of files beside the class folders.
+    """
+    by_suffix: dict[str, list[str]] = {}
+    for path in strays:
+        name = os.path.basename(path)
+        suffix = os.path.splitext(name)[1].lower() or "no suffix"
+        by_suffix.setdefault("" if name[0] == "." else suffix, []).append(path)
+    outside += len(by_suffix.pop("", []))
+    dropped = {"hidden, or not in a class folder": outside} if outside else {}
+    for suffix, paths in sorted(by_suffix.items()):
+        reason = f"files with {suffix}, such as {min(paths)}: if they are pictures, convert them"
+        dropped[f"{reason} to JPEG or PNG"] = len(paths)
+    return dropped
 
 
 def _number_of_files(folder: Path) -> int:
@@ -220,7 +242,10 @@ def _number_of_files(folder: Path) -> int:
 
 
 def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], list[str]]:
-    """Return the pictures in and below a class folder, and the names of other files there."""
+    """Return the pictures in and below a class folder, and the paths of other files there.
+
+    The paths are relative to `root`.
+    """
     found, others = [], []
     for place, files in walk(folder):
         relative = Path(place).relative_to(root).as_posix()
@@ -231,7 +256,7 @@ def _pictures(root: Path, folder: Path, part: str) -> tuple[list[Picture], list[
                 require_utf8(path)
                 found.append(Picture(path, part, folder.name, f"{relative}/{stem}"))
             else:
-                others.append(file)
+                others.append(f"{relative}/{file}")
     return found, others
 
 

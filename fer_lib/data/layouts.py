@@ -8,11 +8,12 @@ from pathlib import Path
 from fer_lib.data import archives
 from fer_lib.data.faceset import SPLITS
 from fer_lib.data.ferplus import FOLDERS, VOTE_FILE
-from fer_lib.data.folders import OWN, parts_of, subfolders, walk, without_train
+from fer_lib.data.folders import OWN, PARTS, parts_of, subfolders, walk, without_train
 from fer_lib.data.rafdb import LABELS, PICTURES, basic_folder
 from fer_lib.files import InputError, exists
-from fer_lib.labels import EMOTIONS
+from fer_lib.labels import EMOTIONS, EMOTIONS_8
 
+NAMED = 10  # folders that a message names
 DEPTH = 2  # levels searched below the given folder, such as archive/fer2013/ with train/ in it
 LONG_NAMES = {"disgust": "disgusted", "fear": "fearful", "surprise": "surprised"}
 KAGGLE = {
@@ -115,7 +116,25 @@ def recognise(source: Path) -> Layout:
         raise problems[0]
     if (source / VOTE_FILE).exists() or source.name == VOTE_FILE:
         raise InputError(f"{source} holds the votes but no pixels: put fer2013.csv beside them")
-    raise InputError(f"{source} holds no dataset that is known here; looked for {LOOKED_FOR}")
+    raise InputError(
+        f"{source} holds no dataset that is known here{_folders_in(source)}; looked for "
+        f"{LOOKED_FOR}"
+    )
+
+
+def _folders_in(source: Path) -> str:
+    """Return what to say about the folders in `source`, or those in its train/; "" without any."""
+    paths = subfolders(source)
+    train = [path for path in paths if PARTS.get(path.name.lower()) == "train"]
+    names = [path.name for folder in train for path in subfolders(folder)]
+    names = names or [path.name for path in paths]
+    if not names:
+        return ""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return (
+        f", only the folders {', '.join(names[:NAMED])}{more} (if these are classes, rename each "
+        f"to one of {', '.join(EMOTIONS_8)})"
+    )
 
 
 def _table(path: Path) -> Layout:

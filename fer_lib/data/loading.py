@@ -22,7 +22,7 @@ KINDS = {
 SAMPLE = re.compile(r"sample(?:-(\d+)(?:-(\d+))?)?")
 """Names of drawn datasets: "sample" is "sample-10-3000", 3,000 faces with 10 % wrong labels."""
 
-READERS = "4"
+READERS = "5"
 """Version of the readers: a cache that another version wrote is read again from its source."""
 
 
@@ -46,7 +46,8 @@ def load_faces(
             (unless files were put into `data/<dataset>/` and the cache is from a download); without
             a cache, the `data_dir` that a deleted cache was read from, or else the places of
             `acquire.find_source`.
-        say: called with one line on what was found and read, and one line for each remark.
+        say: called with one line on what was found and read, one line for each remark and, before
+            class folders are read, one line on how many pictures they hold.
 
     Raises:
         InputError: the data cannot be found or used; the message is one sentence with the remedy.
@@ -63,7 +64,7 @@ def load_faces(
         faces = load(folder)
         _tell(faces, f"from the cache {folder} of {manifest.get('source')}", say)
         return faces
-    faces = _read(dataset, layout)
+    faces = _read(dataset, layout, say)
     faces.manifest |= {
         "layout": layout.description,
         "source": str(source),
@@ -128,7 +129,7 @@ def _save(faces: FaceSet, folder: Path) -> None:
     save(faces, folder)
 
 
-def _read(dataset: str, layout: Layout) -> FaceSet:
+def _read(dataset: str, layout: Layout, say: Callable[[str], object]) -> FaceSet:
     if layout.kind not in KINDS.get(dataset, (layout.kind,)):
         raise InputError(
             f"{layout.path} holds {layout.description}, which is not {dataset}: give another "
@@ -137,7 +138,7 @@ def _read(dataset: str, layout: Layout) -> FaceSet:
     if layout.kind == "rafdb":
         return rafdb.read(dataset, layout.path)
     if layout.kind == "class folders":
-        return folders.read(dataset, layout.path)
+        return folders.read(dataset, layout.path, say)
     if layout.kind == "table":
         faces = tables.read(dataset, layout.path, layout.votes)
         return ferplus.keep_majority(faces) if dataset == "ferplus" else faces

@@ -7,19 +7,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from fer_lib.files import InputError
 
-SUFFIXES = {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"),
+    *(".pgm", ".ppm"),
+}
 SIDE = 48
 LARGEST = 256  # pixels on each side, more than the input of any model here by its recipe
 HEIC = {b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1"}
 """Bytes 8 to 11 of a phone's HEIC photos, after "ftyp"; Pillow alone cannot read these files."""
+NO_PICTURE = "its content is no picture"  # why a file is refused that no decoder knows
 
 SMALL = 32 * 1024  # bytes; below, threads lose more to the interpreter lock than they gain
 Paths = Sequence[str | Path]
 THREADS = 16  # also on fewer cores, to hide the latency of network drives
+PIXELS = 100_000_000  # decoded at once by all threads together; Pillow needs 4 bytes for each
+STRIP = 256  # rows of a picture that are compared at once
 
 
 def read_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
@@ -38,9 +44,7 @@ def read_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
             picture = Image.open(io.BytesIO(data))
         except UnidentifiedImageError:
             heic = data[4:8] == b"ftyp" and data[8:12] in HEIC
-            reason = (
-                "it is in HEIC format: export it as JPEG" if heic else "its content is no picture"
-            )
+            reason = "it is in HEIC format: export it as JPEG" if heic else NO_PICTURE
             raise ValueError(reason) from None
         return upright(picture)
 
@@ -54,7 +58,7 @@ def upright(picture: Image.Image) -> Image.Image:
         ValueError: the pixels are fractions or not in 0..65535, so it is unknown which are white.
     """
     picture.load()
-    if "exif" in picture.info or picture.format == "TIFF":
+    if _orientation(picture) != 1:  # otherwise Pillow would make a copy
         picture = ImageOps.exif_transpose(picture)
     plain = picture.mode == "L" and "transparency" not in picture.info
     return picture if plain else _plain(picture)
@@ -83,56 +87,100 @@ def read_pictures(paths: Paths) -> tuple[np.ndarray, list[str]]:
     Raises:
         InputError: a picture is missing or damaged; the message names it.
     """
-    first = read_picture(paths[0])
-    return _fill(paths, first.size, len(first.getbands()))
-
-
-def _fill(
-    paths: Paths, size: tuple[int, int] | None, channels: int
-) -> tuple[np.ndarray, list[str]]:
-    """Read pictures on the assumption that all have this size (None: any) and number of channels.
-
-    If a picture does not fit, the reading starts again with a wider assumption.
-    """
-    side = SIDE if size is None else min(*size, LARGEST)
-    images = np.empty((len(paths), side, side, channels), np.uint8)
-    for i, picture in enumerate(_decoded(paths, size, side)):
-        if picture is None:
-            return _fill(paths, None, channels)
-        if channels == 1 and picture.mode == "RGB":
-            return _fill(paths, size, 3)
-        pixels = np.asarray(picture)
-        images[i] = pixels if pixels.ndim == 3 else pixels[..., None]
-    what = "several sizes" if size is None else f"{size[0]}x{size[1]}"
+    reader = _Reader(paths)
+    odd = next((row for row, size in enumerate(reader.sizes) if size != reader.sizes[0]), None)
+    if odd is None:
+        images, odd = reader.read(reader.sizes[0])
+    if odd is not None:
+        images, _ = reader.read(None)
+    side, (width, height) = images.shape[-1], reader.sizes[0]
+    what = f"{width}x{height}"
+    if odd is not None:
+        other = "x".join(map(str, _size(paths[odd])))
+        what = f"several sizes ({what}, but {other} in {paths[odd]})"
     remark = f"pictures of {what}: the middle square of each was resized to {side}x{side}"
-    resized = [] if size == (side, side) else [remark]
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), resized
+    if odd is not None:
+        remark += f"; to keep more, make them one square size of up to {LARGEST}x{LARGEST}"
+    return images, [] if odd is None and (width, height) == (side, side) else [remark]
 
 
-def _decoded(paths: Paths, size: tuple[int, int] | None, side: int) -> Iterator[Image.Image | None]:
-    """Yield the pictures in order, as L or RGB of `side` x `side`, or None for another size.
+class _Reader:
+    """Reads pictures with threads.
 
-    Files are read ahead by threads, a batch at a time.
+    Attributes:
+        small: whether the files are small (see `SMALL`): threads then only read them.
+        sizes: (width, height) of every picture; if the files are small, of the first only, because
+            to look into each takes a quarter of the time that it takes to read them.
+        threads: as many as together decode at most about `PIXELS` at once.
     """
 
-    def decode(path: str | Path, data: bytes | None = None) -> Image.Image | None:
-        picture = read_picture(path, data)
-        if size and picture.size != size:
-            return None
-        return picture if picture.size == (side, side) else fit(picture, (side, side))
+    def __init__(self, paths: Paths):
+        self.paths = paths
+        self.small = np.mean([len(_bytes(path)) for path in paths[:8]]) < SMALL
+        with ThreadPoolExecutor(THREADS) as pool:
+            self.sizes = list(pool.map(_size, paths[:1] if self.small else paths))
+        largest = max(width * height for width, height in self.sizes)
+        self.threads = THREADS if self.small else min(THREADS, max(1, PIXELS // largest))
 
-    small = np.mean([len(_bytes(path)) for path in paths[:8]]) < SMALL
-    step = 32 if small else 1
-    parts = [paths[start : start + step] for start in range(0, len(paths), step)]
+    def read(self, size: tuple[int, int] | None) -> tuple[np.ndarray, int | None]:
+        """Read all pictures on the assumption that they have this size (None: any).
 
-    def ahead(part: Paths) -> list:
-        return [_bytes(path) if small else decode(path) for path in part]
+        Returns:
+            The images as `read_pictures` returns them, and None; or incomplete images and the row
+            of the first picture of another size.
+        """
+        side = SIDE if size is None else min(*size, LARGEST)
+        images = np.empty((len(self.paths), 1, side, side), np.uint8)
+        for row, picture in enumerate(self.decoded(size, side)):
+            if picture is None:
+                return images, row
+            if picture.mode == "RGB" and images.shape[1] == 1:
+                images = np.repeat(images, 3, 1)
+            pixels = np.asarray(picture)
+            images[row] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return images, None
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(parts), 2 * THREADS):
-            batch = parts[start : start + 2 * THREADS]
-            for part, results in zip(batch, pool.map(ahead, batch), strict=True):
-                yield from map(decode, part, results) if small else results
+    def decoded(self, size: tuple[int, int] | None, side: int) -> Iterator[Image.Image | None]:
+        """Yield the pictures in order, as L or RGB of `side` x `side`, or None for another size.
+
+        Files are read ahead by threads, a batch at a time.
+        """
+
+        def decode(path: str | Path, data: bytes | None = None) -> Image.Image | None:
+            picture = read_picture(path, data)
+            if size and picture.size != size:
+                return None
+            return picture if picture.size == (side, side) else fit(picture, (side, side))
+
+        def ahead(part: Paths) -> list:
+            return [_bytes(path) if self.small else decode(path) for path in part]
+
+        step = 32 if self.small else 1
+        parts = [self.paths[start : start + step] for start in range(0, len(self.paths), step)]
+        with ThreadPoolExecutor(self.threads) as pool:
+            for start in range(0, len(parts), 2 * THREADS):
+                batch = parts[start : start + 2 * THREADS]
+                for part, results in zip(batch, pool.map(ahead, batch), strict=True):
+                    yield from map(decode, part, results) if self.small else results
+
+
+def _size(path: str | Path) -> tuple[int, int]:
+    """Return the width and height of a picture after rotation, from its header if possible."""
+    try:
+        with Image.open(path) as picture:
+            turned = _orientation(picture) in range(5, 9)
+            if not (turned and picture.format == "TIFF"):  # Pillow 13 has turned this size already
+                return picture.size[::-1] if turned else picture.size
+    except Exception:  # what is wrong with it is found again below, and named
+        pass
+    return read_picture(path).size
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return the orientation in a picture's EXIF data: 1 upright, 5 to 8 width is height."""
+    if "exif" not in picture.info and picture.format != "TIFF":
+        return 1  # to look for more in a PNG would decode it
+    return picture.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _bytes(path: str | Path) -> bytes:
@@ -165,12 +213,21 @@ def _plain(picture: Image.Image) -> Image.Image:
         pixels = np.asarray(picture)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise ValueError("its pixels have more than 16 bits: save it with 8 or 16 bits a pixel")
-        eight = picture.mode == "I" and pixels.max() <= 255  # 8 bits of the 32 in a TIFF
+        # 8 of the 32 bits in a TIFF; PGM files have 16.
+        eight = picture.mode == "I" and picture.format != "PPM" and pixels.max() <= 255
         return Image.fromarray((pixels >> (0 if eight else 8)).astype(np.uint8))
     if picture.has_transparency_data:
         black = Image.new("RGBA", picture.size, "black")
         picture = Image.alpha_composite(black, picture.convert("RGBA"))
-    picture = picture.convert("RGB")
-    red, green, blue = np.moveaxis(np.asarray(picture), -1, 0)
-    grey = np.array_equal(red, green) and np.array_equal(green, blue)
-    return picture.getchannel("R") if grey else picture
+    picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+    return picture.getchannel("R") if _is_grey(picture) else picture
+
+
+def _is_grey(picture: Image.Image) -> bool:
+    """Return whether the three channels are equal; a large picture is copied strip by strip."""
+    for top in range(0, picture.height, STRIP):
+        strip = picture.crop((0, top, picture.width, min(top + STRIP, picture.height)))
+        red, green, blue = np.moveaxis(np.asarray(strip), -1, 0)
+        if not (np.array_equal(red, green) and np.array_equal(green, blue)):
+            return False
+    return True

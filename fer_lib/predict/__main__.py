@@ -88,12 +88,14 @@ class Work:
     Attributes:
         seen: the pictures and frames that were read, without their pixels, and their faces.
         problems: what could not be read, and what was read but could not be copied.
+        complete: whether all sources were processed.
     """
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.predictor = args, args.predictor
         self.seen: list[Seen] = []
         self.problems: list[Shot] = []
+        self.complete = False
 
     def do(self) -> int:
         """Process all sources; return 0, or 130 after Ctrl+C, or 2 after an InputError."""
@@ -106,6 +108,7 @@ class Work:
         except InputError as error:
             say(f"error: {error}")
             return 2
+        self.complete = True
         return 0
 
     def batch(self, part: Sequence[Shot]) -> None:
@@ -131,15 +134,24 @@ class Work:
             self.problems.append(replace(seen.shot, picture=None, problem=str(error)))
 
     def write(self) -> int:
-        """Write the table and return 0; if that fails, print its faces instead and return 2."""
-        if not self.args.out:
+        """Write the table and return 0; if that fails, print its faces instead and return 2.
+
+        Nothing is written if nothing was read, so that the table of an earlier call stays.
+        """
+        out = self.args.out
+        if not out:
+            return 0
+        if not (self.seen or self.problems):
+            say(f"nothing was read, so {out} is not written")
             return 0
         try:
-            write_table(self.args.out, self.seen, self.problems, self.predictor)
+            write_table(out, self.seen, self.problems, self.predictor)
         except InputError as error:
             print(*map(line, self.seen), sep="\n")
             say(f"error: {error}")
             return 2
+        if not self.complete:
+            say(f"{out} holds only what was read before the stop")
         return 0
 
     def summary(self) -> str:

@@ -14,12 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fer_lib.data.folders import closed, walk
-from fer_lib.data.pictures import SUFFIXES, named, read_picture, upright
+from fer_lib.data.pictures import NO_PICTURE, SUFFIXES, named, read_picture, upright
 from fer_lib.files import InputError, exists, require_utf8
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
-VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
-UNCOUNTED = {".mkv", ".webm", ".mpg", ".mpeg"}  # formats whose number of frames is an estimate
+UNCOUNTED = {".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".ts", ".mts", ".m2ts"}
+"""Suffixes of formats whose number of frames is an estimate."""
+VIDEOS = UNCOUNTED | {".mp4", ".m4v", ".mov", ".avi", ".3gp"}
 HEAD = 2**20  # bytes at the start of a file in which a fragmented MP4 can be recognised
 NAMED = SUFFIXES | VIDEOS | {".heic", ".heif"}  # tried in a folder; the last two are to be reported
 BATCH, PIXELS = 256, 50_000_000  # limits of one batch in memory: pictures, pixels
@@ -180,7 +181,10 @@ def shots(source: Source, every: int) -> Iterator[Shot]:
     try:
         yield Shot(source, read_picture(source.path))
     except InputError as error:
-        yield Shot(source, problem=str(error))
+        problem = str(error)
+        if NO_PICTURE in problem and source.path.suffix.lower() not in NAMED:
+            problem += "; if it is a video, convert it to .mp4 or rename it to its true suffix"
+        yield Shot(source, problem=problem)
 
 
 def frames(source: Source, every: int) -> Iterator[Shot]:

@@ -139,7 +139,8 @@ def copy_path(folder: Path, shot: Shot) -> Path:
 
 def check_copies(folder: Path, sources: Sequence[Source]) -> None:
     """Raise InputError if an annotated copy would replace an input or another copy."""
-    taken = {source.path.resolve(): "is an input itself" for source in sources}
+    input_itself = "is an input itself: give another folder with --annotate"
+    taken = {source.path.resolve(): input_itself for source in sources}
     for source in sources:
         if source.problem:
             continue
@@ -147,10 +148,12 @@ def check_copies(folder: Path, sources: Sequence[Source]) -> None:
         copy = copy_path(folder, first).resolve()
         if copy in taken:
             raise InputError(
-                f"the annotated copy of {source.path} would be {copy}, which {taken[copy]}: give "
-                "another folder with --annotate, or fewer inputs at a time"
+                f"the annotated copy of {source.path} would be {copy}, which {taken[copy]}"
             )
-        taken[copy] = f"is already the copy of {source.path}"
+        taken[copy] = (
+            f"is already the copy of {source.path}: give the folder that holds both in place of "
+            "files or a pattern, or annotate each folder into a folder of its own"
+        )
 
 
 def annotate(folder: Path, seen: Seen) -> None:

@@ -2,11 +2,14 @@
 
 import hashlib
 import os
+import ssl
 import tempfile
 import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
+
+import certifi
 
 from fer_lib.files import InputError, cache, exists, replacing, sha256
 
@@ -39,7 +42,7 @@ def fetch_yunet(say: Callable[[str], None] = print) -> Path:
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true")
     for url in YUNET_URLS if not offline else ():
         try:
-            with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+            with urllib.request.urlopen(url, timeout=SECONDS, context=certificates()) as answer:
                 data = answer.read(YUNET_BYTES + 1)
         except (OSError, HTTPException) as error:
             reasons.append(f"{url.split('/')[2]}: {getattr(error, 'reason', error)}")
@@ -50,8 +53,19 @@ def fetch_yunet(say: Callable[[str], None] = print) -> Path:
         return stored(data, path, url, say)
     raise InputError(
         f"YuNet could not be fetched ({'; '.join(reasons) or 'HF_HUB_OFFLINE is set'}): get "
-        f"{YUNET} elsewhere and give it with --detector or FER_DETECTOR, or put it in {path.parent}"
+        f"{YUNET} elsewhere and give it with --detector or FER_DETECTOR, or put it in "
+        f"{path.parent}, or set FER_DETECTOR=haar so that nothing is asked for it again"
     )
+
+
+def certificates() -> ssl.SSLContext:
+    """Return a context that trusts the system's certificates and certifi's.
+
+    Python from python.org has none on macOS; those of a company's proxy are only in the system.
+    """
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    return context
 
 
 def stored(data: bytes, path: Path, url: str, say: Callable[[str], None]) -> Path:

@@ -7,13 +7,14 @@ import shlex
 import torch
 
 from fer_lib.data import load_faces
-from fer_lib.files import InputError, first_line
+from fer_lib.files import InputError, continued, first_line
 from fer_lib.graph import NotRecorded
 from fer_lib.pretrain import pretrain, pretraining
 from fer_lib.recipes import default_preset
 from fer_lib.settings import add_arguments, parse_settings
 
 
+@continued()
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; an error of the user ends it with one sentence and status 2."""
     parser = argparse.ArgumentParser(
