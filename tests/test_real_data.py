@@ -5,6 +5,7 @@ Set FER_DATA to a folder that contains fer2013.csv and fer2013new.csv; without i
 
 import csv
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -22,8 +23,9 @@ from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.layouts import LONG_NAMES
 from fer_lib.data.tables import read_table
 from fer_lib.models import create_model
-from fer_lib.predict import Predictor
+from fer_lib.predict import Predictor, keep
 from fer_lib.predict.__main__ import main as predict
+from fer_lib.predict.predictor import DEFAULT
 from fer_lib.recipes import recipe
 from fer_lib.refine import rules, worth
 from fer_lib.refine.folds import fold_sets
@@ -168,3 +170,13 @@ def test_the_command_line_predicts_the_same_for_files_as_for_the_table(faces, fi
     assert expected.std(0).max() > 0.03  # otherwise agreement would mean little
     found = [[float(table[name][c]) for c in faces.classes] for name in faces.ids[rows]]
     np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
+
+
+def test_the_weights_of_the_package_have_the_accuracy_on_their_card(faces):
+    card = DEFAULT.with_name(keep.CARD).read_text(encoding="utf-8")
+    (percent,) = re.findall(r"\| test \| 3,589 \| (\d\d\.\d\d)%", card)
+    rows = faces.where("test")
+    p = Predictor.default(detector="haar", device="cpu", **MUTE).probabilities(faces.images[rows])
+    right = p.argmax(1) == faces.labels[rows]
+    # Two answers of 3,589: a GPU, which wrote the card, rounds otherwise than a CPU.
+    assert 100 * right.mean() == pytest.approx(float(percent), abs=0.06)
