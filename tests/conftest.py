@@ -106,9 +106,9 @@ def served(command: list, address: str, log: Path, **options):
             server.wait()
 
 
-def until(true):
-    """Call a function until its result is true, and return it; fail after a minute."""
-    end = time.monotonic() + 60
+def until(true, seconds: float = 60):
+    """Call a function until its result is true, and return it; fail after some seconds."""
+    end = time.monotonic() + seconds
     while not (value := true()):
         assert time.monotonic() < end
         time.sleep(0.05)
