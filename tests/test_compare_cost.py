@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ticks
 from matplotlib.transforms import Bbox
 from torch import nn
 
@@ -107,16 +108,12 @@ def test_times_are_read_from_the_run_folder_or_measured_on_demand(make_run):
 def test_the_clock_stops_after_the_answer_is_copied_to_the_cpu(make_run, monkeypatch):
     seen = []
 
-    def seconds():
-        seen.append("clock")
-        return float(len(seen))
-
     class OnItsWay:
         def cpu(self):
             seen.append("answer")
 
     monkeypatch.setattr(cost, "probabilities", lambda *_: OnItsWay())
-    monkeypatch.setattr(cost, "repeat", partial(timeit.repeat, timer=seconds))
+    monkeypatch.setattr(cost, "repeat", partial(timeit.repeat, timer=ticks(seen)))
     cost.measure(make_run(options={"width": 4}))
     each = 1 + cost.CALLS  # the first call is a warm-up
     assert seen == ["clock", "answer", "clock"] * each * len(cost.BATCHES)
