@@ -1,6 +1,7 @@
 """Tests of refined labels: on disk, in training, and never in validation or test."""
 
 import ast
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,9 @@ pytestmark = pytest.mark.usefixtures("undrawn_runs")
 
 
 @pytest.fixture
-def faces() -> FaceSet:
-    return make_sample(300)
+def faces(faces) -> FaceSet:
+    """A copy of the drawn faces, which a test may change."""
+    return copy.deepcopy(faces)
 
 
 def turned(faces: FaceSet, split: str | None = "train", rule: str = "turned") -> Refined:
