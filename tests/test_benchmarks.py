@@ -218,7 +218,7 @@ def test_other_pipelines_augment_as_ours_does(faces, other):
         theirs = torch.stack([data[row][0] for row in range(8)])
     else:
         if other == "kornia_pipeline":
-            pytest.importorskip("kornia")
+            pytest.importorskip("kornia", reason="kornia is in no extra: pip install kornia")
         theirs = getattr(augmentation, other)(draw)(images)
     assert (ours - prepare(images)).abs().mean() > 0.05
     torch.testing.assert_close(theirs, ours, atol=0.05, rtol=0)
