@@ -1,4 +1,4 @@
-"""Fixtures: a temporary home for every test, faces, runs; helpers for trainings and a browser."""
+"""Fixtures: faces, real data, runs; helpers for clocks, trainings and a browser."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from fer_lib.files import InputError, write_json
 from fer_lib.recipes import recipe
 from fer_lib.runs import Run, RunFolder
 
-pytest_plugins = ("campaign_fixtures", "report_fixtures")
+pytest_plugins = ("campaign_fixtures", "isolation_fixtures", "report_fixtures")
 
 # Tests run on the CPU, as in CI, even if there is a GPU. To run those that need one:
 # CUDA_VISIBLE_DEVICES=0 python -m pytest tests/test_graph.py tests/test_learner.py
@@ -106,22 +106,26 @@ def served(command: list, address: str, log: Path, **options):
             server.wait()
 
 
-def until(true):
-    """Call a function until its result is true, and return it; fail after a minute."""
-    end = time.monotonic() + 60
+def until(true, seconds: float = 60):
+    """Call a function until its result is true, and return it; fail after some seconds."""
+    end = time.monotonic() + seconds
     while not (value := true()):
         assert time.monotonic() < end
         time.sleep(0.05)
     return value
 
 
-@pytest.fixture(autouse=True)
-def fer_home(tmp_path_factory, monkeypatch):
-    """Use a temporary folder, not `tmp_path`, for `data/`, `runs/` and kagglehub's downloads."""
-    folder = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("FER_HOME", str(folder))
-    monkeypatch.setenv("KAGGLEHUB_CACHE", str(folder / "kagglehub"))
-    return folder
+def ticks(seen: list) -> Callable[[], float]:
+    """Return a clock that adds "clock" to a list each time it is read; the list is its time."""
+    return lambda: seen.append("clock") or float(len(seen))
+
+
+@pytest.fixture(scope="session")
+def fer_data() -> Path:
+    """The folder FER_DATA of the real FER2013; without it, the test is skipped."""
+    if not os.environ.get("FER_DATA"):
+        pytest.skip("set FER_DATA to a folder with fer2013.csv and fer2013new.csv")
+    return Path(os.environ["FER_DATA"])
 
 
 @pytest.fixture

@@ -41,8 +41,15 @@ def killed_at(words, call, *arguments, **named):
     """Make a call in another process, which kills itself when it prints these words."""
     process = CONTEXT.Process(target=until_it_prints, args=(words, call, arguments, named))
     process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert ended(process) == -signal.SIGKILL
+
+
+def ended(process):
+    """Wait for a process and return its exit code; after five minutes, kill it and return None."""
+    process.join(300)
+    code = process.exitcode
+    process.kill()
+    return code
 
 
 def until_it_prints(words, call, arguments, named):
@@ -58,8 +65,8 @@ def begin_work(path):
 
 
 def work(path):
-    """Touch a file for a minute."""
-    for _ in range(600):
+    """Touch a file for ten minutes, longer than a test waits for it."""
+    for _ in range(6000):
         path.touch()
         time.sleep(0.1)
 

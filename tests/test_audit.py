@@ -1,7 +1,6 @@
 """The audit finds exactly the planted copies, and on the real data the known numbers."""
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -193,11 +192,8 @@ def test_the_audit_finds_exactly_the_copies_planted_in_drawn_faces():
 
 
 @pytest.fixture(scope="module")
-def fer2013() -> FaceSet:
-    if not os.environ.get("FER_DATA"):
-        pytest.skip("set FER_DATA to a folder with fer2013.csv and fer2013new.csv")
-    folder = Path(os.environ["FER_DATA"])
-    return tables.read("fer2013", folder / "fer2013.csv", folder / "fer2013new.csv")
+def fer2013(fer_data) -> FaceSet:
+    return tables.read("fer2013", fer_data / "fer2013.csv", fer_data / "fer2013new.csv")
 
 
 @pytest.fixture(scope="module", params=["committed", "repeated"])

@@ -140,6 +140,17 @@ def test_a_damaged_archive_is_refused(sample, layout, tmp_path, refused):
     assert str(path) in refused("fer2013", tmp_path)
 
 
+def test_an_archive_with_a_password_is_refused_with_a_remedy(sample, tmp_path, refused):
+    write_layout(sample, "zip", tmp_path)
+    (path,) = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # of the member, and in the list
+        content[content.index(header) + flags] |= 1
+    path.write_bytes(content)
+    message = refused("fer2013", tmp_path)
+    assert message == f"{path} is protected by a password: unpack it first"
+
+
 def test_an_archive_of_pictures_is_refused_with_a_remedy(tmp_path, refused):
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         archive.writestr("train/happy/a.png", b"x")

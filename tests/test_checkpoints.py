@@ -10,6 +10,8 @@ from fer_lib import epochs, training
 from fer_lib.checkpoints import Background, load_state, load_weights
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
+from fer_lib.models.weights import write_weights
+from fer_lib.predict import Predictor
 from fer_lib.runs import list_runs
 from fer_lib.train import train
 
@@ -120,3 +122,11 @@ def test_a_damaged_weights_file_is_named(tmp_path):
     path.write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"x\.safetensors cannot be read"):
         load_weights(path)
+
+
+@pytest.mark.parametrize("load", [load_weights, Predictor.from_file])
+def test_weights_of_another_program_are_refused(tmp_path, load):
+    path = tmp_path / "x.safetensors"
+    write_weights(path, {"weight": torch.zeros(2)}, {"format": "pt"})
+    with pytest.raises(InputError, match=r"x\.safetensors does not say .* not written by fer_lib"):
+        load(path)

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ticks
 from matplotlib.transforms import Bbox
+from torch import nn
 
 from fer_lib import plots
 from fer_lib.compare import cost, timed
@@ -44,10 +46,29 @@ def test_macs_of_attention_are_counted():
     assert macs(model) == blocks + others
 
 
+class ClassToken(nn.Module):
+    """Stand-in for an attention of `vit_moe`, without multiplications."""
+
+    def forward(self, tokens):
+        return tokens[:, 0]
+
+
+def attended(n: int, others: int, d: int) -> int:
+    """Return the MACs of n tokens that attend to others: queries and answers, keys and values."""
+    return 2 * n * d**2 + 2 * others * d**2 + 2 * n * others * d
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_macs_are_counted_for_every_attention_of_vit_moe(attention):
+    n, d, latents, rank = 1 + 36, 96, 8, 96 // 4
+    low_rank = 2 * d * rank + d**2 + n * (d * rank + rank * 2 * d) + 2 * n * d
+    perceiver = attended(latents, n, d) + attended(1, latents, d)
+    by_hand = {"mha": attended(1, n, d), "mla": low_rank, "perceiver": perceiver}
     options = recipe("vit_moe", "ours", "sample").options | {"attention": attention}
-    assert macs(create_model("vit_moe", **options)) > 0
+    model = create_model("vit_moe", **options)
+    whole = macs(model)
+    model.head.attention = ClassToken()
+    assert whole - macs(model) == by_hand[attention]
 
 
 @pytest.mark.parametrize("model", MODULES)
@@ -87,16 +108,12 @@ def test_times_are_read_from_the_run_folder_or_measured_on_demand(make_run):
 def test_the_clock_stops_after_the_answer_is_copied_to_the_cpu(make_run, monkeypatch):
     seen = []
 
-    def seconds():
-        seen.append("clock")
-        return float(len(seen))
-
     class OnItsWay:
         def cpu(self):
             seen.append("answer")
 
     monkeypatch.setattr(cost, "probabilities", lambda *_: OnItsWay())
-    monkeypatch.setattr(cost, "repeat", partial(timeit.repeat, timer=seconds))
+    monkeypatch.setattr(cost, "repeat", partial(timeit.repeat, timer=ticks(seen)))
     cost.measure(make_run(options={"width": 4}))
     each = 1 + cost.CALLS  # the first call is a warm-up
     assert seen == ["clock", "answer", "clock"] * each * len(cost.BATCHES)

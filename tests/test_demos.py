@@ -254,18 +254,18 @@ def test_gradio_reads_the_camera_and_writes_no_frame(gradio, look, home):
     page.get_by_text("no picture leaves it").wait_for()
 
 
-def real_faces(*expressions: str) -> list[np.ndarray]:
-    """Return the FER2013 test face of each expression that the default model is surest of.
+@pytest.fixture(scope="module")
+def real_faces(fer_data) -> list[np.ndarray]:
+    """The happy and the surprised FER2013 test face that the default model is surest of.
 
-    Faces that the detector does not find in a frame are skipped: the Haar cascade misses some.
+    Faces that the pages' detector does not find in a frame are skipped: the Haar cascade misses
+    some.
     """
-    if not os.environ.get("FER_DATA"):
-        pytest.skip("FER_DATA is not set: a folder with fer2013.csv")
-    faces = load_faces("fer2013", os.environ["FER_DATA"], say=lambda line: None)
+    faces = load_faces("fer2013", fer_data, say=lambda line: None)
     test = faces.split == "test"
-    detector = make_detector(say=lambda line: None)
+    detector = make_detector(os.environ.get("FER_DETECTOR") or "haar", say=lambda line: None)
     predictor, found = Predictor.default(detector=detector), []
-    for name in expressions:
+    for name in ("happy", "surprise"):
         rows = np.flatnonzero(test & (faces.labels == EMOTIONS.index(name)))[:60]
         p = predictor.probabilities(faces.images[rows])[:, predictor.classes.index(name)]
         pictures = (faces.images[row, 0] for row in rows[np.argsort(-p)])
@@ -274,9 +274,8 @@ def real_faces(*expressions: str) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(("name", "start"), [("mirror", start_mirror), ("gradio", start_gradio)])
-def test_both_pages_show_the_emoji_of_real_expressions(name, start, look, request):
-    faces = real_faces("happy", "surprise")
-    page = look(request.getfixturevalue(name), faces)
+def test_both_pages_show_the_emoji_of_real_expressions(name, start, real_faces, look, request):
+    page = look(request.getfixturevalue(name), real_faces)
     start(page)
     for expression in ("happy", "surprise", "happy"):
         wait_for(page, expression)

@@ -12,7 +12,7 @@ from forked import CONTEXT
 
 from fer_lib.augment import Augmentation
 from fer_lib.data.sample import make_sample
-from fer_lib.device import processes
+from fer_lib.device import choose_precision, processes
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.recipes import recipe
@@ -24,7 +24,10 @@ pytestmark = pytest.mark.usefixtures("undrawn_runs")
 
 def torchrun(arguments):
     launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "fer_lib.train"]
-    subprocess.run([sys.executable, *launch, *arguments], check=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, *launch, *arguments], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def launched(call, *arguments):
@@ -95,6 +98,31 @@ def test_a_launch_that_would_silently_start_one_process_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(InputError, match="does not hide the GPU"):
         processes()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "multiplies_bf16", "chosen"),
+    [(True, True, "bf16"), (True, False, "fp16"), (False, True, "bf16"), (False, False, "no")],
+)
+def test_the_precision_is_the_one_in_which_the_device_is_fast(
+    gpu, multiplies_bf16, chosen, monkeypatch
+):
+    def supported(including_emulation=True):
+        return including_emulation or multiplies_bf16  # a T4 emulates bf16
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplies_bf16)
+    assert choose_precision() == chosen
+    assert [choose_precision(asked) for asked in ("bf16", "no")] == ["bf16", "no"]
+
+
+def test_fp16_is_only_for_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_precision("fp16") == "fp16"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="precision=fp16 needs a GPU: use auto, bf16 or no"):
+        choose_precision("fp16")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs the fused kernel is the faster one")

@@ -1,6 +1,7 @@
 """Finding faces: the detectors, boxes and crops."""
 
 import os
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from fer_lib.data.drawing import draw, draw_objects
 from fer_lib.files import InputError
 from fer_lib.predict import faces
-from fer_lib.predict.faces import Box, Cascade, YuNet, crop, make_detector, sorted_boxes
+from fer_lib.predict.faces import Box, Cascade, Found, YuNet, crop, make_detector, sorted_boxes
 
 YUNET = os.environ.get("FER_DETECTOR", "")
 needs_yunet = pytest.mark.skipif(
@@ -55,6 +56,46 @@ def test_the_cascade_scales_boxes_back_to_a_large_picture(frame):
 
 def test_the_cascade_finds_no_face_in_a_picture_one_pixel_wide():
     assert Cascade()(np.zeros((3000, 1, 3), np.uint8)) == []
+
+
+class RedMiddle:
+    """Stand-in for OpenCV's network: finds the middle of a picture that is red in BGR."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def setInputSize(self, size):
+        self.sizes.append(size)
+
+    def detect(self, picture):
+        if tuple(picture[0, 0]) != (0, 0, 255):
+            return 0, None
+        height, width = picture.shape[:2]
+        assert self.sizes[-1] == (width, height)
+        box = (width / 4, height / 4, width / 2, height / 2)
+        return 1, np.array([[*box, *np.zeros(10), 0.9]], np.float32)
+
+
+@pytest.fixture
+def red_middle(tmp_path, monkeypatch):
+    """YuNet with the stand-in `RedMiddle`."""
+    (tmp_path / "a.onnx").touch()
+    create = SimpleNamespace(create=lambda *_: RedMiddle())
+    monkeypatch.setattr(cv2, "FaceDetectorYN", create)
+    return YuNet(tmp_path / "a.onnx")
+
+
+def test_yunet_is_asked_at_two_scales_and_boxes_are_scaled_back(red_middle):
+    picture = np.zeros((1280, 2560, 3), np.uint8)
+    assert red_middle(picture) == []
+    picture[..., 0] = 255
+    assert red_middle(picture) == [Found(Box(640, 320, 1280, 640), pytest.approx(0.9))]
+    assert red_middle.network.sizes == 2 * [(320, 160), (1280, 640)]
+
+
+def test_yunet_reads_tiny_pictures_with_margins_in_which_no_face_is_found(red_middle):
+    assert red_middle(np.uint8([[[255, 0, 0]]])) == []  # the stand-in's box is in the margin
+    assert red_middle.network.sizes == [(64, 64)]
 
 
 @needs_yunet

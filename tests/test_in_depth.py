@@ -197,7 +197,9 @@ def test_a_missing_part_is_computed(whole, faces, run, lost):
     _, found, _ = whole
     path = run.folder / "evaluation.json"
     path.write_text(json.dumps({key: part for key, part in found.items() if key != lost}))
-    assert evaluate_in_depth(run, faces)[lost].keys() == found[lost].keys()
+    again = evaluate_in_depth(run, faces)
+    assert again[lost].keys() == found[lost].keys()
+    assert lost == "views" or again[lost] == found[lost]  # views have times
 
 
 def test_parts_are_recomputed_for_other_weights_or_more_images(faces, run):

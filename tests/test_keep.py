@@ -15,8 +15,8 @@ from fer_lib.checkpoints import load_weights
 from fer_lib.data import load_faces
 from fer_lib.evaluate import abstention, load_predictions, save_predictions
 from fer_lib.evaluate.calibration import fit_temperature, scaled
-from fer_lib.files import InputError, write_json
-from fer_lib.models.weights import read_weights, write_weights
+from fer_lib.files import InputError, sha256, write_json
+from fer_lib.models.weights import read_metadata, read_weights, write_weights
 from fer_lib.predict import Predictor, keep, model_card
 from fer_lib.predict.predictor import DEFAULT
 from fer_lib.recipes import recipe
@@ -226,8 +226,13 @@ def test_the_weights_of_the_package_are_small_and_have_a_card_of_real_data():
     assert DEFAULT.stat().st_size < keep.LIMIT
     text = DEFAULT.with_name(keep.CARD).read_text(encoding="utf-8")
     assert "sample data" not in text
-    assert f"{DEFAULT.stat().st_size:,} bytes" in text
     assert "    python -m fer_lib.train attention_cnn --dataset fer2013 --data-dir DIR" in text
-    _, metadata = read_weights(DEFAULT)
-    assert json.loads(metadata["use"])["threshold"] > 0
     assert re.search(r"\| test \| 3,589 \| \d\d\.\d\d%", text)
+
+
+def test_the_card_of_the_package_describes_the_file_beside_it():
+    text = " ".join(DEFAULT.with_name(keep.CARD).read_text(encoding="utf-8").split())
+    assert f"{DEFAULT.stat().st_size:,} bytes, SHA-256 `{sha256(DEFAULT)}`" in text
+    use = json.loads(read_metadata(DEFAULT)["use"])
+    assert f"calibrated by the temperature {use['temperature']:.3f}, fitted" in text
+    assert f"sure from a probability of {use['threshold']:.3f} on" in text

@@ -5,6 +5,7 @@ import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import small
@@ -13,6 +14,7 @@ from torch import nn
 
 from fer_lib import learner as learner_module
 from fer_lib.augment import Augmentation
+from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.losses import inverse_frequency, log_prior
 from fer_lib.models import MODULES, create_model
@@ -35,6 +37,13 @@ def test_validation_is_not_augmented_and_gives_the_same_result_twice(faces, monk
     assert all(config is None for _, config in calls)
     learner.train_epoch(0)
     assert calls[-1][1] == learner.config.augmentation
+
+
+def test_votes_of_which_none_is_for_an_emotion_are_refused(faces):
+    mute = faces.subset(np.arange(len(faces)))
+    mute.votes = np.zeros_like(faces.votes)
+    with pytest.raises(InputError, match="no training image of sample has an emotion vote"):
+        Learner(small(labels="votes"), mute)
 
 
 def test_accumulation_does_not_change_the_step(faces, monkeypatch):

@@ -177,7 +177,8 @@ def test_labels_are_refined_with_only_hub_voters_from_disk(folders, tmp_path):
 
 
 def environment(home: Path, *python_path: Path) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    own = ("PYTHONPATH", "GIT_")  # of this process, or of a hook that runs the tests
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
     paths = os.pathsep.join(map(str, python_path))
     # As on Colab, `python` is the kernel's interpreter.
     path = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
@@ -338,8 +339,13 @@ def colab(tmp_path) -> Path:
     (tmp_path / "stub/google/colab").mkdir(parents=True)
     (tmp_path / "stub/google/colab/__init__.py").touch()
     git = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    if not shutil.which("git") or (found := subprocess.run(git, capture_output=True)).returncode:
-        pytest.skip("this needs git and a clone")
+    # Not the repository of a hook that runs the tests.
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    if not shutil.which("git"):
+        pytest.skip("this needs git")
+    found = subprocess.run(git, env=env, capture_output=True)
+    if found.returncode:
+        pytest.skip("this needs a clone")
     names = found.stdout.decode().split("\0")
     source = tmp_path / "source"
     for name in filter(None, names):
@@ -347,8 +353,9 @@ def colab(tmp_path) -> Path:
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, source / name)
     author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    plain = env | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}  # nothing is signed
     for command in (["init", "-q"], ["add", "-A"], [*author, "commit", "-q", "-m", "tree"]):
-        subprocess.run(["git", "-C", str(source), *command], check=True)
+        subprocess.run(["git", "-C", str(source), *command], check=True, env=plain)
     return tmp_path
 
 

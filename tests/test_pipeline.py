@@ -216,6 +216,12 @@ def test_stages_are_chosen_by_number_or_name_and_keep_their_order():
         choose_stages(" ,")
 
 
+def test_a_stage_without_its_notebook_names_the_clone(monkeypatch, tmp_path):
+    monkeypatch.setattr(stages, "NOTEBOOKS", tmp_path)  # as in an installed package
+    with pytest.raises(InputError, match=r"01_data\.ipynb does not exist: .* from a clone"):
+        stages.STAGES[0].notebook()
+
+
 def test_unusable_data_are_reported_before_any_stage_runs(two_stages):
     with pytest.raises(InputError, match="/nowhere does not exist"):
         Pipeline(dataset="fer2013", data_dir="/nowhere", runs=str(two_stages.runs)).run()

@@ -179,6 +179,57 @@ def test_views_draw_accuracy_and_cost():
     assert [text.get_text() for text in right.texts] == ["1 pass", "10 passes"]
 
 
+def test_intervals_draw_a_row_for_each_model_and_a_colour_for_each_set():
+    values = [("one", "full", 0.6), ("one", "clean", 0.5), ("two", "full", 0.7)]
+    table = pd.DataFrame(values, columns=["model", "set", "value"])
+    table["low"], table["high"] = table["value"] - 0.1, table["value"] + 0.05
+    figure = plots.intervals(table, mark="sample data")
+    assert marked(figure)
+    (axis,) = figure.axes
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["one", "two"]
+    assert axis.yaxis_inverted()
+    full, clean = axis.containers
+    assert [full.get_label(), clean.get_label()] == ["full", "clean"]
+    np.testing.assert_allclose(full[0].get_xydata(), [(0.6, -0.09), (0.7, 0.91)])
+    np.testing.assert_allclose(clean[0].get_xydata(), [(0.5, 0.09)])
+    assert full[0].get_color() != clean[0].get_color()
+    ends = [segment[:, 0] for segment in full[2][0].get_segments()]
+    np.testing.assert_allclose(ends, [(0.5, 0.65), (0.6, 0.75)])
+
+
+def test_class_counts_draw_the_images_of_each_class_in_each_split():
+    labels = np.array([0, 0, 3, 3, 3, 6])
+    split = np.array(["train", "train", "train", "valid", "test", "test"])
+    images = np.zeros((6, 1, 8, 8), np.uint8)
+    ids = np.arange(6).astype(str)
+    faces = FaceSet("noise", images, labels, split, ids, manifest={"mark": "sample data"})
+    figure = plots.class_counts(faces)
+    assert marked(figure)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["train (3)", "valid (1)", "test (2)"]
+    for axis, part in zip(figure.axes, ("train", "valid", "test"), strict=True):
+        names = [tick.get_text() for tick in axis.get_yticklabels()]
+        drawn = {name: bar.get_width() for name, bar in zip(names, axis.patches, strict=True)}
+        assert drawn == {
+            name: (labels[split == part] == k).sum() for k, name in enumerate(EMOTIONS)
+        }
+        for name, bar in zip(names, axis.patches, strict=True):
+            np.testing.assert_allclose(bar.get_facecolor()[:3], plots.EMOTION_COLOURS[name])
+
+
+def test_class_shares_draw_a_bar_in_the_colour_of_each_class():
+    shares = {"happy": 0.25, "sad": 0.5}
+    figure = plots.class_shares(shares, mark="sample data", xlabel="a share")
+    assert marked(figure)
+    (axis,) = figure.axes
+    assert axis.get_xlabel() == "a share"
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == list(shares)
+    assert [text.get_text() for text in axis.texts] == ["25%", "50%"]
+    for (name, share), bar in zip(shares.items(), axis.patches, strict=True):
+        assert bar.get_width() == share
+        np.testing.assert_allclose(bar.get_facecolor()[:3], plots.EMOTION_COLOURS[name])
+
+
 def test_gates_are_drawn_in_one_panel_each_with_the_same_scale():
     maps = [np.full((4, 4), 0.2), np.full((2, 2), 0.9)]
     *panels, _ = plots.gates(maps, mark="sample data").axes

@@ -8,7 +8,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import cache
 from math import inf
@@ -17,7 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from forked import CONTEXT
+from conftest import until
+from forked import CONTEXT, ended
 from PIL import Image
 
 from fer_lib.checkpoints import save_weights
@@ -588,10 +588,8 @@ def test_finished_predictions_are_written_after_sigterm(folder, weights, tmp_pat
     errors = tmp_path / "errors"
     process = CONTEXT.Process(target=predict, args=([*map(str, words)], errors))
     process.start()
-    while process.is_alive() and not (copies.is_dir() and any(copies.iterdir())):
-        time.sleep(0.01)
+    until(lambda: not process.is_alive() or any(copies.glob("*")), seconds=300)
     process.terminate()
-    process.join()
-    assert process.exitcode == 130, errors.read_text()
+    assert ended(process) == 130, errors.read_text()
     assert "stopped" in errors.read_text()
     assert 0 < len(table(out)) < 400

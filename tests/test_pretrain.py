@@ -19,6 +19,7 @@ from fer_lib.files import InputError, read_json
 from fer_lib.kept import keep_results, restore
 from fer_lib.models import create_model
 from fer_lib.models.weights import read_weights
+from fer_lib.predict import Predictor
 from fer_lib.pretrain import (
     PretrainConfig,
     Pretraining,
@@ -348,6 +349,11 @@ def test_the_classifier_is_built_on_the_encoder(finished):
         assert torch.equal(model.backbone.state_dict()[name], tensor)
     expected = finished.pretrain_config.pretrained_cfg
     assert {key: tuple(model.pretrained_cfg[key]) for key in expected} == expected
+
+
+def test_an_encoder_is_refused_where_a_classifier_is_needed(finished):
+    with pytest.raises(InputError, match=r"encoder\.safetensors .* train a classifier on it first"):
+        Predictor.from_file(finished.encoder_path)
 
 
 def test_load_returns_the_autoencoder_of_the_last_epoch(faces, finished):

@@ -167,8 +167,15 @@ def test_changes_in_a_notebook_must_not_name_its_other_parameters():
             own_changes(wrong)
     with pytest.raises(InputError, match="preset in pretrain_changes has"):
         own_changes({"preset": "full"}, parameter="pretrain_changes")
+
+
+def test_a_notebook_takes_one_name_or_several_of_those_it_is_made_for():
     assert several("a name") == ["a name"]
-    assert several(("one", "two")) == ["one", "two"]
+    assert several(("one", "two"), ["one", "two", "three"]) == ["one", "two"]
+    with pytest.raises(InputError, match="is not made for four: give some of one, two"):
+        several(["one", "four"], ["one", "two"])
+    with pytest.raises(InputError, match="is not made for an empty list: give some of one, two"):
+        several([], ["one", "two"])
 
 
 @pytest.mark.parametrize(

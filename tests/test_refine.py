@@ -148,6 +148,8 @@ def test_the_relative_rule_corrects_most_wrong_labels(noisy):
     assert found["majority"]["right_after"] > found["majority"]["right_before"] == 0.8
     with pytest.raises(InputError, match="there is no voter"):
         rules.apply_rules(Ballots((), np.empty((0, 4000, 3))), labels, ABC, None)
+    with pytest.raises(InputError, match=r"confidence is a probability, not 1\.5"):
+        rules.apply_rules(voters, labels, ABC, None, confidence=1.5)
     with pytest.raises(InputError, match="all labels are of one class"):
         rules.apply_rules(voters, np.zeros_like(labels), ABC, None)
     with pytest.raises(InputError, match=r"voters \(v0\) abstain on all images but 1: name voters"):

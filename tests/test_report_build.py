@@ -100,6 +100,17 @@ def test_a_missing_key_is_named_in_the_error_with_its_file(report):
         build(report)
 
 
+def test_an_index_without_runs_or_with_an_unlisted_headline_is_refused(report):
+    path, name = report / "results" / "index.json", run_file(report, "vit_patch").name
+    whole = read_json(path)
+    write_json(path, whole | {"files": [one for one in whole["files"] if one != name]})
+    with pytest.raises(InputError, match=f"names {name} as a headline but does not list it"):
+        Results(report / "results")
+    write_json(path, whole | {"files": ["audit.json"]})
+    with pytest.raises(InputError, match=r"index\.json lists no run: train one"):
+        Results(report / "results")
+
+
 def test_results_from_other_data_are_refused_as_stale(report):
     path = report / "results" / "audit.json"
     write_json(path, read_json(path) | {"fingerprint": "f" * 64})

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import ticks
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from torch import Tensor, nn
@@ -85,16 +86,12 @@ def test_a_view_is_the_mean_of_its_passes(model, images):
 def test_the_clock_stops_when_the_answers_of_all_passes_are_on_the_cpu(model, images, monkeypatch):
     seen, fetch = [], Tensor.cpu
 
-    def seconds():
-        seen.append("clock")
-        return float(len(seen))
-
     def cpu(tensor):
         seen.append(len(tensor))
         return fetch(tensor)
 
     monkeypatch.setattr(Tensor, "cpu", cpu)
-    monkeypatch.setattr(robustness, "time", SimpleNamespace(perf_counter=seconds))
+    monkeypatch.setattr(robustness, "time", SimpleNamespace(perf_counter=ticks(seen)))
     compare_views(model, images, np.zeros(120, int), Prepare(CFG))
     assert seen == [*[120] * len(VIEWS), *["clock", 120, "clock"] * len(VIEWS)]  # warm-up first
 
@@ -107,11 +104,7 @@ def test_every_shape_of_every_view_is_warmed_up_before_timing(model, monkeypatch
             seen.append(tuple(images.shape))
             return super().__call__(images)
 
-    def seconds():
-        seen.append("clock")
-        return float(len(seen))
-
-    monkeypatch.setattr(robustness, "time", SimpleNamespace(perf_counter=seconds))
+    monkeypatch.setattr(robustness, "time", SimpleNamespace(perf_counter=ticks(seen)))
     images = torch.zeros(2 * 512 + 8, 1, 48, 48, dtype=torch.uint8)
     compare_views(model, images, np.zeros(len(images), int), Noted(CFG))
     begun = seen.index("clock")

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fer_lib.checkpoints import save_weights
-from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS_8
 from fer_lib.learner import Learner
@@ -30,11 +29,6 @@ BACKBONES = ["vit_tiny", "vit_mae", "vit_moe", "grefel"]
 tiny = {"backbone_options": TINY, "img_size": 48, "in_chans": 1}
 
 pytestmark = pytest.mark.usefixtures("undrawn_runs")
-
-
-@pytest.fixture(scope="module")
-def faces():
-    return make_sample(300)
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ from fer_lib import train as train_module
 from fer_lib.data.sample import make_sample
 from fer_lib.epochs import in_common
 from fer_lib.evaluate import load_predictions
-from fer_lib.files import InputError, read_json, write_json
+from fer_lib.files import InputError
 from fer_lib.graph import NotRecorded
 from fer_lib.pretrain import __main__ as pretrain_command
 from fer_lib.runs import find_run, list_runs
 from fer_lib.train import main, train
+from fer_lib.training import Training
 
 pytestmark = pytest.mark.usefixtures("undrawn_runs")
 
@@ -170,11 +171,22 @@ def test_a_run_of_other_code_is_reported(faces, tmp_path, monkeypatch, capsys, h
     assert capsys.readouterr().out.count(f"{how} by other code") == 1
 
 
-def test_resuming_in_another_precision_is_reported(faces, tmp_path, capsys):
-    run = train(small(epochs=1), faces, runs=tmp_path)
-    (run.folder / "results.json").unlink()
-    config = read_json(run.folder / "config.json")
-    config["environment"]["precision"] = "fp16"
-    write_json(run.folder / "config.json", config)
-    train(small(epochs=1), faces, runs=tmp_path)
-    assert "it was begun with precision=fp16 and goes on with precision=" in capsys.readouterr().out
+def test_resuming_in_another_precision_is_reported(faces, tmp_path, monkeypatch, capsys):
+    one_epoch = Training.one_epoch
+
+    def stop_at_second(self, epoch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return one_epoch(self, epoch)
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "one_epoch", stop_at_second)
+        with pytest.raises(KeyboardInterrupt):
+            train(small(), faces, runs=tmp_path)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    train(small(), faces, runs=tmp_path)
+    assert "begun with precision=no and goes on with precision=bf16" in capsys.readouterr().out
+    (run,) = list_runs(tmp_path)
+    (resumed,) = run.config["resumed"]
+    assert (resumed["after_epoch"], resumed["precision"]) == (1, "bf16")

@@ -1,0 +1,38 @@
+"""The folders of data, runs and downloads, with and without FER_HOME."""
+
+import pytest
+
+from fer_lib import files
+from fer_lib.files import cache, home
+
+
+@pytest.fixture
+def no_home(monkeypatch):
+    """Unset the environment variables that choose the folders."""
+    monkeypatch.delenv("FER_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+
+def test_the_variable_chooses_the_home_and_the_cache_in_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("FER_HOME", str(tmp_path / "here"))
+    assert home() == tmp_path / "here"
+    assert cache() == tmp_path / "here" / "cache"
+
+
+@pytest.mark.usefixtures("no_home")
+def test_the_home_is_the_checkout_or_for_a_package_the_current_folder(monkeypatch, tmp_path):
+    checkout = tmp_path / "checkout"
+    monkeypatch.setattr(files, "__file__", str(checkout / "fer_lib" / "files.py"))
+    monkeypatch.chdir(tmp_path)
+    assert home() == tmp_path
+    checkout.mkdir()
+    (checkout / "pyproject.toml").touch()
+    assert home() == checkout
+
+
+@pytest.mark.usefixtures("no_home")
+def test_downloads_of_a_user_are_kept_in_the_folder_for_caches(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache() == tmp_path / ".cache" / "fer_lib"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert cache() == tmp_path / "caches" / "fer_lib"
