@@ -156,7 +156,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or the error's type if it has no message."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def end_as_interrupted() -> None:
@@ -169,9 +169,10 @@ def end_as_interrupted() -> None:
 
 @contextmanager
 def continued() -> Iterator[None]:
-    """End the process after Ctrl+C with one sentence on stderr, and with status 130.
+    """End the process after Ctrl+C with one sentence on stderr in place of a traceback.
 
-    This decorates the `main` of commands that continue where they were stopped.
+    This decorates the `main` of commands that continue where they were stopped. The process dies of
+    the interrupt, which ends a shell's loop around it too; the shell shows status 130.
     """
     try:
         yield
@@ -180,7 +181,8 @@ def continued() -> Iterator[None]:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
         if os.environ.get("RANK", "0") == "0":  # of several processes, one says it
             print("stopped; the same command continues here", file=sys.stderr, flush=True)
-        raise SystemExit(130) from None
+        sys.excepthook = lambda *_: None
+        raise
 
 
 def print_anything() -> None:

@@ -107,14 +107,13 @@ class RecordedStep:
                 group |= {"lr": rate, "capturable": True}  # the rate is read at every replay
             with torch.cuda.graph(self.graph):
                 self.result = step(self.images, self.targets)
-        except torch.OutOfMemoryError:
-            self.graph = None
-            raise
         except RuntimeError as error:
             self.graph, first = None, error
             # The last error only says that an earlier one ended the recording.
             while first.__context__:
                 first = first.__context__
+            if isinstance(first, torch.OutOfMemoryError):
+                raise first from None
             raise NotRecorded(
                 "a training step could not be recorded as a CUDA graph "
                 f"({first_line(first)}): train with cuda_graph=false, in a new process"

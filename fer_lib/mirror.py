@@ -35,8 +35,8 @@ class Follower:
 
     Probabilities are smoothed exponentially, regardless of how many frames follow, so that a slow
     machine shows the same as a fast one: 63 % of a sudden change is visible after `FADE` seconds.
-    Another expression is held if it leads by `LEAD`. An expression that is sure remains so until
-    its probability has fallen below `threshold` by more than half of `LEAD`.
+    Another expression takes its place once it leads by `LEAD`. An expression that is sure remains
+    so until its probability has fallen below `threshold` by more than half of `LEAD`.
 
     Args:
         threshold: smoothed probability that makes an expression sure, 0 to 1.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 STAGE = (
-    *("commit", "code", "processor", "processes", "precision"),
+    *("commit", "code", "processor", "threads", "processes", "precision"),
     *("python", "torch", "torchvision", "timm", "accelerate", "transformers", "numpy"),
 )
 """Entries of a run's environment that are recorded again if one changes before the run ends."""
@@ -220,7 +220,7 @@ def record_resume(run: RunFolder, now: dict[str, Any], epoch: int) -> None:
     """Record in `config.json` that a run goes on under changed conditions.
 
     Appends to `resumed` a stage with `after_epoch` and the entries of `now` that `STAGE` names,
-    unless the stage before had the same. A run that has trained no epoch yet gets `now` as its
+    unless nothing changed in them. A run that has trained no epoch yet gets `now` as its
     environment: what trains it is the code and the machine of now.
 
     Args:
@@ -229,8 +229,9 @@ def record_resume(run: RunFolder, now: dict[str, Any], epoch: int) -> None:
     """
     stages = [run.config["environment"], *run.config.get("resumed", [])]
     stage = {key: now[key] for key in STAGE if key in now}
-    # Stages that older code wrote lack some entries, which says nothing about a change.
-    if all(stages[-1].get(key, value) == value for key, value in stage.items()):
+    # Stages that older code wrote lack some entries: the last known value of each counts.
+    known = {key: value for one in stages for key, value in one.items()}
+    if all(known.get(key, value) == value for key, value in stage.items()):
         return
     if epoch:
         changed = {"resumed": [*stages[1:], {"after_epoch": epoch} | stage]}

@@ -170,10 +170,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (InputError, FloatingPointError, NotRecorded) as error:
         parser.error("; ".join([str(error), *getattr(error, "__notes__", ())]))
     except torch.OutOfMemoryError as error:
-        parser.error(
-            f"the GPU has too little free memory ({first_line(error)}): split the batch, as with "
-            "--set accumulate=2, or lower batch_size"
-        )
+        full = f"the GPU has too little free memory ({first_line(error)})"
+        remedy = "split the batch, as with --set accumulate=2, or lower batch_size"
+        parser.error("; ".join([f"{full}: {remedy}", *getattr(error, "__notes__", ())]))
     if processes().is_main_process:
         accuracy = run.results["test"]["full"]["accuracy"]
         print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())

@@ -30,7 +30,10 @@ def fer_home(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
-    """Find no address of another host, as on a machine that is offline."""
+    """Find no address of another host, as if this machine were offline.
+
+    Processes that a test starts are not kept off the internet.
+    """
     find = socket.getaddrinfo
 
     def find_here(host, *arguments, **named):
@@ -39,6 +42,9 @@ def no_network():
         return find(host, *arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):  # may be numbers, which pass
+            patch.delenv(name, raising=False)
+            patch.delenv(name.upper(), raising=False)
         patch.setattr(socket, "getaddrinfo", find_here)
         yield
 

@@ -177,9 +177,8 @@ def test_a_failed_recording_reports_the_first_error(monkeypatch, error, raised, 
         def __enter__(self):
             pass
 
-        def __exit__(self, kind, *rest):  # like torch's after a failed capture
-            if kind is RuntimeError:
-                raise RuntimeError("operation failed due to a previous error during capture")
+        def __exit__(self, *error):  # like torch's after a failed capture
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     def step(images, targets):
         raise error("the first error")

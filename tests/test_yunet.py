@@ -89,7 +89,7 @@ def test_the_cascade_is_used_and_reported_if_yunet_cannot_be_fetched(server):
     detector = make_detector(say=said.append)
     assert isinstance(detector, Cascade)
     assert "could not be fetched" in said[0]
-    assert said[0].endswith("or set FER_DETECTOR=haar so that nothing is asked for it again")
+    assert said[0].endswith("use the Haar cascade with --detector haar or FER_DETECTOR=haar")
     assert said[1] == f"faces are found by {detector.name}"
     with pytest.raises(InputError, match="could not be fetched"):
         make_detector("yunet")

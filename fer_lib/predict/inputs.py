@@ -22,7 +22,8 @@ UNCOUNTED = {".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".ts", ".
 """Suffixes of formats whose number of frames is an estimate."""
 VIDEOS = UNCOUNTED | {".mp4", ".m4v", ".mov", ".avi", ".3gp"}
 HEAD = 2**20  # bytes at the start of a file in which a fragmented MP4 can be recognised
-NAMED = SUFFIXES | VIDEOS | {".heic", ".heif"}  # tried in a folder; the last two are to be reported
+# Tried in a folder: HEIC is to be reported, while most files of the suffix .ts are TypeScript.
+NAMED = (SUFFIXES | VIDEOS | {".heic", ".heif"}) - {".ts"}
 BATCH, PIXELS = 256, 50_000_000  # limits of one batch in memory: pictures, pixels
 
 

@@ -54,7 +54,7 @@ def fetch_yunet(say: Callable[[str], None] = print) -> Path:
     raise InputError(
         f"YuNet could not be fetched ({'; '.join(reasons) or 'HF_HUB_OFFLINE is set'}): get "
         f"{YUNET} elsewhere and give it with --detector or FER_DETECTOR, or put it in "
-        f"{path.parent}, or set FER_DETECTOR=haar so that nothing is asked for it again"
+        f"{path.parent}, or use the Haar cascade with --detector haar or FER_DETECTOR=haar"
     )
 
 

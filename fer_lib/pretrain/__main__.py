@@ -30,10 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (InputError, FloatingPointError, NotRecorded) as error:
         parser.error("; ".join([str(error), *getattr(error, "__notes__", ())]))
     except torch.OutOfMemoryError as error:
-        parser.error(
-            f"the GPU has too little free memory ({first_line(error)}): lower batch_size, as with "
-            "--set batch_size=64"
-        )
+        full = f"the GPU has too little free memory ({first_line(error)})"
+        remedy = f"lower batch_size, which is {config.batch_size}"
+        parser.error("; ".join([f"{full}: {remedy}", *getattr(error, "__notes__", ())]))
     words = ["--dataset", args.dataset, "--preset", config.preset]
     words += ["--data-dir", args.data_dir] * bool(args.data_dir)
     words += ["--set", f"pretrained={run.encoder_path}", f"options={json.dumps(run.options)}"]
