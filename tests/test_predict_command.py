@@ -553,11 +553,19 @@ def test_a_video_of_unknown_suffix_is_reported_with_a_remedy(run, film, folder):
     assert said.count(hint) == 1
 
 
-@pytest.mark.parametrize("suffix", [".wmv", ".3gp", ".ts", ".MTS", ".m2ts", ".flv", ".ogv"])
+@pytest.mark.parametrize("suffix", [".wmv", ".3gp", ".MTS", ".m2ts", ".flv", ".ogv"])
 def test_videos_of_cameras_and_older_programs_are_found_in_a_folder(film, tmp_path, suffix):
     film.rename(film.with_suffix(suffix))  # FFmpeg knows the format by the content
     ((source,), others) = find_sources([str(tmp_path)])
     assert others == 0
+    assert len(list(shots(source, 12))) == 3
+
+
+def test_a_film_of_the_suffix_of_typescript_is_read_only_if_it_is_given_itself(film, tmp_path):
+    film = film.rename(film.with_suffix(".ts"))
+    with pytest.raises(InputError, match="holds no picture and no video"):
+        find_sources([str(tmp_path)])
+    ((source,), _) = find_sources([str(film)])
     assert len(list(shots(source, 12))) == 3
 
 
