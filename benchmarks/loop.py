@@ -61,7 +61,7 @@ class Ours:
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         images, self.targets = next(self.learner.batches.epoch(0))
         self.batch = self.prepare(images)
-        self.step = lambda x, answer: {"loss": self.learner.step(x, answer, {})[1]}
+        self.step = lambda x, target: {"loss": self.learner.micro_step(x, target, {})[1]}
         if self.learner.recorded:
             recorded = RecordedStep(self.learner.optimizer, self.generator)
             self.step = partial(recorded, self.step)

@@ -168,7 +168,10 @@ def rectangles(
 
 
 def coarse_dropout(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
-    """Set squares of some normalised (B, C, H, W) images to 0, the mean of the data."""
+    """Set squares of some normalised (B, C, H, W) images to 0, the mean of the data.
+
+    As Cutout, https://arxiv.org/abs/1708.04552, but with several squares.
+    """
     corner = draw.uniform(0, 1 - config.hole, config.holes, 2)
     side = torch.full_like(corner[..., 0], config.hole) * draw.happens(config.dropout)[:, None]
     mask = rectangles(corner[..., 0], corner[..., 1], side, side, images.shape[2:])
@@ -234,14 +237,15 @@ class Prepare:
     def grey(self, x: Tensor) -> Tensor:
         """Convert RGB to grey (ITU-R 601-2 luma, as in PIL) if the model takes one channel.
 
-        The opposite needs no code: a grey image minus three means has three channels.
+        (B, 3, h, w) -> (B, 1, h, w). The opposite needs no code: a grey image minus three means has
+        three channels.
         """
         if x.shape[1] <= self.channels:
             return x
         return (x * self.luma).sum(1, keepdim=True)
 
     def resize(self, x: Tensor) -> Tensor:
-        """Resize images to the model's input, with antialiasing if they become smaller."""
+        """Resize (B, C, h, w) to the model's (H, W), with antialiasing if images become smaller."""
         if x.shape[2:] == self.size:
             return x
         smaller = self.size[0] < x.shape[2]

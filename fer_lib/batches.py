@@ -14,7 +14,7 @@ from fer_lib.data.refined import refined_targets
 from fer_lib.files import InputError
 
 
-def targets(faces: FaceSet, rows: np.ndarray, labels: str = "original") -> np.ndarray:
+def training_targets(faces: FaceSet, rows: np.ndarray, labels: str = "original") -> np.ndarray:
     """Return the training targets of some faces.
 
     Args:
@@ -80,7 +80,7 @@ class Batches:
 
     The order of each epoch is drawn from (seed, epoch) alone, so that a resumed run sees the same
     batches. If there are several processes, each takes its share of every batch. The last,
-    incomplete batch is left out, which leaves out other images in each epoch.
+    incomplete batch is dropped (`drop_last` of a DataLoader); it has other images in each epoch.
 
     Args:
         images: (N, C, H, W) uint8, on the device or on the host (see `placed`). On the host, each

@@ -132,6 +132,9 @@ def in_common(
 ) -> dict[str, Any]:
     """Return the entries that the `results.json` of every training has.
 
+    They are `preset`, `seed`, `dataset`, `fingerprint`, `mark`, `epochs`, `train_images` (in an
+    epoch), `train_seconds` (of all epochs) and `images_per_second`.
+
     Args:
         rows: rows of `metrics.csv`, one for each epoch.
         how: the verb of the mark if training images were limited, "trained on 8,192 images".

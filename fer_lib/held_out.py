@@ -61,7 +61,12 @@ class HeldOut:
         return whole
 
     def validate(self, model: nn.Module, precision: str) -> dict[str, float]:
-        """Compute loss (nats) and accuracy on the validation images, and count the images."""
+        """Score a model on the validation images.
+
+        Returns:
+            `valid_loss` (mean negative log-likelihood, nats), `valid_accuracy` (0 to 1) and
+            `valid_images` (their number).
+        """
         for buffer in model.buffers():  # use the batch statistics of the main process
             broadcast(buffer)
         p = self.predict("valid", model, precision)

@@ -11,7 +11,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from fer_lib.augment import Prepare, mix
-from fer_lib.batches import Batches, placed, targets, training_rows
+from fer_lib.batches import Batches, placed, training_rows, training_targets
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.device import choose_precision, keep_memory, plain_attention, processes
@@ -75,7 +75,7 @@ class Learner:
         rows = training_rows(faces, config.limit, config.seed, config.labels)
         if not len(rows):
             raise InputError(f"no training image of {faces.name} has an emotion vote")
-        soft = torch.from_numpy(targets(faces, rows, config.labels)).to(device)
+        soft = torch.from_numpy(training_targets(faces, rows, config.labels)).to(device)
         self.batches = Batches(
             placed(torch.from_numpy(faces.images[rows]), device),
             soft,
@@ -151,9 +151,9 @@ class Learner:
         self.generator.manual_seed(seed + 2**62)
         losses = torch.zeros(steps, device=self.device)
         sums: dict[str, Tensor] = {}
-        advance = partial(self.recorded, self.one_batch) if self.recorded else self.one_batch
-        for step, (images, soft) in enumerate(with_bar(self, epoch, config.model)):
-            done = advance(images, soft)
+        advance = partial(self.recorded, self.train_step) if self.recorded else self.train_step
+        for step, (images, targets) in enumerate(with_bar(self, epoch, config.model)):
+            done = advance(images, targets)
             losses[step] = done["loss"]
             for name, value in done.items():
                 sums[name] = sums.get(name, 0) + value
@@ -175,7 +175,7 @@ class Learner:
             },
         }
 
-    def one_batch(self, images: Tensor, soft: Tensor) -> dict[str, Tensor]:
+    def train_step(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Augment a batch and train on it, in `config.accumulate` parts one after the other.
 
         An image is mixed with another image of its part, so small parts mix less than the whole
@@ -183,49 +183,51 @@ class Learner:
 
         Args:
             images: (B, C, H, W) uint8.
-            soft: (B, K) float32 targets.
+            targets: (B, K) float32.
 
         Returns:
             Scalars on the device: "loss", the mean over the batch; "right", the number of correct
-            answers, int64; and each auxiliary loss and statistic, summed over the parts.
+            predictions, int64; and each auxiliary loss and statistic, summed over the parts.
         """
-        config, extra = self.config, {}
+        config, logged = self.config, {}
         loss = torch.zeros((), device=self.device)
         right = torch.zeros((), device=self.device, dtype=torch.int64)
-        for part, answer in zip(
-            images.chunk(config.accumulate), soft.chunk(config.accumulate), strict=True
+        for part, target in zip(
+            images.chunk(config.accumulate), targets.chunk(config.accumulate), strict=True
         ):
             x = self.prepare(part, config.augmentation, self.generator)
-            x, answer = mix(x, answer, self.generator, mixup=config.mixup, cutmix=config.cutmix)
-            logits, part_loss = self.step(x, answer, extra)
+            x, target = mix(x, target, self.generator, mixup=config.mixup, cutmix=config.cutmix)
+            logits, part_loss = self.micro_step(x, target, logged)
             loss += part_loss / config.accumulate
-            right += (logits.argmax(1) == answer.argmax(1)).sum()
-        return {"loss": loss, "right": right, **extra}
+            right += (logits.argmax(1) == target.argmax(1)).sum()
+        return {"loss": loss, "right": right, **logged}
 
-    def step(self, x: Tensor, answer: Tensor, extra: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def micro_step(
+        self, x: Tensor, target: Tensor, logged: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Run one part of a batch forward and backward, and update after the last part.
 
         The code here does not wait for the device; libraries and the model may.
 
         Args:
             x: (B, C, H, W) float32, the prepared images of the part.
-            answer: (B, K) float32 targets.
-            extra: auxiliary losses and statistics by name, to which those of this part are added.
+            target: (B, K) float32.
+            logged: auxiliary losses and statistics by name, to which those of this part are added.
 
         Returns:
             Logits (B, K) and the loss of the part, a scalar with the auxiliary losses in it.
         """
         with self.accelerator.accumulate(self.model):
             logits = self.model(x.contiguous(memory_format=torch.channels_last))
-            loss = self.criterion(logits, answer)
-            logged = {}
+            loss = self.criterion(logits, target)
+            mine = {}
             if hasattr(self.core, "auxiliary_losses"):
-                logged |= self.core.auxiliary_losses(answer)
-                loss = sum(logged.values(), loss)
+                mine |= self.core.auxiliary_losses(target)
+                loss = sum(mine.values(), loss)
             if hasattr(self.core, "statistics"):
-                logged |= self.core.statistics()
-            for name, value in logged.items():
-                extra[name] = extra.get(name, 0) + value.detach()
+                mine |= self.core.statistics()
+            for name, value in mine.items():
+                logged[name] = logged.get(name, 0) + value.detach()
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients and self.config.clip_grad:
                 self.accelerator.clip_grad_norm_(self.core.parameters(), self.config.clip_grad)

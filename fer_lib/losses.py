@@ -33,13 +33,17 @@ class SoftCrossEntropy(nn.Module):
     indices, torch divides by the sum of the batch's weights instead, so that batches with a rare
     class count less.)
 
-    Label smoothing together with a correction for rare classes differs from torch's loss. In
-    torch's, class weights also multiply the share of the target that smoothing spreads over the
-    classes, and spreading evenly undoes an adjustment of the logits. Either way, most of what is
-    spread goes to the rarest class, which becomes the answer to images of a frequent one. Here, an
-    image has the weight of its own classes for the spread share too, and an adjusted loss spreads
-    by the prior, so that the spread is even again once the adjustment is off. With a correction
-    but no smoothing, or smoothing alone, this is torch's loss.
+    Label smoothing together with a correction for rare classes differs from torch's loss. With
+    q = softmax(logits + tau log prior), class weights w and smoothing e, the loss of an image with
+    target t is
+
+        (1 - e) sum_k w_k t_k (-log q_k) + e (sum_k w_k t_k) sum_k s_k (-log q_k),
+
+    where s is proportional to prior ** tau, which is uniform for tau = 0. In torch's loss, s is
+    always uniform, and w_k also multiplies the spread share. With weights or tau, the largest part
+    of what is spread would then go to the rarest class, and the network would learn to predict it
+    for images of frequent ones. With a correction but no smoothing, or with smoothing alone, both
+    losses are the same.
 
     Args:
         targets: (N, K) targets of all training images, which give the weights and the prior.

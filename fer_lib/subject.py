@@ -86,9 +86,11 @@ class Subject:
         self.clean = accuracy(kept == self.labels)
 
     def views(self) -> dict[str, Any]:
+        """Compare predictions from one view and from several, on the images of `take`."""
         return compare_views(self.model, self.images, self.labels, self.prepare)
 
     def robustness(self, name: str) -> list[dict[str, Any]]:
+        """Score the images of `take` under a corruption, undamaged first."""
         severity = undamaged(name, self.images)
         clean = {"severity": severity, "unit": CORRUPTIONS[name].unit, **self.clean}
         worse = damaged(
@@ -97,6 +99,7 @@ class Subject:
         return [clean, *worse]
 
     def gates(self) -> dict[str, Any]:
+        """Describe the spatial gates of an attention CNN, on the images of `take`."""
         with exact_convolutions():
             parts = [spatial_gates(self.model, self.prepare(x)) for x in self.images.split(256)]
         means = [torch.cat(stage).mean(0) for stage in zip(*parts, strict=True)]
@@ -111,4 +114,5 @@ class Subject:
         return {"maps": maps, "covered": covered, "mirrored": mirrored}
 
     def answers(self, images: torch.Tensor) -> np.ndarray:
+        """Return the most probable class of images (B, C, H, W) uint8: (B,) int64."""
         return probabilities(self.model, images, self.prepare).argmax(1).cpu().numpy()

@@ -56,7 +56,8 @@ def train(
     """
     require_start(config)
     faces.require_unchanged()
-    run = find(config, faces, runs)
+    main = processes().is_main_process
+    run = shared_run(find_run(config, faces, runs) if main else None)
     saved = run is not None and (run.finished or run.state_path.exists())
     if saved and run.config["environment"].get("code") != code_digest():
         processes().print(
@@ -72,13 +73,12 @@ def train(
         return run
     require_writable(runs_folder(runs))  # before a model is downloaded
     learner = Learner(config, faces, progress=progress, resumes=saved)  # raises on a misfit
-    if not processes().is_main_process:
-        return Training(find(config, faces, runs), learner, faces, quiet).fit()
+    if not main:
+        return Training(shared_run(None), learner, faces, quiet).fit()  # waits for the main process
     with locked(runs_folder(runs) / ".lock", "starting a run"):
         run = find_run(config, faces, runs) or start_run(config, faces, runs)
     with locked(run.folder / ".lock", f"training {run.folder}"):
-        find(config, faces, runs)  # tells the other processes which run it is
-        return Training(run, learner, faces, quiet).fit()
+        return Training(shared_run(run), learner, faces, quiet).fit()
 
 
 def require_start(config: TrainConfig) -> None:
@@ -90,13 +90,10 @@ def require_start(config: TrainConfig) -> None:
         )
 
 
-def find(config: TrainConfig, faces: FaceSet, runs: str | Path | None) -> Run | None:
-    """Find the run of this config on these data in the main process; return it in every one."""
-    folder = [None]
-    if processes().is_main_process and (run := find_run(config, faces, runs)):
-        folder = [str(run.folder)]
-    (path,) = broadcast_object_list(folder)
-    return Run(path) if path else None
+def shared_run(run: Run | None) -> Run | None:
+    """Return in every process the run that the main process gives."""
+    (folder,) = broadcast_object_list([str(run.folder) if run else None])
+    return Run(folder) if folder else None
 
 
 def fine_tuning(

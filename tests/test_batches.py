@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fer_lib.augment import Prepare
-from fer_lib.batches import Batches, placed, probabilities, targets, training_rows
+from fer_lib.batches import Batches, placed, probabilities, training_rows, training_targets
 from fer_lib.files import InputError
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency, log_prior
 
@@ -61,9 +61,9 @@ def test_a_batch_that_processes_cannot_share_is_refused():
 
 def test_targets_from_labels_and_votes(faces):
     rows = faces.where("train")
-    assert (targets(faces, rows).argmax(1) == faces.labels[rows]).all()
+    assert (training_targets(faces, rows).argmax(1) == faces.labels[rows]).all()
     voted = rows[faces.votes[rows][:, :7].sum(1) > 0]
-    soft = targets(faces, voted, "votes")
+    soft = training_targets(faces, voted, "votes")
     assert soft.dtype == np.float32
     np.testing.assert_allclose(soft.sum(1), 1, rtol=1e-5)
     assert ((soft > 0) & (soft < 1)).any()
@@ -74,10 +74,10 @@ def test_targets_from_votes_need_emotion_votes_for_every_face(faces):
     rows = faces.where("train")
     faces.votes[rows[:3], :8] = 0
     with pytest.raises(InputError, match="no emotion vote"):
-        targets(faces, rows, "votes")
+        training_targets(faces, rows, "votes")
     faces.votes = None
     with pytest.raises(InputError, match=r"fer2013new\.csv"):
-        targets(faces, rows, "votes")
+        training_targets(faces, rows, "votes")
 
 
 def test_class_statistics():
@@ -130,7 +130,7 @@ def test_training_on_votes_leaves_out_faces_without_votes(faces):
     faces.votes[rows[:3], :8] = 0
     used = training_rows(faces, None, 0, "votes")
     assert not set(rows[:3]) & set(used)
-    assert np.isfinite(targets(faces, used, "votes")).all()
+    assert np.isfinite(training_targets(faces, used, "votes")).all()
     assert list(training_rows(faces, None, 0)) == list(rows)
     assert len(training_rows(faces, 20, 0, "votes")) == 20
 

@@ -134,7 +134,7 @@ def test_a_step_neither_copies_to_the_device_nor_waits_for_it(faces, model, monk
     batch = next(learner.batches.epoch(0))
     assert batch[0].shape[1] == 3
     with Operations() as seen:
-        done = learner.one_batch(*batch)
+        done = learner.train_step(*batch)
     assert done["loss"].isfinite()
     assert {"aten.convolution", "aten.convolution_backward"} <= seen.names.keys()
     bad = seen.names.keys() & UNRECORDABLE

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fer_lib import learner, runs
-from fer_lib.batches import targets
+from fer_lib.batches import training_targets
 from fer_lib.compare import paired_tests
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import SPLITS, FaceSet
@@ -115,16 +115,16 @@ def test_a_missing_or_damaged_file_or_one_of_other_images_is_refused(faces):
 def test_targets_are_hard_or_soft_and_for_training_images_only(faces):
     save_refined(faces, faces.where("train"), turned(faces), ())
     rows = faces.where("train")[::3]
-    hard = targets(faces, rows, "refined_turned")
+    hard = training_targets(faces, rows, "refined_turned")
     assert (hard == np.eye(7)[(faces.labels[rows] + 1) % 7]).all()
-    soft = targets(faces, rows, "refined_turned:soft")
+    soft = training_targets(faces, rows, "refined_turned:soft")
     assert soft.max(1) == pytest.approx(0.7)
     assert (soft.argmax(1) == hard.argmax(1)).all()
     for split in ("valid", "test"):
         with pytest.raises(InputError, match="validation and test keep their own"):
-            targets(faces, faces.where(split)[:1], "refined_turned")
+            training_targets(faces, faces.where(split)[:1], "refined_turned")
     with pytest.raises(InputError, match="'refined' are unknown: use original, votes or refined_R"):
-        targets(faces, rows, "refined")
+        training_targets(faces, rows, "refined")
     with pytest.raises(InputError, match="not 'refined_Turned soft'"):
         tiny(labels="refined_Turned soft")
 

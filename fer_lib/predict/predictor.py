@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +239,8 @@ class Predictor:
         for picture in map(open_picture, [pictures] if one else pictures):  # only one is in memory
             places.append(self.places(picture, faces))
             crops += [self.crop(picture, found, faces) for found in places[-1]]
-        rows = iter(zip(crops, self.probabilities(np.array(crops)), strict=True))
-        answers = [[self.face(found, *next(rows)) for found in all_found] for all_found in places]
+        every = map(self.face, chain(*places), crops, self.probabilities(np.array(crops)))
+        answers = [list(islice(every, len(found))) for found in places]
         return answers[0] if one else answers
 
     def places(self, picture: Image.Image, faces: str) -> list[Found]:

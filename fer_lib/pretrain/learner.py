@@ -87,7 +87,7 @@ class MaskedLearner:
         self.generator.manual_seed(config.seed * 1_000_003 + epoch)
         losses = torch.zeros(len(self.batches), device=self.device)
         self.model.train()
-        advance = partial(self.recorded, self.one_batch) if self.recorded else self.one_batch
+        advance = partial(self.recorded, self.train_step) if self.recorded else self.train_step
         for step, (images, nothing) in enumerate(with_bar(self, epoch, "pretraining")):
             losses[step] = advance(images, nothing)["loss"]
             self.schedule.step()
@@ -95,7 +95,7 @@ class MaskedLearner:
         seen = len(losses) * self.batches.batch_size
         return {"train_loss": losses.mean().item(), "train_images": seen}
 
-    def one_batch(self, images: Tensor, _: Tensor) -> dict[str, Tensor]:
+    def train_step(self, images: Tensor, _: Tensor) -> dict[str, Tensor]:
         """Augment a batch, hide patches and take a training step; return the "loss"."""
         x = self.prepare(images, self.config.augmentation, self.generator)
         size = (len(x), self.config.patches)
