@@ -195,7 +195,7 @@ def test_only_the_targets_of_a_training_read_refined_labels():
         ("labels.py", "keep_labels", "refined_path"),  # copies of the files
         ("labels.py", "restore_labels", "refined_path"),
         ("labels.py", "_put_back", "refined_path"),
-        ("batches.py", "targets", "refined_targets"),
+        ("batches.py", "training_targets", "refined_targets"),
     }
     for path in (PACKAGE.parent / "notebooks").glob("*.ipynb"):
         code = [
