@@ -119,7 +119,7 @@ def clocked(learner: Learner) -> dict[str, float]:
 def operations(learner: Learner, x: Tensor, answer: Tensor) -> int:
     """Count the floating-point operations of forward and backward on a batch."""
     with FlopCounterMode(display=False) as counter:
-        learner.step(x, answer, {})
+        learner.micro_step(x, answer, {})
     return counter.get_total_flops()
 
 
@@ -135,7 +135,7 @@ def bytes_kept(learner: Learner, x: Tensor, answer: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        learner.step(x, answer, {})
+        learner.micro_step(x, answer, {})
     return sum(kept.values())
 
 

@@ -81,11 +81,11 @@ def test_no_step_waits_for_the_gpu(faces):
     images, soft = next(learner.batches.epoch(0))
     generator = torch.Generator(learner.device).manual_seed(0)
     x = learner.prepare(images, learner.config.augmentation, generator)
-    learner.step(x, soft, {})
+    learner.micro_step(x, soft, {})
     torch.cuda.set_sync_debug_mode("error")
     try:
         x = learner.prepare(images, learner.config.augmentation, generator)
-        learner.step(x, soft, {})
+        learner.micro_step(x, soft, {})
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -132,7 +132,7 @@ def test_the_loss_on_soft_targets_equals_the_closed_form(faces, changes):
     weights = inverse_frequency(known) if learner.config.class_weights else torch.ones(7)
     added = learner.config.logit_adjustment * log_prior(known)
     soft = torch.softmax(torch.randn(16, 7), 1)
-    logits, loss = learner.step(torch.randn(16, 1, 48, 48), soft, {})
+    logits, loss = learner.micro_step(torch.randn(16, 1, 48, 48), soft, {})
     smooth = learner.config.label_smoothing
     target = (1 - smooth) * soft + smooth / 7
     expected = -(weights * target * (logits + added).log_softmax(1)).sum(1).mean()

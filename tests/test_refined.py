@@ -207,7 +207,7 @@ def test_only_the_targets_of_a_training_read_refined_labels():
         part.name
         for part in ast.walk(ast.parse((PACKAGE / "learner.py").read_text(encoding="utf-8")))
         if isinstance(part, ast.FunctionDef)
-        and any(isinstance(n, ast.Name) and n.id == "targets" for n in ast.walk(part))
+        and any(isinstance(n, ast.Name) and n.id == "training_targets" for n in ast.walk(part))
     ]
     assert user == "set_up_data"
 
