@@ -116,14 +116,14 @@ def clocked(learner: Learner) -> dict[str, float]:
     return {part: clock.seconds[part] for part in PARTS}
 
 
-def operations(learner: Learner, x: Tensor, answer: Tensor) -> int:
+def operations(learner: Learner, x: Tensor, target: Tensor) -> int:
     """Count the floating-point operations of forward and backward on a batch."""
     with FlopCounterMode(display=False) as counter:
-        learner.micro_step(x, answer, {})
+        learner.micro_step(x, target, {})
     return counter.get_total_flops()
 
 
-def bytes_kept(learner: Learner, x: Tensor, answer: Tensor) -> int:
+def bytes_kept(learner: Learner, x: Tensor, target: Tensor) -> int:
     """Count the bytes that autograd keeps of the forward pass of a batch, weights excluded."""
     weights = {p.shape for p in learner.core.parameters()}  # autocast keeps copies of them
     kept: dict[int, int] = {}
@@ -135,7 +135,7 @@ def bytes_kept(learner: Learner, x: Tensor, answer: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        learner.micro_step(x, answer, {})
+        learner.micro_step(x, target, {})
     return sum(kept.values())
 
 

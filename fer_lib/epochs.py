@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fer_lib.batches import training_rows
@@ -12,7 +13,7 @@ from fer_lib.checkpoints import load_state, save_state
 from fer_lib.config import Settings
 from fer_lib.data.faceset import FaceSet
 from fer_lib.device import processes
-from fer_lib.files import InputError
+from fer_lib.files import InputError, first_line
 from fer_lib.runs import RunFolder, write_metrics
 
 
@@ -69,6 +70,7 @@ def one_epoch(run: RunFolder, learner: Any, epoch: int) -> dict[str, Any]:
 
     Raises:
         FloatingPointError: the training or the validation loss became infinite or NaN.
+        InputError: the GPU has too little free memory, or the step cannot be recorded.
     """
     start = time.perf_counter()
     lr = max(group["lr"] for group in learner.optimizer.param_groups)
@@ -79,6 +81,14 @@ def one_epoch(run: RunFolder, learner: Any, epoch: int) -> dict[str, Any]:
         # No training loss shows what the last step of the epoch did.
         if not math.isfinite(loss := valid["valid_loss"]):
             raise FloatingPointError(f"the validation loss became {loss} in epoch {epoch + 1}")
+    except torch.OutOfMemoryError as error:
+        config = learner.config
+        hint = f"lower batch_size ({config.batch_size})"
+        if accumulate := getattr(config, "accumulate", 0):
+            hint += f" or split batches with accumulate={2 * accumulate}"
+        raise InputError(
+            f"{run.folder}: the GPU has too little free memory ({first_line(error)}): {hint}"
+        ) from error
     except FloatingPointError as error:
         hints = [f"lower lr ({learner.config.lr})"]
         if getattr(learner.config, "clip_grad", 0) is None:

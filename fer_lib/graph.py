@@ -13,17 +13,13 @@ from torch.optim import Optimizer
 
 from fer_lib.config import TrainConfig
 from fer_lib.device import processes
-from fer_lib.files import first_line
+from fer_lib.files import InputError, first_line
 
 WARM_UP = 3
 """Steps that run normally before one is recorded: in them, libraries choose their algorithms and
 allocate memory."""
 
 Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
-
-
-class NotRecorded(RuntimeError):
-    """A training step cannot be recorded; the message says what to do."""
 
 
 def static_shapes(model: nn.Module) -> bool:
@@ -57,7 +53,7 @@ class RecordedStep:
         generator: a generator of the device, from which the step draws besides torch's own.
 
     Raises:
-        NotRecorded: the step cannot be recorded.
+        InputError: the step cannot be recorded.
         torch.OutOfMemoryError: the GPU has too little free memory for it.
     """
 
@@ -114,7 +110,7 @@ class RecordedStep:
                 first = first.__context__
             if isinstance(first, torch.OutOfMemoryError):
                 raise first from None
-            raise NotRecorded(
+            raise InputError(
                 "a training step could not be recorded as a CUDA graph "
                 f"({first_line(first)}): train with cuda_graph=false, in a new process"
             ) from error

@@ -62,6 +62,11 @@ class RunFolder:
         return (self.folder / "results.json").exists()
 
     @property
+    def begun(self) -> bool:
+        """Whether an epoch has been trained and saved."""
+        return self.finished or self.state_path.exists()
+
+    @property
     def results(self) -> dict[str, Any]:
         """The content of `results.json`; raises InputError if the run is unfinished."""
         return read_json(self.folder / "results.json")

@@ -14,14 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import broadcast_object_list
 
 from fer_lib.config import RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.device import processes
-from fer_lib.files import InputError, continued, first_line, locked, require_writable
-from fer_lib.graph import NotRecorded
+from fer_lib.files import InputError, continued, locked, require_writable
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.provenance import code_digest
@@ -58,8 +56,8 @@ def train(
     faces.require_unchanged()
     main = processes().is_main_process
     run = shared_run(find_run(config, faces, runs) if main else None)
-    saved = run is not None and (run.finished or run.state_path.exists())
-    if saved and run.config["environment"].get("code") != code_digest():
+    begun = run is not None and run.begun
+    if begun and run.config["environment"].get("code") != code_digest():
         processes().print(
             f"{run.name} was {'trained' if run.finished else 'begun'} by other code, which may "
             "give other numbers; delete its folder to train it again"
@@ -72,7 +70,7 @@ def train(
             processes().print(text)
         return run
     require_writable(runs_folder(runs))  # before a model is downloaded
-    learner = Learner(config, faces, progress=progress, resumes=saved)  # raises on a misfit
+    learner = Learner(config, faces, progress=progress, resumes=begun)  # raises on a misfit
     if not main:
         return Training(shared_run(None), learner, faces, quiet).fit()  # waits for the main process
     with locked(runs_folder(runs) / ".lock", "starting a run"):
@@ -164,12 +162,8 @@ def main(arguments: list[str] | None = None) -> None:
         with processes().main_process_first():  # it writes the cache that the others read
             faces = load_faces(args.dataset, args.data_dir, say=processes().print)
         run = train(config, faces, runs=args.runs)
-    except (InputError, FloatingPointError, NotRecorded) as error:
+    except (InputError, FloatingPointError) as error:
         parser.error("; ".join([str(error), *getattr(error, "__notes__", ())]))
-    except torch.OutOfMemoryError as error:
-        full = f"the GPU has too little free memory ({first_line(error)})"
-        remedy = "split the batch, as with --set accumulate=2, or lower batch_size"
-        parser.error("; ".join([f"{full}: {remedy}", *getattr(error, "__notes__", ())]))
     if processes().is_main_process:
         accuracy = run.results["test"]["full"]["accuracy"]
         print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())

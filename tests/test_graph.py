@@ -14,6 +14,7 @@ from fer_lib import graph
 from fer_lib.augment import Augmentation
 from fer_lib.config import TrainConfig
 from fer_lib.data.sample import make_sample
+from fer_lib.files import InputError
 from fer_lib.graph import recordable
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
@@ -168,7 +169,7 @@ def test_an_epoch_waits_for_the_device_as_often_with_more_steps(faces):
 @pytest.mark.parametrize(
     ("error", "raised", "message"),
     [
-        (RuntimeError, graph.NotRecorded, r"\(the first error\): train with cuda_graph=false"),
+        (RuntimeError, InputError, r"\(the first error\): train with cuda_graph=false"),
         (torch.OutOfMemoryError, torch.OutOfMemoryError, "^the first error$"),
     ],
 )

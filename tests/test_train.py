@@ -18,8 +18,9 @@ from fer_lib.data.sample import make_sample
 from fer_lib.epochs import in_common
 from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError
-from fer_lib.graph import NotRecorded
+from fer_lib.learner import Learner
 from fer_lib.pretrain import __main__ as pretrain_command
+from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.runs import find_run, list_runs
 from fer_lib.train import main, train
 from fer_lib.training import Training
@@ -126,26 +127,29 @@ def test_invalid_settings_are_refused_before_a_folder_is_made(faces, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("command", "learner", "arguments", "remedy"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory.\nMore"), "little free memory (CUDA out of me"),
-        (NotRecorded("train with cuda_graph=false"), "train with cuda_graph=false"),
+        (
+            main,
+            Learner,
+            ["baseline_cnn"],
+            "lower batch_size (64) or split batches with accumulate=2",
+        ),
+        (pretrain_command.main, MaskedLearner, [], "lower batch_size (32)"),
     ],
 )
-@pytest.mark.parametrize("command", ["train", "pretrain"])
-def test_the_limits_of_a_gpu_end_the_command_with_one_sentence(
-    tmp_path, monkeypatch, capsys, command, error, message
+def test_a_full_gpu_ends_a_command_with_one_sentence(
+    tmp_path, monkeypatch, capsys, command, learner, arguments, remedy
 ):
-    def fail(*arguments, **options):
-        raise error
+    def fail(self, epoch):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore")
 
-    module = train_module if command == "train" else pretrain_command
-    monkeypatch.setattr(module, command, fail)
-    arguments = ["--dataset", "sample-10-100", "--runs", str(tmp_path)]
+    monkeypatch.setattr(learner, "train_epoch", fail)
     with pytest.raises(SystemExit) as ended:
-        module.main([*(["baseline_cnn"] if command == "train" else []), *arguments])
+        command([*arguments, "--dataset", "sample-10-100", "--runs", str(tmp_path)])
     assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"the GPU has too little free memory (CUDA out of memory.): {remedy}" in said
 
 
 @pytest.mark.parametrize(("limit", "marked"), [(20, True), (None, False), ("between", False)])

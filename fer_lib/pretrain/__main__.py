@@ -4,11 +4,8 @@ import argparse
 import json
 import shlex
 
-import torch
-
 from fer_lib.data import load_faces
-from fer_lib.files import InputError, continued, first_line
-from fer_lib.graph import NotRecorded
+from fer_lib.files import InputError, continued
 from fer_lib.pretrain import pretrain, pretraining
 from fer_lib.recipes import default_preset
 from fer_lib.settings import add_arguments, parse_settings
@@ -27,12 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
         changes = {"seed": args.seed} | parse_settings(args.set, ("seed", "preset"))
         config = pretraining(args.preset or default_preset(args.dataset), **changes)
         run = pretrain(config, load_faces(args.dataset, args.data_dir), runs=args.runs)
-    except (InputError, FloatingPointError, NotRecorded) as error:
+    except (InputError, FloatingPointError) as error:
         parser.error("; ".join([str(error), *getattr(error, "__notes__", ())]))
-    except torch.OutOfMemoryError as error:
-        full = f"the GPU has too little free memory ({first_line(error)})"
-        remedy = f"lower batch_size, which is {config.batch_size}"
-        parser.error("; ".join([f"{full}: {remedy}", *getattr(error, "__notes__", ())]))
     words = ["--dataset", args.dataset, "--preset", config.preset]
     words += ["--data-dir", args.data_dir] * bool(args.data_dir)
     words += ["--set", f"pretrained={run.encoder_path}", f"options={json.dumps(run.options)}"]

@@ -51,8 +51,7 @@ def pretrain(
         raise InputError("pretraining runs in one process: start it without torchrun or accelerate")
     root = runs_folder(runs) / "pretraining"
     run = find_pretraining(config, faces, root)
-    saved = run is not None and (run.finished or run.state_path.exists())
-    if saved and run.config["environment"].get("code") != code_digest(CODE):
+    if run and run.begun and run.config["environment"].get("code") != code_digest(CODE):
         how = "made" if run.finished else "begun"
         print(f"{run.name} was {how} by other code; delete it to pretrain again")
     if run and run.finished:
