@@ -100,11 +100,10 @@ def contents(run: RunFolder) -> dict[str, bytes]:
         wanted = weights or path.suffix != ".safetensors"
         if path.is_file() and path.name[0] != "." and wanted:
             found[f"{where}/{path.name}"] = path.read_bytes()
-    if f"{where}/predictions.npz" in found:
-        halves = halved(load_predictions(run.folder / "predictions.npz"))
+    for path in run.folder.glob("predictions*.npz"):
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **asdict(halves))
-        found[f"{where}/predictions.npz"] = buffer.getvalue()
+        np.savez_compressed(buffer, **asdict(halved(load_predictions(path))))
+        found[f"{where}/{path.name}"] = buffer.getvalue()
     return found
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from fer_lib import plots
 from fer_lib.batches import training_rows
-from fer_lib.checkpoints import Background, save_weights, snapshot
+from fer_lib.checkpoints import Background, load_weights, save_weights, snapshot
 from fer_lib.data import FaceSet
 from fer_lib.data.refined import refined_by
 from fer_lib.epochs import in_common, keep, one_epoch, resume
@@ -21,9 +21,16 @@ FEW = 50  # steps of a whole training; with fewer, a network has hardly begun to
 FROM_MODEL = ", or start from a trained model with pretrained=FILE"
 
 
-def best_epoch(rows: list[dict[str, Any]]) -> int:
+ACCURACY = {"best": "valid_accuracy", "unaveraged": "valid_accuracy_unaveraged"}
+"""Weights that a run keeps at their best epoch -> the column of `metrics.csv` with their accuracy.
+
+"best" are those of the moving average if there is one, and then "unaveraged" are the others.
+"""
+
+
+def best_epoch(rows: list[dict[str, Any]], name: str = "best") -> int:
     """Return the epoch, counted from 0, with the best validation accuracy; of equals, the first."""
-    return max(range(len(rows)), key=lambda epoch: rows[epoch]["valid_accuracy"])
+    return max(range(len(rows)), key=lambda epoch: rows[epoch].get(ACCURACY[name], 0))
 
 
 class Training:
@@ -102,14 +109,15 @@ class Training:
         Args:
             epochs: number of recorded epochs.
         """
-        for path in self.run.folder.glob("epoch-*.safetensors"):
-            if path.stem == f"epoch-{epochs}":
-                path.replace(self.run.folder / "best.safetensors")
-            else:
-                path.unlink()
+        for name in ACCURACY:
+            for path in self.run.folder.glob(f"{name}-*.safetensors"):
+                if path.stem == f"{name}-{epochs}":
+                    path.replace(self.run.folder / f"{name}.safetensors")
+                else:
+                    path.unlink()
 
     def keep(self, state: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """Save weights (if they are the best), metrics and state, each file all or nothing.
+        """Save weights (those that are the best), metrics and state, each file all or nothing.
 
         The best weights replace the previous ones only after the state with their epoch is saved:
         if the process is killed earlier, the next one repeats the epoch, and on a GPU the repeated
@@ -119,17 +127,16 @@ class Training:
             state: a copy of the learner's state; the learner is already in the next epoch.
             rows: the rows of the epochs so far.
         """
-        folder, faces = self.run.folder, self.faces
-        if best_epoch(rows) == len(rows) - 1:
-            save_weights(
-                folder / f"epoch-{len(rows)}.safetensors",
-                state.get("ema", state["model"]),
-                self.config,
-                faces.classes,
-                faces.images.shape[1:],
-            )
+        folder, faces, epoch = self.run.folder, self.faces, len(rows)
+        weights = {"best": state.get("ema", state["model"])}
+        if "ema" in state:
+            weights["unaveraged"] = state["model"]
+        for name, values in weights.items():
+            if best_epoch(rows, name) == epoch - 1:
+                path = folder / f"{name}-{epoch}.safetensors"
+                save_weights(path, values, self.config, faces.classes, faces.images.shape[1:])
         keep(self.run, state, rows)
-        self.settle(len(rows))
+        self.settle(epoch)
 
     def tell(self) -> None:
         """Print one line on the last epoch."""
@@ -143,14 +150,33 @@ class Training:
             self.say(line.rstrip())
 
     def finish(self) -> None:
-        """Score the best weights on validation and test images, and write the results last."""
+        """Score the best weights on validation and test images, and write the results last.
+
+        With a moving average the weights themselves are scored too, at their own best epoch. Their
+        predictions are kept, but not they.
+        """
         folder, faces = self.run.folder, self.faces
         best = self.run.load_model().to(self.learner.device)
-        predictions = self.predictions(best)
-        one_view = self.predictions(best, flip=False) if self.config.flip_tta else None
+        predictions, more = self.predictions(best), {}
+        if self.config.flip_tta:
+            one_view = self.predictions(best, flip=False)
+            more["one_view"] = {
+                split: evaluate(faces, one_view, split)["full"]["accuracy"]
+                for split in ("valid", "test")
+            }
+        if (path := folder / "unaveraged.safetensors").exists():
+            unaveraged = self.predictions(load_weights(path).to(self.learner.device))
+            more["unaveraged"] = {
+                "best_epoch": best_epoch(self.rows, "unaveraged") + 1,
+                "valid": evaluate(faces, unaveraged, "valid"),
+                "test": evaluate(faces, unaveraged, "test"),
+            }
         if self.main:
             save_predictions(folder / "predictions.npz", predictions)
-            write_results(self.run, faces, predictions, self.rows, best, one_view)
+            if "unaveraged" in more:
+                save_predictions(folder / "predictions_unaveraged.npz", unaveraged)
+            write_results(self.run, faces, predictions, self.rows, best, more)
+            path.unlink(missing_ok=True)
 
     def predictions(self, model: nn.Module, flip: bool | None = None) -> Predictions:
         """Predict the validation and test images in float32, in all processes together.
@@ -171,15 +197,14 @@ def write_results(
     predictions: Predictions,
     rows: list[dict[str, Any]],
     model: nn.Module,
-    one_view: Predictions | None = None,
+    more: dict[str, Any],
 ) -> None:
     """Write the figures and `results.json` of a run whose predictions are saved.
 
     Args:
         rows: the rows of `metrics.csv`.
         model: the best model; its parameters are counted.
-        one_view: predictions without the mirror image, if `predictions` are averaged with it; their
-            accuracies are written as `one_view`.
+        more: further entries of `results.json`.
     """
     config, test = run.train_config, evaluate(faces, predictions, "test")
     common = in_common(config, faces, rows)
@@ -194,10 +219,8 @@ def write_results(
         "use": operating_point(faces, predictions),
         "valid": evaluate(faces, predictions, "valid"),
         "test": test,
+        **more,
     }
-    if one_view:
-        parts = {split: evaluate(faces, one_view, split)["full"] for split in ("valid", "test")}
-        results["one_view"] = {split: part["accuracy"] for split, part in parts.items()}
     for name in ("loss", "accuracy"):
         figure = plots.learning_curve(rows, name, mark=common["mark"])
         plots.save(figure, run.folder / f"{name}_curve.png")

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,18 @@ def test_the_evaluation_of_a_run_is_kept_and_other_json_files_are_ignored(root):
     assert "inference" not in read_json(path)
     write_json(path.with_name("comparison.json"), {"no": "run"})
     main([])
+
+
+def test_the_predictions_of_unaveraged_weights_are_kept_and_restored(root, monkeypatch):
+    run = make_run(root, right=10)
+    given = load_predictions(run.folder / "predictions.npz")
+    other = replace(given, test_probabilities=given.test_probabilities[:, ::-1].copy())
+    save_predictions(run.folder / "predictions_unaveraged.npz", other)
+    keep_results(run, root / "kept")
+    monkeypatch.setenv("FER_HOME", str(root / "elsewhere"))
+    (back,) = kept_module.restore(root / "kept")
+    read = load_predictions(back.folder / "predictions_unaveraged.npz")
+    np.testing.assert_allclose(read.test_probabilities, other.test_probabilities, atol=1e-3)
 
 
 def test_the_table_has_the_changed_settings_and_the_accuracy_in_one_view(root):

@@ -88,7 +88,7 @@ def test_a_run_killed_at_its_best_epoch_has_the_weights_of_the_best_recorded_epo
     weights = load_weights(run.folder / "best.safetensors").state_dict()
     expected = states[best]
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
-    assert not list(run.folder.glob("epoch-*"))
+    assert not list(run.folder.glob("best-*"))
 
 
 def test_the_best_weights_are_scored_and_not_the_last(faces, tmp_path, monkeypatch):
@@ -123,7 +123,43 @@ def test_the_moving_average_is_saved_as_the_best_weights(faces, tmp_path):
     best = run.load_model().state_dict()
     assert all(torch.equal(best[name], state["ema"][name]) for name in best)
     assert not all(torch.equal(best[name], state["model"][name]) for name in best)
-    assert "valid_accuracy_unaveraged" in run.metrics()
+
+
+def test_the_weights_themselves_are_scored_at_their_own_best_epoch(faces, tmp_path, monkeypatch):
+    accuracies = {"valid_accuracy": [0.5, 0.6], "valid_accuracy_unaveraged": [0.4, 0.3]}
+    validate, keep, states = Learner.validate, epochs.keep, []
+
+    def noted(run, state, rows):
+        states.append(deepcopy(state["model"]))
+        keep(run, state, rows)
+
+    monkeypatch.setattr(
+        Learner,
+        "validate",
+        lambda self: validate(self) | {name: some.pop(0) for name, some in accuracies.items()},
+    )
+    monkeypatch.setattr(training, "keep", noted)
+    run = train(small(ema_decay=0.9), faces, runs=tmp_path)
+    found = run.results["unaveraged"]
+    assert (run.results["best_epoch"], found["best_epoch"]) == (2, 1)
+    model = run.load_model()
+    model.load_state_dict(states[0])
+    rows = faces.where("test")
+    answers = probabilities(
+        model, torch.from_numpy(faces.images[rows]), Prepare(model.pretrained_cfg)
+    )
+    assert (
+        found["test"]["full"]["accuracy"]
+        == (answers.argmax(1).numpy() == faces.labels[rows]).mean()
+    )
+    kept = load_predictions(run.folder / "predictions_unaveraged.npz").test_probabilities
+    np.testing.assert_allclose(kept, answers.numpy(), atol=1e-5)
+    assert not list(run.folder.glob("unaveraged*"))
+
+
+def test_a_run_without_a_moving_average_has_no_unaveraged_scores(faces, tmp_path):
+    run = train(small(epochs=1), faces, runs=tmp_path)
+    assert "unaveraged" not in run.results
 
 
 def test_a_nan_loss_raises_an_error_and_the_last_good_epoch_is_kept(faces, tmp_path, monkeypatch):

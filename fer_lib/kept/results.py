@@ -15,6 +15,9 @@ from fer_lib.runs import Run, runs_folder, write_metrics
 KEPT = "[0-9]*_*_s[0-9]*.json"
 """Pattern of the file names of kept runs; other results are in the same folder."""
 
+PREDICTIONS = ("", "_unaveraged")
+"""Ends of the names of a run's files of predictions; the second is of `Training.finish`."""
+
 
 def keep_results(run: Run, folder: Path) -> None:
     """Write the results of a finished run to one file in `folder`.
@@ -44,8 +47,9 @@ def keep_results(run: Run, folder: Path) -> None:
         path = run.folder / f"{part}.json"
         if path.exists():
             parts[part] = read_json(path)
-    if (path := run.folder / "predictions.npz").exists():
-        save_predictions(folder / f"{run.name}.npz", load_predictions(path), small=True)
+    for which in PREDICTIONS:
+        if (path := run.folder / f"predictions{which}.npz").exists():
+            save_predictions(folder / f"{run.name}{which}.npz", load_predictions(path), small=True)
     write_json(folder / f"{run.name}.json", parts)  # last, as this file makes the run a kept one
 
 
@@ -72,14 +76,17 @@ def restore(folder: Path) -> list[Run]:
         target = runs_folder() / path.stem
         if target.exists():
             continue
-        kept, predictions = read_json(path.with_suffix(".json")), load_predictions(path)
+        kept, stem = read_json(path.with_suffix(".json")), path.with_suffix("")
+        mine = {which: Path(f"{stem}{which}.npz") for which in PREDICTIONS}
+        read = {which: load_predictions(file) for which, file in mine.items() if file.exists()}
         temporary = target.with_name(f".{target.name}.partial")
         temporary.mkdir(parents=True, exist_ok=True)
         try:
             for part in kept.keys() - {"metrics"}:
                 write_json(temporary / f"{part}.json", kept[part])
             write_metrics(temporary / "metrics.csv", kept["metrics"])
-            save_predictions(temporary / "predictions.npz", predictions)
+            for which, predictions in read.items():
+                save_predictions(temporary / f"predictions{which}.npz", predictions)
             Run(temporary)  # raises for settings that no longer exist
             temporary.rename(target)
         except InputError as error:

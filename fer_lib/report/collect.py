@@ -84,9 +84,8 @@ def collect(
     Path(folder).mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".collect") as staged:
         for file in kept:
-            for path in (file, file.with_suffix(".npz")):
-                if path.exists():
-                    shutil.copy(path, staged)
+            for path in (file, *file.parent.glob(f"{file.stem}*.npz")):
+                shutil.copy(path, staged)
         for run in finished:
             keep_results(run, Path(staged))
         for name, part in parts.items():
