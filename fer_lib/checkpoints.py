@@ -60,14 +60,17 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a state that `save_state` wrote: only tensors and plain values, so no code is run.
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a state that `save_state` wrote, to the CPU; who loads it moves what it needs.
+
+    The file has only tensors and plain values, so that no code is run. An optimizer that counts its
+    steps on the CPU would wait for the device at every step if the counts came back on a GPU.
 
     Raises:
         InputError: the file is damaged.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged files torch raises almost anything
         raise InputError(
             f"{path} is damaged ({first_line(error)}): delete the run folder "

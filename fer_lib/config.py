@@ -123,11 +123,12 @@ class TrainConfig(Settings):
         mixup, cutmix: alpha of the Beta distribution; 0: none.
         ema_decay: largest decay of the moving average of the weights; 0: none. The average is then
             what is validated and kept, and the accuracy of the weights themselves is recorded too.
-            In step n, the decay is at most 1 - n^(-2/3) (the warm-up of timm's `ModelEmaV3`).
+        ema_warmup: let the decay of step n be at most 1 - n^(-2/3) (timm's `ModelEmaV3`), so that
+            the average forgets the first weights; 0.999 is then reached after 31,623 steps.
         flip_tta: average the predictions for an image and its mirror image.
         augmentation: what is drawn at random for each training image.
-        precision: "bf16", "fp16", "no" (float32), or "auto": bf16 if the device computes in it (see
-            `fer_lib.device.choose_precision`).
+        precision: "bf16", "fp16", "no" (float32; a GPU may train convolutions in TF32), or "auto":
+            bf16 if the device computes in it (see `fer_lib.device.choose_precision`).
         compile: run the model through torch.compile (no faster on the CPUs tried).
         cuda_graph: on one NVIDIA GPU, record a training step once and replay it: the same up to
             rounding, and faster if kernels are small. This needs adamw in bf16 or float32, no
@@ -167,6 +168,7 @@ class TrainConfig(Settings):
     mixup: float = 0.0
     cutmix: float = 0.0
     ema_decay: float = 0.0
+    ema_warmup: bool = True
     flip_tta: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
     precision: str = "auto"

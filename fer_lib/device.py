@@ -1,6 +1,7 @@
 """The device, the processes on it, and how it computes: memory, attention, precision."""
 
 import ctypes
+import gc
 import os
 from contextlib import suppress
 
@@ -50,6 +51,16 @@ def keep_memory() -> None:
         # M_MMAP_THRESHOLD, bytes: older versions accept at most 32 MiB.
         if mallopt(-3, 2**30) or mallopt(-3, 2**25):
             mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
+
+
+def free_memory(device: torch.device) -> None:
+    """Free what an earlier training in this process still holds on a GPU.
+
+    In mixed precision, accelerate makes a model refer to itself: its weights stay on the device
+    until such reference cycles are collected.
+    """
+    if device.type == "cuda":
+        gc.collect()
 
 
 def plain_attention(model: nn.Module) -> None:

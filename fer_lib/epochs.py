@@ -33,7 +33,7 @@ def resume(run: RunFolder, learner: Any) -> list[dict[str, Any]]:
             leftover.unlink()
     if not run.state_path.exists():
         return []
-    state = load_state(run.state_path, learner.device)
+    state = load_state(run.state_path)
     rows = state.pop("rows")
     learner.load_state_dict(state, str(run.state_path))
     processes().print(f"{run.name} resumes after epoch {len(rows)}", flush=True)

@@ -34,7 +34,7 @@ def recordable(config: TrainConfig, model: nn.Module, precision: str) -> bool:
         config.may_record
         and here.device.type == "cuda"
         and here.num_processes == 1
-        and precision != "fp16"  # its scaler inspects the gradients
+        and precision != "fp16"  # not tried with its scaler
         and static_shapes(model)
     )
 

@@ -1,6 +1,5 @@
 """The learner: model, optimizer, schedule and batches on the device. It uses no run folder."""
 
-import gc
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ from fer_lib.augment import Prepare, mix
 from fer_lib.batches import Batches, placed, training_rows, training_targets
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
-from fer_lib.device import choose_precision, keep_memory, plain_attention, processes
+from fer_lib.device import choose_precision, free_memory, keep_memory, plain_attention, processes
 from fer_lib.epochs import load_parts, require_finite, with_bar
 from fer_lib.files import InputError
 from fer_lib.graph import RecordedStep, recordable
@@ -49,13 +48,10 @@ class Learner:
         self.config, self.progress = config, progress
         self.precision = choose_precision(config.precision)
         device = processes().device
-        if device.type == "cuda":
-            # In mixed precision, accelerate makes a model refer to itself: the weights of a
-            # finished training stay on the device until such reference cycles are collected.
-            gc.collect()
+        free_memory(device)
         # Trainings in one process may differ in precision, but accelerate's state is global.
         AcceleratorState._reset_state()
-        unused = DistributedDataParallelKwargs(find_unused_parameters=bool(config.frozen_layers))
+        unused = DistributedDataParallelKwargs(find_unused_parameters=bool(config.unfreeze_every))
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision=self.precision,
@@ -116,10 +112,14 @@ class Learner:
         self.core = core.to(self.device, memory_format=torch.channels_last)
         self.prepare = Prepare(core.pretrained_cfg, self.device)
         self.ema = (
-            ModelEmaV3(core, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
+            ModelEmaV3(core, decay=config.ema_decay, use_warmup=config.ema_warmup)
+            if config.ema_decay
+            else None
         )
         raw = create_optimizer(core, config)
         self.schedule, self.plateau = schedules(config, raw, len(self.batches))
+        if not config.unfreeze_every:  # then several GPUs need not exchange gradients of these
+            freeze(core, config.frozen_layers)
         model = torch.compile(core) if config.compile else core
         self.model, self.optimizer = self.accelerator.prepare(model, raw)
         record = recordable(config, core, self.precision)

@@ -95,6 +95,7 @@ MAE_PUBLISHED = {
     "frozen_layers": 5,
     "mixup": 0.2,
     "ema_decay": 0.999,
+    "ema_warmup": False,
     "flip_tta": True,
     "augmentation": Augmentation(flip=0.5, crop=(0.8, 1.0)),
 }
@@ -108,6 +109,7 @@ MOE_PUBLISHED = {
     "plateau_metric": "valid_loss",
     "plateau_factor": 0.2,
     "plateau_patience": 2,
+    "options": {"balance": 0.0, "z": 0.0},  # the published network had no loss for its router
     "augmentation": Augmentation(
         flip=0.5, affine=1.0, rotate=10, translate=0.1, scale=(0.9, 1.1), photometric=1.0,
         brightness=0.2, contrast=0.2,
@@ -123,6 +125,7 @@ GREFEL_PUBLISHED = {
     "mixup": 0.2,
     "cutmix": 1.0,
     "ema_decay": 0.9999,
+    "ema_warmup": False,
     "options": {"dropout": 0.15},
     "augmentation": Augmentation(flip=0.5, affine=0.5, rotate=10, translate=0.05, erase=0.25),
 }
@@ -157,12 +160,13 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
         "options": {"dropout": 0.18},
     },
 }
-QUICK = {"epochs": 3, "limit": 8192}
+QUICK = {"epochs": 3, "limit": 8192, "ema_warmup": True}
 LIGHT = Augmentation(flip=0.5, affine=0.5, rotate=10, translate=0.05)
 SMALL = {
     "epochs": 12,
     "batch_size": 64,
     "ema_decay": 0.99,
+    "ema_warmup": True,
     "mixup": 0.0,
     "augmentation": LIGHT,
 }

@@ -68,7 +68,7 @@ def test_an_epoch_is_written_while_the_next_is_trained(faces, tmp_path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             train(small(ema_decay=0.9), faces, runs=tmp_path / "killed")
     (unfinished,) = list_runs(tmp_path / "killed", finished=False)
-    assert len(load_state(unfinished.state_path, torch.device("cpu"))["rows"]) == 1
+    assert len(load_state(unfinished.state_path)["rows"]) == 1
     resumed = train(small(ema_decay=0.9), faces, runs=tmp_path / "killed")
     assert rows(resumed) == rows(whole)
     assert resumed.results["test"] == whole.results["test"]

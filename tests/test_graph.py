@@ -14,6 +14,7 @@ from fer_lib import graph
 from fer_lib.augment import Augmentation
 from fer_lib.config import TrainConfig
 from fer_lib.data.sample import make_sample
+from fer_lib.device import choose_precision
 from fer_lib.files import InputError
 from fer_lib.graph import recordable
 from fer_lib.learner import Learner
@@ -63,6 +64,11 @@ EVERY = Augmentation(
     flip=0.5, affine=1.0, rotate=10, translate=0.1, scale=(0.9, 1.1), crop=(0.8, 1.0),
     photometric=0.5, brightness=0.2, contrast=0.2, noise=0.2, dropout=0.3, erase=0.25,
 )  # fmt: skip
+
+needs_bf16_gpu = pytest.mark.skipif(
+    not (torch.cuda.is_available() and choose_precision() == "bf16"),
+    reason="a recording needs an NVIDIA GPU that computes in bf16",
+)
 
 
 def on_one(monkeypatch, device: str) -> None:
@@ -157,7 +163,7 @@ def test_operations_that_cannot_be_recorded_are_detected():
 def test_an_epoch_waits_for_the_device_as_often_with_more_steps(faces):
     counts = []
     for steps in (2, 4):
-        learner = Learner(config(limit=16 * steps, ema_decay=0.9), faces)
+        learner = Learner(config(limit=16 * steps, ema_decay=0.9, cuda_graph=False), faces)
         learner.train_epoch(0)
         with Operations() as seen:
             learner.train_epoch(1)
@@ -203,7 +209,7 @@ def test_a_run_is_found_with_any_value_of_cuda_graph(faces, tmp_path):
     assert find_run(config(seed=1), faces, tmp_path) is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs an NVIDIA GPU")
+@needs_bf16_gpu
 @pytest.mark.parametrize(
     "changes",
     [{}, {"accumulate": 2}, {"ema_decay": 0.9}, {"frozen_layers": 1}, {"precision": "no"}],
@@ -224,7 +230,7 @@ def test_recorded_steps_train_like_normal_steps(faces, changes, channels):
     assert (weights[1] - weights[2]).norm() < 0.1 * (weights[1] - weights[0]).norm()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs an NVIDIA GPU")
+@needs_bf16_gpu
 @pytest.mark.parametrize("precision", ["no", "auto"])
 def test_recorded_steps_pretrain_like_normal_steps(faces, precision):
     rows, weights = [], []

@@ -116,6 +116,8 @@ def test_the_decay_of_the_moving_average_warms_up_to_its_value(faces):
     learner = Learner(small(ema_decay=0.9), faces)
     decays = [learner.ema.get_decay(step) for step in (1, 2, 10, 1000)]
     assert decays == pytest.approx([1 - step ** (-2 / 3) for step in (1, 2, 10)] + [0.9])
+    plain = Learner(small(ema_decay=0.9, ema_warmup=False), faces)
+    assert [plain.ema.get_decay(step) for step in (1, 1000)] == [0.9, 0.9]
 
 
 @pytest.mark.parametrize(
@@ -131,8 +133,9 @@ def test_the_loss_on_soft_targets_equals_the_closed_form(faces, changes):
     known = learner.batches.targets
     weights = inverse_frequency(known) if learner.config.class_weights else torch.ones(7)
     added = learner.config.logit_adjustment * log_prior(known)
-    soft = torch.softmax(torch.randn(16, 7), 1)
-    logits, loss = learner.micro_step(torch.randn(16, 1, 48, 48), soft, {})
+    soft, x = torch.softmax(torch.randn(16, 7), 1), torch.randn(16, 1, 48, 48)
+    soft, x, weights = (one.to(learner.device) for one in (soft, x, weights))
+    logits, loss = learner.micro_step(x, soft, {})
     smooth = learner.config.label_smoothing
     target = (1 - smooth) * soft + smooth / 7
     expected = -(weights * target * (logits + added).log_softmax(1)).sum(1).mean()

@@ -71,6 +71,7 @@ SCRATCH = {
 GREFEL = {
     **{"pretrained": True, "epochs": 150, "lr": 5e-5, "weight_decay": 0.005, "warmup_epochs": 5},
     **{"label_smoothing": 0.11, "mixup": 0.2, "cutmix": 1, "ema_decay": 0.9999},
+    "ema_warmup": False,
     "options": {"dropout": 0.15},
     "augmentation": STILL  # the publication does not describe these
     | {"flip": 0.5, "affine": 0.5, "rotate": 10, "translate": 0.05, "erase": 0.25},
@@ -85,12 +86,13 @@ PUBLISHED = {
     ("vit_mae", "published"): {
         **{"pretrained": True, "epochs": 80, "lr": 3e-5, "head_lr_scale": 5, "weight_decay": 0.05},
         **{"warmup_epochs": 5, "frozen_layers": 5, "mixup": 0.2, "ema_decay": 0.999},
+        "ema_warmup": False,
         **{"flip_tta": True, "augmentation": STILL | {"flip": 0.5, "crop": [0.8, 1]}},
     },
     ("vit_moe", "published"): {
         **{"pretrained": True, "epochs": 5, "batch_size": 32, "lr": 1e-5, "weight_decay": 0.01},
         **{"schedule": "plateau", "plateau_metric": "valid_loss"},
-        **{"plateau_factor": 0.2, "plateau_patience": 2},
+        **{"plateau_factor": 0.2, "plateau_patience": 2, "options": {"balance": 0, "z": 0}},
         "augmentation": STILL
         | {"flip": 0.5, "affine": 1, "rotate": 10, "translate": 0.1, "scale": [0.9, 1.1]}
         | {"photometric": 1, "brightness": 0.2, "contrast": 0.2},

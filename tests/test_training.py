@@ -102,7 +102,7 @@ def test_the_best_weights_are_scored_and_not_the_last(faces, tmp_path, monkeypat
     reported = load_predictions(run.folder / "predictions.npz").test_probabilities
     np.testing.assert_allclose(predict(run, faces.images[test]), reported, atol=1e-5)
     last = run.load_model()
-    last.load_state_dict(load_state(run.state_path, torch.device("cpu"))["model"])
+    last.load_state_dict(load_state(run.state_path)["model"])
     answers = probabilities(
         last, torch.from_numpy(faces.images[test]), Prepare(last.pretrained_cfg)
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from fer_lib.augment import Prepare
 from fer_lib.batches import Batches, autocast, placed, training_rows
 from fer_lib.data import FaceSet
-from fer_lib.device import choose_precision, keep_memory, processes
+from fer_lib.device import choose_precision, free_memory, keep_memory, processes
 from fer_lib.epochs import load_parts, require_finite, with_bar
 from fer_lib.graph import RecordedStep, recordable
 from fer_lib.models.weights import load_into
@@ -32,6 +32,7 @@ class MaskedLearner:
         keep_memory()
         self.config, self.progress = config, progress
         self.device, self.precision = processes().device, choose_precision(config.precision)
+        free_memory(self.device)
         faces.require("train", "valid")
         rows = {
             "train": training_rows(faces, config.limit, config.seed),
