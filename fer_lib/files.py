@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -75,10 +76,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         InputError: the disk is full or the folder is not writable; `path` is unchanged.
     """
     path = Path(path)
-    # The suffix stays last because numpy and matplotlib choose the format by it. The process id
-    # keeps two writers of one file apart (two ranks that read a dataset for the first time). A
-    # name may have 255 bytes; 40 characters take at most 160.
-    temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.partial{path.suffix}")
+    # The suffix stays last because numpy and matplotlib choose the format by it. The random
+    # number keeps two writers of one file apart (two ranks, or two containers on one volume, that
+    # read a dataset for the first time). A name may have 255 bytes; 40 characters take at most 160.
+    temporary = path.with_name(f".{path.stem[:40]}.{token_hex(4)}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

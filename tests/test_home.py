@@ -3,7 +3,7 @@
 import pytest
 
 from fer_lib import files
-from fer_lib.files import cache, home
+from fer_lib.files import cache, home, replacing
 
 
 @pytest.fixture
@@ -36,3 +36,15 @@ def test_downloads_of_a_user_are_kept_in_the_folder_for_caches(monkeypatch, tmp_
     assert cache() == tmp_path / ".cache" / "fer_lib"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     assert cache() == tmp_path / "caches" / "fer_lib"
+
+
+def test_two_writers_of_one_file_do_not_mix_what_they_write(tmp_path):
+    """As of two containers on one volume, which may have the same process id."""
+    path = tmp_path / "file.txt"
+    with replacing(path) as first:
+        first.write_text("a" * 9)
+        with replacing(path) as second:
+            second.write_text("b")
+        assert path.read_text() == "b"
+    assert path.read_text() == "a" * 9
+    assert list(tmp_path.iterdir()) == [path]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import nbformat
@@ -105,6 +106,12 @@ def test_an_output_overwritten_by_another_seed_reruns_its_stage(two_stages):
     assert two_stages(seed=1, extra={"word": "b"}) == ["one", "two"]
     assert two_stages() == ["one", "two"]
     assert (two_stages.runs / "two.txt").read_text() == "aa"
+
+
+def test_a_file_system_whose_clock_is_behind_does_no_harm(two_stages, monkeypatch):
+    ahead = time.time() + 3600
+    monkeypatch.setattr(time, "time", lambda: ahead)
+    assert two_stages() == ["one", "two"]
 
 
 def test_a_new_or_changed_optional_input_reruns_its_stage(two_stages):

@@ -9,7 +9,7 @@ import torch
 from conftest import rows, small
 from forked import killed_at
 
-from fer_lib import epochs, training
+from fer_lib import epochs, files, training
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.checkpoints import load_state, load_weights
@@ -198,10 +198,11 @@ def test_a_full_disk_is_reported_and_the_last_state_is_kept(faces, tmp_path, mon
     original = training.write_results
 
     def on_a_full_disk(run, *rest):
-        (run.folder / f".results.{os.getpid()}.partial.json").symlink_to("/dev/full")
+        (run.folder / ".results.0.partial.json").symlink_to("/dev/full")
         original(run, *rest)
 
     monkeypatch.setattr(training, "write_results", on_a_full_disk)
+    monkeypatch.setattr(files, "token_hex", lambda bytes: "0")
     with pytest.raises(InputError, match=r"results\.json could not be written \(No space left"):
         train(small(epochs=1), faces, runs=tmp_path)
     assert not (run.folder / "results.json").exists()
