@@ -77,9 +77,9 @@ def _row(entry: Entry) -> dict[str, str]:
         plain, given = PretrainConfig().to_dict(), config.to_dict()
         settings = " ".join(f"{key}={value}" for key, value in given.items() if value != plain[key])
         return row | {"settings": settings, "learns from": f"{entry.dataset}, no labels"}
-    if kept := kept_results(entry):
-        row["validation"] = f"{kept['valid']['full']['accuracy']:.1%}"
+    kept = kept_results(entry)
     return row | {
+        "validation": f"{kept['valid']['full']['accuracy']:.1%}" if kept else "wanted",
         "model": entry.model,
         "starts from": start.get(entry.start, entry.start),
         "settings": " ".join(filter(None, (entry.recipe, shown(config)))),

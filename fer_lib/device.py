@@ -20,7 +20,8 @@ def processes() -> PartialState:
 
     Raises:
         InputError: `accelerate launch --cpu` was asked for several processes (without MPI, it
-            silently starts only one), or on a machine with a GPU, which it does not hide.
+            silently starts only one), or on a machine with a GPU, which it does not hide; or there
+            are more processes than GPUs.
     """
     env = os.environ
     on_cpu = env.get("ACCELERATE_USE_CPU", "").lower() == "true"
@@ -36,6 +37,12 @@ def processes() -> PartialState:
         raise InputError(
             "accelerate launch --cpu starts only one process without MPI: use torchrun "
             "--nproc_per_node 2 -m fer_lib.train …, or add --mpirun_hostfile FILE"
+        )
+    wanted, gpus = int(env.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if torch.cuda.is_available() and wanted > gpus:
+        raise InputError(
+            f"{wanted} processes need {wanted} GPUs, and {gpus} are here: lower --nproc_per_node, "
+            "or set CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
     return PartialState(cpu=not torch.cuda.is_available())
 

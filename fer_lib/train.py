@@ -167,6 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     if processes().is_main_process:
         accuracy = run.results["test"]["full"]["accuracy"]
         print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())
+    processes().destroy_process_group()  # or several processes end with a warning
 
 
 if __name__ == "__main__":

@@ -100,6 +100,14 @@ def test_a_launch_that_would_silently_start_one_process_is_refused(monkeypatch):
         processes()
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # as torchrun sets it
+    with pytest.raises(InputError, match="2 processes need 2 GPUs, and 1 are here: lower"):
+        processes()
+
+
 @pytest.mark.parametrize(
     ("gpu", "multiplies_bf16", "chosen"),
     [(True, True, "bf16"), (True, False, "fp16"), (False, True, "bf16"), (False, False, "no")],
