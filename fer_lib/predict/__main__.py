@@ -126,7 +126,7 @@ class Work:
         mode = "whole" if self.args.whole else "detect"
         answers = self.predictor([shot.picture for shot in good], faces=mode)
         new = [Seen(shot, faces) for shot, faces in zip(good, answers, strict=True)]
-        self.seen += [replace(seen, shot=replace(seen.shot, picture=None)) for seen in new]
+        self.seen += [seen.without_pixels() for seen in new]
         for seen in new:
             if not self.args.out:
                 tqdm.write(line(seen))
