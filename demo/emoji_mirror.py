@@ -16,7 +16,7 @@ from streamlit_webrtc import VideoProcessorBase, webrtc_streamer
 
 from fer_lib import cards
 from fer_lib.data.drawing import draw
-from fer_lib.data.pictures import read_picture
+from fer_lib.data.pictures import SUFFIXES, read_picture
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.mirror import Mirror, View
@@ -34,7 +34,7 @@ NO_ADDRESS = (
 )
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KEPT = "Pictures are in its memory while the page shows them, and never in a file."
-START = "Start the camera, and look into it."
+START = "Start the camera, allow it if the browser asks, and look into it."
 STALE = "No new frame for some seconds: stop and start the camera."
 STYLE = "<style>.stMainBlockContainer { padding-top: 2.5rem; }</style>"
 REFRESH = 0.25  # seconds between updates of the page with what the camera's thread has found
@@ -119,9 +119,8 @@ def readings(processor: Processor | None) -> None:
     if mirror.stale:
         st.html(cards.waiting(STALE))
         return
-    note = f"one of {view.faces} faces is read here" if view.faces > 1 else ""
     st.html(
-        cards.card(view.expression, sure=view.sure, note=note)
+        cards.card(view.expression, sure=view.sure, note=cards.one_of(view.faces))
         + cards.bars(view.probabilities or dict.fromkeys(mirror.using[0].classes, 0.0))
         + cards.band(view.history, gap=max(cards.GAP, 3 * view.latency / 1000))
     )
@@ -132,7 +131,7 @@ def still(predictor: Predictor) -> None:
     """Show a picture from a file, or a drawn face, and what the model reads in it."""
     left, right = st.columns([3, 2], gap="large")
     with left:
-        file = st.file_uploader("A picture with faces", ["jpg", "jpeg", "png", "webp", "bmp"])
+        file = st.file_uploader("A picture with faces", sorted(SUFFIXES))
         if file:
             st.caption("To choose a drawn face, remove the file with its ×.")
         drawn = None if file else st.pills("or a drawn face", EMOTIONS, default="happy")
@@ -145,8 +144,9 @@ def still(predictor: Predictor) -> None:
     with right:
         if not found:
             st.html(cards.card(None))
-        for face in found:
-            card = cards.card(face.expression, sure=face.sure, note=mark)
+        for number, face in enumerate(found, 1):
+            note = mark or cards.number_of(number, len(found))
+            card = cards.card(face.expression, sure=face.sure, note=note)
             st.html(card + cards.bars(face.probabilities))
 
 

@@ -34,6 +34,7 @@ MAPS = {"show_label": True, "container": True}
 SHOW = {"interactive": False, "buttons": ["fullscreen"]}  # leaves out Gradio's button that uploads
 FONT = ["system-ui", "sans-serif"]  # a theme's own fonts would be fetched from Google
 TITLE = "# Facial expressions\nGive a picture, take one, or let the camera run."
+DRAWN = "Drawn faces: sample data (they show no person)"
 CHOOSE = "Choose a picture, or one of the drawn faces."
 MAP = "What the model looks at"
 NO_MAP = "A map needs the torch model: choose a run, or the default model."
@@ -108,9 +109,12 @@ def read(picture: Image.Image | None, name: str) -> tuple[str, Image.Image | Non
     predictor = load(name)
     found = predictor(picture)
     html = "".join(
-        cards.card(face.expression, sure=face.sure) + cards.bars(face.probabilities)
-        for face in found[:SHOWN]
+        cards.card(face.expression, sure=face.sure, note=cards.number_of(number, len(found)))
+        + cards.bars(face.probabilities)
+        for number, face in enumerate(found[:SHOWN], 1)
     )
+    if len(found) > SHOWN:
+        html += cards.remark(f"The {SHOWN} largest of {len(found)} faces; the picture shows all.")
     marked = draw_faces(picture, found)
     return html or cards.card(None), marked, map_of(predictor, found[:SHOWN])
 
@@ -130,10 +134,11 @@ def watch(
     if state is None or state[0] != name:
         state = name, Follower(threshold=predictor.threshold)
     follower = state[1]
-    face = follower.take(predictor(frame) if frame else [], time.monotonic())
-    html = cards.card(follower.expression, sure=follower.sure) + cards.bars(
-        follower.probabilities or dict.fromkeys(predictor.classes, 0.0)
-    )
+    found = predictor(frame) if frame else []
+    face = follower.take(found, time.monotonic())
+    html = cards.card(
+        follower.expression, sure=follower.sure, note=cards.one_of(len(found))
+    ) + cards.bars(follower.probabilities or dict.fromkeys(predictor.classes, 0.0))
     return html, map_of(predictor, [face] if face else []), state
 
 
@@ -155,7 +160,7 @@ def page() -> gr.Blocks:
                         height=SIDE,
                     )
                     picture.preprocess = path_of
-                    gr.Examples(drawn_faces(), picture, label="Drawn faces (they show no person)")
+                    gr.Examples(drawn_faces(), picture, label=DRAWN)
                 with gr.Column(scale=2):
                     answer = gr.HTML(cards.waiting(CHOOSE))
             with gr.Row():

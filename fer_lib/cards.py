@@ -28,7 +28,7 @@ STYLE = """<style>
 .fer-emoji { font-size: 6.5rem; line-height: 1.15; transition: opacity .3s;
   font-family: "Apple Color Emoji", "Segoe UI Emoji", "Noto Color Emoji", sans-serif; }
 .fer-word { font-size: 1.5rem; font-weight: 600; }
-.fer-note { opacity: .65; min-height: 1.5em; }
+.fer-note { opacity: .75; min-height: 1.5em; }
 .fer-card[data-sure="false"] .fer-emoji { opacity: .45; }
 .fer-bars { display: grid; grid-template-columns: auto 1fr auto; gap: .4rem .7rem;
   align-items: center; margin: .6rem 0; font-variant-numeric: tabular-nums; }
@@ -39,7 +39,8 @@ STYLE = """<style>
 .fer-band { width: 100%; height: 7rem; display: block; border-radius: .5rem;
   background: color-mix(in srgb, currentColor 6%, transparent); }
 .fer-picture { max-width: 100%; border-radius: .5rem; }
-.fer-axis { display: flex; justify-content: space-between; font-size: .8rem; opacity: .65; }
+.fer-axis { display: flex; justify-content: space-between; font-size: .8rem; opacity: .75; }
+@media (prefers-reduced-motion: reduce) { .fer-emoji, .fer-fill { transition: none; } }
 </style>"""
 
 PRIVATE = (
@@ -49,8 +50,9 @@ PRIVATE = (
 LIMITS = (
     "**What this cannot tell.** It names what a face looks like, following labels on which people "
     "themselves agree only in part. An expression is not an emotion: people smile without being "
-    "happy, and grieve without showing it. It errs more on rare expressions such as disgust and "
-    "fear, and on light, poses and faces unlike those it learned from. Judge nobody by it."
+    "happy, and grieve without showing it. The model that comes with the package errs most on "
+    "fear, sadness, disgust and anger, and any model on light, poses and faces unlike those it "
+    "learned from. Judge nobody by it."
 )
 """Markdown, for the foot of a page."""
 
@@ -68,16 +70,32 @@ def card(expression: str | None, *, sure: bool = True, note: str = "") -> str:
     return (
         f'<div class="fer-card" data-expression="{expression or ""}" '
         f'data-sure="{str(sure or expression is None).lower()}">'
-        f'<div class="fer-emoji" role="img" aria-label="{word}">{emoji}</div>'
-        f'<div class="fer-word">{word}</div><div class="fer-note">{escape(note)}</div></div>'
+        f'<div class="fer-emoji" aria-hidden="true">{emoji}</div>'
+        f'<div class="fer-word">{word}</div>{remark(note)}</div>'
     )
+
+
+def number_of(number: int, faces: int) -> str:
+    """Return the note of the card of a face: its number; "" if it is the only one."""
+    return f"face {number}" if faces > 1 else ""
+
+
+def remark(text: str) -> str:
+    """Return a line of text, in a card or below all cards."""
+    return f'<div class="fer-note">{escape(text)}</div>'
+
+
+def one_of(faces: int) -> str:
+    """Return the note of the card of one face among several; "" if it is the only one."""
+    return f"one of {faces} faces is read here" if faces > 1 else ""
 
 
 def waiting(note: str) -> str:
     """Return what replaces a card before there is a picture."""
     return (
-        '<div class="fer-card" data-expression=""><div class="fer-emoji">🪞</div>'
-        f'<div class="fer-note">{escape(note)}</div></div>'
+        '<div class="fer-card" data-expression="">'
+        '<div class="fer-emoji" aria-hidden="true">🪞</div>'
+        f"{remark(note)}</div>"
     )
 
 
@@ -117,7 +135,7 @@ def band(history: Sequence[tuple[float, Mapping[str, float]]], *, gap: float = G
     )
     # As an image, because Streamlit removes inline SVG from HTML.
     return (
-        f'<img class="fer-band" alt="the last {SECONDS} seconds" '
+        f'<img class="fer-band" alt="probabilities of the last {SECONDS} seconds" '
         f'src="data:image/svg+xml,{quote(svg)}">'
         f'<div class="fer-axis"><span>{SECONDS} s ago</span><span>now</span></div>'
     )

@@ -3,13 +3,14 @@
 import ctypes
 import gc
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 from accelerate import PartialState
 from torch import nn
 
-from fer_lib.files import InputError
+from fer_lib.files import InputError, first_line
 
 
 def processes() -> PartialState:
@@ -45,6 +46,32 @@ def processes() -> PartialState:
             "or set CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """Return the device that is asked for; if it is None, a CUDA GPU if there is one, else the CPU.
+
+    Raises:
+        InputError: a CUDA GPU is asked for, and there is none that PyTorch can use.
+    """
+    gpu = torch.cuda.is_available()
+    device = torch.device(device or ("cuda" if gpu else "cpu"))
+    if device.type == "cuda" and not gpu:
+        raise InputError(
+            "PyTorch finds no GPU for the device cuda: use cpu, or see README.md, Troubleshooting"
+        )
+    return device
+
+
+@contextmanager
+def enough_memory(what: str, remedy: str) -> Iterator[None]:
+    """Raise InputError, with the remedy, if what is done in the block does not fit on the GPU."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{what}: the GPU has too little free memory ({first_line(error)}): {remedy}"
+        ) from error
 
 
 def keep_memory() -> None:

@@ -5,15 +5,14 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fer_lib.batches import training_rows
 from fer_lib.checkpoints import load_state, save_state
 from fer_lib.config import Settings
 from fer_lib.data.faceset import FaceSet
-from fer_lib.device import processes
-from fer_lib.files import InputError, first_line
+from fer_lib.device import enough_memory, processes
+from fer_lib.files import InputError
 from fer_lib.runs import RunFolder, write_metrics
 
 
@@ -58,6 +57,14 @@ def load_parts(parts: dict[str, Any], state: dict[str, Any], source: str) -> Non
             ) from error
 
 
+def less_memory(config: Settings) -> str:
+    """Return which settings let a training need less memory of a GPU."""
+    hint = f"lower batch_size ({config.batch_size})"
+    if accumulate := getattr(config, "accumulate", 0):
+        hint += f" or split batches with accumulate={2 * accumulate}"
+    return hint
+
+
 def one_epoch(run: RunFolder, learner: Any, epoch: int) -> dict[str, Any]:
     """Train for one epoch and validate.
 
@@ -75,20 +82,13 @@ def one_epoch(run: RunFolder, learner: Any, epoch: int) -> dict[str, Any]:
     start = time.perf_counter()
     lr = max(group["lr"] for group in learner.optimizer.param_groups)
     try:
-        trained = learner.train_epoch(epoch)
-        seconds = time.perf_counter() - start
-        valid = learner.validate()
+        with enough_memory(str(run.folder), less_memory(learner.config)):
+            trained = learner.train_epoch(epoch)
+            seconds = time.perf_counter() - start
+            valid = learner.validate()
         # No training loss shows what the last step of the epoch did.
         if not math.isfinite(loss := valid["valid_loss"]):
             raise FloatingPointError(f"the validation loss became {loss} in epoch {epoch + 1}")
-    except torch.OutOfMemoryError as error:
-        config = learner.config
-        hint = f"lower batch_size ({config.batch_size})"
-        if accumulate := getattr(config, "accumulate", 0):
-            hint += f" or split batches with accumulate={2 * accumulate}"
-        raise InputError(
-            f"{run.folder}: the GPU has too little free memory ({first_line(error)}): {hint}"
-        ) from error
     except FloatingPointError as error:
         hints = [f"lower lr ({learner.config.lr})"]
         if getattr(learner.config, "clip_grad", 0) is None:

@@ -174,7 +174,7 @@ class Mirror:
         now = self.clock()
         self.view = self.describe(follower, len(found), start, now)
         shown = [steady(face, follower) if face is followed else face for face in found]
-        return np.asarray(draw_faces(Image.fromarray(frame), shown))
+        return np.asarray(draw_faces(Image.fromarray(frame), shown, numbered=False))
 
     def describe(self, follower: Follower, faces: int, start: float, now: float) -> View:
         """Return the `View` of this moment, at time `now`, of a frame begun at `start`."""

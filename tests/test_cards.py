@@ -18,11 +18,20 @@ def test_a_card_gives_the_expression_as_text_and_as_attributes():
     assert 'data-expression="happy" data-sure="true"' in html
     assert "😄" in html
     assert ">happy<" in html
+    assert 'aria-hidden="true">😄' in html  # the word says the same
     unsure = cards.card("happy", sure=False, note="<b>")
     assert 'data-sure="false"' in unsure
     assert "perhaps happy" in unsure
     assert "&lt;b&gt;" in unsure
     assert "no face" in cards.card(None)
+    assert 'aria-hidden="true">🪞' in cards.waiting("Wait.")
+    assert "prefers-reduced-motion" in cards.STYLE
+
+
+def test_one_face_among_several_is_named():
+    assert [cards.number_of(2, faces) for faces in (1, 3)] == ["", "face 2"]
+    assert [cards.one_of(faces) for faces in (0, 1, 3)] == ["", "", "one of 3 faces is read here"]
+    assert ">1 &lt; 2<" in cards.remark("1 < 2")
 
 
 def test_a_picture_is_embedded_in_the_page():
@@ -47,6 +56,7 @@ def test_a_band_fills_its_height_and_breaks_where_there_was_no_face():
     p = {"happy": 0.25, "sad": 0.75}
     history = [(moment / 10, p) for moment in (*range(-90, -50), *range(-20, 1))]
     drawn = areas(cards.band(history))
+    assert 'alt="probabilities of the last 10 seconds"' in cards.band(history)
     assert len(drawn) == 4  # two classes before the gap, two after it
     first, second = drawn[:2]
     assert {y for _, y in first} == {100, 75}

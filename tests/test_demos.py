@@ -20,8 +20,8 @@ from fer_lib.data import load_faces
 from fer_lib.data.drawing import draw
 from fer_lib.data.sample import make_sample
 from fer_lib.labels import EMOJI, EMOTIONS
-from fer_lib.predict import Predictor
-from fer_lib.predict.faces import make_detector
+from fer_lib.predict import Face, Predictor
+from fer_lib.predict.faces import Box, make_detector
 from fer_lib.predict.onnx import write_onnx
 from fer_lib.recipes import recipe
 from fer_lib.train import train
@@ -209,8 +209,8 @@ def test_the_mirror_reads_still_pictures_without_a_camera(mirror, look, tmp_path
     wait_for(page, "happy")
     page.get_by_test_id("stButtonGroup").get_by_text("sad", exact=True).click()
     wait_for(page, "sad")
-    Image.fromarray(drawn("happy")[0]).save(tmp_path / "happy.png")
-    page.locator("input[type=file]").set_input_files(tmp_path / "happy.png")
+    Image.fromarray(drawn("happy")[0]).save(tmp_path / "happy.tiff")
+    page.locator("input[type=file]").set_input_files(tmp_path / "happy.tiff")
     wait_for(page, "happy")
     page.get_by_text("To choose a drawn face, remove the file").wait_for()
     assert not page.get_by_test_id("stButtonGroup").get_by_text("sad", exact=True).count()
@@ -345,23 +345,45 @@ def test_gradio_runs_one_event_at_a_time_on_a_model_and_deletes_files(scripts, m
     assert len(events) == 3
     assert {(event.concurrency_id, event.concurrency_limit) for event in events} == {("model", 1)}
     assert page.delete_cache == (30, 60)
+    labels = [part["props"].get("label") for part in page.get_config_file()["components"]]
+    assert any("Drawn faces: sample data" in str(label) for label in labels)
+
+
+def face(x: int, side: int, expression: str) -> Face:
+    p = {"happy": 0.1, "sad": 0.1} | {expression: 0.9}
+    return Face(Box(x, 0, side, side), p, expression, "", True, None, np.zeros((1, 4, 4)))
+
+
+class StandIn:
+    """A predictor that finds the given faces, in turn."""
+
+    threshold, classes, model = 0.5, ("happy", "sad"), None
+
+    def __init__(self, *frames: list[Face]):
+        self.frames = iter(frames)
+
+    def __call__(self, frame):
+        return next(self.frames)
+
+
+@pytest.mark.parametrize(("number", "said"), [(1, ""), (4, ""), (6, "4 largest of 6 faces")])
+def test_gradio_numbers_the_faces_and_says_that_it_shows_only_some(scripts, number, said):
+    read = scripts["gradio_app"].read
+    read.__globals__["load"] = lambda name: StandIn([face(0, 90, "happy")] * number)
+    html = read(Image.new("L", (99, 99)), "any")[0]
+    assert html.count('data-expression="happy"') == min(number, 4)
+    assert ("face 4" in html) == (number > 1)
+    assert said in html
+    assert bool(said) == ("largest" in html)
 
 
 def test_gradio_keeps_following_a_face_when_a_larger_one_appears(scripts):
-    from fer_lib.predict import Face
-    from fer_lib.predict.faces import Box
-
-    def face(x, side, expression):
-        p = {"happy": 0.1, "sad": 0.1} | {expression: 0.9}
-        return Face(Box(x, 0, side, side), p, expression, "", True, None, np.zeros((1, 4, 4)))
-
-    frames = iter([[face(0, 90, "happy")], [face(300, 150, "sad"), face(5, 90, "happy")]])
-    found = SimpleNamespace(threshold=0.5, classes=("happy", "sad"), model=None)
-    stand_in = type("StandIn", (), {**vars(found), "__call__": lambda self, frame: next(frames)})()
+    frames = [face(0, 90, "happy")], [face(300, 150, "sad"), face(5, 90, "happy")]
+    stand_in = StandIn(*frames)
     watch = scripts["gradio_app"].watch
     watch.__globals__["load"] = lambda name: stand_in
     state, picture = None, Image.new("L", (9, 9))
     for _ in range(2):
         html, maps, state = watch(picture, "any", state)
-    assert cards.card("happy") in html
+    assert cards.card("happy", note="one of 2 faces is read here") in html
     assert maps == scripts["gradio_app"].NO_MAP

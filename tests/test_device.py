@@ -12,7 +12,7 @@ from forked import CONTEXT
 
 from fer_lib.augment import Augmentation
 from fer_lib.data.sample import make_sample
-from fer_lib.device import choose_precision, processes
+from fer_lib.device import choose_device, choose_precision, processes
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.recipes import recipe
@@ -131,6 +131,15 @@ def test_fp16_is_only_for_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="precision=fp16 needs a GPU: use auto, bf16 or no"):
         choose_precision("fp16")
+
+
+def test_a_gpu_is_the_default_where_there_is_one_and_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [choose_device(asked).type for asked in (None, "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device().type == "cpu"
+    with pytest.raises(InputError, match="finds no GPU for the device cuda: use cpu"):
+        choose_device("cuda")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs the fused kernel is the faster one")

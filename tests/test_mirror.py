@@ -150,6 +150,15 @@ def test_a_frame_is_returned_mirrored_with_its_face_marked(mirror):
     assert (mirror.view.expression, mirror.view.faces) == ("happy", 1)
 
 
+def test_faces_of_a_camera_have_no_numbers(mirror, monkeypatch):
+    """The largest face is number 1, so numbers would jump between people."""
+    options = []
+    draw = lambda picture, faces, **given: options.append(given) or picture
+    monkeypatch.setattr("fer_lib.mirror.draw_faces", draw)
+    mirror.look(frame(200, 200))
+    assert options == [{"numbered": False}]
+
+
 def test_the_view_has_speed_and_history_and_forgets_a_face_that_left(mirror):
     for _ in range(30):
         mirror.look(frame(0, 200))

@@ -1,5 +1,7 @@
 """ONNX: each model family can be exported and agrees with PyTorch, for any number of faces."""
 
+import json
+import math
 import sys
 import warnings
 from typing import Any
@@ -16,7 +18,7 @@ from fer_lib.models import MODULES, create_model
 from fer_lib.models.moe import ATTENTIONS, SparseExperts
 from fer_lib.predict import Predictor
 from fer_lib.predict.description import Description
-from fer_lib.predict.onnx import AllExperts, providers, write_onnx
+from fer_lib.predict.onnx import AllExperts, parsed, providers, write_onnx, written
 from fer_lib.predict.predictor import Torch
 from fer_lib.recipes import merged_options, recipe
 
@@ -88,11 +90,19 @@ def test_all_experts_agree_with_sparse_experts():
     torch.testing.assert_close(routing.gates, other.gates)
 
 
-def test_an_infinite_threshold_survives_the_export(tmp_path):
+@pytest.mark.parametrize("threshold", [math.inf, None])
+def test_a_threshold_that_is_no_probability_survives_the_export(tmp_path, threshold):
     model = create_model("baseline_cnn", width=8)
-    about = Description("x", EMOTIONS, threshold=float("inf"))
+    about = Description("x", EMOTIONS, threshold=threshold)
     write_onnx(tmp_path / "a.onnx", Predictor(Torch(model, about, torch.device("cpu")), about))
-    assert Predictor.from_file(tmp_path / "a.onnx").threshold == float("inf")
+    assert Predictor.from_file(tmp_path / "a.onnx").about == about
+
+
+def test_the_description_in_a_file_is_valid_json_and_that_of_older_files_is_still_read():
+    about = Description("x", EMOTIONS, threshold=math.inf)
+    fields = json.loads(written(about), parse_constant=pytest.fail)
+    assert fields["threshold"] > 1  # for other programs: no probability reaches it
+    assert parsed(json.dumps(fields | {"threshold": math.inf})) == about
 
 
 def test_missing_damaged_and_foreign_files_are_refused(tmp_path, fitted):

@@ -232,6 +232,20 @@ def test_a_file_predicts_as_evaluation_does_with_mirror_images(weights, faces):
         predictor.probabilities(faces[:, 0])
 
 
+def test_a_full_gpu_is_reported_with_the_remedy(weights, faces, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore")
+
+    predictor = Predictor.from_file(weights[0], device="cpu")
+    said = r"the GPU has too little free memory \(CUDA out of memory.\): .*--device cpu"
+    monkeypatch.setattr("fer_lib.predict.predictor.probabilities", fail)
+    with pytest.raises(InputError, match=said):
+        predictor.probabilities(faces)
+    monkeypatch.setattr(torch.nn.Module, "to", fail)
+    with pytest.raises(InputError, match=said):
+        Predictor.from_file(weights[0], device="cpu")
+
+
 def test_a_file_without_calibration_is_reported(weights):
     said = []
     predictor = Predictor.from_file(weights[0], say=said.append)

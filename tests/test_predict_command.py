@@ -16,9 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import until
 from forked import CONTEXT, ended
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from fer_lib.checkpoints import save_weights
 from fer_lib.data.drawing import draw
@@ -26,10 +27,12 @@ from fer_lib.data.pictures import NO_PICTURE
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.models import create_model
+from fer_lib.predict import Face
 from fer_lib.predict import __main__ as command
 from fer_lib.predict.description import describe
+from fer_lib.predict.faces import Box
 from fer_lib.predict.inputs import Source, find_sources, progress, shots
-from fer_lib.predict.outputs import COLUMNS
+from fer_lib.predict.outputs import COLUMNS, SURE, UNSURE, draw_faces
 from fer_lib.recipes import recipe
 
 
@@ -301,6 +304,52 @@ def test_a_broken_video_is_reported(run, film, folder, tmp_path):
     assert status == 1
     assert "cut.avi cannot be read as a video" in said
     assert len(table(tmp_path / "a.csv")) == 1
+
+
+def test_faces_are_numbered_as_in_the_table_if_there_are_several(monkeypatch):
+    said = []
+    draw = ImageDraw.ImageDraw.text
+    note = lambda self, at, text, **given: said.append(text) or draw(self, at, text, **given)
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
+    picture, sizes = Image.new("L", (300, 200)), (90, 60)
+    faces = [
+        Face(Box(9, 9, size, size), {"happy": 0.9}, "happy", "", True, None, np.zeros(1))
+        for size in sizes
+    ]
+    draw_faces(picture, faces)
+    draw_faces(picture, faces[:1])
+    draw_faces(picture, faces, numbered=False)
+    assert said == ["1 happy 90%", "2 happy 90%", "happy 90%", "happy 90%", "happy 90%"]
+
+
+@pytest.mark.parametrize("colour", [SURE, UNSURE])
+def test_white_text_on_the_colours_of_the_labels_can_be_read(colour):
+    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    light = [((share + 0.055) / 1.055) ** 2.4 for share in shares]  # as WCAG defines it
+    assert 1.05 / (np.dot([0.2126, 0.7152, 0.0722], light) + 0.05) > 4.5
+
+
+def test_pixels_are_not_kept_once_a_picture_is_done(run, folder, monkeypatch):
+    works = []
+    init = command.Work.__init__
+    monkeypatch.setattr(
+        command.Work, "__init__", lambda self, args: works.append(self) or init(self, args)
+    )
+    run(folder)
+    (work,) = works
+    faces = [face for seen in work.seen for face in seen.faces]
+    assert len(faces) == 2
+    assert not sum(face.crop.nbytes for face in faces)
+    assert {seen.shot.picture for seen in work.seen} == {None}
+
+
+def test_the_model_computes_on_the_device_that_is_asked_for(run, folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, _, said = run(folder / "face.png", "--device", "cuda")
+    assert status == 2
+    assert "finds no GPU for the device cuda" in said
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert run(folder / "face.png", "--device", "cpu")[0] == 0
 
 
 def test_annotated_copies_keep_names_and_show_the_box(run, folder, tmp_path):

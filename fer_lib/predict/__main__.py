@@ -32,11 +32,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("paths", nargs="*", metavar="PATH", help="picture, video, folder or pattern")
     add("--out", type=Path, metavar="FILE", help="table to write, .csv or .json (default: print)")
-    add("--annotate", type=Path, metavar="DIR", help="write copies with the faces marked into DIR")
+    add(
+        "--annotate",
+        type=Path,
+        metavar="DIR",
+        help="write copies with the faces marked into DIR; of a video, a JPEG of each frame read",
+    )
     add("--whole", action="store_true", help="every picture is a face: do not look for faces")
     add("--every", type=int, default=10, metavar="N", help="read every N-th frame of a video (10)")
     add("--model", metavar="RUN|FILE", help="run folder, .safetensors or .onnx (default: ours)")
     add("--detector", metavar="FILE", help="YuNet's file, yunet or haar (default: as available)")
+    add("--device", choices=["cpu", "cuda"], help="of a torch model (default: cuda if there)")
     add("--export", type=Path, metavar="FILE", help="write the model to FILE as ONNX")
     args = parser.parse_args(arguments)
     try:
@@ -49,7 +55,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             )
         if args.annotate:
             check_copies(args.annotate, args.sources)
-        args.predictor = Predictor.of(args.model, detector=args.detector, say=say)
+        args.predictor = Predictor.of(
+            args.model, device=args.device, detector=args.detector, say=say
+        )
         if not args.whole and args.sources:
             args.predictor.detector  # noqa: B018 made now: an error ends this before any work
     except InputError as error:
@@ -118,7 +126,7 @@ class Work:
         mode = "whole" if self.args.whole else "detect"
         answers = self.predictor([shot.picture for shot in good], faces=mode)
         new = [Seen(shot, faces) for shot, faces in zip(good, answers, strict=True)]
-        self.seen += [replace(seen, shot=replace(seen.shot, picture=None)) for seen in new]
+        self.seen += [seen.without_pixels() for seen in new]
         for seen in new:
             if not self.args.out:
                 tqdm.write(line(seen))

@@ -1,6 +1,7 @@
 """Predictors as ONNX files: one graph from uint8 faces to probabilities, for any batch size."""
 
 import json
+import math
 import os
 from copy import deepcopy
 from dataclasses import asdict
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from fer_lib.predict.predictor import Predictor
 
 BATCH = 256  # images at a time
+NEVER = 2.0  # threshold in a file if no answer counts as sure: no probability reaches it
 INSTALL = "pip install onnx onnxruntime onnxscript"  # the extra "onnx"
 # onnxruntime 1.32 reports its use to its makers from its first import on, unless this is set then.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -97,6 +99,23 @@ def export(graph: nn.Module, image: tuple[int, ...] = (1, 48, 48), about: str = 
     return proto.SerializeToString()
 
 
+def written(about: Description) -> str:
+    """Return a description as JSON, which knows no infinity: the threshold is 2 in its place."""
+    fields = asdict(about)
+    if about.threshold is not None:
+        fields["threshold"] = min(about.threshold, NEVER)
+    return json.dumps(fields, allow_nan=False)
+
+
+def parsed(text: str) -> Description:
+    """Return the description that a file has as JSON."""
+    fields = json.loads(text)
+    fields |= {key: tuple(fields[key]) for key in ("classes", "image")}
+    if (fields["threshold"] or 0) >= NEVER:  # in files of earlier versions Infinity
+        fields["threshold"] = math.inf
+    return Description(**fields)
+
+
 def write_onnx(path: str | Path, predictor: "Predictor") -> None:
     """Export a torch predictor, with its classes and calibration, to an ONNX file.
 
@@ -109,7 +128,7 @@ def write_onnx(path: str | Path, predictor: "Predictor") -> None:
     """
     if predictor.model is None:
         raise InputError(f"{predictor.name} is an ONNX file already: export a run or its weights")
-    about = json.dumps(asdict(predictor.about))
+    about = written(predictor.about)
     try:
         data = export(Graph(predictor.model, predictor.about), predictor.about.image, about)
     except ImportError as error:
@@ -173,6 +192,4 @@ def read_onnx(path: Path) -> tuple[Onnx, Description]:
     about = network.session.get_modelmeta().custom_metadata_map.get("fer_lib")
     if not about:
         raise InputError(f"{path} was not exported by fer_lib: it does not name its classes")
-    fields = json.loads(about)
-    fields |= {key: tuple(fields[key]) for key in ("classes", "image")}
-    return network, Description(**fields)
+    return network, parsed(about)

@@ -3,10 +3,11 @@
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fer_lib.data.pictures import SUFFIXES
@@ -15,6 +16,7 @@ from fer_lib.predict.inputs import Shot, Source
 from fer_lib.predict.predictor import Face, Predictor
 
 FORMATS = (".csv", ".json")
+SURE, UNSURE = "#0f7556", "#666666"  # white text on them has a contrast of 5.7: WCAG asks for 4.5
 COLUMNS = (
     *("path", "frame", "seconds", "face", "x", "y", "width", "height", "confidence"),
     *("expression", "probability", "sure"),
@@ -35,6 +37,12 @@ class Seen:
 
     shot: Shot
     faces: list[Face]
+
+    def without_pixels(self) -> "Seen":
+        """Return a copy without the picture and the crops, which would fill the memory."""
+        none = np.empty((0, 0, 0), np.uint8)
+        faces = [replace(face, crop=none) for face in self.faces]
+        return Seen(replace(self.shot, picture=None), faces)
 
 
 def title(shot: Shot) -> str:
@@ -168,17 +176,24 @@ def annotate(folder: Path, seen: Seen) -> None:
             ) from None
 
 
-def draw_faces(picture: Image.Image, faces: Sequence[Face]) -> Image.Image:
-    """Return a copy of a picture with the box, expression and probability of each face drawn in."""
+def draw_faces(
+    picture: Image.Image, faces: Sequence[Face], *, numbered: bool = True
+) -> Image.Image:
+    """Return a copy of a picture with the box, expression and probability of each face drawn in.
+
+    Args:
+        numbered: put the number of each face before it, as in the table, if there are several.
+    """
     drawn = picture.convert("RGB")
     pen = ImageDraw.Draw(drawn)
     size = max(12, round(min(drawn.size) / 24))
     font = ImageFont.load_default(size)
-    for face in faces:
+    for number, face in enumerate(faces, 1):
         x, y, width, height = face.box
-        colour = "#1b9e77" if face.sure else "#7f7f7f"
+        colour = SURE if face.sure else UNSURE
         pen.rectangle((x, y, x + width, y + height), outline=colour, width=max(2, size // 8))
-        text = f"{face.expression} {face.probability:.0%}" + ("" if face.sure else ", not sure")
+        text = f"{number} " if numbered and len(faces) > 1 else ""
+        text += f"{face.expression} {face.probability:.0%}" + ("" if face.sure else ", not sure")
         left, _, right, bottom = pen.textbbox((0, 0), text, font=font)
         at = min(x, max(0, drawn.width - right)), y - bottom if y >= bottom else y + height
         at = at[0], min(at[1], drawn.height - bottom)

@@ -17,7 +17,7 @@ from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.checkpoints import load_weights
 from fer_lib.data.pictures import fit
-from fer_lib.device import keep_memory
+from fer_lib.device import choose_device, enough_memory, keep_memory
 from fer_lib.files import InputError, exists, expanded
 from fer_lib.labels import EMOJI
 from fer_lib.predict.description import Description, describe, tempered
@@ -27,6 +27,7 @@ from fer_lib.runs import Run, runs_folder
 
 DEFAULT = Path(__file__).with_name("default.safetensors")
 FACES = ("detect", "whole")
+FULL = 'end other programs that use it, or use the CPU (--device cpu, in Python device="cpu")'
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,23 @@ class Face:
 
 
 class Torch:
-    """A network and its preparation: uint8 images (N, C, H, W) -> probabilities (N, K)."""
+    """A network and its preparation: uint8 images (N, C, H, W) -> probabilities (N, K).
+
+    Raises:
+        InputError: the GPU has too little free memory, for the network or in a call.
+    """
 
     def __init__(self, model: nn.Module, about: Description, device: torch.device):
         keep_memory()
-        self.model = model.eval().to(device, memory_format=torch.channels_last)
-        self.prepare = Prepare(model.pretrained_cfg, device)
-        self.flip, self.temperature = about.flip, about.temperature
+        self.about = about
+        with enough_memory(about.name, FULL):
+            self.model = model.eval().to(device, memory_format=torch.channels_last)
+            self.prepare = Prepare(model.pretrained_cfg, device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        p = probabilities(self.model, images, self.prepare, flip=self.flip)
-        return tempered(p, self.temperature).cpu()
+        with enough_memory(self.about.name, FULL):
+            p = probabilities(self.model, images, self.prepare, flip=self.about.flip)
+            return tempered(p, self.about.temperature).cpu()
 
 
 class Predictor:
@@ -170,7 +177,8 @@ class Predictor:
 
         Raises:
             InputError: the file is missing or damaged, comes from a pretraining or from outside
-                this project, or is an ONNX file and onnxruntime is missing.
+                this project, or is an ONNX file and onnxruntime is missing; or the GPU is not there
+                or full.
         """
         path = expanded(path)
         if path.suffix == ".onnx":
@@ -178,8 +186,7 @@ class Predictor:
 
             return cls(*read_onnx(path), **options)
         about = describe(path)
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(Torch(load_weights(path), about, device), about, **options)
+        return cls(Torch(load_weights(path), about, choose_device(device)), about, **options)
 
     @cached_property
     def detector(self) -> Detector:
