@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 
 from fer_lib.config import RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
-from fer_lib.device import processes
+from fer_lib.device import enough_memory, processes
 from fer_lib.files import InputError, continued, locked, require_writable
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
@@ -29,6 +29,7 @@ from fer_lib.settings import APART, add_arguments, parse_settings
 from fer_lib.training import Training
 
 
+@enough_memory("training", "end other programs on it, and notebooks that are open (their kernels)")
 def train(
     config: TrainConfig,
     faces: FaceSet,
@@ -49,7 +50,8 @@ def train(
 
     Raises:
         InputError: the config does not fit the data, a fine-tuning has no run to start from, the
-            faces were changed after loading, or another process is training this run.
+            faces were changed after loading, another process is training this run, or the GPU has
+            too little free memory.
         FloatingPointError: the loss became infinite or NaN; the last good epoch is kept.
     """
     require_start(config)

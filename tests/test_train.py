@@ -152,6 +152,17 @@ def test_a_full_gpu_ends_a_command_with_one_sentence(
     assert f"the GPU has too little free memory (CUDA out of memory.): {remedy}" in said
 
 
+def test_a_full_gpu_is_said_where_the_network_is_built_too(faces, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore")
+
+    monkeypatch.setattr(train_module, "Learner", full)
+    with pytest.raises(
+        InputError, match=r"^training: the GPU has too little free memory \(CUDA out"
+    ):
+        train(small(), faces, runs=tmp_path)
+
+
 @pytest.mark.parametrize(("limit", "marked"), [(20, True), (None, False), ("between", False)])
 def test_results_name_a_limit_only_if_it_leaves_images_out(faces, limit, marked):
     faces = deepcopy(faces)
