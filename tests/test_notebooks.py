@@ -25,7 +25,7 @@ from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
 from fer_lib.recipes import recipe
-from fer_lib.settings import side_by_side
+from fer_lib.settings import own_changes, side_by_side
 from fer_lib.stages import STAGES, TRAININGS
 from fer_lib.train import fine_tuning
 
@@ -133,6 +133,14 @@ def test_the_kernel_is_python3_and_cell_ids_are_readable(path):
     assert len(set(ids)) == len(ids)
     # Ids are chosen by hand, so a cell keeps its id when the file is written again.
     assert not [name for name in ids if re.fullmatch(r"[0-9a-f]{8}", name)]
+
+
+@pytest.mark.parametrize("name", ["05_vit_tiny", "06_vit_mae", "07_vit_moe", "08_grefel"])
+def test_the_start_is_set_by_its_parameter_and_not_by_changes(name):
+    code = "\n".join(code_of(read(ROOT / "notebooks" / f"{name}.ipynb")))
+    (call,) = re.findall(r"^changes = (own_changes\(.*\))$", code, re.MULTILINE)
+    with pytest.raises(InputError, match="pretrained in changes has a parameter of its own"):
+        eval(call, {"own_changes": own_changes, "changes": {"pretrained": False}})
 
 
 def test_fine_tuning_starts_from_the_run_whatever_the_start_and_predicts_as_it_does():
