@@ -37,6 +37,7 @@ from fer_lib.runs import Run
 def test_the_best_run_is_chosen_on_validation_or_by_name(three_runs):
     assert best_on_validation(three_runs) is three_runs[0]
     assert best_on_validation(three_runs, three_runs[2].name) is three_runs[2]
+    assert best_on_validation(three_runs, str(three_runs[2].folder)) is three_runs[2]
 
 
 def test_missing_runs_and_unknown_names_are_refused(three_runs):

@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import numpy as np
@@ -23,7 +24,10 @@ from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
+from fer_lib.recipes import recipe
+from fer_lib.settings import own_changes, side_by_side
 from fer_lib.stages import STAGES, TRAININGS
+from fer_lib.train import fine_tuning
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -129,6 +133,31 @@ def test_the_kernel_is_python3_and_cell_ids_are_readable(path):
     assert len(set(ids)) == len(ids)
     # Ids are chosen by hand, so a cell keeps its id when the file is written again.
     assert not [name for name in ids if re.fullmatch(r"[0-9a-f]{8}", name)]
+
+
+@pytest.mark.parametrize("name", ["05_vit_tiny", "06_vit_mae", "07_vit_moe", "08_grefel"])
+def test_the_start_is_set_by_its_parameter_and_not_by_changes(name):
+    code = "\n".join(code_of(read(ROOT / "notebooks" / f"{name}.ipynb")))
+    (call,) = re.findall(r"^changes = (own_changes\(.*\))$", code, re.MULTILINE)
+    with pytest.raises(InputError, match="pretrained in changes has a parameter of its own"):
+        eval(call, {"own_changes": own_changes, "changes": {"pretrained": False}})
+
+
+def test_fine_tuning_starts_from_the_run_whatever_the_start_and_predicts_as_it_does():
+    cells = {cell.id: cell.source for cell in read(ROOT / "notebooks/08_grefel.ipynb").cells}
+    names = {"recipe": recipe, "fine_tuning": fine_tuning, "side_by_side": side_by_side}
+    names |= {"preset": "full", "recipe_name": "ours", "seed": 1, "labels": "votes", "faces": None}
+    names |= {"backbone": None, "img_size": None, "pretrained": False, "changes": {"limit": 64}}
+    names |= {"fine_tune": True, "runs_dir": None, "interactive": False, "plots": Mock()}
+    names |= {"compare": Mock(), "train": lambda config, *_, **__: Mock(train_config=config)}
+    for name in ("recipes", "train"):
+        exec(cells[name], names)
+    first, second = (run.train_config for run in names["runs"])
+    assert (first.pretrained, second.recipe) == (False, "finetune")
+    assert isinstance(second.pretrained, str)
+    assert first.flip_tta
+    assert second.flip_tta
+    assert (second.seed, second.labels, second.limit) == (1, "votes", 64)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Tabulate the scores of runs: leaderboard, means over seeds, sets of test images, classes."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ def best_on_validation(runs: Sequence[Run], name: str | None = None) -> Run:
 
     Args:
         runs: to choose from.
-        name: folder name of a run; None for the best one.
+        name: folder of a run, as its name or a path that ends in it; None for the best one.
 
     Raises:
         InputError: there are no runs, or none of that name.
@@ -27,7 +28,7 @@ def best_on_validation(runs: Sequence[Run], name: str | None = None) -> Run:
     if name is None:
         return max(runs, key=lambda run: run.results["valid"]["full"]["accuracy"])
     for run in runs:
-        if run.name == name:
+        if run.name == Path(name).name:
             return run
     raise InputError(f"no run {name!r} here: use one of {', '.join(run.name for run in runs)}")
 

@@ -216,8 +216,9 @@ class AttentionCNN(CNN):
     Args:
         attention: "cbam": one sigmoid of the sum of both branches, and attention before pooling;
             "published": `TwoGateChannelAttention`, and pooling before attention, so that the
-            spatial attention of the last stage sees one position and scales all features alike; or
-            "none": no gates, to measure what they add.
+            spatial attention of the last stage sees one position and scales all features alike (the
+            project's description says only that; to pool every stage before both of its gates is
+            our reading); or "none": no gates, to measure what they add.
         options: arguments of `CNN`.
     """
 
