@@ -81,8 +81,8 @@ def test_optional_results_of_a_run_are_shown(report):
     content["evaluation"] |= {
         "views": {
             "one": {"passes": 1, "milliseconds": 1.0, "nll": 1.0, **score},
-            "mirror": {"passes": 2, "milliseconds": 2.0, "nll": 1.0, "p_holm": 0.2, **score},
-            "ten_crop": {"passes": 10, "nll": 1.0, "p_holm": 0.01, **score, "accuracy": 0.6},
+            "mirror": {"passes": 2, "milliseconds": 2.0, "nll": 1.0, "p": 0.2, **score},
+            "ten_crop": {"passes": 10, "nll": 1.0, "p": 0.005, **score, "accuracy": 0.6},
         },
         "gates": {
             "maps": [[[0.9, 0.1]], [[0.8, 0.3]]],

@@ -200,7 +200,8 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
             `ours_alike` (reached here with the published and with our recipe). Optional columns
             are `published_other_alike` and `ours_other_alike`, reached on another network and drawn
             small and grey. A row without `accuracy` is left out. A row in which nothing was reached
-            says why; `ours_test` and `ours_other_test` show whether there was a run.
+            says why: by `alike` (missing if the claim is no accuracy), or by `ours_test` and
+            `ours_other_test`, which show whether there was a run.
     """
     table = table[table["accuracy"].notna()].reset_index(drop=True)
     figure, axis = new_figure(7.4, 1.2 + 0.42 * len(table), mark=mark)
@@ -217,7 +218,9 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
         if pd.isna([row.published_alike, row.ours_alike, *others]).all():
             kinds = ("ours_", "ours_other_", "published_", "published_other_")
             tests = [getattr(row, f"{kind}test", np.nan) for kind in kinds]
-            why = "not run yet" if pd.isna(tests).all() else "no such images here"
+            why = "not run yet" if pd.isna(tests).all() else "fewer epochs here"
+            if pd.isna(getattr(row, "alike", "")):  # no score of ours is of its kind
+                why = "not an accuracy: see the text"
             axis.annotate(
                 why, (row.accuracy, row.Index), xytext=(8, 0), va="center",
                 textcoords="offset points", fontsize=8, color="0.4",
