@@ -88,7 +88,11 @@ def test_another_network_is_no_reproduction_and_is_listed_separately(make_run, n
     )
     (axis,) = figures(compared)["claims"].axes
     crosses = [line for line in axis.lines if line.get_marker() == "x"]
-    assert 0.9 in [x for line in crosses for x in np.atleast_1d(line.get_xdata())]
+    (cross,) = [line for line in crosses if 0.9 in np.atleast_1d(line.get_xdata())]
+    assert np.mod(cross.get_ydata(), 1) == pytest.approx(0.33)  # beside the bar, not on it
+    why = [text.get_text() for text in axis.texts]
+    assert why.count("not an accuracy") == 1
+    assert set(why) == {"not an accuracy", "not run yet"}
     # A run with the network of the recipe is preferred even if it scores less.
     own = full(make_run, model="vit_tiny", valid=0.1, wrong=slice(0, 200), time="2", epochs=3)
     row = claims_table([run, own]).set_index("system").loc["vit_tiny"]

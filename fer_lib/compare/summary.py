@@ -19,6 +19,9 @@ of `short_names`; runs and systems are ordered by test accuracy, the best first.
 * `agreement`: `names`, and `kappa` and `equal`, square lists in that order (`paired.agreement`).
 * `ensemble`: what `voting.ensemble` returns; null for a single run.
 * `inflation`: one dict per run: `name` and the columns of `copies.inflation`.
+* `copied`: what `copies.by_kind` returns for the runs that learned from the original labels; null
+  for no such run, or no copied image.
+* `annotators`: what `annotators.label_agreement` returns; null without votes.
 * `costs`: one dict per run: `name` and the columns of `cost.costs`.
 * `claims`: one dict per claim: the columns of `claims.claims_table`; `published_runs` or
   `ours_runs` is 0 if it has not been run yet.
@@ -33,9 +36,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fer_lib import plots
+from fer_lib.compare.annotators import label_agreement
 from fer_lib.compare.answers import Answers, read_answers
 from fer_lib.compare.claims import claims_table
-from fer_lib.compare.copies import inflation
+from fer_lib.compare.copies import by_kind, inflation
 from fer_lib.compare.cost import BATCHES, costs
 from fer_lib.compare.names import marks, named
 from fer_lib.compare.paired import agreement, letters, pair_test, pair_up, sentences
@@ -112,6 +116,8 @@ def comparison(
         },
         "ensemble": ensemble(answers) if len(runs) > 1 else None,
         "inflation": records(inflation(answers)),
+        "copied": copied(ranked, answers),
+        "annotators": label_agreement(faces),
         "costs": records(costs(ranked)),
         "claims": records(claims_table(every or runs, refinement).set_index("system")),
     }
@@ -132,6 +138,13 @@ def lead(table: pd.DataFrame, answers: Answers) -> dict[str, Any] | None:
     first, second = table["valid_accuracy"].sort_values(ascending=False, kind="stable").index[:2]
     right = answers.valid[answers.rows([first, second])].argmax(2) == answers.labels("valid")
     return {"first": first, "second": second, **pair_test(*right)}
+
+
+def copied(runs: dict[str, Run], answers: Answers) -> dict[str, Any] | None:
+    """Return what `by_kind` does for the named runs that learned from the original labels."""
+    names = [name for name, run in runs.items() if run.train_config.labels == "original"]
+    found = by_kind(answers, names)
+    return found and found | {"kinds": records(pd.DataFrame(found["kinds"]).set_index("kind"))}
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
-from fer_lib.plots.style import OTHER, error_bars, model_style, new_figure, percent
+from fer_lib.plots.style import OTHER, error_bars, in_lines, model_style, new_figure, percent
 
 AROUND = [
     (radius * np.cos(angle), radius * np.sin(angle))
@@ -111,23 +111,23 @@ def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def alike(table: pd.DataFrame, *, mark: str, title: str) -> Figure:
-    """Draw a square table of values (0..1) for pairs as a heat map, without its diagonal.
+    """Draw a symmetrical table of values (0..1) for pairs as a heat map, each pair once.
 
     Rows are labelled with names and numbers, columns with the numbers alone. A cell shows 0.53 as
     .53.
     """
     short = table.map("{:.2f}".format).map(lambda text: text.removeprefix("0"))
     size = 0.8 + 0.34 * len(table)
-    figure, axis = new_figure(size + 0.075 * max(map(len, table.index)), size, mark=mark)
-    names = [f"{name}  {number}" for number, name in enumerate(table.index, 1)]
+    figure, axis = new_figure(size + 2.4, size, mark=mark)  # inches; room for the names
+    names = [f"{name}  {number}" for number, name in enumerate(in_lines(table.index), 1)]
     sns.heatmap(
-        table, mask=np.eye(len(table), dtype=bool), annot=short, fmt="", cmap="Blues",
+        table, mask=np.triu(np.ones(table.shape, bool)), annot=short, fmt="", cmap="Blues",
         vmin=0, vmax=1, cbar=False, ax=axis, annot_kws={"fontsize": 9},
         xticklabels=range(1, len(table) + 1), yticklabels=names,
     )  # fmt: skip
     axis.grid(visible=False)
     figure.suptitle(title, fontsize=11)
-    axis.tick_params(axis="y", rotation=0)
+    axis.tick_params(axis="y", rotation=0, labelsize=9)
     return figure
 
 
@@ -138,10 +138,7 @@ def copies(table: pd.DataFrame, *, mark: str) -> Figure:
         table: names as index; columns `copied_accuracy`, `distinct_accuracy`, `inflation`, `low`,
             `high` (see `fer_lib.compare.copies.inflation`).
     """
-    width = 5 + 0.075 * max(map(len, table.index))
-    figure, (left, right) = new_figure(
-        width, 1.3 + 0.34 * len(table), mark=mark, ncols=2, sharey=True
-    )
+    figure, (left, right) = new_figure(8, 1.3 + 0.3 * len(table), mark=mark, ncols=2, sharey=True)
     y = np.arange(len(table))
     left.hlines(y, table["distinct_accuracy"], table["copied_accuracy"], color="0.7", zorder=1)
     for column, marker, label in (
@@ -157,8 +154,9 @@ def copies(table: pd.DataFrame, *, mark: str) -> Figure:
             label=label,
         )  # fmt: skip
     percent(left.xaxis)
-    left.set(xlabel="accuracy on the images", yticks=y, yticklabels=table.index)
-    left.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    left.set(xlabel="accuracy on the images", yticks=y, yticklabels=in_lines(table.index))
+    left.tick_params(axis="y", labelsize=9)
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)
     points = 100 * table[["inflation", "low", "high"]]
     for place, (name, row) in enumerate(points.iterrows()):
         style = model_style(name)
@@ -199,8 +197,9 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
         table: columns `system`, `on`, `accuracy` (published), and `published_alike` and
             `ours_alike` (reached here with the published and with our recipe). Optional columns
             are `published_other_alike` and `ours_other_alike`, reached on another network and drawn
-            small and grey. A row without `accuracy` is left out. A row in which nothing was reached
-            says why; `ours_test` and `ours_other_test` show whether there was a run.
+            as crosses a little below. A row without `accuracy` is left out. A row in which nothing
+            was reached says why: by `alike` (missing if the claim is no accuracy), or by
+            `ours_test` and `ours_other_test`, which show whether there was a run.
     """
     table = table[table["accuracy"].notna()].reset_index(drop=True)
     figure, axis = new_figure(7.4, 1.2 + 0.42 * len(table), mark=mark)
@@ -208,33 +207,36 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
         style = model_style(row.system)
         axis.plot(row.accuracy, row.Index, "|", color="black", markersize=14, markeredgewidth=2)
         axis.plot(
-            row.published_alike, row.Index, style.marker, color=style.colour,
-            markerfacecolor="white", markersize=8,
+            row.published_alike, row.Index, "o", color=style.colour, markerfacecolor="white",
+            markersize=8,
         )  # fmt: skip
-        axis.plot(row.ours_alike, row.Index, style.marker, color=style.colour, markersize=8)
+        axis.plot(row.ours_alike, row.Index, "o", color=style.colour, markersize=8)
         others = [getattr(row, f"{name}_other_alike", np.nan) for name in ("ours", "published")]
-        axis.plot(others, [row.Index] * len(others), "x", color="0.5", markersize=5)
+        place = [row.Index + 0.33] * len(others)  # below, as they may lie on the bar
+        axis.plot(others, place, "x", color=style.colour, markersize=6, markeredgewidth=1.5)
         if pd.isna([row.published_alike, row.ours_alike, *others]).all():
             kinds = ("ours_", "ours_other_", "published_", "published_other_")
             tests = [getattr(row, f"{kind}test", np.nan) for kind in kinds]
-            why = "not run yet" if pd.isna(tests).all() else "no such images here"
+            why = "not run yet" if pd.isna(tests).all() else "fewer epochs here"
+            if pd.isna(getattr(row, "alike", "")):  # no score of ours is of its kind
+                why = "not an accuracy"
             axis.annotate(
                 why, (row.accuracy, row.Index), xytext=(8, 0), va="center",
-                textcoords="offset points", fontsize=8, color="0.4",
+                textcoords="offset points", fontsize=9, color="0.4",
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )  # fmt: skip
     for label, marker, face, size in (
         ("published", "|", "black", 9),
         ("published recipe, run here", "o", "white", 9),
         ("our recipe", "o", "0.3", 9),
-        ("on another network", "x", "0.5", 5),
+        ("on another network", "x", "0.3", 6),
     ):
-        colour = {"|": "black", "x": "0.5"}.get(marker, "0.3")
+        colour = "black" if marker == "|" else "0.3"
         axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=size, label=label)
     names = [f"{row.system}: {row.on}" for row in table.itertuples()]
     axis.set(xlabel="accuracy", yticks=range(len(table)), yticklabels=names)
     axis.set_ylim(len(table) - 0.5, -0.5)
     axis.margins(x=0.25)  # room for the text beside the last point
     percent(axis.xaxis)
-    axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)
     return figure

@@ -48,7 +48,7 @@ def reliability(bins: dict[str, Sequence[dict[str, Any]]], *, mark: str) -> Figu
         below.set(xlabel="confidence")
     axes[0, 0].set(ylabel="accuracy")
     axes[1, 0].set(ylabel="images")
-    axes[0, 0].legend(fontsize=8, loc="best")
+    axes[0, 0].legend(fontsize=9, loc="best")
     for axis in axes.ravel():
         percent(axis.xaxis, axis.yaxis)
     return figure
@@ -83,7 +83,7 @@ def coverage(
     axis.set(xlabel="images answered", ylabel="accuracy of the answers", xlim=(0, 1.01))
     axis.set_ylim(min(0.5, table["low"].min() - 0.02), 1.01)
     percent(axis.xaxis, axis.yaxis)
-    axis.legend(frameon=False, fontsize=8, loc="best")
+    axis.legend(frameon=False, fontsize=9, loc="best")
     return figure
 
 
@@ -175,5 +175,5 @@ def robustness(
             handles, labels = axis.get_legend_handles_labels()
             shown |= dict(zip(labels, handles, strict=True))
         lines = shown.values(), shown.keys()
-        figure.legend(*lines, frameon=False, fontsize=8, loc="outside upper center", ncols=4)
+        figure.legend(*lines, frameon=False, fontsize=9, loc="outside upper center", ncols=4)
     return figure

@@ -8,7 +8,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from fer_lib.plots.style import EMOTION_COLOURS, MARKERS, error_bars, new_figure, percent
+from fer_lib.plots.style import (
+    EMOTION_COLOURS,
+    MARKERS,
+    error_bars,
+    in_lines,
+    new_figure,
+    percent,
+)
 
 Rows = pd.DataFrame | Sequence[dict[str, Any]]
 """Rows of `metrics.csv`, one for each epoch."""
@@ -110,8 +117,7 @@ def intervals(table: pd.DataFrame, *, mark: str, xlabel: str = "accuracy") -> Fi
         table: columns `model`, `set`, `value`, `low`, `high`.
     """
     models, sets = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["set"]))
-    width = 5.5 + 0.08 * max(map(len, models))  # inches; room for the names
-    figure, axis = new_figure(width, 1.2 + 0.5 * len(models), mark=mark)
+    figure, axis = new_figure(8, 1.2 + 0.4 * len(models), mark=mark)
     palette = sns.color_palette("colorblind", len(sets))
     for shift, (name, colour, marker) in enumerate(zip(sets, palette, MARKERS, strict=False)):
         part = table[table["set"] == name]
@@ -120,11 +126,12 @@ def intervals(table: pd.DataFrame, *, mark: str, xlabel: str = "accuracy") -> Fi
             part["value"], y, xerr=error_bars(part, "value"), fmt=marker, color=colour,
             label=name, capsize=3,
         )  # fmt: skip
-    axis.set(xlabel=xlabel, yticks=range(len(models)), yticklabels=models)
+    axis.set(xlabel=xlabel, yticks=range(len(models)), yticklabels=in_lines(models))
+    axis.tick_params(axis="y", labelsize=9)
     axis.set_ylim(len(models) - 0.5, -0.5)
     axis.locator_params(axis="x", nbins=7)
     percent(axis.xaxis)
-    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.legend(frameon=False, loc="outside upper center", ncols=len(sets))
     return figure
 
 
@@ -158,10 +165,11 @@ def recovery(
 def per_class(scores: dict[str, dict[str, float]], *, mark: str, ylabel: str = "recall") -> Figure:
     """Draw a heat map of a score (0..1) by model (rows) and class (columns)."""
     table = pd.DataFrame(scores).T
-    figure, axis = new_figure(5.5 + 0.08 * max(map(len, scores)), 1 + 0.45 * len(table), mark=mark)
+    table.index = in_lines(table.index)
+    figure, axis = new_figure(8, 1 + 0.38 * len(table), mark=mark)
     sns.heatmap(table, annot=True, fmt=".0%", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=axis)
     axis.set(title=ylabel)
-    axis.tick_params(axis="y", rotation=0)
+    axis.tick_params(axis="y", rotation=0, labelsize=9)
     return figure
 
 

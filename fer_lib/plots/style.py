@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -35,13 +36,13 @@ class ModelStyle(NamedTuple):
 
 MODEL_STYLES = {
     "baseline_cnn": ModelStyle("#88ccee", "o", "-"),
-    "attention_cnn": ModelStyle("#332288", "s", (0, (6, 2))),
-    "vit_patch": ModelStyle("#ddcc77", "D", (0, (1, 1.5))),
-    "vit_cnn": ModelStyle("#117733", "^", (0, (6, 2, 1, 2))),
-    "vit_tiny": ModelStyle("#cc6677", "v", (0, (3, 1.5))),
-    "vit_mae": ModelStyle("#882255", "P", (0, (6, 2, 1, 2, 1, 2))),
-    "vit_moe": ModelStyle("#44aa99", "X", (0, (9, 2))),
-    "grefel": ModelStyle("#999933", "*", (0, (3, 1.5, 1, 1.5))),
+    "attention_cnn": ModelStyle("#332288", "s", (0, (5, 2))),
+    "vit_patch": ModelStyle("#ddcc77", "D", (0, (1, 1))),
+    "vit_cnn": ModelStyle("#117733", "^", (0, (8, 2, 1, 2))),
+    "vit_tiny": ModelStyle("#cc6677", "v", (0, (2, 2))),
+    "vit_mae": ModelStyle("#882255", "P", (0, (5, 2, 1, 2, 1, 2, 1, 2))),
+    "vit_moe": ModelStyle("#44aa99", "X", (0, (14, 3))),
+    "grefel": ModelStyle("#999933", "*", (0, (3, 1, 1, 1))),
 }
 """Style of each model, in the order in which models are listed.
 
@@ -134,6 +135,11 @@ def error_bars(rows: Mapping[str, Any], value: str = "accuracy") -> np.ndarray:
     """
     lengths = [rows[value] - rows["low"], rows["high"] - rows[value]]
     return np.abs(lengths).reshape(2, -1)  # rounding may make a length of 0 negative
+
+
+def in_lines(names: Sequence[str]) -> list[str]:
+    """Break names of more than 40 characters into lines, so that they leave room for the data."""
+    return [fill(name, 40) for name in names]
 
 
 def percent(*sides: Axis, decimals: int = 0) -> None:

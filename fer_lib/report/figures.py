@@ -90,19 +90,22 @@ def annotators(results: Results) -> Figure | None:
 
 def curves(results: Results) -> Figure:
     """Draw validation accuracy and loss by epoch, with a line for each model's headline run."""
-    figure, (left, right) = plots.new_figure(9, 3.4, mark=results.mark, ncols=2)
+    lines = (len(results.headlines) + 1) // 2  # of the legend
+    figure, (left, right) = plots.new_figure(8, 3 + 0.22 * lines, mark=results.mark, ncols=2)
     for run in results.headlines:
         rows = pd.DataFrame(run["metrics"])
         name = label(run["config"])
         style = plots.model_style(name)
         best = rows[rows["epoch"] == run["results"]["best_epoch"]]
         for axis, column in ((left, "valid_accuracy"), (right, "valid_loss")):
-            look = {"color": style.colour, "linestyle": style.dash, "label": name}
+            look = {"color": style.colour, "linestyle": style.dash}
             axis.plot(rows["epoch"], rows[column], **look)
             axis.plot(
-                best["epoch"], best[column], "o", color=style.colour, markerfacecolor="none",
-                markersize=8,
+                best["epoch"], best[column], style.marker, color=style.colour, markersize=8,
+                markerfacecolor="white", zorder=3,
             )  # fmt: skip
+        look |= {"marker": style.marker, "markerfacecolor": "white", "markersize": 6}
+        left.plot([], [], **look, label=name)
     left.set(ylabel="validation accuracy", xlabel="epoch")
     plots.percent(left.yaxis)
     right.set(ylabel="validation loss", xlabel="epoch")
@@ -111,7 +114,7 @@ def curves(results: Results) -> Figure:
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(lambda epoch, _: f"{epoch:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
-    right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2, handlelength=6)
     return figure
 
 
@@ -168,7 +171,7 @@ def refinement(results: Results) -> Figure | None:
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     plots.percent(axis.xaxis)
-    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

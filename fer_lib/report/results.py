@@ -35,7 +35,8 @@ NEEDED = {
     ),
     COMPARISON: (
         *("mark", "fingerprint", "runs", "systems", "tests", "sentences", "test_sets", "recall"),
-        *("lead", "agreement", "ensemble", "inflation", "costs", "claims", "printed_claims"),
+        *("lead", "agreement", "ensemble", "inflation", "copied", "annotators", "costs"),
+        *("claims", "printed_claims"),
     ),
     AUDIT: ("fingerprint", "manifest.counts", "copies.test", "near_copies", "clean_test"),
     REFINEMENT: (
