@@ -1,7 +1,6 @@
 """Figures that compare runs: what they cost, how alike they answer, what copied images add."""
 
 from collections.abc import Sequence
-from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -9,105 +8,52 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.transforms import offset_copy
 
 from fer_lib.plots.style import OTHER, error_bars, in_lines, model_style, new_figure, percent
 
-AROUND = [
-    (radius * np.cos(angle), radius * np.sin(angle))
-    for radius in (8, 16, 26, 38, 52, 68)
-    for angle in np.radians([0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200])
-]
-"""Possible offsets of a label from its data point, in typographic points, best first."""
-
 
 def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
-    """Plot accuracy against a cost on a logarithmic axis, with the name of each point beside it.
+    """Plot accuracy against a cost on a logarithmic axis; points have the numbers of the legend.
 
-    Markers are filled for our recipe and open for another. Points of the same cost are drawn a
-    little apart.
+    Points are filled for our recipe and open for another. Those that would cover each other are
+    drawn a little apart.
 
     Args:
         table: names as index; columns `model`, `recipe`, `cost`, `accuracy`, and `low`, `high`, the
             ends of the interval of the accuracy.
     """
-    figure, axis = new_figure(6.4, 4.6, mark=mark)
     table = table.sort_values("accuracy", ascending=False, kind="stable")
-    same = table.groupby("cost")["cost"]
-    table["cost"] *= 1.08 ** (same.cumcount() - (same.transform("size") - 1) / 2)
-    for row in table.itertuples():
-        colour, marker, _ = model_style(row.model)
+    figure, axis = new_figure(7.4, 3.6 + 0.09 * len(table), mark=mark)
+    step, height = 1.14, 0.04 * (table["accuracy"].max() - table["accuracy"].min())
+    drawn: list[tuple[float, float]] = []
+    for number, row in enumerate(table.itertuples(), 1):
+        place = row.cost
+        while any(
+            1 / step < place / x < step and abs(row.accuracy - y) <= height for x, y in drawn
+        ):
+            place *= step
+        drawn.append((place, row.accuracy))
+        colour = model_style(row.model).colour
+        face = colour if row.recipe == "ours" else "white"
         axis.errorbar(
-            row.cost, row.accuracy, yerr=error_bars(row._asdict()), fmt=marker, color=colour,
-            markersize=6, capsize=2, elinewidth=1,
-            markerfacecolor=colour if row.recipe == "ours" else "white",
+            place, row.accuracy, yerr=error_bars(row._asdict()), fmt="o", color=colour,
+            markersize=10, capsize=2, elinewidth=1, markerfacecolor=face,
+            label=f"{number}  {row.Index}",
+        )  # fmt: skip
+        dark = np.dot(mpl.colors.to_rgb(face), (0.299, 0.587, 0.114)) < 0.5
+        axis.text(
+            place, row.accuracy, str(number), fontsize=6.5, ha="center", va="center_baseline",
+            color="white" if dark else "black", zorder=4,
         )  # fmt: skip
     axis.set(xscale="log", xlabel=xlabel, ylabel="test accuracy")
-    axis.margins(x=0.22, y=0.14)
+    axis.margins(x=0.08, y=0.08)
     axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     large = mpl.ticker.EngFormatter(sep="")
     axis.xaxis.set_major_formatter(lambda x, _: large(x) if x >= 1000 else f"{x:g}")
     axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     percent(axis.yaxis)
-    bars = [((row.cost, row.low), (row.cost, row.high)) for row in table.itertuples()]
-    label_points(axis, table[["cost", "accuracy"]].to_numpy(), list(table.index), bars)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=7.5, markerscale=0.6)
     return figure
-
-
-def label_points(
-    axis: Any,
-    points: np.ndarray,
-    names: Sequence[str],
-    bars: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
-) -> None:
-    """Write the name of each point beside it, so that it covers no other label, point or bar.
-
-    If all places of `AROUND` are taken, the one that covers least is used. A place also counts as
-    taken if another point or bar is between it and the point of the label. A label that is not in
-    one of the nearest places is joined to its point by a thin line. Long names take several lines.
-
-    Args:
-        points: (N, 2) in the units of the axes, whose limits must not change afterwards.
-        bars: ends of vertical bars to keep clear of, one bar for each point, or none.
-    """
-    figure = axis.figure
-    figure.draw_without_rendering()  # so that everything drawn has its position
-    dots = figure.dpi / 72  # pixels in a typographic point
-    place, inside = axis.transData.transform, axis.get_window_extent().get_points()
-    marks = [[xy - 4 * dots, xy + 4 * dots] for xy in place(points)]
-    marks += [[start - dots, end + dots] for start, end in map(place, bars)]
-    marks, taken, around = np.array(marks), np.array([inside, *marks]), np.array(AROUND)
-    sides = np.where(abs(around) > 1, np.sign(around), 0)  # direction of the label from its place
-    for number, (point, name) in enumerate(zip(points, names, strict=True)):
-        text = axis.text(*point, fill(name, 27), fontsize=8, zorder=4, linespacing=0.9)
-        text.set_in_layout(False)
-        size = text.get_window_extent().size
-        middles = place(point) + dots * around + sides * size / 2
-        boxes = np.stack([middles - size / 2 - dots, middles + size / 2 + dots], 1)
-        areas = _overlaps(boxes[:, None], taken)
-        lines = place(point) + dots * around[:, None] * np.linspace(0, 1, 40)[:, None]
-        others = marks[np.arange(len(marks)) % len(points) != number]
-        crossed = _overlaps(np.stack([lines, lines + 1], 2)[:, :, None], others).any((1, 2))
-        area = (size + 2 * dots).prod()
-        costs = area - areas[:, 0] + areas[:, 1:].sum(1) + area * crossed
-        best = int(costs.round().argmin())  # the first of equally good places
-        taken = np.concatenate([taken, boxes[best : best + 1]])
-        (x, y), (left, up) = AROUND[best], sides[best]
-        text.set_transform(offset_copy(axis.transData, figure, x, y, units="points"))
-        text.set_horizontalalignment({1: "left", 0: "center", -1: "right"}[left])
-        text.set_verticalalignment({1: "bottom", 0: "center", -1: "top"}[up])
-        if np.hypot(x, y) > np.hypot(*AROUND[0]) + 1:
-            line = axis.annotate(
-                "", point, (x, y), textcoords="offset points", zorder=1,
-                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0},
-            )  # fmt: skip
-            line.set_in_layout(False)
-
-
-def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the common areas (...) of boxes and others, both (..., 2, 2): low and high corner."""
-    least = np.maximum(boxes[..., 0, :], others[..., 0, :])
-    return (np.minimum(boxes[..., 1, :], others[..., 1, :]) - least).clip(0).prod(-1)
 
 
 def alike(table: pd.DataFrame, *, mark: str, title: str) -> Figure:
