@@ -1,7 +1,6 @@
 """The device, the processes on it, and how it computes: memory, attention, precision."""
 
 import ctypes
-import os
 from contextlib import suppress
 
 import torch
@@ -16,26 +15,7 @@ def processes() -> PartialState:
 
     The device is a CUDA GPU if there is one, else the CPU. Apple's GPUs are not used, as they lack
     some of what augmentation needs.
-
-    Raises:
-        InputError: `accelerate launch --cpu` was asked for several processes (without MPI, it
-            silently starts only one), or on a machine with a GPU, which it does not hide.
     """
-    env = os.environ
-    on_cpu = env.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    if on_cpu and torch.cuda.is_available():
-        raise InputError(
-            "accelerate launch --cpu does not hide the GPU: set CUDA_VISIBLE_DEVICES= as well"
-        )
-    if (
-        on_cpu
-        and "MASTER_ADDR" in env
-        and not {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"} & set(env)
-    ):
-        raise InputError(
-            "accelerate launch --cpu starts only one process without MPI: use torchrun "
-            "--nproc_per_node 2 -m fer_lib.train …, or add --mpirun_hostfile FILE"
-        )
     return PartialState(cpu=not torch.cuda.is_available())
 
 
