@@ -156,12 +156,9 @@ def refined_targets(faces: FaceSet, rows: np.ndarray, labels: str) -> np.ndarray
         (len(rows), K) float32, each row sums to 1.
 
     Raises:
-        InputError: see `load_refined`; or a row is not a training image, or the name is unknown.
+        InputError: see `load_refined`; or a row is not a training image.
     """
-    match = LABELS.fullmatch(labels)
-    if not match:
-        raise InputError(f"labels {labels!r} are unknown: use original, votes or refined_RULE")
-    rule, soft = match.groups()
+    rule, soft = LABELS.fullmatch(labels).groups()
     refined, train = load_refined(faces, rule), faces.where("train")
     if not np.isin(rows, train).all():
         raise InputError(f"{labels} are labels for training; validation and test keep their own")
