@@ -18,7 +18,7 @@ def training_targets(faces: FaceSet, rows: np.ndarray, labels: str = "original")
     """Return the training targets of some faces.
 
     Args:
-        rows: row numbers of the faces.
+        rows: row numbers of the faces; those of `training_rows` have a target each.
         labels: "original" (one-hot), "votes" (share of each emotion among the votes for
             emotions), or the name of refined labels, which only training images have (see
             `data.refined`).
@@ -27,8 +27,8 @@ def training_targets(faces: FaceSet, rows: np.ndarray, labels: str = "original")
         (len(rows), classes) float32; each row sums to 1.
 
     Raises:
-        InputError: votes are asked for, but the data has none or a face has no emotion vote; or
-            these faces have no such refined labels.
+        InputError: votes are asked for, but the data has none; or these faces have no such refined
+            labels.
     """
     if labels == "original":
         return np.eye(len(faces.classes), dtype=np.float32)[faces.labels[rows]]
@@ -39,13 +39,7 @@ def training_targets(faces: FaceSet, rows: np.ndarray, labels: str = "original")
             f"{faces.name} has no votes: train on other labels (--labels original), or read "
             "fer2013 from fer2013.csv with fer2013new.csv beside it, since folders have no votes"
         )
-    soft, keep = soft_targets(faces.votes[rows], faces.classes)
-    if not keep.all():
-        raise InputError(
-            f"{(~keep).sum()} training faces of {faces.name} have no emotion vote: load them with "
-            "dataset ferplus, which leaves such faces out"
-        )
-    return soft
+    return soft_targets(faces.votes[rows], faces.classes)[0]
 
 
 def training_rows(

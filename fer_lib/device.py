@@ -20,26 +20,9 @@ def processes() -> PartialState:
     some of what augmentation needs.
 
     Raises:
-        InputError: `accelerate launch --cpu` was asked for several processes (without MPI, it
-            silently starts only one), or on a machine with a GPU, which it does not hide; or there
-            are more processes than GPUs.
+        InputError: there are more processes than GPUs.
     """
-    env = os.environ
-    on_cpu = env.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    if on_cpu and torch.cuda.is_available():
-        raise InputError(
-            "accelerate launch --cpu does not hide the GPU: set CUDA_VISIBLE_DEVICES= as well"
-        )
-    if (
-        on_cpu
-        and "MASTER_ADDR" in env
-        and not {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"} & set(env)
-    ):
-        raise InputError(
-            "accelerate launch --cpu starts only one process without MPI: use torchrun "
-            "--nproc_per_node 2 -m fer_lib.train …, or add --mpirun_hostfile FILE"
-        )
-    wanted, gpus = int(env.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    wanted, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if torch.cuda.is_available() and wanted > gpus:
         raise InputError(
             f"{wanted} processes need {wanted} GPUs, and {gpus} are here: lower --nproc_per_node, "

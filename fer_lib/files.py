@@ -52,20 +52,6 @@ def home() -> Path:
     return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
 
 
-def cache() -> Path:
-    """Return the folder for downloaded files.
-
-    This is `cache` in `FER_HOME` if that is set, otherwise `fer_lib` in `XDG_CACHE_HOME` or, if
-    that is not set either, in `~/.cache`.
-
-    Raises:
-        InputError: the user has no home folder, and neither variable is set.
-    """
-    if "FER_HOME" in os.environ:
-        return home() / "cache"
-    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fer_lib"
-
-
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds.

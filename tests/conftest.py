@@ -130,9 +130,8 @@ def fer_data() -> Path:
 
 @pytest.fixture
 def no_detector_asked_for(monkeypatch):
-    """Unset the environment variables that say which face detector to use."""
+    """Unset the environment variable that says which face detector to use."""
     monkeypatch.delenv("FER_DETECTOR", raising=False)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
 @pytest.fixture

@@ -34,19 +34,19 @@ GOOD = f"0,{PIXELS},Training"
 ROWS = {
     f"0,{PIXELS[2:]},Training": "2,303 pixels instead of 2,304",
     f"0,{PIXELS} 7,Training": "2,305 pixels instead of 2,304",
-    f"0,{PIXELS[:-1]}x,Training": "pixel 2304 is 'x', not a whole number from 0 to 255",
-    f"0,-{PIXELS},Training": "pixel 1 is '-7', not",
-    f"0,{PIXELS[:-1]}256,Training": "pixel 2304 is '256', not",
-    f"0,1000{PIXELS[1:]},Training": "pixel 1 is '1000', not",
-    f"0,1.0{PIXELS[1:]},Training": "pixel 1 is '1.0', not",
-    f"0,{'7' * 5000},Training": f"pixel 1 is '{'7' * 20}', not",
+    f"0,{PIXELS[:-1]}x,Training": "not a whole number from 0 to 255 (could not convert string 'x'",
+    f"0,-{PIXELS},Training": "string '-7'",
+    f"0,{PIXELS[:-1]}256,Training": "string '256'",
+    f"0,1000{PIXELS[1:]},Training": "string '1000'",
+    f"0,1.0{PIXELS[1:]},Training": "string '1.0'",
+    f"0,{'7' * 5000},Training": f"string '{'7' * 20}",
     "0,,Training": "0 pixels instead of 2,304",
     f"9,{PIXELS},Training": "label is '9', not one of 0, 1, 2, 3, 4, 5, 6",
     f"-1,{PIXELS},Training": "label is '-1', not one of",
     f",{PIXELS},Training": "label is '', not one of",
     f"0,{PIXELS},Test": "Usage is 'Test', not one of Training, PublicTest, PrivateTest",
-    f"0,{PIXELS}": "2 fields instead of 3",
-    "0,7 7 7": "2 fields instead of 3; if it is the last row, the file was cut short",
+    f"0,{PIXELS}": "Usage is '', not one of",
+    "0,7 7 7": "3 pixels instead of 2,304 (48x48); if it is the last row, the file was cut short",
 }
 
 
@@ -61,13 +61,14 @@ def test_a_bad_row_is_reported_with_its_line_number(row, complaint, tmp_path, re
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("", "is empty"),
+        ("", "cannot be read as CSV (No columns to parse from file): download it again"),
+        (f"{HEADER}\n{GOOD}\n{GOOD},1\n", "Expected 3 fields in line 3, saw 4"),
         (HEADER + "\n", "no rows"),
         ("emotion,Usage\n0,Training\n", "lacks the column pixels"),
         (GOOD + "\n" + GOOD, "lacks the column emotion and pixels"),
         ("a;b\n", "lacks the column"),
     ],
-    ids=["empty", "header only", "no pixels", "no header", "other"],
+    ids=["empty", "a field too many", "header only", "no pixels", "no header", "other"],
 )
 def test_a_table_without_content_or_columns_is_refused(content, complaint, tmp_path, refused):
     path = tmp_path / "fer2013.csv"
@@ -91,7 +92,7 @@ def test_votes_without_pixels_and_damaged_votes_are_refused(sample, tmp_path, re
     lines = text.splitlines()
     for bad, complaint in (
         (text.replace("NF", "x", 1), "lacks the columns NF"),
-        ("", "lacks the columns Usage"),
+        ("", "cannot be read as CSV (No columns to parse from file)"),
         (lines[0], "has no rows"),
         ("\n".join([*lines[:4], "Training,a.png,1,2"]), "row 5"),
         ("\n".join([*lines[:4], "", "Training,a.png,1,2"]), "row 6"),

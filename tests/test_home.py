@@ -1,22 +1,20 @@
-"""The folders of data, runs and downloads, with and without FER_HOME."""
+"""The folder of data and runs, with and without FER_HOME."""
 
 import pytest
 
 from fer_lib import files
-from fer_lib.files import cache, home, replacing
+from fer_lib.files import home, replacing
 
 
 @pytest.fixture
 def no_home(monkeypatch):
-    """Unset the environment variables that choose the folders."""
+    """Unset the environment variable that chooses the folder."""
     monkeypatch.delenv("FER_HOME")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 
 
-def test_the_variable_chooses_the_home_and_the_cache_in_it(monkeypatch, tmp_path):
+def test_the_variable_chooses_the_home(monkeypatch, tmp_path):
     monkeypatch.setenv("FER_HOME", str(tmp_path / "here"))
     assert home() == tmp_path / "here"
-    assert cache() == tmp_path / "here" / "cache"
 
 
 @pytest.mark.usefixtures("no_home")
@@ -30,12 +28,6 @@ def test_the_home_is_the_checkout_or_for_a_package_the_current_folder(monkeypatc
     assert home() == checkout
 
 
-@pytest.mark.usefixtures("no_home")
-def test_downloads_of_a_user_are_kept_in_the_folder_for_caches(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache() == tmp_path / ".cache" / "fer_lib"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    assert cache() == tmp_path / "caches" / "fer_lib"
 
 
 def test_two_writers_of_one_file_do_not_mix_what_they_write(tmp_path):

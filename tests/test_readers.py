@@ -13,7 +13,6 @@ from fer_lib.data import load_faces
 from fer_lib.data.ferplus import keep_majority, majority, soft_targets
 from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.sample import make_sample
-from fer_lib.data.tables import decode
 from fer_lib.files import InputError, home
 from fer_lib.labels import EMOTIONS, EMOTIONS_8, VOTES
 
@@ -93,26 +92,6 @@ def test_a_table_without_usage_gets_a_drawn_split(sample, tmp_path):
     assert 0.75 < len(faces.where("train")) / len(faces) < 0.9
     assert any("no column Usage" in remark for remark in faces.manifest["remarks"])
     assert faces.votes is None  # the rows of fer2013new.csv cannot be matched without Usage
-
-
-def test_the_fast_decoder_reads_regular_rows_and_declines_irregular_ones():
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (5, 2304))
-    pixels[0, :9] = 0, 9, 10, 99, 100, 199, 200, 249, 255
-    rows = [" ".join(map(str, row)).encode() for row in pixels]
-    np.testing.assert_array_equal(decode(rows).reshape(5, -1), pixels)
-    one_too_many, one_too_few = rows[1] + b" 7", rows[2].rpartition(b" ")[0]
-    for bad in (
-        [one_too_many, one_too_few],  # the total count is right
-        [rows[0].replace(b"255", b"256")],
-        [rows[0].replace(b"255", b"25x")],
-        [rows[0].replace(b" 10 ", b" 0010 ")],
-        [rows[0].replace(b" 9 10 ", b" 9  10 ")],
-        [rows[0] + b" "],
-        [rows[0].replace(b" 9 10 ", b" 9\t10 ")],
-        [b""],
-    ):
-        assert decode(bad) is None
 
 
 def test_votes_of_other_rows_are_left_out_with_a_remark(sample, tmp_path):

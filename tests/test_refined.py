@@ -123,8 +123,6 @@ def test_targets_are_hard_or_soft_and_for_training_images_only(faces):
     for split in ("valid", "test"):
         with pytest.raises(InputError, match="validation and test keep their own"):
             training_targets(faces, faces.where(split)[:1], "refined_turned")
-    with pytest.raises(InputError, match="'refined' are unknown: use original, votes or refined_R"):
-        training_targets(faces, rows, "refined")
     with pytest.raises(InputError, match="not 'refined_Turned soft'"):
         tiny(labels="refined_Turned soft")
 

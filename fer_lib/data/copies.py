@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 NEAR = 0.92
-"""Correlation from which two images count as near copies, chosen on FER2013 (see near_copies)."""
+"""Correlation from which two images count as near copies, see docs/experiments.md."""
 
 CELLS = 12  # cells on each side of the small pictures in which candidates are searched
 
@@ -51,13 +51,6 @@ def near_copies(images: np.ndarray, threshold: float = NEAR) -> NearCopies:
     Candidates are the pairs whose 12x12 means have a correlation that reaches the threshold; as a
     rule, it is higher than that of all pixels. The candidates are then confirmed at full size. This
     is several times faster than comparing all pairs at full size.
-
-    How the threshold was chosen: among FER2013's pairs, the number in each interval of 0.01 falls
-    steadily up to 0.92 (*different* people in similar pose and light), then rises again (copies).
-    Checked by eye, nearly all mirrored pairs above 0.92 are one photograph, and most of those just
-    below are two people. Chance likeness does not depend on mirroring: as few of the mirrored pairs
-    are wrong, few of the others are wrong too. Many true copies lie below 0.92, so the number of
-    pairs is a lower bound.
 
     Args:
         images: (N, C, H, W) uint8.

@@ -4,7 +4,6 @@ Barsoum et al., Training Deep Networks for Facial Expression Recognition with Cr
 Distribution, ICMI 2016, https://arxiv.org/abs/1608.01041.
 """
 
-import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from fer_lib.data.faceset import FaceSet
 from fer_lib.data.pictures import read_pictures
+from fer_lib.data.rows import read_rows
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS_8, FERPLUS_COLUMNS, VOTES, reorder
 
@@ -106,39 +106,27 @@ def read_votes(path: Path) -> VoteTable:
             the message names.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            numbered = [(reader.line_num, row) for row in reader if row]
+        rows = read_rows(path, path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): ask its owner") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a CSV file ({error}): download it again") from None
-    rows = [row for _, row in numbered]
-    header = [name.strip() for name in rows[0]] if rows else []
-    missing = [n for n in ("Usage", "Image name", *FERPLUS_COLUMNS) if n not in header]
-    if missing or len(rows) < 2:
+    missing = [n for n in ("Usage", "Image name", *FERPLUS_COLUMNS) if n not in rows]
+    if missing or rows.empty:
         what = f"lacks the columns {', '.join(missing)}" if missing else "has no rows"
         raise InputError(
             f"{path} {what}: download {VOTE_FILE} again from https://github.com/microsoft/FERPlus"
         )
-    usage, names = header.index("Usage"), header.index("Image name")
-    columns = [header.index(name) for name in FERPLUS_COLUMNS]
-    votes = np.zeros((len(rows) - 1, len(columns)), np.float32)
-    for i, (number, row) in enumerate(numbered[1:]):
-        try:
-            votes[i] = [int(row[column]) for column in columns]
-            good = row[usage] in USAGE and votes[i].min() >= 0
-        except (ValueError, IndexError):
-            good = False
-        if not good:
-            raise InputError(
-                f"{path}, row {number}: {','.join(row)!r} is not a Usage, an image name and ten "
-                "counts of votes"
-            )
+    counts = rows[list(FERPLUS_COLUMNS)]
+    good = rows["Usage"].isin(USAGE) & counts.map(str.isdecimal).all(axis=1)
+    if not good.all():
+        row = good.idxmin()
+        raise InputError(
+            f"{path}, row {row}: {','.join(rows.loc[row])!r} is not a Usage, an image name and ten "
+            "counts of votes"
+        )
     return VoteTable(
-        np.array([row[usage] for row in rows[1:]]),
-        np.array([row[names].strip() for row in rows[1:]]),
-        votes[:, reorder(FERPLUS_COLUMNS, VOTES)],
+        rows["Usage"].to_numpy(str),
+        rows["Image name"].str.strip().to_numpy(str),
+        counts.to_numpy(np.float32)[:, reorder(FERPLUS_COLUMNS, VOTES)],
     )
 
 

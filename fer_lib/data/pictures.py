@@ -21,10 +21,10 @@ HEIC = {b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1"}
 """Bytes 8 to 11 of a phone's HEIC photos, after "ftyp"; Pillow alone cannot read these files."""
 NO_PICTURE = "its content is no picture"  # why a file is refused that no decoder knows
 
-SMALL = 32 * 1024  # bytes; below, threads lose more to the interpreter lock than they gain
 Paths = Sequence[str | Path]
 THREADS = 16  # also on fewer cores, to hide the latency of network drives
 PIXELS = 100_000_000  # decoded at once by all threads together; Pillow needs 4 bytes for each
+BATCH = 512  # pictures that may wait, decoded and fitted, to be copied into the array
 STRIP = 256  # rows of a picture that are compared at once
 
 
@@ -87,81 +87,39 @@ def read_pictures(paths: Paths) -> tuple[np.ndarray, list[str]]:
     Raises:
         InputError: a picture is missing or damaged; the message names it.
     """
-    reader = _Reader(paths)
-    odd = next((row for row, size in enumerate(reader.sizes) if size != reader.sizes[0]), None)
-    if odd is None:
-        images, odd = reader.read(reader.sizes[0])
+    with ThreadPoolExecutor(THREADS) as pool:
+        sizes = list(pool.map(_size, paths))
+    odd = next((row for row, size in enumerate(sizes) if size != sizes[0]), None)
+    side = SIDE if odd is not None else min(*sizes[0], LARGEST)
+    largest = max(width * height for width, height in sizes)
+    images = _squares(paths, side, min(THREADS, max(1, PIXELS // largest)))
+    what = "{}x{}".format(*sizes[0])
     if odd is not None:
-        images, _ = reader.read(None)
-    side, (width, height) = images.shape[-1], reader.sizes[0]
-    what = f"{width}x{height}"
-    if odd is not None:
-        other = "x".join(map(str, _size(paths[odd])))
+        other = "{}x{}".format(*sizes[odd])
         what = f"several sizes ({what}, but {other} in {paths[odd]})"
     remark = f"pictures of {what}: the middle square of each was resized to {side}x{side}"
     if odd is not None:
         remark += f"; to keep more, make them one square size of up to {LARGEST}x{LARGEST}"
-    return images, [] if odd is None and (width, height) == (side, side) else [remark]
+    return images, [] if odd is None and sizes[0] == (side, side) else [remark]
 
 
-class _Reader:
-    """Reads pictures with threads.
+def _squares(paths: Paths, side: int, threads: int) -> np.ndarray:
+    """Read pictures with threads, each fitted to `side` x `side` at once: (N, 1 or 3, H, W)."""
 
-    Attributes:
-        small: whether the files are small (see `SMALL`): threads then only read them.
-        sizes: (width, height) of every picture; if the files are small, of the first only, because
-            to look into each takes a quarter of the time that it takes to read them.
-        threads: as many as together decode at most about `PIXELS` at once.
-    """
+    def decode(path: str | Path) -> Image.Image:
+        picture = read_picture(path)
+        return picture if picture.size == (side, side) else fit(picture, (side, side))
 
-    def __init__(self, paths: Paths):
-        self.paths = paths
-        self.small = np.mean([len(_bytes(path)) for path in paths[:8]]) < SMALL
-        with ThreadPoolExecutor(THREADS) as pool:
-            self.sizes = list(pool.map(_size, paths[:1] if self.small else paths))
-        largest = max(width * height for width, height in self.sizes)
-        self.threads = THREADS if self.small else min(THREADS, max(1, PIXELS // largest))
-
-    def read(self, size: tuple[int, int] | None) -> tuple[np.ndarray, int | None]:
-        """Read all pictures on the assumption that they have this size (None: any).
-
-        Returns:
-            The images as `read_pictures` returns them, and None; or incomplete images and the row
-            of the first picture of another size.
-        """
-        side = SIDE if size is None else min(*size, LARGEST)
-        images = np.empty((len(self.paths), 1, side, side), np.uint8)
-        for row, picture in enumerate(self.decoded(size, side)):
-            if picture is None:
-                return images, row
-            if picture.mode == "RGB" and images.shape[1] == 1:
-                images = np.repeat(images, 3, 1)
-            pixels = np.asarray(picture)
-            images[row] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        return images, None
-
-    def decoded(self, size: tuple[int, int] | None, side: int) -> Iterator[Image.Image | None]:
-        """Yield the pictures in order, as L or RGB of `side` x `side`, or None for another size.
-
-        Files are read ahead by threads, a batch at a time.
-        """
-
-        def decode(path: str | Path, data: bytes | None = None) -> Image.Image | None:
-            picture = read_picture(path, data)
-            if size and picture.size != size:
-                return None
-            return picture if picture.size == (side, side) else fit(picture, (side, side))
-
-        def ahead(part: Paths) -> list:
-            return [_bytes(path) if self.small else decode(path) for path in part]
-
-        step = 32 if self.small else 1
-        parts = [self.paths[start : start + step] for start in range(0, len(self.paths), step)]
-        with ThreadPoolExecutor(self.threads) as pool:
-            for start in range(0, len(parts), 2 * THREADS):
-                batch = parts[start : start + 2 * THREADS]
-                for part, results in zip(batch, pool.map(ahead, batch), strict=True):
-                    yield from map(decode, part, results) if self.small else results
+    images = np.empty((len(paths), 1, side, side), np.uint8)
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(paths), BATCH):
+            batch = pool.map(decode, paths[start : start + BATCH])
+            for row, picture in enumerate(batch, start):
+                if picture.mode == "RGB" and images.shape[1] == 1:
+                    images = np.repeat(images, 3, 1)
+                pixels = np.asarray(picture)
+                images[row] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return images
 
 
 def _size(path: str | Path) -> tuple[int, int]:

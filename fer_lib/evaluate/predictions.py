@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_lib.data.faceset import DAMAGE, FaceSet
+from fer_lib.data.faceset import FaceSet
 from fer_lib.files import InputError, replacing
 
 
@@ -116,7 +116,7 @@ def load_predictions(path: str | Path) -> Predictions:
         problem = read.problem()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: train the model first") from None
-    except DAMAGE as error:
+    except Exception as error:  # on flipped bytes, zipfile and numpy raise almost anything
         problem = str(error) or type(error).__name__
     if problem:
         raise InputError(

@@ -1,7 +1,7 @@
 """Find faces in a picture, and crop them as the training images are cropped.
 
 There are two detectors, both of OpenCV. YuNet (https://doi.org/10.1007/s11633-023-1423-y) is a
-small network, whose file is given, is in the cache, or is downloaded once. If it is not available,
+small network, whose file is given or is downloaded once, from Hugging Face. If it is not available,
 the Haar cascade (Viola and Jones, https://doi.org/10.1109/CVPR.2001.990517) inside OpenCV's package
 is used.
 """
@@ -17,9 +17,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from fer_lib.files import InputError, exists, expanded
-from fer_lib.predict.yunet import YUNET, fetch_yunet
+from fer_lib.files import InputError, exists, expanded, first_line, sha256
 
+YUNET_REPOSITORY = "opencv/face_detection_yunet"
+YUNET = "face_detection_yunet_2023mar.onnx"  # 0.2 MB, MIT licence
+YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 LONGEST = (1280, 320)  # pixels: YuNet finds faces of 10 to 300, so larger ones only when shrunk
 SMALLEST = 64  # pixels of a side of the input
 SCORE = 0.7
@@ -199,7 +201,7 @@ def make_detector(choice: str | Path | None = None, say: Callable[[str], None] =
         detector = YuNet(path)
     else:
         try:
-            detector = YuNet(fetch_yunet(say))
+            detector = YuNet(fetch_yunet())
         except InputError as error:
             if choice == "yunet":
                 raise
@@ -207,6 +209,31 @@ def make_detector(choice: str | Path | None = None, say: Callable[[str], None] =
             detector = Cascade()
     say(f"faces are found by {detector.name}")
     return detector
+
+
+def fetch_yunet() -> Path:
+    """Return the path of YuNet's file in Hugging Face's cache; download it if it is not there.
+
+    Raises:
+        InputError: it cannot be downloaded, or what is there has another SHA-256.
+    """
+    import huggingface_hub as hub  # takes half a second, and not every prediction looks for faces
+
+    try:
+        path = hub.try_to_load_from_cache(YUNET_REPOSITORY, YUNET)
+        if not path:
+            # Without a connection this fails at once; a download would be tried for half a minute.
+            hub.get_hf_file_metadata(hub.hf_hub_url(YUNET_REPOSITORY, YUNET), timeout=5)
+            path = hub.hf_hub_download(YUNET_REPOSITORY, YUNET)
+        if sha256(path) == YUNET_SHA256:
+            return Path(path)
+        reason = f"{path} has another SHA-256: delete it"
+    except Exception as error:  # of the cache, the connection or the server
+        reason = first_line(error)
+    raise InputError(
+        f"YuNet could not be fetched ({reason}): get {YUNET} elsewhere and give it with --detector "
+        "or FER_DETECTOR, or use the Haar cascade with --detector haar or FER_DETECTOR=haar"
+    )
 
 
 def crop(picture: Image.Image, box: Box, scale: float, image: tuple[int, int, int]) -> np.ndarray:
