@@ -24,7 +24,7 @@ from fer_lib.compare import (
 from fer_lib.compare.answers import Answers
 from fer_lib.compare.names import settings, system_names
 from fer_lib.compare.paired import agreement, letters, pair_up
-from fer_lib.compare.scores import systems
+from fer_lib.compare.scores import averaging, systems
 from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.data.ferplus import majority
 from fer_lib.data.sample import make_sample
@@ -384,3 +384,20 @@ def test_two_runs_that_always_predict_the_same_class_agree(make_run, noise):
     runs = [make_run(time=time, probabilities=same, seed=int(time)) for time in "12"]
     kappa, equal = agreement(read_answers(runs, noise))
     assert kappa.to_numpy().tolist() == equal.to_numpy().tolist() == [[1, 1], [1, 1]]
+
+
+def test_the_average_is_compared_with_the_weights_themselves(three_runs):
+    run = three_runs[0]
+    (alone,) = averaging(run).index
+    assert alone == "weights"
+    train = run.config["train"] | {"ema_decay": 0.9}
+    write_json(run.folder / "config.json", run.config | {"train": train})
+    other = three_runs[1].results
+    keys = ("best_epoch", "valid", "test")
+    unaveraged = {"unaveraged": {key: other[key] for key in keys}}
+    write_json(run.folder / "results.json", run.results | unaveraged)
+    table = averaging(Run(run.folder))
+    assert list(table["accuracy"]) == [300 / 400, 340 / 400]
+    assert list(table.index) == ["average", "weights"]
+    name = run.config["data"]["classes"][0]
+    assert table[name]["weights"] == other["test"]["full"]["per_class"][name]["recall"]

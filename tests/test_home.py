@@ -28,8 +28,6 @@ def test_the_home_is_the_checkout_or_for_a_package_the_current_folder(monkeypatc
     assert home() == checkout
 
 
-
-
 def test_two_writers_of_one_file_do_not_mix_what_they_write(tmp_path):
     """As of two containers on one volume, which may have the same process id."""
     path = tmp_path / "file.txt"

@@ -83,6 +83,32 @@ def leaderboard(runs: Sequence[Run] | Mapping[str, Run]) -> pd.DataFrame:
     return table.sort_values("accuracy", ascending=False, kind="stable")
 
 
+def averaging(run: Run) -> pd.DataFrame:
+    """Compare the moving average of a run's weights with the weights themselves, on test images.
+
+    Each is scored at its own best epoch on validation.
+
+    Returns:
+        Rows "average" and "weights", or the one that the run has. Columns: `best_epoch`,
+        `valid_accuracy`, `accuracy` with its 95 % interval `low`, `high`, and the recall of each
+        class by its name.
+    """
+    results = run.results
+    found = {"average" if run.train_config.ema_decay else "weights": results}
+    if "unaveraged" in results:  # not in runs of earlier versions
+        found["weights"] = results["unaveraged"]
+    rows = {
+        name: {
+            "best_epoch": one["best_epoch"],
+            "valid_accuracy": one["valid"]["full"]["accuracy"],
+            **_accuracy(one["test"]["full"]),
+            **{label: row["recall"] for label, row in one["test"]["full"]["per_class"].items()},
+        }
+        for name, one in found.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def headlines(table: pd.DataFrame) -> list[str]:
     """Return the name of one run per system: of its seeds the one that is best on validation.
 
