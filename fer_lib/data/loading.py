@@ -22,7 +22,7 @@ KINDS = {
 SAMPLE = re.compile(r"sample(?:-(\d+)(?:-(\d+))?)?")
 """Names of drawn datasets: "sample" is "sample-10-3000", 3,000 faces with 10 % wrong labels."""
 
-READERS = "5"
+READERS = "6"
 """Version of the readers: a cache that another version wrote is read again from its source."""
 
 
