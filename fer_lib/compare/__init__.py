@@ -11,7 +11,14 @@ from fer_lib.compare.cost import timed
 from fer_lib.compare.formatting import tables
 from fer_lib.compare.names import marks, short_names
 from fer_lib.compare.paired import paired_tests, sentences
-from fer_lib.compare.scores import TEST_SETS, best_on_validation, by_test_set, leaderboard, recalls
+from fer_lib.compare.scores import (
+    TEST_SETS,
+    best_on_validation,
+    by_test_set,
+    by_validation,
+    leaderboard,
+    recalls,
+)
 from fer_lib.compare.summary import comparison, figures, records
 from fer_lib.compare.voting import accuracy_of
 from fer_lib.compare.writing import ensemble_sentence, write_comparison
