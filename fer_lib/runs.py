@@ -216,9 +216,31 @@ def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = N
     )
     write_json(
         path / "config.json",
-        {"train": config.to_dict(), "data": data, "environment": describe_environment(config)},
+        {
+            "train": config.to_dict(),
+            "data": data,
+            "environment": describe_environment(config),
+            "started_from": started_from(config),
+        },
     )
     return Run(path)
+
+
+def started_from(config: TrainConfig) -> list[dict[str, Any]]:
+    """Return what a training's weights have learned from, if they are those of another training.
+
+    Returns:
+        `fingerprint` and `split` of the data of that training, of the one that it started from
+        itself, and so on; [] if no `config.json` is beside the file of the weights.
+    """
+    if not isinstance(config.pretrained, str):
+        return []
+    try:
+        start = RunFolder(expanded(config.pretrained).parent)
+    except InputError:
+        return []
+    own = {"fingerprint": start.fingerprint, "split": start.config["data"].get("split")}
+    return [own, *start.config.get("started_from", [])]
 
 
 def record_resume(run: RunFolder, now: dict[str, Any], epoch: int) -> None:
@@ -248,7 +270,8 @@ def record_resume(run: RunFolder, now: dict[str, Any], epoch: int) -> None:
 
 def describe_data(faces: FaceSet, **more: Any) -> dict[str, Any]:
     """Return what `config.json` says about the data, with `more` added."""
-    manifest = {key: faces.manifest.get(key) for key in ("layout", "source", "mark", "dropped")}
+    told = ("layout", "source", "mark", "dropped", "split")
+    manifest = {key: faces.manifest.get(key) for key in told}
     return {"dataset": faces.name, "fingerprint": faces.fingerprint, **more, **manifest}
 
 

@@ -207,7 +207,7 @@ def write_results(
         more: further entries of `results.json`.
     """
     config, test = run.train_config, evaluate(faces, predictions, "test")
-    common = in_common(config, faces, rows)
+    common = in_common(config, faces, rows, started_from=run.config.get("started_from", []))
     results = {
         "model": config.model,
         "recipe": config.recipe,

@@ -12,7 +12,7 @@ from fer_lib.data import acquire, load_faces, loading
 from fer_lib.data.faceset import fingerprint
 from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.sample import make_sample
-from fer_lib.files import InputError, read_json
+from fer_lib.files import InputError, read_json, write_json
 
 MUTE = {"say": lambda line: None}
 
@@ -189,6 +189,24 @@ def test_a_damaged_cache_is_named_and_never_used(folder, fer_home, refused):
     assert harmless < 30
     cache.unlink()
     assert load_faces("fer2013", folder, **MUTE).fingerprint == known
+
+
+@pytest.mark.parametrize("dataset", ["fer2013", "sample-10-100"])
+def test_a_cache_that_another_process_begins_to_rewrite_is_not_called_damaged(
+    written, fer_home, monkeypatch, dataset
+):
+    given = None if dataset.startswith("sample") else written
+    known = load_faces(dataset, given, **MUTE).fingerprint
+    load, cache = loading.load, fer_home / "data" / dataset
+
+    def rewritten_meanwhile(folder):
+        monkeypatch.setattr(loading, "load", load)
+        write_json(cache / "manifest.json", {"source": str(written)})  # as `_save` begins
+        return load(folder)
+
+    monkeypatch.setattr(loading, "load", rewritten_meanwhile)
+    assert load_faces(dataset, given, **MUTE).fingerprint == known
+    assert "fingerprint" in read_json(cache / "manifest.json")
 
 
 def test_a_damaged_manifest_is_named(folder, fer_home, refused):

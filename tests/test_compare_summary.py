@@ -59,6 +59,26 @@ def test_the_figure_of_times_shows_one_machine_only(make_run, noise):
     ]
 
 
+def test_of_runs_equal_on_validation_the_oldest_counts_as_the_best_not_the_best_on_test(
+    make_run, noise, monkeypatch, capsys
+):
+    monkeypatch.setattr("fer_lib.compare.__main__.load_faces", lambda *_: noise)
+    runs = [
+        make_run(slice(0, 100 - 10 * n), valid=0.5, time=str(n), epochs=n + 2) for n in range(7)
+    ]
+    compared = comparison(runs[::-1], noise)
+    lead = compared["lead"]
+    assert (lead["first"], lead["second"]) == (
+        "baseline_cnn ours s0 epochs=2",
+        "baseline_cnn ours s0 epochs=3",
+    )
+    main([str(run.folder) for run in runs])
+    printed = [line for line in capsys.readouterr().out.splitlines() if "finding." in line]
+    for said in (compared["sentences"][:-1], printed):
+        assert len(said) == 6
+        assert all("baseline_cnn ours s0 epochs=2 " in line for line in said)
+
+
 def test_only_one_seed_of_a_system_is_tested_and_has_a_letter(three_runs, noise):
     compared = comparison(three_runs, noise)
     assert len(compared["tests"]) == 1  # two of the three runs are seeds of one system

@@ -213,10 +213,12 @@ def test_32_bit_pixels_that_contain_16_or_8_bits_are_read(stored, read):
     assert set(np.asarray(read_picture("a.tif", file.getvalue())).ravel()) == {read}
 
 
-def test_dark_16_bit_pixels_stay_dark():
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+@pytest.mark.parametrize(("stored", "read"), [(65_535, 255), (511, 1), (200, 200)])
+def test_16_bit_pixels_that_contain_8_bits_are_read(kind, stored, read):
     file = io.BytesIO()
-    Image.fromarray(np.full((8, 8), 200, np.uint16)).save(file, "png")
-    assert set(np.asarray(read_picture("a.png", file.getvalue())).ravel()) == {0}
+    Image.fromarray(np.full((8, 8), stored, np.uint16)).save(file, kind)
+    assert set(np.asarray(read_picture(f"a.{kind}", file.getvalue())).ravel()) == {read}
 
 
 def test_dark_16_bit_pixels_of_a_pgm_stay_dark():

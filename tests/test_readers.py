@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_lib.data import load_faces
+from fer_lib.data import counts, load_faces
 from fer_lib.data.ferplus import keep_majority, majority, soft_targets
 from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.sample import make_sample
@@ -176,15 +176,48 @@ def test_a_test_image_without_usage_in_its_name_gives_one_test_set(sample, tmp_p
     assert len(faces.where("test")) == int((sample.split != "train").sum())
 
 
-@pytest.mark.parametrize("name", ["valid", "val", "Validation"])
-def test_a_validation_folder_is_used_if_there_is_one(sample, tmp_path, name):
+@pytest.mark.parametrize("how", ["file names", "folder name"])
+def test_a_test_set_that_names_show_to_be_privatetest_is_not_called_merged(
+    sample, tmp_path, monkeypatch, how
+):
+    known = {split: tuple(table.values()) for split, table in sample.counts().items()}
+    monkeypatch.setattr(counts, "FER2013", known)
+    write_layout(sample, "folders", tmp_path)
+    for path in list((tmp_path / "test").rglob("*.png")):
+        if path.name.startswith("PublicTest_"):
+            path.unlink()
+        elif how == "folder name":
+            path.rename(path.with_name(path.name.removeprefix("PrivateTest_")))
+    if how == "folder name":
+        (tmp_path / "test").rename(tmp_path / "PrivateTest")
+    faces = load_faces("fer2013", tmp_path, **MUTE)
+    assert faces.mark == "other counts than the known fer2013"
+    train, valid = (len(sample.where(split)) for split in ("train", "valid"))
+    assert any(
+        f": train and valid {train} images instead of {train + valid}" in remark
+        for remark in faces.manifest["remarks"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "name", "test"),
+    [
+        ("Train", "valid", "test"),
+        ("train", "val", "test"),
+        ("training", "Validation", "testing"),
+        ("Training", "PublicTest", "PrivateTest"),
+        ("FER2013Train", "FER2013Valid", "FER2013Test"),
+    ],
+)
+def test_a_validation_folder_is_used_if_there_is_one(sample, tmp_path, train, name, test):
     write_layout(sample, "folders", tmp_path / "archive" / "fer")
     root = tmp_path / "archive" / "fer"
     for path in list((root / "test").rglob("PublicTest_*.png")):
         target = root / name / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
-    (root / "train").rename(root / "Train")
+    (root / "train").rename(root / train)
+    (root / "test").rename(root / test)
     faces = load_faces("fer2013", tmp_path, **MUTE)
     assert by_id(faces, stem) == by_id(sample)
     assert faces.manifest["split"] == {"official": True}

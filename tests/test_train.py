@@ -15,14 +15,14 @@ from conftest import small
 from fer_lib import plots, training
 from fer_lib import train as train_module
 from fer_lib.data.sample import make_sample
-from fer_lib.epochs import in_common
+from fer_lib.epochs import OTHER_DATA, in_common
 from fer_lib.evaluate import load_predictions
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.pretrain import __main__ as pretrain_command
 from fer_lib.pretrain.learner import MaskedLearner
-from fer_lib.runs import find_run, list_runs
-from fer_lib.train import main, train
+from fer_lib.runs import find_run, list_runs, start_run
+from fer_lib.train import fine_tuning, main, train
 from fer_lib.training import Training
 
 pytestmark = pytest.mark.usefixtures("undrawn_runs")
@@ -171,6 +171,49 @@ def test_results_name_a_limit_only_if_it_leaves_images_out(faces, limit, marked)
     row = {"train_seconds": 1.0, "train_images": 20}
     found = in_common(small(labels="votes", limit=limit), faces, [row])
     assert ("trained on" in found["mark"]) is marked
+
+
+DRAWN = {"official": False, "fractions": {"train": 0.8, "valid": 0.1, "test": 0.1}}
+VALID_DRAWN = {"official": False, "fractions": {"train": 0.9, "valid": 0.1}}
+OFFICIAL = {"official": True}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "other", "marked"),
+    [
+        (DRAWN, OFFICIAL, True, True),
+        (OFFICIAL, DRAWN, True, True),
+        (None, DRAWN, True, True),  # a run from before the split was recorded
+        (DRAWN, DRAWN, False, False),  # the same data
+        (OFFICIAL, OFFICIAL, True, False),
+        (VALID_DRAWN, OFFICIAL, True, False),
+    ],
+)
+def test_results_say_if_the_start_may_have_learned_from_the_test_images(
+    faces, before, now, other, marked
+):
+    faces = deepcopy(faces)
+    faces.manifest["split"] = now
+    start = {"fingerprint": "other" if other else faces.fingerprint, "split": before}
+    row = {"train_seconds": 1.0, "train_images": 20}
+    for starts in ([start], [{"fingerprint": faces.fingerprint, "split": now}, start]):
+        mark = in_common(small(), faces, [row], started_from=starts)["mark"]
+        assert ("; " + OTHER_DATA in mark) is marked
+
+
+def test_a_run_records_the_data_of_all_runs_before_it(faces, tmp_path):
+    first = train(small(epochs=1), faces, runs=tmp_path)
+    assert first.config["started_from"] == []
+    short = {"epochs": 1, "batch_size": 32, "ema_decay": 0.0}
+    other = faces.subset(np.arange(len(faces)) > 0)
+    other.manifest["split"] = DRAWN
+    second = train(fine_tuning(first, "ours", **short), other, runs=tmp_path)
+    assert second.results["mark"] == f"sample data; {OTHER_DATA}"
+    third = start_run(fine_tuning(second, "ours", **short), faces, tmp_path)
+    assert third.config["started_from"] == [
+        {"fingerprint": other.fingerprint, "split": DRAWN},
+        {"fingerprint": faces.fingerprint, "split": faces.manifest.get("split")},
+    ]
 
 
 @pytest.mark.parametrize(("split", "name"), [("train", "training"), ("test", "test")])

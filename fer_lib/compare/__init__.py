@@ -16,6 +16,7 @@ from fer_lib.compare.scores import (
     averaging,
     best_on_validation,
     by_test_set,
+    by_validation,
     leaderboard,
     recalls,
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from fer_lib.compare.cost import measure
 from fer_lib.compare.names import marks
 from fer_lib.compare.paired import paired_tests, sentences
-from fer_lib.compare.scores import leaderboard
+from fer_lib.compare.scores import by_validation, leaderboard
 from fer_lib.data import load_faces
 from fer_lib.files import InputError
 from fer_lib.markdown import markdown
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         tests = paired_tests(runs, faces)  # raises InputError for runs of other data
         table = leaderboard(runs)
         print(markdown(table[list(SHOWN)]))
-        print(*sentences(tests, table["valid_accuracy"].idxmax()), marks(runs, faces), sep="\n")
+        print(*sentences(tests, by_validation(table).index[0]), marks(runs, faces), sep="\n")
     except InputError as error:
         parser.error(str(error))
 

@@ -109,6 +109,17 @@ def averaging(run: Run) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def by_validation(table: pd.DataFrame) -> pd.DataFrame:
+    """Sort runs by validation accuracy, the best first; of equals, the oldest run comes first.
+
+    So no test score decides which run is best on validation.
+
+    Args:
+        table: with the columns `run` and `valid_accuracy` of `leaderboard`.
+    """
+    return table.sort_values(["valid_accuracy", "run"], ascending=[False, True])
+
+
 def headlines(table: pd.DataFrame) -> list[str]:
     """Return the name of one run per system: of its seeds the one that is best on validation.
 

@@ -45,6 +45,7 @@ from fer_lib.compare.names import marks, named
 from fer_lib.compare.paired import agreement, letters, pair_test, pair_up, sentences
 from fer_lib.compare.scores import (
     by_test_set,
+    by_validation,
     label_on_majority,
     leaderboard,
     recalls,
@@ -105,7 +106,7 @@ def comparison(
         ),
         "systems": records(systems(table, answers)),
         "tests": records(tests.set_index("a")),
-        "sentences": sentences(tests, table.loc[tested, "valid_accuracy"].idxmax()),
+        "sentences": sentences(tests, by_validation(table.loc[tested]).index[0]),
         "lead": lead(table, answers),
         "test_sets": records(by_test_set(ranked).set_index("model")),
         "recall": recalls(ranked),
@@ -135,7 +136,7 @@ def lead(table: pd.DataFrame, answers: Answers) -> dict[str, Any] | None:
     """
     if len(table) == 1:
         return None
-    first, second = table["valid_accuracy"].sort_values(ascending=False, kind="stable").index[:2]
+    first, second = by_validation(table).index[:2]
     right = answers.valid[answers.rows([first, second])].argmax(2) == answers.labels("valid")
     return {"first": first, "second": second, **pair_test(*right)}
 

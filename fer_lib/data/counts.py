@@ -33,8 +33,8 @@ def differences(faces: FaceSet) -> list[str]:
         parts.append(together)
     if faces.name == "fer2013":
         known = {split: np.array(counts) for split, counts in FER2013.items()}
-        # Without Usage, the folder test/ holds the images of two splits.
-        if together == ("train", "valid"):
+        # Without Usage, the folder test/ holds the images of two splits, and the mark says so.
+        if faces.mark.startswith("test = "):
             known = {"train": known["train"], "test": known["valid"] + known["test"]}
     elif faces.name in TOTALS:
         known = {split: np.array([total]) for split, total in TOTALS[faces.name].items()}

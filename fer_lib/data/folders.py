@@ -17,9 +17,9 @@ from fer_lib.files import InputError, require_utf8
 from fer_lib.labels import EMOTIONS, EMOTIONS_8, canonical
 
 PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "val", "validation"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("train", "training", "fer2013train"), "train"),
+    **dict.fromkeys(("valid", "val", "validation", "publictest", "fer2013valid"), "valid"),
+    **dict.fromkeys(("test", "testing", "privatetest", "fer2013test"), "test"),
 }
 """Split that each folder name (in lower case) stands for."""
 
@@ -282,13 +282,19 @@ def _split_by_name(faces: FaceSet, pictures: list[Picture]) -> bool:
 
 def _draw(faces: FaceSet, parts: tuple[str, ...]) -> None:
     """Draw the splits that have no folder, and say so in the manifest's remarks."""
-    tested = len(faces.where("test"))
+    tested = faces.ids[faces.where("test")].tolist()
     fractions = FRACTIONS[parts]  # `parts_of` returns none without "train"
     drawn = [part for part in fractions if part not in parts]
     faces.manifest["remarks"].append(
         f"no folder for {' and '.join(drawn)}: drawn here, copies kept on one side"
     )
-    of_fer2013 = faces.name == "fer2013" or (len(faces) - tested, tested) == MERGED
-    if parts == ("train", "test") and of_fer2013:
-        faces.manifest["mark"] = f"test = PublicTest + PrivateTest, {tested:,} images"
+    of_fer2013 = faces.name == "fer2013" or (len(faces) - len(tested), len(tested)) == MERGED
+    if parts == ("train", "test") and of_fer2013 and not _of_one_usage(tested):
+        faces.manifest["mark"] = f"test = PublicTest + PrivateTest, {len(tested):,} images"
     draw_split(faces, fractions)
+
+
+def _of_one_usage(ids: list[str]) -> bool:
+    """Return whether the names of all files, or of their folder, say that they are of one Usage."""
+    usages = ("publictest", "privatetest", "fer2013test")
+    return any(all(usage in name.lower() for name in ids) for usage in usages)

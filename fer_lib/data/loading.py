@@ -22,7 +22,7 @@ KINDS = {
 SAMPLE = re.compile(r"sample(?:-(\d+)(?:-(\d+))?)?")
 """Names of drawn datasets: "sample" is "sample-10-3000", 3,000 faces with 10 % wrong labels."""
 
-READERS = "5"
+READERS = "6"
 """Version of the readers: a cache that another version wrote is read again from its source."""
 
 
@@ -61,7 +61,8 @@ def load_faces(
     source, layout = _source(dataset, given, manifest, say, ask_cache=not data_dir)
     origin = layout and f"{READERS} {layout.path} {layout.digest()}"
     if manifest and (layout is None or origin == manifest.get("origin")):
-        faces = load(folder)
+        if (faces := _cached(folder, manifest)) is None:
+            return load_faces(dataset, data_dir, say=say)
         _tell(faces, f"from the cache {folder} of {manifest.get('source')}", say)
         return faces
     faces = _read(dataset, layout, say)
@@ -86,6 +87,16 @@ def _manifest(folder: Path) -> dict | None:
     there = (folder / "faces.npz").exists() and (folder / "manifest.json").exists()
     manifest = read_json(folder / "manifest.json") if there else {}
     return manifest if "fingerprint" in manifest else None
+
+
+def _cached(folder: Path, manifest: dict) -> FaceSet | None:
+    """Load the cache that had this manifest; None if another process has changed it meanwhile."""
+    try:
+        return load(folder)
+    except InputError:
+        if _manifest(folder) == manifest:
+            raise
+    return None
 
 
 def _given_before(folder: Path) -> str | None:
@@ -156,7 +167,8 @@ def _sample(folder: Path, data_dir: str | Path | None, say: Callable[[str], obje
     origin = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
     manifest = _manifest(folder)
     if manifest and manifest.get("origin") == origin:
-        faces = load(folder)
+        if (faces := _cached(folder, manifest)) is None:
+            return _sample(folder, data_dir, say)
         _tell(faces, f"from the cache {folder}", say)
         return faces
     from fer_lib.data.sample import make_sample

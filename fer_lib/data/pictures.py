@@ -52,7 +52,8 @@ def read_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
 def upright(picture: Image.Image) -> Image.Image:
     """Return a picture as L (grey) or RGB, rotated as its EXIF data say.
 
-    Transparency becomes black, 16 bits become 8, and three equal channels count as grey.
+    Transparency becomes black, 16 bits become 8, and three equal channels count as grey. If no
+    pixel of a file with 16 or 32 bits is above 255, white is 255.
 
     Raises:
         ValueError: the pixels are fractions or not in 0..65535, so it is unknown which are white.
@@ -167,12 +168,12 @@ def _plain(picture: Image.Image) -> Image.Image:
         return picture.convert("L")
     if picture.mode == "F":
         raise ValueError("its pixels are fractions: save it with 8 or 16 bits a pixel")
-    if picture.mode.startswith("I"):  # 16 bits a pixel, or 32 that contain 16 or 8
+    if picture.mode.startswith("I"):  # 16 bits a pixel, or 32
         pixels = np.asarray(picture)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise ValueError("its pixels have more than 16 bits: save it with 8 or 16 bits a pixel")
-        # 8 of the 32 bits in a TIFF; PGM files have 16.
-        eight = picture.mode == "I" and picture.format != "PPM" and pixels.max() <= 255
+        # Some programs store 8 bits in 16 or 32. A PGM file says which value is white.
+        eight = picture.format != "PPM" and pixels.max() <= 255
         return Image.fromarray((pixels >> (0 if eight else 8)).astype(np.uint8))
     if picture.has_transparency_data:
         black = Image.new("RGBA", picture.size, "black")
