@@ -266,6 +266,7 @@ def test_paired_tests_agree_with_the_binomial_test_and_holm(three_runs, noise):
     assert clear["clean_difference"] == pytest.approx(40 / 399)  # one image is a copy
     assert clear["clean_p_holm"] == clear["p_holm"]  # on it, both are right or both wrong
     assert tests[["majority_difference", "majority_p_holm"]].isna().all(axis=None)  # no votes
+    assert records(pd.DataFrame({"x": [np.nan]}, ["a"]), "index") == {"a": {"x": None}}
     row = records(tests.reset_index("b"))[0]
     assert row["a"] == tests.index[0][0]
     assert row["majority_p_holm"] is None  # JSON has no NaN

@@ -148,9 +148,13 @@ def copied(runs: dict[str, Run], answers: Answers) -> dict[str, Any] | None:
     return found and found | {"kinds": records(pd.DataFrame(found["kinds"]).set_index("kind"))}
 
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return one dict per row, with the index among its keys, and None for NaN."""
-    return json.loads(table.reset_index().to_json(orient="records", double_precision=15))
+def records(table: pd.DataFrame, orient: str = "records") -> Any:
+    """Return a list of one dict per row, with the index among its keys, and None for NaN.
+
+    With orient "index", a dict of such rows by their index.
+    """
+    table = table.reset_index() if orient == "records" else table
+    return json.loads(table.to_json(orient=orient, double_precision=15))
 
 
 def cost_table(compared: dict[str, Any], column: str) -> pd.DataFrame:

@@ -52,6 +52,8 @@ TEMPLATE = """# Model card: {name}
   know what a person feels: a face does not show that reliably, and people read it differently.
 - The labels of {dataset} are noisy: many do not name what most people see. Nobody recorded who is
   shown: how accuracy differs by age, gender, skin or culture is not known.
+- The accuracies above are of faces cut as those of {dataset}. Of other pictures, faces that the
+  detector misses are not read at all, and those cut otherwise are read less well.
 - Its test images were collected as its training images were. Other pictures (profiles, covered
   faces, strong light, children) are probably read worse than these numbers say; this was not
   measured.
