@@ -388,17 +388,17 @@ def test_two_runs_that_always_predict_the_same_class_agree(make_run, noise):
 
 
 def test_the_average_is_compared_with_the_weights_themselves(three_runs):
-    run = three_runs[0]
-    (alone,) = averaging(run).index
-    assert alone == "weights"
-    train = run.config["train"] | {"ema_decay": 0.9}
-    write_json(run.folder / "config.json", run.config | {"train": train})
-    other = three_runs[1].results
+    run, other = three_runs[0], three_runs[1].results | {"best_epoch": 2}
+    write_json(run.folder / "results.json", run.results | {"best_epoch": 1})
+    for decay, alone in ((0.0, "weights"), (0.9, "average")):
+        train = run.config["train"] | {"ema_decay": decay}
+        write_json(run.folder / "config.json", run.config | {"train": train})
+        assert list(averaging(Run(run.folder)).index) == [alone]
     keys = ("best_epoch", "valid", "test")
     unaveraged = {"unaveraged": {key: other[key] for key in keys}}
     write_json(run.folder / "results.json", run.results | unaveraged)
     table = averaging(Run(run.folder))
     assert list(table["accuracy"]) == [300 / 400, 340 / 400]
-    assert list(table.index) == ["average", "weights"]
+    assert dict(table["best_epoch"]) == {"average": 1, "weights": 2}
     name = run.config["data"]["classes"][0]
     assert table[name]["weights"] == other["test"]["full"]["per_class"][name]["recall"]
