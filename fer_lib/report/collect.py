@@ -7,11 +7,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fer_lib.changed import changed_settings
+from fer_lib.config import TrainConfig
 from fer_lib.data import load_faces
 from fer_lib.data.loading import KINDS
 from fer_lib.files import InputError, home, read_json, write_json
 from fer_lib.in_depth import from_predictions
-from fer_lib.kept import KEPT, keep_labels, keep_results, train_config
+from fer_lib.kept import KEPT, keep_labels, keep_results
 from fer_lib.models import MODULES
 from fer_lib.networks import label, same_network, taken_out
 from fer_lib.pretrain import pretraining
@@ -132,7 +133,7 @@ def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, 
             first.setdefault(runs[name]["config"]["train"]["model"], name)
     if not first:
         raise InputError(f"no finished run of {about['dataset']} is there: train one first")
-    configs = {name: train_config(run["config"]["train"]) for name, run in runs.items()}
+    configs = {name: TrainConfig.from_dict(run["config"]["train"]) for name, run in runs.items()}
     return {
         **about,
         "fingerprint": fingerprint,
