@@ -5,11 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from fer_lib.changed import changed_settings
+from fer_lib.changed import changed_settings, label
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, read_json
 from fer_lib.kept.results import KEPT
-from fer_lib.networks import label
 from fer_lib.provenance import short
 
 KIND = ["model", "data", "recipe"]

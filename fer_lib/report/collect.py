@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fer_lib.changed import changed_settings
+from fer_lib.changed import changed_settings, label, same_network, taken_out
 from fer_lib.config import TrainConfig
 from fer_lib.data import load_faces
 from fer_lib.data.loading import KINDS
@@ -14,7 +14,6 @@ from fer_lib.files import InputError, home, read_json, write_json
 from fer_lib.in_depth import from_predictions
 from fer_lib.kept import KEPT, keep_labels, keep_results
 from fer_lib.models import MODULES
-from fer_lib.networks import label, same_network, taken_out
 from fer_lib.pretrain import pretraining
 from fer_lib.provenance import training_command
 from fer_lib.report.build import source
