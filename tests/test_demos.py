@@ -55,7 +55,7 @@ def home(tmp_path_factory) -> Path:
     faces = faces.subset(np.isin(faces.labels, [EMOTIONS.index(name) for name in ("happy", "sad")]))
     short = {"epochs": 18, "batch_size": 16, "lr": 0.003, "options": {"width": 16}}
     run = train(recipe("baseline_cnn", "ours", "sample", **short), faces, runs=folder / "runs")
-    write_onnx(folder / "runs/small.onnx", Predictor.from_run(run, detector="haar"))
+    write_onnx(folder / "runs/small.onnx", Predictor.of(run.folder, detector="haar"))
     return folder
 
 

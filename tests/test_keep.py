@@ -85,7 +85,7 @@ def test_threshold_and_temperature_are_chosen_on_the_validation_images(kept, run
 
 
 def test_a_run_and_its_kept_weights_give_the_same_probabilities(kept, run, faces):
-    one, other = Predictor.from_run(run), Predictor.from_file(kept)
+    one, other = Predictor.of(run.folder), Predictor.from_file(kept)
     some = faces.images[:20]
     np.testing.assert_array_equal(one.probabilities(some), other.probabilities(some))
     assert one.threshold == other.threshold
@@ -152,7 +152,7 @@ def test_another_class_is_accepted_only_if_it_is_about_as_likely(
     changed = given.test_probabilities.copy()
     best, worst = changed[0].argmax(), changed[0].argmin()
     changed[0, worst] = changed[0, best] + ahead
-    predictor = Predictor.from_run(run, device="cpu")
+    predictor = Predictor.of(run.folder, device="cpu")
     expected = nullcontext() if kept_all_the_same else pytest.raises(InputError, match="gives 1 of")
     with expected:
         keep.check(predictor, replace(given, test_probabilities=changed), faces)

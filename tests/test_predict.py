@@ -314,7 +314,7 @@ def test_missing_weights_and_unfinished_runs_are_refused(tmp_path):
     config = {"train": recipe("baseline_cnn").to_dict(), "data": data, "environment": {}}
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="unfinished"):
-        Predictor.from_run(tmp_path / "run")
+        Predictor.of(tmp_path / "run")
 
 
 def test_the_default_weights_recognise_happy_drawn_faces(capsys):

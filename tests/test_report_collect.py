@@ -8,9 +8,9 @@ import pytest
 from report_fixtures import DATASET, RUN, run_file
 
 from fer_lib import compare, pipeline
+from fer_lib.changed import label
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.models import MODULES
-from fer_lib.networks import label
 from fer_lib.report.__main__ import main
 from fer_lib.report.build import build, source
 from fer_lib.report.collect import belongs, collect, indexed, kept_runs

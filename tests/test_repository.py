@@ -39,7 +39,6 @@ ORDER = (
     "settings",
     "recipes",
     "changed",
-    "networks",
     "checkpoints",
     "device",
     "optim",

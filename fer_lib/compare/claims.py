@@ -6,11 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from fer_lib.changed import changed_settings
+from fer_lib.changed import changed_settings, same_network
 from fer_lib.compare.names import contents
 from fer_lib.compare.published import CLAIMS, Claim
 from fer_lib.files import home, read_json
-from fer_lib.networks import same_network
 from fer_lib.pretrain.folder import pretraining_of
 from fer_lib.recipes import own_start
 from fer_lib.runs import Run

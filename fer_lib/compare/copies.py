@@ -11,7 +11,7 @@ from fer_lib.compare.answers import Answers
 from fer_lib.data.audit import clean_test_ids
 from fer_lib.data.copies import copy_groups
 from fer_lib.data.faceset import FaceSet
-from fer_lib.evaluate import DRAWS
+from fer_lib.evaluate import DRAWS, resamples
 
 Counts = Callable[[np.ndarray], np.ndarray]
 """Function of one value for each test image, (N,), that gives their sum in each resample."""
@@ -130,7 +130,7 @@ def resampled(groups: np.ndarray) -> Counts:
     """
     _, group = np.unique(groups, return_inverse=True)
     number = group.max(initial=0) + 1
-    weights = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), DRAWS)
+    weights = resamples(number)
     return lambda values: weights @ np.bincount(group, values, number)
 
 

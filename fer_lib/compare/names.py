@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from string import ascii_letters
 
-from fer_lib.changed import changed_settings
+from fer_lib.changed import changed_settings, label
 from fer_lib.data.faceset import FaceSet
-from fer_lib.networks import label
 from fer_lib.pretrain.folder import pretraining_of
 from fer_lib.runs import Run
 
@@ -70,7 +69,7 @@ def system_names(runs: Sequence[Run]) -> list[str]:
     """Return model, recipe and changes of each run; runs of equal name differ only in the seed.
 
     A network that is not the recipe's own is named, as in "vit_tiny ours on vit_small_patch16_224"
-    (see `fer_lib.networks.label`). Other changes follow if they are short. If they are long, a star
+    (see `fer_lib.changed.label`). Other changes follow if they are short. If they are long, a star
     follows the recipe, with a letter if several runs changed different things: "vit_tiny ours*a".
     The column `setting` of `scores.leaderboard` always has all changes.
     """

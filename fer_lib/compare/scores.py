@@ -9,7 +9,7 @@ import pandas as pd
 
 from fer_lib.compare.answers import Answers, require_runs
 from fer_lib.compare.names import named, settings, system_names
-from fer_lib.evaluate import DRAWS, labels_by_part
+from fer_lib.evaluate import labels_by_part, resamples
 from fer_lib.files import InputError
 from fer_lib.runs import Run
 
@@ -170,12 +170,11 @@ def systems(table: pd.DataFrame, answers: Answers) -> pd.DataFrame:
         * Means of `valid_accuracy`, `clean_accuracy`, `macro_f1`, `balanced_accuracy` and
           `ferplus_majority`.
     """
-    counts = len(answers.labels("test"))
-    weights = np.random.default_rng(0).multinomial(counts, np.full(counts, 1 / counts), DRAWS)
+    weights = resamples(len(answers.labels("test")))
     right = pd.DataFrame(answers.correct.T, columns=answers.names)
     rows = {}
     for system, group in newest(table).groupby("system", sort=False):
-        drawn = weights @ right[group.index].mean(axis=1).to_numpy() / counts
+        drawn = weights @ right[group.index].mean(axis=1).to_numpy() / weights.shape[1]
         low, high = np.quantile(drawn, [0.025, 0.975])
         scores = group["accuracy"]
         rows[system] = {

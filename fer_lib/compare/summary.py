@@ -85,19 +85,13 @@ def comparison(
     answers = read_answers(ranked, faces)
     tested = list(table.index[table["headline"]])
     tests = pair_up(answers.of(tested))
-    kappa, equal = agreement(answers)
-    test = runs[0].results["test"]
     return {
         "mark": marks(runs, faces),
         "dataset": faces.name,
         "preset": runs[0].train_config.preset,
         "fingerprint": faces.fingerprint,
         "classes": list(faces.classes),
-        "images": {
-            "valid": len(faces.where("valid")),
-            "test": test["full"]["n"],
-            "clean": test["clean"]["n"] if test.get("clean") else 0,
-        },
+        "images": images(runs[0].results, faces),
         "runs": records(
             table.assign(
                 letters=pd.Series(letters(tested, tests)),
@@ -110,11 +104,7 @@ def comparison(
         "lead": lead(table, answers),
         "test_sets": records(by_test_set(ranked).set_index("model")),
         "recall": recalls(ranked),
-        "agreement": {
-            "names": list(table.index),
-            "kappa": kappa.to_numpy().tolist(),
-            "equal": equal.to_numpy().tolist(),
-        },
+        "agreement": alike(answers),
         "ensemble": ensemble(answers) if len(runs) > 1 else None,
         "inflation": records(inflation(answers)),
         "copied": copied(ranked, answers),
@@ -122,6 +112,19 @@ def comparison(
         "costs": records(costs(ranked)),
         "claims": records(claims_table(every or runs, refinement).set_index("system")),
     }
+
+
+def images(results: dict[str, Any], faces: FaceSet) -> dict[str, int]:
+    """Return the numbers of `valid`, `test` and `clean` test images, from any run's results."""
+    test = results["test"]
+    clean = test["clean"]["n"] if test.get("clean") else 0
+    return {"valid": len(faces.where("valid")), "test": test["full"]["n"], "clean": clean}
+
+
+def alike(answers: Answers) -> dict[str, Any]:
+    """Return the `names` of runs, and what `agreement` says of them as square lists."""
+    kappa, equal = (table.to_numpy().tolist() for table in agreement(answers))
+    return {"names": answers.names, "kappa": kappa, "equal": equal}
 
 
 def lead(table: pd.DataFrame, answers: Answers) -> dict[str, Any] | None:

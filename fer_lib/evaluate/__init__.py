@@ -11,4 +11,4 @@ from fer_lib.evaluate.predictions import (
     load_predictions,
     save_predictions,
 )
-from fer_lib.evaluate.scores import DRAWS, evaluate, holm, labels_by_part, mcnemar
+from fer_lib.evaluate.scores import DRAWS, evaluate, holm, labels_by_part, mcnemar, resamples

@@ -4,14 +4,13 @@ The confidence of an answer is the largest of its probabilities. A model is cali
 answers with confidence c, the share c is right.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fer_lib.data.faceset import FaceSet
-from fer_lib.evaluate import DRAWS, Predictions, aligned
+from fer_lib.evaluate import DRAWS, Predictions, aligned, resamples
 
 BINS = 15
 """Number of bins of the expected calibration error, of equal width, as usual in the literature."""
@@ -111,10 +110,10 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     # The squared distance to a one-hot label is |p|² - 2 p_label + 1.
     terms = np.column_stack([-np.log(own.clip(FLOOR)), (p**2).sum(1) - 2 * own + 1, gap])
     found = _from_sums(terms.sum(0, keepdims=True), len(p))
-    drawn = [_from_sums(counts @ terms, len(p)) for counts in _resampled(len(p))]
+    drawn = _from_sums(resamples(len(p)) @ terms, len(p))
     interval = {}
     for name, (value,) in found.items():
-        low, high = np.quantile(np.concatenate([part[name] for part in drawn]), [0.025, 0.975])
+        low, high = np.quantile(drawn[name], [0.025, 0.975])
         interval[name] = [max(0.0, float(2 * value - bound)) for bound in (high, low)]
     return {
         **{name: float(value[0]) for name, value in found.items()},
@@ -130,21 +129,11 @@ def _from_sums(sums: np.ndarray, n: int) -> dict[str, np.ndarray]:
     return {"ece": np.abs(sums[:, 2:]).sum(1) / n, "nll": nll, "brier": brier}
 
 
-def _resampled(n: int) -> Iterator[np.ndarray]:
-    """Yield how often each of n images is in each of `DRAWS` resamples; (100, n), 100 at a time."""
-    rng, share = np.random.default_rng(0), np.full(n, 1 / n)
-    for _ in range(DRAWS // 100):
-        yield rng.multinomial(n, share, size=100)
-
-
 def _ece_if_calibrated(confidence: np.ndarray, member: np.ndarray) -> float:
     """Return the 95 % quantile of the ECE if answers are right with the probability they claim."""
-    rng, n = np.random.default_rng(0), len(confidence)
-    drawn = []
-    for _ in range(DRAWS // 100):
-        right = rng.random((100, n)) < confidence
-        drawn.append(np.abs((confidence - right) @ member).sum(1) / n)
-    return float(np.quantile(np.concatenate(drawn), 0.95))
+    right = np.random.default_rng(0).random((DRAWS, len(confidence))) < confidence
+    drawn = np.abs((confidence - right) @ member).sum(1) / len(confidence)
+    return float(np.quantile(drawn, 0.95))
 
 
 def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -102,6 +102,11 @@ def bootstrap(confusion: np.ndarray | Sequence[Sequence[int]]) -> dict[str, list
     return {name: np.quantile(value, [0.025, 0.975]).tolist() for name, value in scores.items()}
 
 
+def resamples(n: int) -> np.ndarray:
+    """Return how often each of n things is in each resample of a bootstrap: (DRAWS, n) int64."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), DRAWS)
+
+
 def evaluate(faces: FaceSet, predictions: Predictions, split: str = "test") -> dict[str, Any]:
     """Score the predictions of a split ("test" or "valid") in all the ways of the protocol.
 

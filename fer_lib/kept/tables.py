@@ -1,16 +1,14 @@
 """Tables of kept results: the best run of each kind, and all runs."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fer_lib.changed import changed_settings
+from fer_lib.changed import changed_settings, label
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, read_json
 from fer_lib.kept.results import KEPT
-from fer_lib.networks import label
 from fer_lib.provenance import short
 
 KIND = ["model", "data", "recipe"]
@@ -67,7 +65,7 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
     train, stages = config["train"], [config["environment"], *config.get("resumed", [])]
     labels, backbone, seed = train["labels"], train["options"].get("backbone", ""), train["seed"]
     shown = (f"labels={labels}", f"backbone={backbone}")  # they have columns of their own
-    changed = [part for part in _setting(train) if part not in shown]
+    changed = [part for part in changed_settings(TrainConfig.from_dict(train)) if part not in shown]
     if start := stages[0].get("pretrained_name"):
         changed = [part for part in changed if not part.startswith("pretrained=")]
         changed = [f"from {start}", *changed]
@@ -76,13 +74,12 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
         results["test"].get(part) for part in ("full", "clean", "ferplus_majority")
     )
     low, high = full["interval"]["accuracy"]
-    alone = None if train["flip_tta"] else full["accuracy"]
-    one_view = results.get("one_view", {"test": alone})["test"]
+    one_view = results["one_view"]["test"] if train["flip_tta"] else full["accuracy"]
     return {
         "model": label(config),
         "data": " ".join(filter(None, (results["dataset"], *learned, results["mark"]))),
         "test accuracy (95 %)": f"{full['accuracy']:.1%} ({low:.1%} to {high:.1%})",
-        "one view": "" if one_view is None else f"{one_view:.1%}",
+        "one view": f"{one_view:.1%}",
         "clean test": f"{clean['accuracy']:.1%}" if clean else "",
         "majority": f"{people['accuracy']:.1%}" if people else "",
         "macro-F1": f"{full['macro_f1']:.3f}",
@@ -100,16 +97,3 @@ def _row(kept: dict[str, Any]) -> dict[str, str]:
 def device(stage: dict[str, Any]) -> str:
     """Name the device of a training, or of a part of it, and its version of PyTorch."""
     return f"{stage['processor']}, torch {stage['torch']}"
-
-
-def train_config(train: dict[str, Any]) -> TrainConfig:
-    """Return the settings of a kept run, without those that no longer exist."""
-    known = {field.name for field in fields(TrainConfig)}
-    return TrainConfig.from_dict({key: value for key, value in train.items() if key in known})
-
-
-def _setting(train: dict[str, Any]) -> list[str]:
-    """List a kept run's changes to its recipe; settings that no longer exist count as changes."""
-    now = train_config(train)
-    gone = [f"{key}={value}" for key, value in train.items() if key not in now.to_dict() and value]
-    return changed_settings(now) + gone

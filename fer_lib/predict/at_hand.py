@@ -27,7 +27,7 @@ def models_at_hand(detector: Detector) -> dict[str, Callable[[], Predictor]]:
         if run.has_weights:
             mark = run.config["data"]["mark"]
             name = f"{run.name}, {mark}" if mark else run.name
-            choices[name] = partial(Predictor.from_run, run, detector=detector)
+            choices[name] = partial(Predictor.from_file, run.weights, detector=detector)
     for path in sorted(runs_folder().glob("*.onnx")):
         choices[path.name] = partial(Predictor.from_file, path, detector=detector)
     return choices

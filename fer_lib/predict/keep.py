@@ -50,7 +50,7 @@ def keep_weights(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
     predictions = load_predictions(run.folder / "predictions.npz")
     state, metadata = read_weights(run.weights)
     if sum(tensor.nbytes for tensor in state.values()) > LIMIT:
-        state = halved(state)
+        state = half_precision(state)
     use = operating_point(faces, predictions)
     with replacing(path.with_name(CARD)) as card, replacing(path) as temporary:
         write_weights(temporary, state, metadata | file_metadata(run, faces, use))
@@ -64,7 +64,7 @@ def keep_weights(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
         card.write_text(text, encoding="utf-8")
 
 
-def halved(state: State) -> State:
+def half_precision(state: State) -> State:
     """Convert weights to half precision; counts and other whole numbers stay as they are."""
     return {
         name: tensor.half() if tensor.is_floating_point() else tensor

@@ -130,7 +130,8 @@ class Predictor:
             options: keyword arguments of `from_file`.
 
         Raises:
-            InputError: the path does not exist, or as in `from_run` and `from_file`.
+            InputError: the path does not exist, a folder is not that of a finished run or has no
+                weights, or as in `from_file`.
         """
         if model is None:
             return cls.default(**options)
@@ -141,27 +142,16 @@ class Predictor:
             raise InputError(
                 f"there is no {model}{where}: give a weights file or the folder of a finished run"
             )
-        return (cls.from_run if path.is_dir() else cls.from_file)(path, **options)
+        if path.is_dir():
+            run = Run(path)
+            run.require_finished()
+            path = run.weights
+        return cls.from_file(path, **options)
 
     @classmethod
     def default(cls, **options: Any) -> "Predictor":
         """Make a predictor from the weights that come with this package."""
         return cls.from_file(DEFAULT, **options)
-
-    @classmethod
-    def from_run(cls, run: str | Path | Run, **options: Any) -> "Predictor":
-        """Make a predictor from the best weights of a finished run.
-
-        Args:
-            run: the run or its folder.
-            options: keyword arguments of `from_file`.
-
-        Raises:
-            InputError: it is not a run folder, is unfinished, or has no weights here.
-        """
-        run = run if isinstance(run, Run) else Run(expanded(run))
-        run.require_finished()
-        return cls.from_file(run.weights, **options)
 
     @classmethod
     def from_file(

@@ -6,14 +6,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fer_lib.changed import changed_settings
+from fer_lib.changed import changed_settings, label, same_network, taken_out
+from fer_lib.config import TrainConfig
 from fer_lib.data import load_faces
 from fer_lib.data.loading import KINDS
 from fer_lib.files import InputError, home, read_json, write_json
 from fer_lib.in_depth import from_predictions
-from fer_lib.kept import KEPT, keep_labels, keep_results, train_config
+from fer_lib.kept import KEPT, keep_labels, keep_results
 from fer_lib.models import MODULES
-from fer_lib.networks import label, same_network, taken_out
 from fer_lib.pretrain import pretraining
 from fer_lib.provenance import training_command
 from fer_lib.report.build import source
@@ -56,16 +56,7 @@ def collect(
             comparison lacks a run, or numbers from data with a mark, such as drawn faces, or from
             the user's own pictures would go into the report of the repository.
     """
-    results = Path(folder) / "results"
-    path = home() / "data" / dataset / "manifest.json"
-    manifest = read_json(path) if path.exists() else {}
-    if "fingerprint" not in manifest:  # which is so while the cache is written
-        raise InputError(f"{path} is not there or not complete: run notebook 01_data first")
-    private = "" if dataset in KINDS else f"{dataset}, which is not a public dataset,"
-    if (odd := manifest.get("mark") or private) and Path(folder).resolve() == source():
-        raise InputError(
-            f"numbers from {odd} have no place in {folder}: name another folder with --folder"
-        )
+    results, manifest = Path(folder) / "results", manifest_for(folder, dataset)
     finished = [
         run
         for run in list_runs(runs, preset=preset)
@@ -83,14 +74,7 @@ def collect(
     judge(own, dataset)
     Path(folder).mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".collect") as staged:
-        for file in kept:
-            for path in (file, *file.parent.glob(f"{file.stem}*.npz")):
-                shutil.copy(path, staged)
-        for run in finished:
-            keep_results(run, Path(staged))
-        for name, part in parts.items():
-            if part is not None:
-                write_json(Path(staged) / name, part)
+        gather(Path(staged), kept, finished, parts)
         about = {"dataset": dataset, "preset": preset, "mark": parts[COMPARISON]["mark"]}
         write_json(Path(staged) / INDEX, indexed(Path(staged), about, manifest["fingerprint"]))
         files = publish(Path(staged), results)
@@ -98,6 +82,36 @@ def collect(
         if note := keep_labels(run, results):
             print(note)
     return files
+
+
+def manifest_for(folder: str | Path, dataset: str) -> dict[str, Any]:
+    """Return the manifest of the data that a report is about.
+
+    Raises:
+        InputError: there is no complete one, or numbers from these data have no place in `folder`.
+    """
+    path = home() / "data" / dataset / "manifest.json"
+    manifest = read_json(path) if path.exists() else {}
+    if "fingerprint" not in manifest:  # which is so while the cache is written
+        raise InputError(f"{path} is not there or not complete: run notebook 01_data first")
+    private = "" if dataset in KINDS else f"{dataset}, which is not a public dataset,"
+    if (odd := manifest.get("mark") or private) and Path(folder).resolve() == source():
+        raise InputError(
+            f"numbers from {odd} have no place in {folder}: name another folder with --folder"
+        )
+    return manifest
+
+
+def gather(staged: Path, kept: list[Path], finished: list[Run], parts: dict[str, Any]) -> None:
+    """Write kept runs, finished runs and the other parts that there are into a temporary folder."""
+    for file in kept:
+        for path in (file, *file.parent.glob(f"{file.stem}*.npz")):
+            shutil.copy(path, staged)
+    for run in finished:
+        keep_results(run, staged)
+    for name, part in parts.items():
+        if part is not None:
+            write_json(staged / name, part)
 
 
 def publish(staged: Path, results: Path) -> list[str]:
@@ -132,7 +146,7 @@ def indexed(folder: Path, about: dict[str, Any], fingerprint: str) -> dict[str, 
             first.setdefault(runs[name]["config"]["train"]["model"], name)
     if not first:
         raise InputError(f"no finished run of {about['dataset']} is there: train one first")
-    configs = {name: train_config(run["config"]["train"]) for name, run in runs.items()}
+    configs = {name: TrainConfig.from_dict(run["config"]["train"]) for name, run in runs.items()}
     return {
         **about,
         "fingerprint": fingerprint,

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from fer_lib import compare, plots
+from fer_lib.changed import label
 from fer_lib.files import read_json, sha256, write_json
-from fer_lib.networks import label
 from fer_lib.provenance import code_digest
 from fer_lib.report.results import AUDIT, COMPARISON, INDEX, REFINEMENT, Results
 
@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 """File with the `sha256` of each figure, its `sources` (files of results and their SHA-256), and
 the digest of the `code` that drew it."""
 
-CODE = ("plots/*", "compare/summary", "networks", "report/figures")
+CODE = ("plots/*", "changed", "compare/summary", "report/figures")
 """Modules that decide what a figure looks like."""
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from fer_lib.changed import label, same_network, taken_out
 from fer_lib.models import MODULES
-from fer_lib.networks import label, same_network, taken_out
 from fer_lib.recipes import RECIPES, recipe
 
 SMALL = {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
