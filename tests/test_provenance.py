@@ -46,7 +46,7 @@ def test_the_code_digest_covers_training_restoring_and_scoring():
     trains = (train, Training, Learner, load_state, load_weights)
     scores = (load_predictions, evaluate, operating_point, exact, clean_test_ids, copy_groups)
     for one in (*trains, *scores):
-        assert Path(inspect.getfile(one)) in files, one
+        assert Path(inspect.getfile(inspect.unwrap(one))) in files, one
 
 
 def test_a_resumed_run_records_each_commit_that_trained_it(faces, tmp_path, monkeypatch):
