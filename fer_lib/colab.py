@@ -38,8 +38,9 @@ def main() -> int:
         failed = subprocess.run(command, check=False).returncode
     if failed:
         print(
-            f"pip could not install {REQUIREMENTS.name} beside {', '.join(kept)}: choose a newer "
-            "runtime (Runtime > Change runtime type), then run the cell again"
+            f"pip could not install {REQUIREMENTS.name} beside {', '.join(kept)}, see above: if it "
+            "had no connection, run the cell again; if versions conflict, choose a newer runtime "
+            "(Runtime > Change runtime type) first"
         )
         return 1
     print(f"everything in {REQUIREMENTS.name} is installed; {', '.join(kept)} stayed")

@@ -25,8 +25,8 @@ def processes() -> PartialState:
     wanted, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if torch.cuda.is_available() and wanted > gpus:
         raise InputError(
-            f"{wanted} processes need {wanted} GPUs, and {gpus} are here: lower --nproc_per_node, "
-            "or set CUDA_VISIBLE_DEVICES= to train on the CPU"
+            f"{wanted} processes need {wanted} GPUs, and {gpus} are here: lower "
+            "--nproc_per_node or --num_processes, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
     return PartialState(cpu=not torch.cuda.is_available())
 

@@ -1,5 +1,6 @@
 """Reading FER2013's table (emotion, pixels, Usage): plain, zipped, or in Kaggle's tar.gz."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,10 @@ def read_table(path: Path) -> Table:
         )
     if rows.empty:
         raise InputError(f"{name} has a header but no rows: download it again")
-    images = [_image(text, f"{name}, row {row}") for row, text in rows["pixels"].items()]
+    with warnings.catch_warnings():
+        # Before numpy 2.4, a fraction or a number above 255 is only warned about, and cast.
+        warnings.simplefilter("error", DeprecationWarning)
+        images = [_image(text, f"{name}, row {row}") for row, text in rows["pixels"].items()]
     labels = _known(rows["emotion"], map(str, range(len(EMOTIONS))), "label", name)
     usage = _known(rows["usage"], USAGE, "Usage", name) if "usage" in rows else None
     return Table(np.stack(images), labels.astype(np.int64), usage)
@@ -95,7 +99,7 @@ def _image(text: str, where: str) -> np.ndarray:
     """Decode the pixels of a row: (1, 48, 48) uint8."""
     try:
         pixels = np.loadtxt([text], np.uint8, comments=None, ndmin=1)
-    except ValueError as error:
+    except (ValueError, DeprecationWarning) as error:
         reason = first_line(error).partition(" at row")[0]
         raise InputError(
             f"{where}: a pixel is not a whole number from 0 to 255 ({reason}): download the file "

@@ -221,7 +221,7 @@ def fetch_yunet() -> Path:
 
     try:
         path = hub.try_to_load_from_cache(YUNET_REPOSITORY, YUNET)
-        if not path:
+        if not isinstance(path, str):  # None, or a mark that the server had no such file
             # Without a connection this fails at once; a download would be tried for half a minute.
             hub.get_hf_file_metadata(hub.hf_hub_url(YUNET_REPOSITORY, YUNET), timeout=5)
             path = hub.hf_hub_download(YUNET_REPOSITORY, YUNET)
