@@ -89,6 +89,7 @@ def read_table(path: Path) -> Table:
     with warnings.catch_warnings():
         # Before numpy 2.4, a fraction or a number above 255 is only warned about, and cast.
         warnings.simplefilter("error", DeprecationWarning)
+        warnings.simplefilter("ignore", UserWarning)  # of an empty field, which is refused
         images = [_image(text, f"{name}, row {row}") for row, text in rows["pixels"].items()]
     labels = _known(rows["emotion"], map(str, range(len(EMOTIONS))), "label", name)
     usage = _known(rows["usage"], USAGE, "Usage", name) if "usage" in rows else None
