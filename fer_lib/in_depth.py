@@ -166,7 +166,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         for run in map(Run, args.runs):
-            faces = load_faces(run.config["data"]["dataset"], args.data_dir)
+            name = run.config["data"]["dataset"]
+            faces = load_faces(name, args.data_dir, expected=run.fingerprint)
             found = evaluate_in_depth(run, faces, images=args.images)
             before, after = (found["calibration"][when]["ece"] for when in ("before", "after"))
             print(f"{run.folder / 'evaluation.json'}: accuracy {found['full']['accuracy']:.2%}, "

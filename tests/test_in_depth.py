@@ -281,7 +281,7 @@ def test_bad_input_is_refused(faces, run):
     np.savez(run.folder / "predictions.npz", **rolled)
     with pytest.raises(InputError, match=r"best\.safetensors does not predict"):
         evaluate_in_depth(run, faces, images=20)
-    with pytest.raises(InputError, match="trained on other data"):
+    with pytest.raises(InputError, match=r"trained on other data than this sample.*: give its own"):
         evaluate_in_depth(run, faces.subset(np.arange(500)))
 
 

@@ -40,7 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
             return
         for run in runs:
             run.require_finished()
-        faces = load_faces(runs[0].results["dataset"], options.data_dir)
+        name, data = runs[0].results["dataset"], runs[0].fingerprint
+        faces = load_faces(name, options.data_dir, expected=data)
         tests = paired_tests(runs, faces)  # raises InputError for runs of other data
         table = leaderboard(runs)
         print(markdown(table[list(SHOWN)]))

@@ -115,7 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         run = Run(args.run)
-        keep_weights(run, load_faces(run.config["data"]["dataset"], args.data_dir), args.out)
+        name = run.config["data"]["dataset"]
+        keep_weights(run, load_faces(name, args.data_dir, expected=run.fingerprint), args.out)
     except InputError as error:
         parser.error(str(error))
     print(f"{args.out} and {args.out.with_name(CARD)} are written from {run.name}")
