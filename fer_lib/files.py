@@ -1,5 +1,6 @@
 """Paths, atomic file writing, locks, interruption, and the exception for user errors."""
 
+import glob
 import hashlib
 import json
 import logging
@@ -95,6 +96,25 @@ def exists(path: Path) -> bool:
         raise InputError(
             f"{path} cannot be read ({error.strerror}): ask its owner, or give another path"
         ) from None
+
+
+def matches(given: str | Path) -> list[Path]:
+    """Return the paths that a pattern matches, sorted; any other path as it is, there or not.
+
+    Shells expand patterns before a command sees them, except those of Windows. A leading `~` is
+    replaced if a user has that name.
+
+    Raises:
+        InputError: the pattern matches nothing.
+    """
+    path = Path(given)
+    with suppress(RuntimeError):  # a name that begins with ~ but names no user
+        path = path.expanduser()
+    if exists(path) or not glob.has_magic(str(given)):
+        return [path]
+    if found := sorted(glob.glob(str(path), recursive=True)):
+        return list(map(Path, found))
+    raise InputError(f"nothing matches {given}: check the pattern")
 
 
 def require_utf8(path: str | Path) -> None:

@@ -31,7 +31,6 @@ The following parts are computed from the weights, and absent if these were neve
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from fer_lib.data import FaceSet, load_faces
@@ -41,6 +40,7 @@ from fer_lib.evaluate.answers import answers, by_agreement
 from fer_lib.evaluate.calibration import calibration
 from fer_lib.evaluate.corruptions import CORRUPTIONS
 from fer_lib.files import InputError, continued, read_json, write_json
+from fer_lib.given import given_runs
 from fer_lib.runs import Run
 from fer_lib.subject import FEWEST, Subject
 
@@ -160,12 +160,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.in_depth", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("runs", nargs="+", help="folders of finished runs")
     parser.add_argument("--data-dir", help="folder or file of the data; default: as cached")
     parser.add_argument("--images", type=int, help="test images for views and robustness")
     args = parser.parse_args(arguments)
     try:
-        for run in map(Run, args.runs):
+        for run in given_runs(args.runs):
             name = run.config["data"]["dataset"]
             faces = load_faces(name, args.data_dir, expected=run.fingerprint)
             found = evaluate_in_depth(run, faces, images=args.images)

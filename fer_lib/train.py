@@ -20,6 +20,7 @@ from fer_lib.config import RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.device import enough_memory, processes
 from fer_lib.files import InputError, continued, locked, require_writable
+from fer_lib.given import given_path
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.provenance import code_digest
@@ -151,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
         if args.labels:
             changes |= {"labels": args.labels}
         if args.from_run:
-            run = Run(args.from_run)
+            run = Run(given_path(args.from_run))
             if run.train_config.model != args.model:
                 raise InputError(
                     f"{run.folder} is a run of {run.train_config.model}, not of {args.model}"

@@ -294,4 +294,4 @@ def test_the_command_evaluates_a_run(home, run, monkeypatch, capsys):
     assert "sample data" in last
     with pytest.raises(SystemExit):
         main([str(home / "nothing")])
-    assert "is not a run folder" in capsys.readouterr().err
+    assert f"there is no {home / 'nothing'}: give the folder of a run" in capsys.readouterr().err

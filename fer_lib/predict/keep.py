@@ -17,6 +17,7 @@ from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate import Predictions, aligned, load_predictions
 from fer_lib.evaluate.abstention import operating_point
 from fer_lib.files import InputError, replacing
+from fer_lib.given import given_path
 from fer_lib.models.weights import State, read_weights, write_weights
 from fer_lib.predict.model_card import model_card
 from fer_lib.predict.predictor import DEFAULT, Predictor
@@ -114,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT, help="file (default: in the package)")
     args = parser.parse_args(arguments)
     try:
-        run = Run(args.run)
+        run = Run(given_path(args.run))
         name = run.config["data"]["dataset"]
         keep_weights(run, load_faces(name, args.data_dir, expected=run.fingerprint), args.out)
     except InputError as error:
