@@ -64,8 +64,7 @@ def evaluate_in_depth(run: Run, faces: FaceSet, *, images: int | None = None) ->
         InputError: `images` is below 1, the run is unfinished or was trained on other data, or the
             weights are not those that made its predictions.
     """
-    if images is not None and images < 1:
-        raise InputError(f"images must be 1 or more, not {images}")
+    require_images(images)
     run.require_data(faces)
     path, found = run.folder / "evaluation.json", from_predictions(run, faces)
     if run.has_weights:
@@ -77,6 +76,12 @@ def evaluate_in_depth(run: Run, faces: FaceSet, *, images: int | None = None) ->
     what = "are those computed before" if "robustness" in found else "are left out"
     print(f"the weights of {run.name} have been deleted: views, robustness and maps {what}")
     return found
+
+
+def require_images(images: int | None) -> None:
+    """Raise InputError for a number of images below 1."""
+    if images is not None and images < 1:
+        raise InputError(f"images must be 1 or more, not {images}")
 
 
 def from_predictions(run: Run, faces: FaceSet) -> dict[str, Any]:
@@ -165,7 +170,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, help="test images for views and robustness")
     args = parser.parse_args(arguments)
     try:
-        for run in given_runs(args.runs):
+        require_images(args.images)
+        runs = given_runs(args.runs)
+        for run in runs:  # before the first is evaluated, which may take hours
+            run.require_finished()
+        for run in runs:
             name = run.config["data"]["dataset"]
             faces = load_faces(name, args.data_dir, expected=run.fingerprint)
             found = evaluate_in_depth(run, faces, images=args.images)

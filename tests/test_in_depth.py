@@ -295,3 +295,12 @@ def test_the_command_evaluates_a_run(home, run, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main([str(home / "nothing")])
     assert f"there is no {home / 'nothing'}: give the folder of a run" in capsys.readouterr().err
+
+
+def test_the_command_checks_all_it_is_given_before_it_reads_data(trained, run, monkeypatch, capsys):
+    monkeypatch.setattr(in_depth, "load_faces", None)  # it must not be called
+    (run.folder / "results.json").unlink()
+    for arguments, said in ((["--images", "0"], "images must be 1 or more"), ([], "is unfinished")):
+        with pytest.raises(SystemExit):
+            main([str(trained.folder), str(run.folder), *arguments])
+        assert said in capsys.readouterr().err
