@@ -46,9 +46,15 @@ def home() -> Path:
 
     This is `FER_HOME` if it is set, otherwise the checkout from which this package was imported,
     or the current folder if the package is installed.
+
+    Raises:
+        InputError: `FER_HOME` is relative, so that it would change with the current folder.
     """
-    if "FER_HOME" in os.environ:
-        return expanded(os.environ["FER_HOME"]).resolve()
+    if given := os.environ.get("FER_HOME"):
+        path = expanded(given)
+        if not path.is_absolute():
+            raise InputError(f"FER_HOME={given} is a relative path: set it to {path.absolute()}")
+        return path.resolve()
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
 
