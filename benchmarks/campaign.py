@@ -36,7 +36,7 @@ from schedule import RESULTS, Campaign, kept_results
 
 from fer_lib.changed import changed_settings
 from fer_lib.config import TrainConfig
-from fer_lib.files import InputError, end_as_interrupted, home
+from fer_lib.files import InputError, end_as_interrupted, home, matches
 from fer_lib.kept import keep_labels, keep_results
 from fer_lib.markdown import markdown
 from fer_lib.pretrain import PretrainConfig
@@ -163,9 +163,9 @@ def run(args: argparse.Namespace, place: Place) -> int:
     return 130 if stopped else int(bool(campaign.failed))
 
 
-def unpack_all(archives: list[Path], place: Place) -> None:
+def unpack_all(archives: list[str], place: Place) -> None:
     """Unpack archives and keep the results of new runs on real data in `report/results/`."""
-    for archive in archives:
+    for archive in (path for given in archives for path in matches(given)):
         for one in unpack(archive, place.faces, place.runs):
             kept = isinstance(one, Run) and not one.config["data"].get("mark")
             if kept:
@@ -197,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--dataset", help="used instead of every entry's own, for example sample")
     one.add_argument("--set", **SET, help="settings to change in all entries")
     back = add("unpack", "unpack archives into runs/ and report/results/")
-    back.add_argument("archives", nargs="+", type=Path)
+    back.add_argument("archives", nargs="+")
     pack = add("pack-data", "write FER2013 with its votes into one small file")
     new = add("unpack-data", "make the caches of FER2013 and FERPlus from such a file")
     for command in (pack, new):

@@ -192,6 +192,12 @@ def page() -> gr.Blocks:
     return blocks
 
 
+def ask_no_proxy() -> None:
+    """Keep Gradio's own request to the page, with which it begins, away from a proxy."""
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "localhost"
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{known},127.0.0.1"
+
+
 def main() -> None:
     """Serve the page until it is stopped, then remove the files that Gradio stored for it."""
     end_as_interrupted()
@@ -201,13 +207,20 @@ def main() -> None:
             blocks = page()
         except InputError as error:  # such as a detector that is not there
             raise SystemExit(f"error: {error}") from None
-        blocks.launch(
-            server_name="127.0.0.1",
-            share=False,
-            theme=gr.themes.Soft(font=FONT, font_mono=["monospace"]),
-            head=cards.STYLE,
-            footer_links=[],
-        )
+        ask_no_proxy()
+        try:
+            blocks.launch(
+                server_name="127.0.0.1",
+                share=False,
+                theme=gr.themes.Soft(font=FONT, font_mono=["monospace"]),
+                head=cards.STYLE,
+                footer_links=[],
+            )
+        except OSError as error:
+            raise SystemExit(
+                f"error: no port is free for the page ({str(error).partition('. ')[0]}): end the "
+                "program that uses it, or set GRADIO_SERVER_PORT to another port"
+            ) from None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Paths, atomic file writing, locks, interruption, and the exception for user errors."""
 
+import glob
 import hashlib
 import json
 import logging
@@ -45,9 +46,15 @@ def home() -> Path:
 
     This is `FER_HOME` if it is set, otherwise the checkout from which this package was imported,
     or the current folder if the package is installed.
+
+    Raises:
+        InputError: `FER_HOME` is relative, so that it would change with the current folder.
     """
-    if "FER_HOME" in os.environ:
-        return expanded(os.environ["FER_HOME"]).resolve()
+    if given := os.environ.get("FER_HOME"):
+        path = expanded(given)
+        if not path.is_absolute():
+            raise InputError(f"FER_HOME={given} is a relative path: set it to {path.absolute()}")
+        return path.resolve()
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
 
@@ -95,6 +102,25 @@ def exists(path: Path) -> bool:
         raise InputError(
             f"{path} cannot be read ({error.strerror}): ask its owner, or give another path"
         ) from None
+
+
+def matches(given: str | Path) -> list[Path]:
+    """Return the paths that a pattern matches, sorted; any other path as it is, there or not.
+
+    Shells expand patterns before a command sees them, except those of Windows. A leading `~` is
+    replaced if a user has that name.
+
+    Raises:
+        InputError: the pattern matches nothing.
+    """
+    path = Path(given)
+    with suppress(RuntimeError):  # a name that begins with ~ but names no user
+        path = path.expanduser()
+    if exists(path) or not glob.has_magic(str(given)):
+        return [path]
+    if found := sorted(glob.glob(str(path), recursive=True)):
+        return list(map(Path, found))
+    raise InputError(f"nothing matches {given}: check the pattern")
 
 
 def require_utf8(path: str | Path) -> None:

@@ -31,7 +31,6 @@ The following parts are computed from the weights, and absent if these were neve
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from fer_lib.data import FaceSet, load_faces
@@ -41,6 +40,7 @@ from fer_lib.evaluate.answers import answers, by_agreement
 from fer_lib.evaluate.calibration import calibration
 from fer_lib.evaluate.corruptions import CORRUPTIONS
 from fer_lib.files import InputError, continued, read_json, write_json
+from fer_lib.given import given_runs
 from fer_lib.runs import Run
 from fer_lib.subject import FEWEST, Subject
 
@@ -64,8 +64,7 @@ def evaluate_in_depth(run: Run, faces: FaceSet, *, images: int | None = None) ->
         InputError: `images` is below 1, the run is unfinished or was trained on other data, or the
             weights are not those that made its predictions.
     """
-    if images is not None and images < 1:
-        raise InputError(f"images must be 1 or more, not {images}")
+    require_images(images)
     run.require_data(faces)
     path, found = run.folder / "evaluation.json", from_predictions(run, faces)
     if run.has_weights:
@@ -77,6 +76,12 @@ def evaluate_in_depth(run: Run, faces: FaceSet, *, images: int | None = None) ->
     what = "are those computed before" if "robustness" in found else "are left out"
     print(f"the weights of {run.name} have been deleted: views, robustness and maps {what}")
     return found
+
+
+def require_images(images: int | None) -> None:
+    """Raise InputError for a number of images below 1."""
+    if images is not None and images < 1:
+        raise InputError(f"images must be 1 or more, not {images}")
 
 
 def from_predictions(run: Run, faces: FaceSet) -> dict[str, Any]:
@@ -160,13 +165,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.in_depth", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("runs", nargs="+", help="folders of finished runs")
     parser.add_argument("--data-dir", help="folder or file of the data; default: as cached")
     parser.add_argument("--images", type=int, help="test images for views and robustness")
     args = parser.parse_args(arguments)
     try:
-        for run in map(Run, args.runs):
-            faces = load_faces(run.config["data"]["dataset"], args.data_dir)
+        require_images(args.images)
+        runs = given_runs(args.runs)
+        for run in runs:  # before the first is evaluated, which may take hours
+            run.require_finished()
+        for run in runs:
+            name = run.config["data"]["dataset"]
+            faces = load_faces(name, args.data_dir, expected=run.fingerprint)
             found = evaluate_in_depth(run, faces, images=args.images)
             before, after = (found["calibration"][when]["ece"] for when in ("before", "after"))
             print(f"{run.folder / 'evaluation.json'}: accuracy {found['full']['accuracy']:.2%}, "

@@ -28,6 +28,7 @@ from fer_lib.files import (
     print_anything,
     read_json,
     replacing,
+    require_writable,
     sha256,
     write_json,
 )
@@ -107,8 +108,10 @@ class Pipeline:
             (name, "run" or "up to date", seconds) for each stage.
 
         Raises:
-            InputError: an input is missing, or a stage failed; the stages before it are kept.
+            InputError: an input is missing, the folder of runs cannot be written to, or a stage
+                failed; the stages before it are kept.
         """
+        require_writable(self.runs)
         load_faces(self.dataset, self.data_dir)  # raises if the data are unusable
         done = []
         for number, stage in enumerate(self.stages, 1):
@@ -216,8 +219,6 @@ class Pipeline:
 
         target = self.folder / f"{stage.name}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
-        if "FER_HOME" in os.environ:
-            os.environ["FER_HOME"] = str(home())  # the kernel runs in another folder
         try:
             papermill.execute_notebook(
                 stage.notebook(),
@@ -239,7 +240,8 @@ class Pipeline:
             write_html(target)
             return
         raise InputError(
-            f"{stage.name} failed, {reason}; see {target}. The same command continues here"
+            f"{stage.name} failed, {reason}; see {target}. The same command continues here; to "
+            "go on without this stage, leave it out of --stages"
         )
 
 

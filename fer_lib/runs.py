@@ -84,7 +84,9 @@ class RunFolder:
     def require_data(self, faces: FaceSet) -> None:
         """Raise InputError if the run was trained on other data than `faces`."""
         if self.fingerprint != faces.fingerprint:
-            raise InputError(f"{self.folder} was trained on other data than this {faces.name}")
+            other = f"{self.folder} was trained on other data than this {faces.name}"
+            remedy = "give its own as --data-dir; docs/training.md says how to score it on others"
+            raise InputError(f"{other}: {remedy}")
 
     def metrics(self) -> "DataFrame":
         """Read `metrics.csv`, which has one row per epoch."""

@@ -20,6 +20,7 @@ from fer_lib.config import RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.device import enough_memory, processes
 from fer_lib.files import InputError, continued, locked, require_writable
+from fer_lib.given import given_path
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.provenance import code_digest
@@ -97,7 +98,7 @@ def shared_run(run: Run | None) -> Run | None:
 
 
 def fine_tuning(
-    run: Run, name: str = "finetune", preset: str | None = None, **changes: Any
+    run: Run, name: str | None = None, preset: str | None = None, **changes: Any
 ) -> TrainConfig:
     """Return the config of a training that starts from the best weights of a finished run.
 
@@ -105,7 +106,8 @@ def fine_tuning(
     recipe that are not `OF_WEIGHTS`, such as the head's dropout, and those in `changes`.
 
     Args:
-        name: the recipe, "published", "ours" or, if the model has one, "finetune".
+        name: the recipe, "published", "ours" or, if the model has one, "finetune". None: the last
+            of these that the model has.
         preset: None: that of the run.
         changes: settings of the training, as `recipe` takes them; `labels` defaults to those of
             the run.
@@ -118,6 +120,7 @@ def fine_tuning(
     if "pretrained" in changes:
         raise InputError(f"a fine-tuning of {run.folder} starts from its weights: omit pretrained")
     old = run.train_config
+    name = name or ("finetune" if (old.model, "finetune") in RECIPES else "ours")
     config = recipe(old.model, name, preset or old.preset, **{"labels": old.labels} | changes)
     of_recipe = RECIPES[old.model, name].get("options", {})
     new = {key: value for key, value in of_recipe.items() if key not in OF_WEIGHTS}
@@ -133,16 +136,21 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("model", choices=sorted(MODULES))
     add_arguments(parser, "TrainConfig")
-    parser.add_argument("--recipe", default=None, choices=RECIPE_NAMES, help="default: ours")
+    parser.set_defaults(dataset=None)
+    parser.add_argument(
+        "--recipe",
+        choices=RECIPE_NAMES,
+        help="default: ours; with --from-run finetune, if the model has it",
+    )
     parser.add_argument(
         "--from-run",
         metavar="FOLDER",
-        help="start from the best weights of this finished run; default recipe: finetune",
+        help="start from the best weights of this finished run; default dataset, preset and labels "
+        "are its own",
     )
     parser.add_argument(
         "--labels",
-        help="original, votes, refined_RULE or refined_RULE:soft; default: original, or those of "
-        "--from-run",
+        help="original, votes, refined_RULE or refined_RULE:soft; default: original",
     )
     args = parser.parse_args(arguments)
     try:
@@ -151,18 +159,20 @@ def main(arguments: list[str] | None = None) -> None:
         if args.labels:
             changes |= {"labels": args.labels}
         if args.from_run:
-            run = Run(args.from_run)
+            run = Run(given_path(args.from_run))
             if run.train_config.model != args.model:
                 raise InputError(
                     f"{run.folder} is a run of {run.train_config.model}, not of {args.model}"
                 )
-            config = fine_tuning(run, args.recipe or "finetune", args.preset, **changes)
+            dataset = args.dataset or run.config["data"]["dataset"]
+            config = fine_tuning(run, args.recipe, args.preset, **changes)
         else:
-            preset = args.preset or default_preset(args.dataset)
+            dataset = args.dataset or "sample"
+            preset = args.preset or default_preset(dataset)
             config = recipe(args.model, args.recipe or "ours", preset, **changes)
             require_start(config)
         with processes().main_process_first():  # it writes the cache that the others read
-            faces = load_faces(args.dataset, args.data_dir, say=processes().print)
+            faces = load_faces(dataset, args.data_dir, say=processes().print)
         run = train(config, faces, runs=args.runs)
     except (InputError, FloatingPointError) as error:
         parser.error("; ".join([str(error), *getattr(error, "__notes__", ())]))

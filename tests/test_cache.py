@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fer_lib import in_depth
+from fer_lib.compare import __main__ as compare_command
 from fer_lib.data import acquire, load_faces, loading
 from fer_lib.data.faceset import fingerprint
 from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError, read_json, write_json
+from fer_lib.predict import keep
 
 MUTE = {"say": lambda line: None}
 
@@ -55,6 +58,34 @@ def test_the_second_call_reads_the_cache(written, monkeypatch, fer_home):
     assert load_faces("fer2013", **MUTE).fingerprint == first.fingerprint
     with pytest.raises(InputError, match="does not exist"):
         load_faces("fer2013", written, **MUTE)
+
+
+def test_other_data_than_expected_do_not_replace_the_cache(written, sample, fer_home):
+    first = load_faces("fer2013", written, **MUTE)
+    other = written.with_name("other")
+    write_layout(sample.subset(np.arange(120)), "csv", other)
+    files = {path: path.read_bytes() for path in (fer_home / "data/fer2013").iterdir()}
+    with pytest.raises(InputError, match=r"other.* is not the data that this run .* unchanged"):
+        load_faces("fer2013", other, expected=first.fingerprint, **MUTE)
+    assert files == {path: path.read_bytes() for path in (fer_home / "data/fer2013").iterdir()}
+    shutil.rmtree(fer_home / "data")
+    again = load_faces("fer2013", written, expected=first.fingerprint, **MUTE)
+    assert again.fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize("main", [in_depth.main, compare_command.main, keep.main])
+def test_a_command_with_the_wrong_folder_leaves_the_cache_as_it_is(
+    main, make_run, written, sample, tmp_path, capsys
+):
+    run = make_run(faces=load_faces("fer2013", written, **MUTE), dataset="fer2013")
+    run.config["data"]["dataset"] = "fer2013"
+    write_json(run.folder / "config.json", run.config)
+    write_layout(sample.subset(np.arange(120)), "csv", tmp_path / "other")
+    out = ["--out", str(tmp_path / "a.safetensors")] * (main is keep.main)
+    with pytest.raises(SystemExit):
+        main([str(run.folder), "--data-dir", str(tmp_path / "other"), *out])
+    assert "give its own folder as --data-dir; the cache is unchanged" in capsys.readouterr().err
+    assert load_faces("fer2013", **MUTE).fingerprint == run.fingerprint
 
 
 def test_a_changed_source_is_read_again(written, sample):

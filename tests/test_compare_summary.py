@@ -13,7 +13,7 @@ from fer_lib.files import write_json
 def test_the_command_line_prints_scores_and_the_results_of_the_tests(
     three_runs, noise, monkeypatch, capsys
 ):
-    monkeypatch.setattr("fer_lib.compare.__main__.load_faces", lambda *_: noise)
+    monkeypatch.setattr("fer_lib.compare.__main__.load_faces", lambda *_, **__: noise)
     main([str(run.folder) for run in three_runs])
     text = capsys.readouterr().out
     assert "| attention_cnn ours s0 | 0." in text
@@ -28,7 +28,7 @@ def test_the_command_line_prints_scores_and_the_results_of_the_tests(
 def test_with_many_runs_the_command_line_shows_only_tests_of_the_best_on_validation(
     make_run, noise, monkeypatch, capsys
 ):
-    monkeypatch.setattr("fer_lib.compare.__main__.load_faces", lambda *_: noise)
+    monkeypatch.setattr("fer_lib.compare.__main__.load_faces", lambda *_, **__: noise)
     runs = [
         make_run(slice(0, 50 - number), valid=0.7 - 0.01 * number, time=str(number), seed=number)
         for number in range(7)
@@ -62,7 +62,7 @@ def test_the_figure_of_times_shows_one_machine_only(make_run, noise):
 def test_of_runs_equal_on_validation_the_oldest_counts_as_the_best_not_the_best_on_test(
     make_run, noise, monkeypatch, capsys
 ):
-    monkeypatch.setattr("fer_lib.compare.__main__.load_faces", lambda *_: noise)
+    monkeypatch.setattr("fer_lib.compare.__main__.load_faces", lambda *_, **__: noise)
     runs = [
         make_run(slice(0, 100 - 10 * n), valid=0.5, time=str(n), epochs=n + 2) for n in range(7)
     ]

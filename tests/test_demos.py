@@ -99,7 +99,7 @@ def mirror(home):
 def gradio(home):
     (home / "tmp").mkdir()
     places = {"GRADIO_SERVER_PORT": "{port}", "TMPDIR": str(home / "tmp")}
-    with serve(home, ROOT / "demo/gradio_app.py", **places) as address:
+    with serve(home, ROOT / "demo/gradio_app.py", no_proxy="", **places) as address:
         yield address
     assert not pictures(home / "tmp")  # all have been deleted
 
@@ -347,6 +347,19 @@ def test_gradio_runs_one_event_at_a_time_on_a_model_and_deletes_files(scripts, m
     assert page.delete_cache == (30, 60)
     labels = [part["props"].get("label") for part in page.get_config_file()["components"]]
     assert any("Drawn faces: sample data" in str(label) for label in labels)
+
+
+def test_gradio_says_in_one_sentence_that_its_port_is_in_use(scripts, monkeypatch):
+    def launch(**options):
+        raise OSError("Cannot find empty port in range: 1-1. You can specify another")
+
+    main = scripts["gradio_app"].main
+    monkeypatch.setitem(main.__globals__, "page", lambda: SimpleNamespace(launch=launch))
+    monkeypatch.setitem(main.__globals__, "end_as_interrupted", lambda: None)
+    for name in ("GRADIO_TEMP_DIR", "no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(SystemExit, match=r"^error: no port .* in range: 1-1\): end the program"):
+        main()
 
 
 def face(x: int, side: int, expression: str) -> Face:

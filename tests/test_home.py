@@ -1,9 +1,11 @@
 """The folder of data and runs, with and without FER_HOME."""
 
+from pathlib import Path
+
 import pytest
 
 from fer_lib import files
-from fer_lib.files import home, replacing
+from fer_lib.files import InputError, home, replacing
 
 
 @pytest.fixture
@@ -15,6 +17,19 @@ def no_home(monkeypatch):
 def test_the_variable_chooses_the_home(monkeypatch, tmp_path):
     monkeypatch.setenv("FER_HOME", str(tmp_path / "here"))
     assert home() == tmp_path / "here"
+
+
+def test_a_relative_home_is_refused_with_the_full_path(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FER_HOME", "here")
+    with pytest.raises(InputError, match=f"^FER_HOME=here .* set it to {tmp_path / 'here'}$"):
+        home()
+
+
+def test_an_empty_variable_is_as_none(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FER_HOME", "")
+    assert home() == Path(files.__file__).resolve().parent.parent
 
 
 @pytest.mark.usefixtures("no_home")

@@ -281,7 +281,7 @@ def test_bad_input_is_refused(faces, run):
     np.savez(run.folder / "predictions.npz", **rolled)
     with pytest.raises(InputError, match=r"best\.safetensors does not predict"):
         evaluate_in_depth(run, faces, images=20)
-    with pytest.raises(InputError, match="trained on other data"):
+    with pytest.raises(InputError, match=r"trained on other data than this sample.*: give its own"):
         evaluate_in_depth(run, faces.subset(np.arange(500)))
 
 
@@ -294,4 +294,13 @@ def test_the_command_evaluates_a_run(home, run, monkeypatch, capsys):
     assert "sample data" in last
     with pytest.raises(SystemExit):
         main([str(home / "nothing")])
-    assert "is not a run folder" in capsys.readouterr().err
+    assert f"there is no {home / 'nothing'}: give the folder of a run" in capsys.readouterr().err
+
+
+def test_the_command_checks_all_it_is_given_before_it_reads_data(trained, run, monkeypatch, capsys):
+    monkeypatch.setattr(in_depth, "load_faces", None)  # it must not be called
+    (run.folder / "results.json").unlink()
+    for arguments, said in ((["--images", "0"], "images must be 1 or more"), ([], "is unfinished")):
+        with pytest.raises(SystemExit):
+            main([str(trained.folder), str(run.folder), *arguments])
+        assert said in capsys.readouterr().err

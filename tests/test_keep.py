@@ -220,6 +220,9 @@ def test_command_line(run, faces, home, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         keep.main([str(tmp_path), "--out", str(out)])
     assert "not a run folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        keep.main([str(run.folder)])  # else it would replace the file of the package
+    assert "required: --out" in capsys.readouterr().err
 
 
 def test_the_weights_of_the_package_are_small_and_have_a_card_of_real_data():

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from fer_lib.pretrain import (
     pretraining,
     reconstruct,
 )
-from fer_lib.pretrain.__main__ import main
+from fer_lib.pretrain.__main__ import main, quoted
 from fer_lib.pretrain.autoencoder import build_autoencoder, mask_noise
 from fer_lib.pretrain.folder import origin
 from fer_lib.pretrain.learner import MaskedLearner
@@ -480,13 +481,21 @@ def test_the_command_line_reports_an_error_in_one_line(arguments, message, capsy
 def test_the_printed_command_fine_tunes_the_encoder(tmp_path, capsys):
     runs = ["--runs", str(tmp_path)]
     settings = [f"{name}={value}" for name, value in (TINY | {"epochs": 1}).items()]
-    main(["--dataset", "sample-10-100", *runs, "--set", *settings])
+    main(["--dataset", "sample-10-100", "--seed", "1", *runs, "--set", *settings])
     said = capsys.readouterr().out.splitlines()
     assert re.search(r"loss [\d.]+ after the first epoch, [\d.]+ after .*sample data", said[-2])
     words = shlex.split(said[-1].partition("python -m fer_lib.train ")[2])
-    train_command([*words, "epochs=1", "batch_size=16", *runs])
+    train_command([*words, "epochs=1", "batch_size=16"])
     assert "test accuracy" in capsys.readouterr().out
     (run,), (encoder,) = list_runs(tmp_path), tmp_path.glob("pretraining/*/encoder.safetensors")
     assert run.train_config.pretrained == str(encoder)
     assert run.train_config.options["backbone_options"]["embed_dim"] == TINY["embed_dim"]
     assert run.config["data"]["dataset"] == "sample-10-100"
+    assert run.train_config.seed == 1
+
+
+def test_a_printed_command_is_quoted_for_the_shell_of_the_system(monkeypatch):
+    words = ["--set", 'options={"depth": 2}']
+    assert quoted(words) == "--set 'options={\"depth\": 2}'"
+    monkeypatch.setattr("fer_lib.pretrain.__main__.os", SimpleNamespace(name="nt"))
+    assert quoted(words) == r'--set "options={\"depth\": 2}"'

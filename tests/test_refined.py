@@ -233,9 +233,9 @@ def test_the_command_refuses_missing_or_misnamed_refined_labels(capsys, tmp_path
     command += ["--labels", "refined_turned"]
     with pytest.raises(SystemExit):
         main(command)
-    assert "refined_turned.npz does not exist: refine the labels of sample" in (
-        capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "refined_turned.npz does not exist: refine the labels of sample" in said
+    assert "--stages 02, or train with --labels original" in said
     with pytest.raises(SystemExit):
         main([*command[:-1], "better"])
     assert "refined_RULE or refined_RULE:soft, not 'better'" in capsys.readouterr().err

@@ -100,6 +100,16 @@ def test_a_missing_key_is_named_in_the_error_with_its_file(report):
         build(report)
 
 
+def test_only_models_with_a_run_are_needed(report):
+    path = report / "results" / "models.json"
+    whole = read_json(path)
+    write_json(path, {name: whole[name] for name in whole if name != "vit_mae"})
+    Results(report / "results")
+    write_json(path, {name: whole[name] for name in whole if name != "vit_patch"})
+    with pytest.raises(InputError, match=r"models\.json lacks 'vit_patch'"):
+        Results(report / "results")
+
+
 def test_an_index_without_runs_or_with_an_unlisted_headline_is_refused(report):
     path, name = report / "results" / "index.json", run_file(report, "vit_patch").name
     whole = read_json(path)
@@ -139,7 +149,9 @@ def test_the_command_line_builds_a_report_or_names_a_missing_file(report, capsys
     assert f"report: {report / 'report.pdf'}" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         main(["--folder", str(tmp_path / "empty")])
-    assert "index.json does not exist" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "index.json does not exist" in said
+    assert f"python -m fer_lib.report --collect --folder {tmp_path / 'empty'}" in said
 
 
 def test_the_committed_report_has_real_data_and_is_reproducible_byte_for_byte(tmp_path):

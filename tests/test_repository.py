@@ -46,6 +46,7 @@ ORDER = (
     "plots",
     "provenance",
     "runs",
+    "given",
     "epochs",
     "graph",
     "held_out",

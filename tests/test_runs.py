@@ -1,12 +1,19 @@
 """Folders of runs: found by equal settings, listed, locked, refused if they cannot be written."""
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from conftest import small
 
+from fer_lib import in_depth
 from fer_lib import train as train_module
+from fer_lib.compare import __main__ as compare_command
 from fer_lib.files import InputError, locked, write_json
+from fer_lib.given import given_runs
+from fer_lib.kept import __main__ as kept_command
+from fer_lib.predict import keep
 from fer_lib.runs import find_run, list_runs, runs_folder, start_run, write_metrics
 from fer_lib.train import train
 
@@ -52,6 +59,37 @@ def test_folders_that_are_no_run_are_left_out_and_named(make_run, tmp_path, caps
         f"left out: {tmp_path / 'c'} is not a run: its config.json does not name data and "
         "environment" in printed
     )
+
+
+def test_runs_are_given_by_path_name_or_pattern(make_run, fer_home, monkeypatch, tmp_path):
+    one, other = (fer_home / "runs" / name for name in ("one_run", "other_run"))
+    for folder in (one, other):
+        shutil.move(make_run().folder, folder)
+    monkeypatch.chdir(tmp_path)
+    given = [str(fer_home / "runs" / "*_run"), "other_run", "runs/one_run", str(other)]
+    assert [run.folder for run in given_runs(given)] == [one, other, other, one, other]
+    with pytest.raises(InputError, match=r"^nothing matches runs/nothing"):
+        given_runs(["runs/nothing*"])
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (compare_command.main, []),
+        (in_depth.main, []),
+        (keep.main, ["--out", "a.safetensors"]),
+        (kept_command.main, []),
+        (train_module.main, ["baseline_cnn", "--from-run"]),
+    ],
+)
+def test_every_command_looks_for_a_run_in_the_runs_folder_too(
+    main, arguments, fer_home, monkeypatch, capsys
+):
+    monkeypatch.chdir(Path(__file__).parent.parent)  # has the README that one of them checks first
+    with pytest.raises(SystemExit):
+        main([*arguments, "runs/nothing"])
+    said = f"there is no runs/nothing, here or in {fer_home / 'runs'}: give the folder of a run"
+    assert said in capsys.readouterr().err
 
 
 def test_the_path_of_the_runs_folder_may_begin_with_a_tilde(monkeypatch, tmp_path):

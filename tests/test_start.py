@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from conftest import small
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fer_lib.checkpoints import save_weights
+from fer_lib.data import load_faces
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS_8
 from fer_lib.learner import Learner
@@ -240,6 +242,15 @@ def test_fine_tuning_starts_from_the_best_weights_of_a_run(faces, tmp_path, caps
     assert "test accuracy" in capsys.readouterr().out
     (second,) = [run for run in list_runs(tmp_path) if run.name != first.name]
     assert second.train_config == config
+
+
+def test_a_fine_tuning_has_the_data_of_its_run_and_a_recipe_that_its_model_has(tmp_path):
+    drawn = load_faces("sample-10-100", say=lambda line: None)
+    first = train(small(epochs=1), drawn, runs=tmp_path)
+    changes = ["--set", "epochs=1"]
+    main(["baseline_cnn", "--runs", str(tmp_path), "--from-run", str(first.folder), *changes])
+    (second,) = [run for run in list_runs(tmp_path) if run.name != first.name]
+    assert (second.fingerprint, second.train_config.recipe) == (drawn.fingerprint, "ours")
 
 
 @pytest.mark.parametrize(("before", "after"), [("ours", "published"), ("published", "ours")])

@@ -9,7 +9,6 @@ folder, as the notebooks do; nothing else should run on the machine meanwhile.
 """
 
 import argparse
-from pathlib import Path
 
 from fer_lib.compare.cost import measure
 from fer_lib.compare.names import marks
@@ -17,8 +16,8 @@ from fer_lib.compare.paired import paired_tests, sentences
 from fer_lib.compare.scores import by_validation, leaderboard
 from fer_lib.data import load_faces
 from fer_lib.files import InputError
+from fer_lib.given import given_runs
 from fer_lib.markdown import markdown
-from fer_lib.runs import Run
 
 SHOWN = ("valid_accuracy", "accuracy", "low", "high", "one_view", "clean_accuracy", "macro_f1")
 
@@ -28,19 +27,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.compare", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("runs", nargs="+", help="folders of finished runs")
     parser.add_argument("--data-dir", help="folder or file of the data, if they are not cached yet")
     parser.add_argument("--time", action="store_true", help="measure times, and compare nothing")
     options = parser.parse_args(arguments)
     try:
-        runs = [Run(path) for path in options.runs]
+        runs = given_runs(options.runs)
         if options.time:
             for run in runs:
                 print(run.name, measure(run))
             return
         for run in runs:
             run.require_finished()
-        faces = load_faces(runs[0].results["dataset"], options.data_dir)
+        name, data = runs[0].results["dataset"], runs[0].fingerprint
+        faces = load_faces(name, options.data_dir, expected=data)
         tests = paired_tests(runs, faces)  # raises InputError for runs of other data
         table = leaderboard(runs)
         print(markdown(table[list(SHOWN)]))

@@ -30,6 +30,7 @@ def load_faces(
     dataset: str,
     data_dir: str | Path | None = None,
     *,
+    expected: str | None = None,
     say: Callable[[str], object] = print,
 ) -> FaceSet:
     """Load a dataset, from its source or from the cache of an earlier call.
@@ -46,11 +47,14 @@ def load_faces(
             (unless files were put into `data/<dataset>/` and the cache is from a download); without
             a cache, the `data_dir` that a deleted cache was read from, or else the places of
             `acquire.find_source`.
+        expected: fingerprint of the data that a run was trained on, so that no other data from a
+            source replace the cache; None: any data may.
         say: called with one line on what was found and read, one line for each remark and, before
             class folders are read, one line on how many pictures they hold.
 
     Raises:
-        InputError: the data cannot be found or used; the message is one sentence with the remedy.
+        InputError: the data cannot be found or used, or would replace the cache though they are not
+            those expected; the message is one sentence with the remedy.
     """
     if not re.fullmatch(r"\w[\w.-]*", dataset):
         raise InputError(f"dataset {dataset!r} must be a plain name, as it names a folder in data/")
@@ -62,7 +66,7 @@ def load_faces(
     origin = layout and f"{READERS} {layout.path} {layout.digest()}"
     if manifest and (layout is None or origin == manifest.get("origin")):
         if (faces := _cached(folder, manifest)) is None:
-            return load_faces(dataset, data_dir, say=say)
+            return load_faces(dataset, data_dir, expected=expected, say=say)
         _tell(faces, f"from the cache {folder} of {manifest.get('source')}", say)
         return faces
     faces = _read(dataset, layout, say)
@@ -74,6 +78,11 @@ def load_faces(
     }
     faces.manifest["remarks"] += counts.differences(faces)
     faces.manifest["mark"] = faces.mark or counts.mark(faces)
+    if expected not in (None, faces.fingerprint):
+        raise InputError(
+            f"{layout.path} is not the data that this run was trained on: give its own folder as "
+            "--data-dir; the cache is unchanged"
+        )
     _save(faces, folder)
     _tell(faces, f"read from {layout.path}", say)
     return faces

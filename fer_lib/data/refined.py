@@ -133,7 +133,8 @@ def load_refined(faces: FaceSet, rule: str) -> Refined:
     if not path.exists():
         raise InputError(
             f"{path} does not exist: refine the labels of {faces.name} first, with notebook "
-            "02_label_refinement or python -m fer_lib.pipeline --stages 02"
+            "02_label_refinement or python -m fer_lib.pipeline --stages 02, or train with --labels "
+            "original"
         )
     refined, ids, manifest = read_refined(path)
     same = manifest["fingerprint"] == faces.fingerprint

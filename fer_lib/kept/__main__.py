@@ -19,7 +19,8 @@ from pathlib import Path
 
 from fer_lib.data.loading import KINDS
 from fer_lib.data.refined import read_refined
-from fer_lib.files import InputError
+from fer_lib.files import InputError, matches
+from fer_lib.given import given_runs
 from fer_lib.kept import (
     best_of_each,
     keep_file,
@@ -30,7 +31,7 @@ from fer_lib.kept import (
     results_table,
 )
 from fer_lib.markdown import around_table, write_table
-from fer_lib.runs import Run, runs_folder
+from fer_lib.runs import runs_folder
 
 FOLDER, README = Path("report/results"), Path("README.md")
 
@@ -40,9 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fer_lib.kept", description=__doc__.split("\n")[0]
     )
-    parser.add_argument(
-        "runs", nargs="*", type=Path, help="folders of finished runs, or files of labels"
-    )
+    parser.add_argument("runs", nargs="*", help="folders of finished runs, or files of labels")
     parser.add_argument(
         "--restore",
         action="store_true",
@@ -71,12 +70,13 @@ def restore_all() -> None:
         print(f"all runs with predictions in {FOLDER} are in {runs_folder()} already")
 
 
-def keep(paths: list[Path]) -> None:
+def keep(given: list[str]) -> None:
     """Keep runs and files of labels, and write both tables; check everything before writing."""
     for tables in (README, FOLDER / README):
         around_table(tables)
-    labels = [path for path in paths if path.suffix == ".npz"]
-    runs = [Run(path) for path in paths if path not in labels]
+    files = [name for name in given if name.endswith(".npz")]
+    labels = [path for name in files for path in matches(name)]
+    runs = given_runs(name for name in given if name not in files)
     for path in labels:
         if not path.exists():
             raise InputError(f"{path} does not exist: refine the labels first (notebook 02)")

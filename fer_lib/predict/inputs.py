@@ -1,6 +1,5 @@
 """Read what the user gives: pictures of every kind, files, folders, patterns and videos."""
 
-import glob
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from fer_lib.data.folders import closed, walk
 from fer_lib.data.pictures import NO_PICTURE, SUFFIXES, named, read_picture, upright
-from fer_lib.files import InputError, exists, require_utf8
+from fer_lib.files import InputError, exists, matches, require_utf8
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 UNCOUNTED = {".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".ts", ".mts", ".m2ts"}
@@ -115,7 +114,7 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
     """
     found: dict[Path, Source] = {}
     others: set[Path] = set()
-    for path in (match for given in paths for match in matches(given)):
+    for path in (match for given in paths for match in given_files(given)):
         if path.is_dir():
             errors: list[OSError] = []
             walked = walk(path, errors.append)
@@ -148,7 +147,7 @@ def may_be_file(path: Path) -> bool:
         return True
 
 
-def matches(given: str) -> list[Path]:
+def given_files(given: str) -> list[Path]:
     """Return the path itself if it exists, or all paths that match the pattern, sorted.
 
     Raises:
@@ -158,17 +157,10 @@ def matches(given: str) -> list[Path]:
         raise InputError(
             "an empty path names no picture: name a file or a folder, or . for this one"
         )
-    path = Path(given)
-    with suppress(RuntimeError):  # a name that begins with ~ but names no user
-        path = path.expanduser()
-    if exists(path):
-        return [path]
-    if not glob.has_magic(given):
+    found = matches(given)
+    if len(found) == 1 and not exists(found[0]):
         raise InputError(f"{given} does not exist: check the path")
-    found = sorted(glob.glob(str(path), recursive=True))
-    if not found:
-        raise InputError(f"nothing matches {given}: check the pattern")
-    return list(map(Path, found))
+    return found
 
 
 def shots(source: Source, every: int) -> Iterator[Shot]:

@@ -1,7 +1,8 @@
-"""Make the weights that come with the package, and their model card, from a finished run.
+"""Write a finished run's weights with everything needed to use them, and their model card.
 
-    python -m fer_lib.predict.keep runs/FOLDER --data-dir DIR
+    python -m fer_lib.predict.keep runs/FOLDER --data-dir DIR --out FILE
 
+With the file `fer_lib/predict/default.safetensors`, they replace those that come with the package.
 Nothing is written unless the file gives every validation and test image the class that the run
 gave it, or a class that was equally likely (see `TIE`).
 """
@@ -17,9 +18,10 @@ from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate import Predictions, aligned, load_predictions
 from fer_lib.evaluate.abstention import operating_point
 from fer_lib.files import InputError, replacing
+from fer_lib.given import given_path
 from fer_lib.models.weights import State, read_weights, write_weights
 from fer_lib.predict.model_card import model_card
-from fer_lib.predict.predictor import DEFAULT, Predictor
+from fer_lib.predict.predictor import Predictor
 from fer_lib.runs import Run
 
 LIMIT = 6 * 2**20
@@ -33,7 +35,7 @@ computed with TF32 convolutions, kept in half precision, differ by up to 1.2e-3 
 CPU."""
 
 
-def keep_weights(run: Run, faces: FaceSet, path: Path = DEFAULT) -> None:
+def keep_weights(run: Run, faces: FaceSet, path: Path) -> None:
     """Write a run's best weights with everything needed to use them, and their model card.
 
     The weights are stored in half precision if they would otherwise take more than `LIMIT`.
@@ -111,11 +113,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--data-dir", help="folder of the run's data, as for a training")
-    parser.add_argument("--out", type=Path, default=DEFAULT, help="file (default: in the package)")
+    parser.add_argument("--out", type=Path, required=True, help="weights file, .safetensors")
     args = parser.parse_args(arguments)
     try:
-        run = Run(args.run)
-        keep_weights(run, load_faces(run.config["data"]["dataset"], args.data_dir), args.out)
+        run = Run(given_path(args.run))
+        name = run.config["data"]["dataset"]
+        keep_weights(run, load_faces(name, args.data_dir, expected=run.fingerprint), args.out)
     except InputError as error:
         parser.error(str(error))
     print(f"{args.out} and {args.out.with_name(CARD)} are written from {run.name}")

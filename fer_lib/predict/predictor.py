@@ -18,12 +18,13 @@ from fer_lib.batches import probabilities
 from fer_lib.checkpoints import load_weights
 from fer_lib.data.pictures import fit
 from fer_lib.device import choose_device, enough_memory, keep_memory
-from fer_lib.files import InputError, exists, expanded
+from fer_lib.files import InputError, expanded
+from fer_lib.given import given_path
 from fer_lib.labels import EMOJI
 from fer_lib.predict.description import Description, describe, tempered
 from fer_lib.predict.faces import Box, Detector, Found, crop, make_detector, pixels
 from fer_lib.predict.inputs import Picture, open_picture
-from fer_lib.runs import Run, runs_folder
+from fer_lib.runs import Run
 
 DEFAULT = Path(__file__).with_name("default.safetensors")
 FACES = ("detect", "whole")
@@ -125,7 +126,7 @@ class Predictor:
         """Make a predictor from a run, a file, or the weights that come with this package.
 
         Args:
-            model: folder of a finished run or its name in `runs_folder`, weights file
+            model: folder of a finished run or its name in `runs/`, weights file
                 (.safetensors) or ONNX file; None for the weights of the package.
             options: keyword arguments of `from_file`.
 
@@ -135,13 +136,7 @@ class Predictor:
         """
         if model is None:
             return cls.default(**options)
-        path, where = expanded(model), ""
-        if not exists(path) and Path(model).parent in (Path(), Path("runs")):
-            path, where = runs_folder() / Path(model).name, f", here or in {runs_folder()}"
-        if not exists(path):
-            raise InputError(
-                f"there is no {model}{where}: give a weights file or the folder of a finished run"
-            )
+        path = given_path(model, "a weights file or the folder of a finished run")
         if path.is_dir():
             run = Run(path)
             run.require_finished()

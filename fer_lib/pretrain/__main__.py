@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import shlex
+import subprocess
 
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, continued
@@ -28,13 +30,20 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("; ".join([str(error), *getattr(error, "__notes__", ())]))
     words = ["--dataset", args.dataset, "--preset", config.preset]
     words += ["--data-dir", args.data_dir] * bool(args.data_dir)
+    words += ["--seed", str(args.seed)] * bool(args.seed)
+    words += ["--runs", args.runs] * bool(args.runs)
     words += ["--set", f"pretrained={run.encoder_path}", f"options={json.dumps(run.options)}"]
     loss = run.results["valid_loss"]
     print(
         f"{run.folder}: validation loss {loss['first']:.4f} after the first epoch, "
         f"{loss['last']:.4f} after the last {run.results['mark']}".rstrip()
     )
-    print(f"to fine-tune it: python -m fer_lib.train vit_mae {shlex.join(words)}")
+    print(f"to fine-tune it: python -m fer_lib.train vit_mae {quoted(words)}")
+
+
+def quoted(words: list[str]) -> str:
+    """Quote the words of a command for the shell here; that of Windows has no single quotes."""
+    return (subprocess.list2cmdline if os.name == "nt" else shlex.join)(words)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from typing import Any
 
 from fer_lib.files import InputError, read_json
 from fer_lib.kept import KEPT
-from fer_lib.models import MODULES
 
 INDEX = "index.json"
 COMPARISON, AUDIT, REFINEMENT, MODELS = (
@@ -43,9 +42,10 @@ NEEDED = {
         *("fingerprint", "kappa", "voters", "configs", "folds", "voted", "rules", "changed"),
         *("against_truth", "against_annotators", "students", "tests", "agreement_not_accuracy"),
     ),
-    MODELS: tuple(MODULES),
+    MODELS: (),
 }
-"""Keys that each file must have; dots lead into nested objects."""
+"""Keys that each file must have; dots lead into nested objects. `MODELS` must have those models of
+which the index lists a run: the committed file need not have a model that was added since."""
 
 NEEDED_OF_ROWS = {
     "runs": ("one_view", "label_on_majority"),
@@ -97,7 +97,7 @@ class Results:
         if not (self.folder / INDEX).exists():
             raise InputError(
                 f"{self.folder / INDEX} does not exist: collect results first, with "
-                "python -m fer_lib.report --collect"
+                f"python -m fer_lib.report --collect --folder {self.folder.parent}"
             )
         self.used: set[str] = set()
         self._files: dict[str, Any] = {}
@@ -135,6 +135,8 @@ class Results:
                 )
             content = read_json(path)
             needed = NEEDED.get(name, NEEDED_OF_A_RUN)
+            if name == MODELS:
+                needed = tuple(run["config"]["train"]["model"] for run in self.runs)
             if "evaluation" in content:
                 needed += tuple(f"evaluation.{key}" for key in NEEDED_OF_AN_EVALUATION)
             if name == COMPARISON and (lacking := lacking_in_rows(content)):
