@@ -161,7 +161,7 @@ def _reached(row: dict[str, Any], recipe: str, column: str) -> str:
     if score is None and column == "alike" and row["epoch"]:
         return f"fewer than {row['epoch']:.0f} epochs"
     if score is None:
-        return "no such images here"
+        return "the claim is no accuracy"
     runs, changed = row[f"{recipe}_runs"], row[f"{recipe}_setting"]
     notes = [f"mean of {runs}"] * (runs > 1) + [changed] * bool(changed)
     if column == "alike" and row["epoch"]:
