@@ -29,10 +29,10 @@ from fer_lib.train import train
 def fold_sets(faces: FaceSet, folds: int, seed: int) -> list[FaceSet]:
     """Split the training images into folds, and make fold k the test images of set k.
 
-    Exact and near copies stay in one fold, and each fold has its share of every class. The
-    training images of set k are those of all other folds. Its validation images, on which the
-    epoch is chosen, are those of `faces` without copies of images in fold k. The test images of
-    `faces` are in no set.
+    Exact and near copies stay in one fold, and each fold has its share of every class; of a class
+    with few images, the first fold may get less or more (see `grouped_split`). The training images
+    of set k are those of all other folds. Its validation images, on which the epoch is chosen, are
+    those of `faces` without copies of images in fold k. The test images of `faces` are in no set.
 
     Returns:
         One set for each fold, named `<name>-fold-<k>-of-<folds>` with k from 1.
