@@ -38,7 +38,8 @@ def fold_sets(faces: FaceSet, folds: int, seed: int) -> list[FaceSet]:
         One set for each fold, named `<name>-fold-<k>-of-<folds>` with k from 1.
 
     Raises:
-        InputError: `folds` is not between 2 and the number of training images.
+        InputError: `folds` is not between 2 and the number of training images, or a fold would be
+            empty.
     """
     rows = faces.where("train")
     if not 2 <= folds <= len(rows):
@@ -47,6 +48,11 @@ def fold_sets(faces: FaceSet, folds: int, seed: int) -> list[FaceSet]:
     shares = {str(number): 1 / folds for number in range(folds)}
     place = np.full(len(faces), "", dtype="<U8")
     place[rows] = grouped_split(faces.labels[rows], keys[rows], shares, seed)
+    if not set(shares) <= set(place.tolist()):
+        raise InputError(
+            f"folds={folds} is more than the {len(rows)} training images allow once copies stay "
+            "together and each class is divided: use fewer folds"
+        )
     sets = []
     for number in range(folds):
         held = place == str(number)
