@@ -90,6 +90,15 @@ def test_class_folders_are_recognised_despite_damaged_archives_beside_them(sampl
     assert recognise(tmp_path).kind == "table"
 
 
+def test_a_table_is_recognised_beside_two_folders_of_one_split(sample, tmp_path):
+    for split in ("val", "valid"):
+        (tmp_path / split / "happy").mkdir(parents=True)
+    with pytest.raises(InputError, match="valid stand for the same split: join them"):
+        recognise(tmp_path)
+    write_layout(sample, "csv", tmp_path)
+    assert recognise(tmp_path).kind == "table"
+
+
 def test_a_copy_with_other_counts_gets_a_remark_and_a_mark(sample, tmp_path):
     write_layout(sample, "csv", tmp_path)
     heard = []
