@@ -103,8 +103,8 @@ def recognise(source: Path) -> Layout:
                     raise
                 problems.append(error)  # may concern something beside the data
         if len(found) > 1:
-            places = " and ".join(str(layout.path) for layout in found[:2])
-            raise InputError(f"{source} holds more than one dataset: give {places} on its own")
+            places = " or ".join(str(layout.path) for layout in found[:2])
+            raise InputError(f"{source} holds more than one dataset: give {places} alone")
         if found:
             return found[0]
         if not depth and (names := without_train(level[0])):
