@@ -70,8 +70,9 @@ def test_a_table_is_found_in_any_zip(sample, tmp_path, inside):
         lambda text: text.replace(" ", "  ", 5).replace(",Tr", " ,Tr", 3),
         lambda text: text.replace(" 0 ", " 000 "),
         lambda text: text.rstrip("\n"),
+        lambda text: text.replace("\n", ",\n").replace(",\n", "\n", 1),
     ],
-    ids=["excel", "quoted", "spaces", "zeros", "no last line break"],
+    ids=["excel", "quoted", "spaces", "zeros", "no last line break", "commas at the end"],
 )
 def test_tables_written_by_other_programs_are_read(sample, tmp_path, change):
     write_layout(sample, "csv", tmp_path)
