@@ -63,12 +63,21 @@ def test_a_bad_row_is_reported_with_its_line_number(row, complaint, tmp_path, re
     [
         ("", "cannot be read as CSV (No columns to parse from file): download it again"),
         (f"{HEADER}\n{GOOD}\n{GOOD},1\n", "Expected 3 fields in line 3, saw 4"),
+        (f"{HEADER}\n{GOOD},1\n{GOOD},1\n", "Length of header or names does not match length of"),
         (HEADER + "\n", "no rows"),
         ("emotion,Usage\n0,Training\n", "lacks the column pixels"),
         (GOOD + "\n" + GOOD, "lacks the column emotion and pixels"),
         ("a;b\n", "lacks the column"),
     ],
-    ids=["empty", "a field too many", "header only", "no pixels", "no header", "other"],
+    ids=[
+        "empty",
+        "a field too many",
+        "one in each row",
+        "header only",
+        "no pixels",
+        "no header",
+        "other",
+    ],
 )
 def test_a_table_without_content_or_columns_is_refused(content, complaint, tmp_path, refused):
     path = tmp_path / "fer2013.csv"

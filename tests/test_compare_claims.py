@@ -112,6 +112,12 @@ def test_a_claim_is_compared_on_its_own_images_and_at_its_own_epoch(make_run):
     assert late == pytest.approx((80 + 300) / 500)  # validation and test pooled
 
 
+def test_a_claim_that_is_no_accuracy_is_not_compared(make_run, noise):
+    run = full(make_run, model="vit_moe", name="published")
+    printed = tables(comparison([run], noise))["claims"].loc["vit_moe"]
+    assert printed["published recipe, images alike"] == "the claim is no accuracy"
+
+
 def test_the_note_on_refinement_counts_the_changed_labels(make_run):
     kept = {"dataset": "fer2013", "mark": "", "voters": ["a", "b", "c"], "changed": {
         "majority": {"train": {"changed": 1234, "images": 28709}}}}  # fmt: skip

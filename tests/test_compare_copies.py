@@ -5,7 +5,15 @@ import pytest
 
 from fer_lib.compare import read_answers
 from fer_lib.compare.annotators import label_agreement
-from fer_lib.compare.copies import by_kind, copied_kinds, expected, inflation
+from fer_lib.compare.copies import (
+    beyond_classes,
+    by_kind,
+    copied_kinds,
+    drawn_beyond,
+    expected,
+    inflation,
+    resampled,
+)
 from fer_lib.compare.summary import copied
 from fer_lib.labels import VOTES
 
@@ -41,6 +49,24 @@ def test_the_expected_accuracy_of_copies_follows_their_mix_of_classes():
     assert expected(right, labels, copied, ~copied) == 0.5  # not 0.75 as on all others
     assert np.isnan(expected(right, labels, labels == 1, labels == 0))  # no other image of class 1
     assert np.isnan(expected(right, labels, np.zeros(6, bool), ~copied))
+
+
+def test_resamples_without_an_image_that_the_difference_needs_are_left_out():
+    copied = np.arange(301) == 0
+    right, labels = np.arange(301) % 5 < 3, np.zeros(301, int)
+    right[0] = True
+    found = beyond_classes(right, labels, copied, ~copied, resampled(np.arange(301)))
+    assert found["difference"] == pytest.approx(0.4, abs=0.005)
+    assert (found["low"], found["high"]) == pytest.approx((0.345, 0.455), abs=0.015)
+    labels[[1, 3, 4, 5]] = 1  # few others have the class of the second copied image
+    copied, counts = np.arange(301) < 2, resampled(np.arange(301))
+    drawn = drawn_beyond(right, labels, copied, ~copied, counts)
+    of_second, recalled = counts(copied & (labels == 1)), counts(~copied & (labels == 1))
+    unknown = (of_second > 0) & (recalled == 0)
+    assert unknown.any()
+    assert (np.isnan(drawn) == unknown | (counts(copied) == 0)).all()
+    never = np.zeros(301, bool)
+    assert np.isnan(list(beyond_classes(right, labels, never, ~copied, counts).values())).all()
 
 
 @pytest.fixture

@@ -59,6 +59,16 @@ def test_the_figure_of_times_shows_one_machine_only(make_run, noise):
     ]
 
 
+def test_runs_that_all_learned_from_refined_labels_have_no_figure_of_costs(make_run, noise):
+    runs = [make_run(time=t, labels=f"refined_{rule}") for t, rule in (("1", "a"), ("2", "b"))]
+    write_json(
+        runs[0].folder / "inference.json",
+        {"device": "cpu", "processor": "one", "threads": 1,
+         "milliseconds": {"ms an image, batch of 1": 3.0}},
+    )  # fmt: skip
+    assert not [name for name in figures(comparison(runs, noise)) if name.startswith("cost_")]
+
+
 def test_of_runs_equal_on_validation_the_oldest_counts_as_the_best_not_the_best_on_test(
     make_run, noise, monkeypatch, capsys
 ):

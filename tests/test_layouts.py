@@ -52,7 +52,7 @@ def test_a_dataset_in_the_layout_of_another_is_refused(sample, tmp_path):
 def test_two_datasets_side_by_side_are_refused(sample, tmp_path):
     write_layout(sample, "csv", tmp_path / "a")
     write_layout(sample, "csv", tmp_path / "b")
-    with pytest.raises(InputError, match="more than one dataset"):
+    with pytest.raises(InputError, match=r"more than one dataset: give .*csv or .*csv alone$"):
         load_faces("fer2013", tmp_path, **MUTE)
 
 
@@ -86,6 +86,15 @@ def test_class_folders_are_recognised_despite_damaged_archives_beside_them(sampl
     (tmp_path / "notes.zip").write_bytes(b"PK\x03\x04 cut short")
     (tmp_path / "old.tar").write_bytes(b"no archive")
     assert recognise(tmp_path).kind == "class folders"
+    write_layout(sample, "csv", tmp_path)
+    assert recognise(tmp_path).kind == "table"
+
+
+def test_a_table_is_recognised_beside_two_folders_of_one_split(sample, tmp_path):
+    for split in ("val", "valid"):
+        (tmp_path / split / "happy").mkdir(parents=True)
+    with pytest.raises(InputError, match="valid stand for the same split: join them"):
+        recognise(tmp_path)
     write_layout(sample, "csv", tmp_path)
     assert recognise(tmp_path).kind == "table"
 

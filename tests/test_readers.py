@@ -70,8 +70,9 @@ def test_a_table_is_found_in_any_zip(sample, tmp_path, inside):
         lambda text: text.replace(" ", "  ", 5).replace(",Tr", " ,Tr", 3),
         lambda text: text.replace(" 0 ", " 000 "),
         lambda text: text.rstrip("\n"),
+        lambda text: text.replace("\n", ",\n").replace(",\n", "\n", 1),
     ],
-    ids=["excel", "quoted", "spaces", "zeros", "no last line break"],
+    ids=["excel", "quoted", "spaces", "zeros", "no last line break", "commas at the end"],
 )
 def test_tables_written_by_other_programs_are_read(sample, tmp_path, change):
     write_layout(sample, "csv", tmp_path)
@@ -118,14 +119,15 @@ def test_votes_of_rows_in_another_order_are_left_out(sample, tmp_path):
         load_faces("ferplus", tmp_path, **MUTE)
 
 
-def test_an_uncompressed_tar_archive_is_read(sample, tmp_path):
+@pytest.mark.parametrize("name", ["x.tar", "fer2013.TAR", "fer2013.tar.gz"])
+def test_an_uncompressed_tar_archive_is_read(sample, tmp_path, name):
     write_layout(sample, "csv", tmp_path)
     data = (tmp_path / "fer2013.csv").read_bytes()
-    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+    with tarfile.open(tmp_path / name, "w") as archive:
         member = tarfile.TarInfo("/deep/down/fer2013.csv")  # must not be written to
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
-    assert by_id(load_faces("fer2013", tmp_path / "x.tar", **MUTE)) == by_id(sample)
+    assert by_id(load_faces("fer2013", tmp_path / name, **MUTE)) == by_id(sample)
 
 
 # Class folders, from Kaggle or the user's own

@@ -299,6 +299,15 @@ def test_folds_keep_copies_together_and_have_their_share_of_every_class(faces):
         fold_sets(faces, 1, seed=0)
 
 
+def test_more_folds_than_groups_of_copies_are_refused(faces):
+    rows = faces.where("train")[np.arange(12) % 3]  # 12 training images, but only 3 different ones
+    some = faces.subset(rows)
+    some.labels[:] = 0
+    assert len(fold_sets(some, 3, seed=0)) == 3
+    with pytest.raises(InputError, match="folds=4 is more than the 12 training images allow once"):
+        fold_sets(some, 4, seed=0)
+
+
 def test_no_voter_has_learned_from_a_label_it_votes_on(faces, tmp_path):
     tiny = {"epochs": 1, "options": {"width": 4}}
     config = recipe("baseline_cnn", "ours", "sample", **tiny)

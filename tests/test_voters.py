@@ -273,6 +273,14 @@ def no_head(folder):
     edit(folder, "config.json", id2label=labels)
 
 
+def not_finite(folder):
+    from transformers import ViTForImageClassification
+
+    model = ViTForImageClassification.from_pretrained(folder)
+    model.classifier.bias.data[0] = torch.nan
+    model.save_pretrained(folder)
+
+
 def damaged_weights(folder):
     with open(f"{folder}/model.safetensors", "r+b") as file:
         file.write(b"\xff" * 16)
@@ -292,7 +300,8 @@ GAP = dict(zip((0, 1, 2, 3, 4, 5, 7), EMOTIONS, strict=True))
     [
         (no_head, "would start at random"),
         (labelled(dict(enumerate(EMOTIONS[:5]))), "5 labels (classifier.bias would start at"),
-        (labelled(GAP), "not a classifier that was trained for its 7 labels (7 outputs)"),
+        (labelled(GAP), "trained for its 7 labels (labels [0, 1, 2, 3, 4, 5, 7], but 7 outputs)"),
+        (not_finite, "(its outputs are not finite)"),
         (labelled(None, num_labels=7), "LABEL_0"),
         (labelled(dict(enumerate((*EMOTIONS[:6], "confused")))), "'confused'"),
         (labelled(dict(enumerate((*EMOTIONS[:6], "anger")))), "'anger'"),  # the second of its kind

@@ -27,7 +27,8 @@ def inflation(answers: Answers) -> pd.DataFrame:
         * `accuracy`, `clean_accuracy`: on all and on the clean test images (see
           `audit.clean_test_ids`).
         * `inflation`: `accuracy` minus `clean_accuracy`; `low`, `high`: its 95 % interval, by a
-          bootstrap that draws an image together with all of its copies.
+          bootstrap that draws an image together with all of its copies. Here and below, resamples
+          without an image that the difference needs are left out.
         * `copied`, `distinct`: number of test images with and without a copy in training or
           validation; `copied_accuracy`, `distinct_accuracy`: accuracy on them.
         * `expected`: the accuracy that the recalls on the distinct images would give on the copied
@@ -44,11 +45,8 @@ def inflation(answers: Answers) -> pd.DataFrame:
 
     table = {}
     for name, right in zip(answers.names, answers.correct, strict=True):
-        low = high = np.nan
-        if clean.any():
-            difference = counts(right) / counts(np.ones(len(rows)))
-            difference -= _drawn(right, clean, counts)
-            low, high = np.quantile(difference, [0.025, 0.975])
+        everyone = np.ones(len(rows), bool)
+        low, high = _interval(_drawn(right, everyone, counts) - _drawn(right, clean, counts))
         left = beyond_classes(right, labels, copied, ~copied, counts)
         clean_accuracy = _mean(right[clean])
         table[name] = {
@@ -99,7 +97,7 @@ def by_kind(answers: Answers, names: Sequence[str]) -> dict[str, Any] | None:
         row |= {"annotators": None, "rest": None}
         if voted.any():
             row["annotators"] = {"images": int(seen[2].sum()), **beyond_classes(*seen)}
-            least, most = np.quantile(drawn_beyond(*runs) - drawn_beyond(*seen), [0.025, 0.975])
+            least, most = _interval(drawn_beyond(*runs) - drawn_beyond(*seen))
             rest = row["difference"] - row["annotators"]["difference"]
             row["rest"] = {"difference": rest, "low": least, "high": most}
         rows.append(row)
@@ -147,11 +145,12 @@ def beyond_classes(
 
     Returns:
         `found` (accuracy on `some`), `expected` (see there), `difference` (the first minus the
-        second) and its 95 % interval `low`, `high`; NaN for what is not defined.
+        second) and its 95 % interval `low`, `high`, over the resamples in which it is defined; NaN
+        for what is not defined.
     """
     found, mixed = _mean(right[some]), expected(right, labels, some, others)
     drawn = drawn_beyond(right, labels, some, others, counts)
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    low, high = _interval(drawn)
     return {
         **{"found": found, "expected": mixed, "difference": found - mixed},
         **{"low": low, "high": high},
@@ -165,7 +164,10 @@ def drawn_beyond(
     if np.isnan(expected(right, labels, some, others)):
         return np.full(DRAWS, np.nan)
     classes = [labels == one for one in np.unique(labels[some])]
-    promised = sum(counts(one & some) * _drawn(right, one & others, counts) for one in classes)
+    promised = np.zeros(DRAWS)
+    for one in classes:
+        number, recall = counts(one & some), _drawn(right, one & others, counts)
+        promised += np.where(number > 0, number * recall, 0)  # a class not drawn needs no recall
     return _drawn(right, some, counts) - promised / np.maximum(counts(some), 1)
 
 
@@ -186,8 +188,16 @@ def expected(right: np.ndarray, labels: np.ndarray, some: np.ndarray, others: np
 
 
 def _drawn(right: np.ndarray, among: np.ndarray, counts: Counts) -> np.ndarray:
-    """Return the accuracy among some of the images in each resample: (DRAWS,)."""
-    return counts(right * among) / np.maximum(counts(among), 1)
+    """Return the accuracy among some of the images in each resample, (DRAWS,); NaN without any."""
+    number = counts(among)
+    return np.where(number > 0, counts(right * among) / np.maximum(number, 1), np.nan)
+
+
+def _interval(drawn: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the resamples that are not NaN; NaN if there are none."""
+    known = drawn[~np.isnan(drawn)]
+    low, high = np.quantile(known, [0.025, 0.975]).tolist() if len(known) else (np.nan, np.nan)
+    return low, high
 
 
 def _mean(right: np.ndarray) -> float:

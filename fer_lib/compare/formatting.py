@@ -48,9 +48,9 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 
-def between(value: float | None, low: float | None, high: float | None) -> str:
-    """Format a share with its interval, as in "62.7% (61.2 to 64.4)"; "" for None."""
-    return "" if value is None else f"{value:.1%} ({100 * low:z.1f} to {100 * high:z.1f})"
+def between(value: float, low: float, high: float) -> str:
+    """Format a share with its interval, as in "62.7% (61.2 to 64.4)"."""
+    return f"{value:.1%} ({100 * low:z.1f} to {100 * high:z.1f})"
 
 
 def spread(value: float | None, low: float | None, high: float | None) -> str:
@@ -161,7 +161,7 @@ def _reached(row: dict[str, Any], recipe: str, column: str) -> str:
     if score is None and column == "alike" and row["epoch"]:
         return f"fewer than {row['epoch']:.0f} epochs"
     if score is None:
-        return "no such images here"
+        return "the claim is no accuracy"
     runs, changed = row[f"{recipe}_runs"], row[f"{recipe}_setting"]
     notes = [f"mean of {runs}"] * (runs > 1) + [changed] * bool(changed)
     if column == "alike" and row["epoch"]:

@@ -204,9 +204,10 @@ def figures(compared: dict[str, Any]) -> dict[str, Figure]:
         compared: as `comparison` returns it, or read from `comparison.json`.
 
     Returns:
-        Figures by their names in `FIGURES`: `ensemble` only for several runs, and `cost_time` only
-        if times were measured; it shows the machine on which most runs were measured. With more
-        than `MANY_RUNS` runs, the first four show only the headline run of each system.
+        Figures by their names in `FIGURES`: `ensemble` only for several runs, those of costs only
+        if `cost_table` has a row, so not if all runs learned from refined labels, and `cost_time`
+        only if times were measured; it shows the machine on which most runs were measured. With
+        more than `MANY_RUNS` runs, the first four show only the headline run of each system.
     """
     mark, compared = compared["mark"], fewer(compared)
     frame = lambda key: pd.DataFrame(compared[key]).replace({None: np.nan})
@@ -219,16 +220,18 @@ def figures(compared: dict[str, Any]) -> dict[str, Figure]:
         "copies": plots.copies(frame("inflation").set_index("name"), mark=mark),
         "claims": plots.claims(frame("claims"), mark=mark),
     }
-    titles = {"parameters": "parameters", "macs": "multiplications with additions for a prediction"}
-    for column, title in titles.items():
-        table = cost_table(compared, column)
-        made[f"cost_{column}"] = plots.cost(table, mark=mark, xlabel=title)
     if compared["ensemble"]:
         made["ensemble"] = plots.subsets(compared["ensemble"]["steps"], mark=mark)
     timed, machine = same_machine(compared)
-    if timed is not None:
-        title = f"milliseconds for a prediction, alone, {machine}"
-        made["cost_time"] = plots.cost(cost_table(timed, "ms_1"), mark=mark, xlabel=title)
+    products = "multiplications with additions for a prediction"
+    times = f"milliseconds for a prediction, alone, {machine}"
+    for name, table, title in (
+        ("cost_parameters", cost_table(compared, "parameters"), "parameters"),
+        ("cost_macs", cost_table(compared, "macs"), products),
+        ("cost_time", cost_table(timed, "ms_1"), times),
+    ):
+        if len(table):
+            made[name] = plots.cost(table, mark=mark, xlabel=title)
     return made
 
 
@@ -254,16 +257,16 @@ def fewer(compared: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def same_machine(compared: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+def same_machine(compared: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Keep only the times of the machine on which most runs were measured.
 
     Returns:
-        The comparison with these times, and the machine's name; None and "" without any times.
+        The comparison with these times, and the machine's name, "" without any times.
     """
     timed = [row for row in compared["costs"] if row[f"ms_{BATCHES[0]}"] is not None]
     machines = [machine(row) for row in timed]
     if not machines:
-        return None, ""
+        return compared, ""
     most = max(dict.fromkeys(machines), key=machines.count)
     kept = [
         row if machine(row) == most else row | {f"ms_{n}": None for n in BATCHES}

@@ -75,7 +75,8 @@ def _intact(path: Path) -> Iterator[None]:
 def _kind(path: Path) -> str:
     """Return the kind of a file: "zip", "tar" (compressed or not) or "plain".
 
-    The first bytes decide, as browsers rename downloads; an uncompressed tar needs its suffix.
+    The first bytes decide, as browsers rename downloads, but a tar without gzip, which begins with
+    a name, needs the suffix of an archive.
     """
     try:
         with open(path, "rb") as file:
@@ -84,7 +85,8 @@ def _kind(path: Path) -> str:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     if head == b"PK\x03\x04":
         return "zip"
-    return "tar" if head[:2] == b"\x1f\x8b" or path.suffix == ".tar" else "plain"
+    named = path.name.lower().endswith(SUFFIXES)
+    return "tar" if named or head[:2] == b"\x1f\x8b" else "plain"
 
 
 def _zip_table(path: Path) -> Iterator[tuple[BinaryIO, str]]:

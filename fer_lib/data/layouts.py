@@ -95,15 +95,16 @@ def recognise(source: Path) -> Layout:
         found, below = [], []
         for folder in level:
             try:
+                inside = subfolders(folder)  # first: it refuses a folder that cannot be read
                 found += [layout] if (layout := _at(folder, problems)) else []
-                below += subfolders(folder)
+                below += inside
             except InputError as error:
                 if not depth:
                     raise
                 problems.append(error)  # may concern something beside the data
         if len(found) > 1:
-            places = " and ".join(str(layout.path) for layout in found[:2])
-            raise InputError(f"{source} holds more than one dataset: give {places} on its own")
+            places = " or ".join(str(layout.path) for layout in found[:2])
+            raise InputError(f"{source} holds more than one dataset: give {places} alone")
         if found:
             return found[0]
         if not depth and (names := without_train(level[0])):
@@ -165,7 +166,6 @@ def _at(folder: Path, problems: list[InputError]) -> Layout | None:
     Args:
         problems: list to which the errors of unreadable archives are added.
     """
-    parts = parts_of(folder)
     if basic := basic_folder(folder):
         return Layout("rafdb", f"RAF-DB's {LABELS.name} with {PICTURES.as_posix()}/", basic)
     with os.scandir(folder) as entries:
@@ -177,7 +177,7 @@ def _at(folder: Path, problems: list[InputError]) -> Layout | None:
     for pictures in (folder / "Images", folder, folder / "data"):
         if votes.is_file() and (pictures / FOLDERS["train"]).is_dir():
             return Layout("ferplus", f"{VOTE_FILE} with its pictures", pictures, votes)
-    if parts:
+    if parts := parts_of(folder):
         return Layout("class folders", _describe(folder, parts), folder)
     for name in sorted(files):
         try:

@@ -43,10 +43,12 @@ def grouped_split(
     """Split by groups, class by class.
 
     A group counts for the class that most of its members have. Each split except the first gets its
-    fraction of every class: exactly if the sizes of the groups allow it, and never more. The first
-    split gets the rest. But if a class has at least as many groups as there are splits, each split
-    gets one at least: a split without any gets the smallest one of the first split or, if that has
-    none to spare, of the split with the most groups.
+    fraction of every class, rounded to whole images: exactly if the sizes of the groups allow it,
+    and never more. The first split gets the rest, which is less than its fraction where the others
+    are rounded up: of 36 images without copies in ten equal splits, it gets 1. But if a class has
+    at least as many groups as there are splits, each split gets one at least: a split without any
+    gets the smallest one of the first split or, if that has none to spare, of the split with the
+    most groups.
 
     Args:
         labels: (N,) int64.

@@ -29,16 +29,17 @@ from fer_lib.train import train
 def fold_sets(faces: FaceSet, folds: int, seed: int) -> list[FaceSet]:
     """Split the training images into folds, and make fold k the test images of set k.
 
-    Exact and near copies stay in one fold, and each fold has its share of every class. The
-    training images of set k are those of all other folds. Its validation images, on which the
-    epoch is chosen, are those of `faces` without copies of images in fold k. The test images of
-    `faces` are in no set.
+    Exact and near copies stay in one fold, and each fold has its share of every class; of a class
+    with few images, the first fold may get less or more (see `grouped_split`). The training images
+    of set k are those of all other folds. Its validation images, on which the epoch is chosen, are
+    those of `faces` without copies of images in fold k. The test images of `faces` are in no set.
 
     Returns:
         One set for each fold, named `<name>-fold-<k>-of-<folds>` with k from 1.
 
     Raises:
-        InputError: `folds` is not between 2 and the number of training images.
+        InputError: `folds` is not between 2 and the number of training images, or a fold would be
+            empty.
     """
     rows = faces.where("train")
     if not 2 <= folds <= len(rows):
@@ -47,6 +48,11 @@ def fold_sets(faces: FaceSet, folds: int, seed: int) -> list[FaceSet]:
     shares = {str(number): 1 / folds for number in range(folds)}
     place = np.full(len(faces), "", dtype="<U8")
     place[rows] = grouped_split(faces.labels[rows], keys[rows], shares, seed)
+    if not set(shares) <= set(place.tolist()):
+        raise InputError(
+            f"folds={folds} is more than the {len(rows)} training images allow once copies stay "
+            "together and each class is divided: use fewer folds"
+        )
     sets = []
     for number in range(folds):
         held = place == str(number)

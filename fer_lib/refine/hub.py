@@ -214,8 +214,14 @@ def load_voter(name: str) -> Voter | str:
         ) from error
     # A mismatched tensor is reported as its name and both shapes.
     fresh = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
-    if fresh or sorted(labels) != list(range(trial.shape[1])) or not trial.isfinite().all():
-        reason = f"{min(fresh)} would start at random" if fresh else f"{trial.shape[1]} outputs"
+    reason = ""
+    if fresh:
+        reason = f"{min(fresh)} would start at random"
+    elif sorted(labels) != list(range(trial.shape[1])):
+        reason = f"labels {sorted(labels)}, but {trial.shape[1]} outputs"
+    elif not trial.isfinite().all():
+        reason = "its outputs are not finite"
+    if reason:
         raise InputError(
             f"voter {name} is not a classifier that was trained for its {len(labels)} labels "
             f"({reason}): correct its config.json or its weights, or name another one"
