@@ -1,9 +1,10 @@
 """Show what a model looks at and how it decides, without changing the model.
 
-Every function takes images as the model does: float (B, C, H, W) from `fer_lib.augment.Prepare`.
-The model computes in evaluation mode; afterwards its mode, its hooks and the gradients of its
-parameters are as before, even after an error. Maps are float32 (B, h, w) and not negative, with one
-value per patch or position of a feature map; values of different images are not comparable.
+Functions that take a model take images as it does: float (B, C, H, W) from
+`fer_lib.augment.Prepare`; `half_covered` takes uint8 images, from before that. The model computes
+in evaluation mode; afterwards its mode, its hooks and the gradients of its parameters are as
+before, even after an error. Maps are float32 (B, h, w) and not negative, with one value per patch
+or position of a feature map; values of different images are not comparable.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -63,7 +63,7 @@ class Subject:
         one = torch.from_numpy(self.faces.images[rows[:1]])
         with FlopCounterMode(display=False) as counter:
             probabilities(self.model, one, self.prepare)
-        passes = 1 + view_passes() + damage_passes(self.flip) + 5 * self.gated
+        passes = 1 + self.flip + view_passes() + damage_passes(self.flip) + 5 * self.gated
         number = int(CPU_WORK / (passes * max(1, counter.get_total_flops())))
         if number >= len(rows):
             return len(rows)

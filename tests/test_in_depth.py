@@ -9,10 +9,12 @@ from contextlib import redirect_stdout
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from fer_lib import in_depth
 from fer_lib import subject as subject_module
 from fer_lib.augment import Prepare
+from fer_lib.batches import probabilities
 from fer_lib.data import load_faces
 from fer_lib.evaluate import evaluate, load_predictions
 from fer_lib.evaluate.corruptions import CORRUPTIONS
@@ -256,6 +258,27 @@ def test_a_cpu_that_is_too_slow_leaves_out_the_parts_from_weights(faces, run, mo
     assert not set(FROM_WEIGHTS) & set(found)
     assert "left out" in capsys.readouterr().out
     assert written(run) == found
+
+
+def test_the_work_of_all_parts_counts_for_what_a_cpu_can_do(faces, run, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    subject, seen = subject_module.Subject(run, faces), []
+    subject.flip, images = True, torch.from_numpy(faces.images[faces.where("test")])
+    kept = probabilities(subject.model, images, subject.prepare, flip=True).numpy()
+    monkeypatch.setattr(subject_module, "aligned", lambda *_: kept)
+    with FlopCounterMode(display=False) as counter:
+        subject.model(subject.prepare(images[:1]))
+    subject.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    subject.take(60)
+    subject.views()
+    subject.gates()
+    for kind in CORRUPTIONS:
+        subject.robustness(kind)
+    work = sum(seen) * counter.get_total_flops()
+    monkeypatch.setattr(subject_module, "CPU_WORK", work)
+    assert subject.affordable() == 60
+    monkeypatch.setattr(subject_module, "CPU_WORK", 0.999 * work)
+    assert subject.affordable() == 0
 
 
 def test_a_slow_cpu_keeps_earlier_results_only_of_the_same_weights(faces, run, monkeypatch):

@@ -146,6 +146,11 @@ def test_damage_is_scored_at_each_severity(model, images, flip):
     assert rows[2]["accuracy"] < rows[0]["accuracy"] < 1
 
 
+def test_small_images_are_not_scored_at_resolutions_that_they_do_not_exceed(model, images):
+    rows = damaged(model, images[..., :24, :24], np.zeros(120, int), Prepare(CFG), "resolution")
+    assert [row["severity"] for row in rows] == [16, 12, 8]
+
+
 def test_numbers_of_passes_match_the_images_that_the_model_sees(model, images):
     """The number of images that are evaluated on a CPU depends on them."""
     prepare, labels = Prepare(CFG), np.zeros(120, int)

@@ -108,10 +108,13 @@ def damaged(
         seed: of the random draws of the damage.
 
     Returns:
-        For each severity: `severity`, `unit`, and the entries of `accuracy`.
+        For each severity: `severity`, `unit`, and the entries of `accuracy`. Resolutions that are
+        no damage, as the images have no more pixels, are left out.
     """
     rows = []
     for severity in CORRUPTIONS[kind].severities:
+        if CORRUPTIONS[kind].clean is None and severity >= images.shape[2]:
+            continue
         worse = corrupt(images, kind, severity, seed=seed)
         answers = probabilities(model, worse, prepare, flip=flip).argmax(1).cpu().numpy()
         level = {"severity": severity, "unit": CORRUPTIONS[kind].unit}
