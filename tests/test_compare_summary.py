@@ -53,9 +53,9 @@ def test_the_figure_of_times_shows_one_machine_only(make_run, noise):
     (axis,), (legend,) = drawn["cost_time"].axes, drawn["cost_time"].legends
     assert axis.get_xlabel().endswith("slow (cpu, 1 thread)")
     assert sorted(text.get_text().split("  ")[1] for text in legend.get_texts()) == [
-        "baseline_cnn epochs=2",
-        "baseline_cnn epochs=4",
-        "baseline_cnn epochs=5",  # not timed: has the times of the newest run of its network
+        "baseline_cnn ours epochs=2",
+        "baseline_cnn ours epochs=4",
+        "baseline_cnn ours epochs=5",  # not timed: has the times of the newest run of its network
     ]
 
 

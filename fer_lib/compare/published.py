@@ -108,8 +108,8 @@ CLAIMS = (
         labels="refined_majority",
     ),
     Claim(
-        "grefel", "86.77% (average of weights), 85.85% (best epoch)", 0.8677, "FERPlus test",
-        "test", EMOTIONNET, NAN_LABELS,
+        "grefel", "86.77% (average of weights), 85.85% (best epoch)", 0.8677,
+        "FERPlus test, with unknown and not-a-face rows", "test", EMOTIONNET, NAN_LABELS,
         "rows without a label are left out with their count, as officially; averaged weights are "
         f"scored, and in newer runs the unaveraged ones too; {MENDED}",
         "ferplus", labels="votes",

@@ -165,7 +165,7 @@ def cost_table(compared: dict[str, Any], column: str) -> pd.DataFrame:
 
     MACs and times are those of all passes of a prediction, since the accuracy is that of their
     mean. Systems without the number and those on refined labels, which cost what others cost, are
-    left out, and so is " ours" in the names of systems.
+    left out.
 
     Args:
         compared: as `comparison` returns it.
@@ -179,7 +179,7 @@ def cost_table(compared: dict[str, Any], column: str) -> pd.DataFrame:
             times = 1 if column == "parameters" else row["passes"]
             cost.setdefault(run["system"], times * row[column])
     rows = {
-        row["system"].replace(" ours", "", 1): {
+        row["system"]: {
             **{key: row[key] for key in ("model", "recipe", "low", "high")},
             "accuracy": row["mean"],
             "cost": cost[row["system"]],

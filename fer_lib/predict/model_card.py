@@ -168,7 +168,8 @@ def reading(results: dict[str, Any]) -> str:
         )
     return paragraph(
         f"{text}Validation images chose the epoch and the recipe, and test scores of earlier runs "
-        "may have been known when this one was planned: accuracies may be somewhat too high."
+        "may have been known when this one was planned (for the model of the package they were: "
+        "report, chapter 13): accuracies may be too high by an unknown amount."
     )
 
 
