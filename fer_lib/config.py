@@ -39,8 +39,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
 }
 """Range of numbers, as error messages name it -> whether it contains a value; its settings."""
 
-GONE = {"logit_adjustment": 0.0}
-"""Settings of earlier versions, with the only value that runs had."""
+GONE = {"logit_adjustment": 0.0, "holes": 4, "hole": 0.125}
+"""Settings of earlier versions, with the only value that runs had; two of the augmentation."""
 
 
 class Settings:
@@ -252,6 +252,7 @@ def read_augmentation(values: dict[str, Any] | Augmentation) -> Augmentation:
     """
     if isinstance(values, Augmentation):
         return values
+    values = without_gone(values)
     try:
         ranges = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         return Augmentation(**values | ranges)

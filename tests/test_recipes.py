@@ -209,6 +209,7 @@ def test_a_notebook_takes_one_name_or_several_of_those_it_is_made_for():
         ({"layer_decay": -1.0}, "above 0, at most 1"),
         ({"mixup": -1.0}, "0 or more"),
         ({"logit_adjustment": 0.5}, "a setting of earlier versions; .* with 0.0: leave it out"),
+        ({"augmentation": {"holes": 8}}, "holes=8 was a setting of earlier versions"),
         ({"augmentation": {"scale": 0.9}}, "augmentation"),
     ],
 )
@@ -219,7 +220,9 @@ def test_contradictions_and_unknown_settings_are_refused(values, message):
 
 def test_settings_of_earlier_versions_are_read_at_the_value_that_runs_had():
     config = recipe("vit_tiny")
-    assert TrainConfig.from_dict(config.to_dict() | {"logit_adjustment": 0.0}) == config
+    values = config.to_dict()
+    values["augmentation"] |= {"holes": 4, "hole": 0.125}
+    assert TrainConfig.from_dict(values | {"logit_adjustment": 0.0}) == config
     with pytest.raises(InputError, match="unknown training setting: logit_adjustment"):
         recipe("vit_tiny", logit_adjustment=0.0)
 

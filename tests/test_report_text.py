@@ -91,7 +91,10 @@ def test_a_setting_of_earlier_versions_makes_no_run_another_one(report):
     """A table names the seed of a run if another run differs in it alone."""
     path = run_file(report, "baseline_cnn")
     content = read_json(path)
-    content["config"]["train"] |= {"seed": 1, **GONE}
+    old, draws = {"logit_adjustment": 0.0}, {"holes": 4, "hole": 0.125}
+    assert old | draws == GONE
+    content["config"]["train"] |= {"seed": 1, **old}
+    content["config"]["train"]["augmentation"] |= draws
     earlier = path.with_name(path.name.replace("_s0", "_s1"))
     write_json(earlier, content)
     index = read_json(report / "results" / "index.json")
