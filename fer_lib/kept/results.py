@@ -9,7 +9,7 @@ from fer_lib.evaluate import load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, write_json
 from fer_lib.models.weights import FILES
 from fer_lib.pretrain.folder import pretraining_of
-from fer_lib.provenance import public_command, public_path
+from fer_lib.provenance import public_path
 from fer_lib.runs import Run, runs_folder, write_metrics
 
 KEPT = "[0-9]*_*_s[0-9]*.json"
@@ -24,8 +24,9 @@ def keep_results(run: Run, folder: Path) -> None:
 
     The file has the parts `config`, `results`, `metrics` (a list of rows, one per epoch) and, if
     the run folder has them, `evaluation` and `inference`. If the run started from one of our own
-    pretrainings, `config` also says where that comes from. The folder of the data and all other
-    folders of the user are left out. Predictions are written beside it in half precision.
+    pretrainings, `config` also says where that comes from. The folder of the data, all other
+    folders of the user, and the command, which may name some, are left out. Predictions are written
+    beside the file in half precision.
 
     Raises:
         InputError: the run is unfinished.
@@ -34,7 +35,7 @@ def keep_results(run: Run, folder: Path) -> None:
     config = deepcopy(run.config)
     train, environment = config["train"], config["environment"]
     config["data"].pop("source", None)
-    environment["command"] = public_command(environment["command"])
+    environment.pop("command", None)  # it may name folders
     if known := FILES.get(environment.get("pretrained_sha256")):
         environment["pretrained_name"] = known
     if pretraining := pretraining_of(run.config):
