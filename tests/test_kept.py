@@ -172,7 +172,7 @@ def test_the_table_has_the_changed_settings_and_the_accuracy_in_one_view(root):
 
 
 def test_the_table_names_a_known_weights_file(root, monkeypatch):
-    monkeypatch.setattr(kept_module, "FILES", {"0123": "known weights"})
+    monkeypatch.setattr(kept_module, "KNOWN_FILES", {"0123": "known weights"})
     run = make_run(root, right=10)
     train = run.config["train"] | {"pretrained": "/home/me/a.safetensors"}
     environment = run.config["environment"] | {"pretrained_sha256": "0123"}
