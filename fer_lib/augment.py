@@ -16,6 +16,9 @@ from torch import Generator, Tensor
 
 from fer_lib.files import InputError
 
+HOLES, HOLE = 4, 1 / 8
+"""Number of squares of coarse dropout, and the side of one, as a share of the image's side."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -33,9 +36,8 @@ class Augmentation:
         contrast: largest relative change about the image's mean.
         noise: probability of Gaussian noise.
         noise_std: standard deviation of the noise, share of the full range.
-        dropout: probability of coarse dropout, which sets squares of the image to the data's mean.
-        holes: number of these squares.
-        hole: side of a square, share of the image's side.
+        dropout: probability of coarse dropout, which sets `HOLES` squares of the image to the
+            data's mean.
         erase: probability of random erasing: after normalisation, one rectangle is filled with
             normal noise (https://arxiv.org/abs/1708.04896).
     """
@@ -52,8 +54,6 @@ class Augmentation:
     noise: float = 0.0
     noise_std: float = 0.05
     dropout: float = 0.0
-    holes: int = 4
-    hole: float = 1 / 8
     erase: float = 0.0
 
     def __post_init__(self):
@@ -68,15 +68,13 @@ class Augmentation:
                     f"augmentation {one.name} must be a range above 0, low first, not {value}"
                 )
         shares = ("flip", "affine", "translate", "photometric", "brightness", "contrast", "noise")
-        for name in (*shares, "dropout", "hole", "erase"):
+        for name in (*shares, "dropout", "erase"):
             if getattr(self, name) > 1:
                 raise InputError(f"augmentation {name} is at most 1, not {getattr(self, name)}")
         if self.crop[1] > 1:
             raise InputError(
                 f"augmentation crop must be at most 1, which is the whole area, not {self.crop}"
             )
-        if not isinstance(self.holes, int):
-            raise InputError(f"augmentation holes is a whole number, not {self.holes}")
 
 
 def _is_number(value: Any) -> bool:
@@ -172,8 +170,8 @@ def coarse_dropout(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
 
     As Cutout, https://arxiv.org/abs/1708.04552, but with several squares.
     """
-    corner = draw.uniform(0, 1 - config.hole, config.holes, 2)
-    side = torch.full_like(corner[..., 0], config.hole) * draw.happens(config.dropout)[:, None]
+    corner = draw.uniform(0, 1 - HOLE, HOLES, 2)
+    side = torch.full_like(corner[..., 0], HOLE) * draw.happens(config.dropout)[:, None]
     mask = rectangles(corner[..., 0], corner[..., 1], side, side, images.shape[2:])
     return images.masked_fill_(mask, 0.0)
 

@@ -28,7 +28,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
         lambda x: x >= 0,
         (
             *("weight_decay", "momentum", "head_lr_scale", "frozen_layers", "warmup_epochs"),
-            *("plateau_patience", "logit_adjustment", "mixup", "cutmix"),
+            *("plateau_patience", "mixup", "cutmix"),
         ),
     ),
     "0 or more and below 1": (lambda x: 0 <= x < 1, ("label_smoothing", "ema_decay")),
@@ -38,6 +38,9 @@ RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     "above 0, or null": (lambda x: x is None or x > 0, ("clip_grad",)),
 }
 """Range of numbers, as error messages name it -> whether it contains a value; its settings."""
+
+GONE = {"logit_adjustment": 0.0, "holes": 4, "hole": 0.125}
+"""Settings of earlier versions, with the only value that runs had; two of the augmentation."""
 
 
 class Settings:
@@ -62,6 +65,7 @@ class Settings:
             InputError: a field is unknown, a value has a wrong type or is not allowed, or settings
                 contradict each other.
         """
+        values = without_gone(values)
         cls.check_types(values)
         if "augmentation" in values:
             values = values | {"augmentation": read_augmentation(values["augmentation"])}
@@ -119,7 +123,6 @@ class TrainConfig(Settings):
         clip_grad: largest norm of the gradient; None: no clipping.
         label_smoothing: share of the target that is spread over all classes.
         class_weights: weight classes by inverse frequency.
-        logit_adjustment: tau, the factor of the log-prior added to the logits in training; 0: none.
         mixup, cutmix: alpha of the Beta distribution; 0: none.
         ema_decay: largest decay of the moving average of the weights; 0: none. The average is then
             what is validated and kept, and the accuracy of the weights themselves is recorded too.
@@ -164,7 +167,6 @@ class TrainConfig(Settings):
     clip_grad: float | None = None
     label_smoothing: float = 0.0
     class_weights: bool = False
-    logit_adjustment: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     ema_decay: float = 0.0
@@ -210,10 +212,6 @@ class TrainConfig(Settings):
             raise InputError(
                 f"warm-up epochs ({self.warmup_epochs}) must be fewer than epochs ({self.epochs})"
             )
-        if self.class_weights and self.logit_adjustment:
-            raise InputError(
-                "class_weights and logit_adjustment both correct for rare classes: use only one"
-            )
         if self.unfreeze_every is not None and (self.unfreeze_every < 1 or not self.frozen_layers):
             raise InputError(
                 f"unfreeze_every={self.unfreeze_every} must be 1 or more, or null, and "
@@ -231,6 +229,21 @@ class TrainConfig(Settings):
         return max(0, self.frozen_layers - thawed)
 
 
+def without_gone(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without those of `GONE`, which equal settings of earlier versions have.
+
+    Raises:
+        InputError: one of them has another value than runs had.
+    """
+    for name in values.keys() & GONE.keys():
+        if values[name] != GONE[name]:
+            raise InputError(
+                f"{name}={values[name]!r} was a setting of earlier versions; this one always "
+                f"computes with {GONE[name]}: leave it out"
+            )
+    return {name: value for name, value in values.items() if name not in GONE}
+
+
 def read_augmentation(values: dict[str, Any] | Augmentation) -> Augmentation:
     """Return an augmentation, made from a dict of its settings if it is one.
 
@@ -239,6 +252,7 @@ def read_augmentation(values: dict[str, Any] | Augmentation) -> Augmentation:
     """
     if isinstance(values, Augmentation):
         return values
+    values = without_gone(values)
     try:
         ranges = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         return Augmentation(**values | ranges)

@@ -87,10 +87,7 @@ class Learner:
                 f"{config.accumulate} parts on {self.accelerator.num_processes} processes"
             )
         self.criterion = SoftCrossEntropy(
-            soft,
-            smoothing=config.label_smoothing,
-            weighted=config.class_weights,
-            tau=config.logit_adjustment,
+            soft, smoothing=config.label_smoothing, weighted=config.class_weights
         )
 
     def set_up_model(self, classes: int, resumes: bool) -> None:

@@ -128,35 +128,6 @@ def public_path(path: str) -> str:
     return "/".join(Path(path).parts[-2:])
 
 
-def public_command(command: str) -> str:
-    """Remove the folders of the user from a command.
-
-    `/home/me/fer_lib/train.py baseline_cnn --data-dir /home/me/faces` becomes
-    `python -m fer_lib.train baseline_cnn --data-dir DIR`.
-
-    Args:
-        command: the words of `sys.argv`, quoted for a shell.
-    """
-    program, *rest = shlex.split(command)
-    module = re.search(r"[/\\]fer_lib[/\\](\w+)(?:[/\\]__main__)?\.py$", program)
-    words = ["python", "-m", f"fer_lib.{module[1]}"] if module else [_without_folders(program)]
-    rest = iter(rest)
-    for word in rest:  # argparse also takes shortened options
-        if option := re.fullmatch(r"(--data-d|--ru)\w*(=.*)?", word):
-            words += ["--data-dir" if option[1] == "--data-d" else "--runs", "DIR"]
-            if option[2] is None:
-                next(rest, None)  # the folder
-        else:
-            words.append(_without_folders(word))
-    return shlex.join(words)
-
-
-def _without_folders(word: str) -> str:
-    """Shorten each path in a word that begins at "/", "~", ".." or a drive to its last part."""
-    start = r"(?<![\w.])(?:~[\w.-]*|\b[A-Za-z]:|\.\.)?[/\\]"
-    return re.sub(start + r'(?:[^/\\"]+[/\\])*', "", word)
-
-
 def training_command(config: TrainConfig, dataset: str) -> str:
     """Return the shell command that trains a run of this config; DIR is the folder of the data.
 

@@ -42,7 +42,7 @@ PLAIN = {
     **{"batch_size": 64, "accumulate": 1, "optimizer": "adamw", "head_lr_scale": 1},
     **{"layer_decay": 1, "frozen_layers": 0, "unfreeze_every": None},
     **{"schedule": "cosine", "warmup_epochs": 0, "patience": None, "clip_grad": None},
-    **{"class_weights": False, "label_smoothing": 0, "logit_adjustment": 0},
+    **{"class_weights": False, "label_smoothing": 0},
     **{"mixup": 0, "cutmix": 0, "ema_decay": 0, "flip_tta": False},
 }
 """Settings that published recipes have unless they name others."""
@@ -189,7 +189,6 @@ def test_a_notebook_takes_one_name_or_several_of_those_it_is_made_for():
         ({"batch_size": 64, "accumulate": 3}, "accumulate"),
         ({"compile": "fast"}, "compile"),
         ({"epochs": 2, "warmup_epochs": 2}, "warm-up"),
-        ({"class_weights": True, "logit_adjustment": 1.0}, "rare classes"),
         ({"unfreeze_every": 3}, "needs frozen_layers"),
         ({"unfreeze_every": 0, "frozen_layers": 2}, "1 or more"),
         ({"frozen_layers": -1}, "frozen_layers"),
@@ -209,13 +208,23 @@ def test_a_notebook_takes_one_name_or_several_of_those_it_is_made_for():
         ({"ema_decay": 1.5}, "below 1"),
         ({"layer_decay": -1.0}, "above 0, at most 1"),
         ({"mixup": -1.0}, "0 or more"),
-        ({"logit_adjustment": -1.0}, "0 or more"),
+        ({"logit_adjustment": 0.5}, "a setting of earlier versions; .* with 0.0: leave it out"),
+        ({"augmentation": {"holes": 8}}, "holes=8 was a setting of earlier versions"),
         ({"augmentation": {"scale": 0.9}}, "augmentation"),
     ],
 )
 def test_contradictions_and_unknown_settings_are_refused(values, message):
     with pytest.raises(InputError, match=message):
         TrainConfig.from_dict({"model": "baseline_cnn", **values})
+
+
+def test_settings_of_earlier_versions_are_read_at_the_value_that_runs_had():
+    config = recipe("vit_tiny")
+    values = config.to_dict()
+    values["augmentation"] |= {"holes": 4, "hole": 0.125}
+    assert TrainConfig.from_dict(values | {"logit_adjustment": 0.0}) == config
+    with pytest.raises(InputError, match="unknown training setting: logit_adjustment"):
+        recipe("vit_tiny", logit_adjustment=0.0)
 
 
 @pytest.mark.parametrize(

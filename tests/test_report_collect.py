@@ -113,6 +113,15 @@ def test_collecting_needs_no_weights_and_keeps_runs_whose_folder_was_deleted(gon
     assert build(report).read_bytes() == before
 
 
+def test_a_comparison_by_an_earlier_version_is_refused(report, work):
+    path = work / "runs" / f"comparison_{DATASET}_sample" / "comparison.json"
+    content = read_json(path)
+    del content["tests"][1]["low"]
+    write_json(path, content)
+    with pytest.raises(InputError, match=r"lacks tests\.low: run notebook 10_comparison again"):
+        collect(report, dataset=DATASET, preset="sample")
+
+
 def test_collecting_renews_an_old_evaluation_and_keeps_what_is_from_weights(report, work):
     path = next((work / "runs").rglob("evaluation.json"))
     whole, calibration = read_json(path), {"temperature": 1.0}

@@ -7,6 +7,7 @@ import pytest
 from pypdf import PdfReader
 from report_fixtures import OF_WEIGHTS, RUN, run_file
 
+from fer_lib.config import GONE
 from fer_lib.files import read_json, write_json
 from fer_lib.models import MODULES
 from fer_lib.report.build import build, source, texts
@@ -84,6 +85,25 @@ def test_views_are_corrected_for_all_tests_of_their_table(report):
     text = re.sub(r"\s+", " ", text_of(build(report)))
     assert text.count("60 50.0 % (40.0 to 60.0) 0.0, 1.000 0.0, 0.") == 3
     assert all(f"0.0, 1.000 0.0, {p}" in text for p in ("0.030", "0.055", "0.120"))
+
+
+def test_a_setting_of_earlier_versions_makes_no_run_another_one(report):
+    """A table names the seed of a run if another run differs in it alone."""
+    path = run_file(report, "baseline_cnn")
+    content = read_json(path)
+    old, draws = {"logit_adjustment": 0.0}, {"holes": 4, "hole": 0.125}
+    assert old | draws == GONE
+    content["config"]["train"] |= {"seed": 1, **old}
+    content["config"]["train"]["augmentation"] |= draws
+    earlier = path.with_name(path.name.replace("_s0", "_s1"))
+    write_json(earlier, content)
+    index = read_json(report / "results" / "index.json")
+    index["files"].append(earlier.name)
+    for part in ("networks", "settings", "commands"):
+        index[part][earlier.name] = index[part][path.name]
+    write_json(report / "results" / "index.json", index)
+    text = re.sub(r"\s+", " ", text_of(build(report)))
+    assert "baseline_cnn, seed 0" in text
 
 
 def test_a_report_without_refinement_says_that_it_was_not_run(report):

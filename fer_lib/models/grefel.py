@@ -202,7 +202,7 @@ class GReFELHead(nn.Module):
         * "centre": λ_c × squared distance from the embedding to the nearest anchor of a class,
           averaged over classes, weighted by the targets, and over images: 0 to 4 λ_c.
         * "branches", only if λ_b is above 0: λ_b × mean cross-entropy of p, t_g and t_a. Class
-          weights, label smoothing and logit adjustment do not act on it, only on the final answer.
+          weights and label smoothing do not act on it, only on the final answer.
 
         Args:
             targets: (B, classes), rows sum to 1.

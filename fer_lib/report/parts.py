@@ -11,7 +11,7 @@ from fer_lib.files import InputError, home, read_json
 from fer_lib.models import MODULES, create_model
 from fer_lib.provenance import public_path
 from fer_lib.recipes import RECIPES, recipe
-from fer_lib.report.results import AUDIT, COMPARISON, NEEDED, REFINEMENT, lacking_in_rows
+from fer_lib.report.results import AUDIT, COMPARISON, NEEDED, REFINEMENT, has
 from fer_lib.runs import Run
 
 
@@ -33,8 +33,8 @@ def read_comparison(
     if not path.exists():
         raise InputError(f"{path} does not exist: run notebook 10_comparison first")
     content = read_json(path)
-    lacking = [key for key in NEEDED[COMPARISON] if key not in (*content, "printed_claims")]
-    if lacking := lacking or lacking_in_rows(content):
+    needed = (key for key in NEEDED[COMPARISON] if key != "printed_claims")  # which is added below
+    if lacking := [key for key in needed if not has(content, key)]:
         raise InputError(f"{path} lacks {lacking[0]}: run notebook 10_comparison again")
     require_same(path, content, manifest, "10_comparison")
     compared = {row["run"] for row in content["runs"]}

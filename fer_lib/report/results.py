@@ -35,7 +35,10 @@ NEEDED = {
     COMPARISON: (
         *("mark", "fingerprint", "runs", "systems", "tests", "sentences", "test_sets", "recall"),
         *("lead", "agreement", "ensemble", "inflation", "copied", "annotators", "costs"),
-        *("claims", "printed_claims"),
+        *("claims", "printed_claims", "runs.one_view", "runs.label_on_majority", "costs.passes"),
+        *("inflation.expected", "claims.ours_other_alike", "claims.published_other_alike"),
+        *("tests.low", "tests.high", "tests.clean_difference", "tests.clean_p_holm"),
+        *("tests.majority_difference", "tests.majority_p_holm"),
     ),
     AUDIT: ("fingerprint", "manifest.counts", "copies.test", "near_copies", "clean_test"),
     REFINEMENT: (
@@ -44,20 +47,9 @@ NEEDED = {
     ),
     MODELS: (),
 }
-"""Keys that each file must have; dots lead into nested objects. `MODELS` must have those models of
-which the index lists a run: the committed file need not have a model that was added since."""
-
-NEEDED_OF_ROWS = {
-    "runs": ("one_view", "label_on_majority"),
-    "costs": ("passes",),
-    "inflation": ("expected",),
-    "claims": ("ours_other_alike", "published_other_alike"),
-    "tests": (
-        *("low", "high", "clean_difference", "clean_p_holm"),
-        *("majority_difference", "majority_p_holm"),
-    ),
-}
-"""Keys that each row of a list in `comparison.json` must have; earlier versions lack them."""
+"""Keys that each file must have; dots lead into nested objects, and into all of a list. `MODELS`
+must have those models of which the index lists a run: the committed file need not have a model that
+was added since."""
 
 NEEDED_OF_AN_EVALUATION = (
     "calibration.bins_after",
@@ -139,15 +131,11 @@ class Results:
                 needed = tuple(run["config"]["train"]["model"] for run in self.runs)
             if "evaluation" in content:
                 needed += tuple(f"evaluation.{key}" for key in NEEDED_OF_AN_EVALUATION)
-            if name == COMPARISON and (lacking := lacking_in_rows(content)):
-                raise InputError(
-                    f"{path} lacks {lacking[0]}: run notebook 10_comparison and collect again, "
-                    "with this version"
-                )
             for key in needed:
                 if not has(content, key):
-                    run = Path(name).match(KEPT)  # which collecting evaluates, if its folder exists
-                    first = "run python -m fer_lib.kept --restore, then " if run else ""
+                    first = "run notebook 10_comparison, then " if name == COMPARISON else ""
+                    if Path(name).match(KEPT):  # collecting evaluates a run if its folder exists
+                        first = "run python -m fer_lib.kept --restore, then "
                     raise InputError(
                         f"{path} lacks {key!r}: {first}collect again, with this version"
                     )
@@ -201,21 +189,10 @@ class Results:
         return max(map(datetime.fromisoformat, started))
 
 
-def lacking_in_rows(comparison: dict[str, Any]) -> list[str]:
-    """List the keys of `NEEDED_OF_ROWS` that rows of a comparison lack, as in "runs.one_view"."""
-    return [
-        f"{part}.{key}"
-        for part, keys in NEEDED_OF_ROWS.items()
-        for row in comparison.get(part, [])
-        for key in keys
-        if key not in row
-    ]
-
-
 def has(content: Any, key: str) -> bool:
-    """Return whether nested objects have a key such as "results.test"."""
-    for part in key.split("."):
-        if not isinstance(content, dict) or part not in content:
-            return False
-        content = content[part]
-    return True
+    """Return whether nested objects have a key such as "results.test"; all in a list must."""
+    if isinstance(content, list):
+        return all(has(one, key) for one in content)
+    first, _, rest = key.partition(".")
+    there = isinstance(content, dict) and first in content
+    return there and (not rest or has(content[first], rest))
