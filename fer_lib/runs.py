@@ -17,6 +17,7 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.data.refined import refined_sha256
 from fer_lib.files import InputError, expanded, home, read_json, replacing, write_json
 from fer_lib.provenance import describe_environment, pretrained_sha256
+from fer_lib.starts import started_from
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -224,23 +225,6 @@ def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = N
         },
     )
     return Run(path)
-
-
-def started_from(config: TrainConfig) -> list[dict[str, Any]]:
-    """Return what a training's weights have learned from, if they are those of another training.
-
-    Returns:
-        `fingerprint` and `split` of the data of that training, of the one that it started from
-        itself, and so on; [] if no `config.json` is beside the file of the weights.
-    """
-    if not isinstance(config.pretrained, str):
-        return []
-    try:
-        start = RunFolder(expanded(config.pretrained).parent)
-    except InputError:
-        return []
-    own = {"fingerprint": start.fingerprint, "split": start.config["data"].get("split")}
-    return [own, *start.config.get("started_from", [])]
 
 
 def record_resume(run: RunFolder, now: dict[str, Any], epoch: int) -> None:

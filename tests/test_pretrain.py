@@ -334,6 +334,8 @@ def test_the_encoder_computes_the_same_in_timms_vit(finished):
     vit.load_state_dict(state, strict=True)
     assert json.loads(metadata["options"]) == options
     assert metadata["fingerprint"] == finished.fingerprint
+    (known,) = json.loads(metadata["learned_from"])
+    assert known["fingerprint"] == finished.fingerprint
     autoencoder = finished.load()
     autoencoder.config.mask_ratio = 0.0
     x = torch.randn(3, 1, 48, 48)

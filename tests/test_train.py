@@ -3,8 +3,10 @@
 import argparse
 import json
 import logging
+import shutil
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -17,11 +19,13 @@ from fer_lib import train as train_module
 from fer_lib.data.sample import make_sample
 from fer_lib.epochs import OTHER_DATA, in_common
 from fer_lib.evaluate import load_predictions
-from fer_lib.files import InputError
+from fer_lib.files import InputError, write_json
 from fer_lib.learner import Learner
+from fer_lib.models.weights import write_weights
 from fer_lib.pretrain import __main__ as pretrain_command
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.runs import find_run, list_runs, start_run
+from fer_lib.starts import started_from
 from fer_lib.train import fine_tuning, main, train
 from fer_lib.training import Training
 
@@ -176,29 +180,34 @@ def test_results_name_a_limit_only_if_it_leaves_images_out(faces, limit, marked)
 DRAWN = {"official": False, "fractions": {"train": 0.8, "valid": 0.1, "test": 0.1}}
 VALID_DRAWN = {"official": False, "fractions": {"train": 0.9, "valid": 0.1}}
 OFFICIAL = {"official": True}
+MERGED = "test = PublicTest + PrivateTest, 7,178 images"
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "other", "marked"),
+    ("before", "now", "mark", "marked"),
     [
-        (DRAWN, OFFICIAL, True, True),
-        (OFFICIAL, DRAWN, True, True),
-        (None, DRAWN, True, True),  # a run from before the split was recorded
-        (DRAWN, DRAWN, False, False),  # the same data
-        (OFFICIAL, OFFICIAL, True, False),
-        (VALID_DRAWN, OFFICIAL, True, False),
+        (("fer2013", DRAWN), ("fer2013", OFFICIAL), "", True),
+        (("fer2013", OFFICIAL), ("fer2013", DRAWN), "", True),
+        (("fer2013", None), ("fer2013", DRAWN), "", True),  # before the split was recorded
+        (("fer2013", OFFICIAL), ("fer2013", OFFICIAL), "", False),
+        (("fer2013", OFFICIAL), ("rafdb", VALID_DRAWN), "", False),
+        (("fer2013", VALID_DRAWN), ("fer2013", OFFICIAL), "", False),
+        (("fer2013", OFFICIAL), ("mine", OFFICIAL), "", True),  # three folders of anything
+        (("mine", OFFICIAL), ("fer2013", OFFICIAL), "", True),
+        ((None, None), ("fer2013", OFFICIAL), "", True),  # a file that does not say
+        (("fer2013", OFFICIAL), ("fer2013", VALID_DRAWN), MERGED, True),  # PublicTest is in both
+        (("fer2013", None), ("fer2013", VALID_DRAWN), MERGED, True),
+        (("fer2013", VALID_DRAWN), ("fer2013", VALID_DRAWN), MERGED, False),
     ],
 )
-def test_results_say_if_the_start_may_have_learned_from_the_test_images(
-    faces, before, now, other, marked
-):
-    faces = deepcopy(faces)
-    faces.manifest["split"] = now
-    start = {"fingerprint": "other" if other else faces.fingerprint, "split": before}
+def test_results_say_if_the_start_may_know_the_test_images(faces, before, now, mark, marked):
+    faces = replace(faces, name=now[0], manifest={"split": now[1], "mark": mark})
+    start = {"dataset": before[0], "fingerprint": "other", "split": before[1]}
+    same = {"dataset": now[0], "fingerprint": faces.fingerprint, "split": now[1]}
     row = {"train_seconds": 1.0, "train_images": 20}
-    for starts in ([start], [{"fingerprint": faces.fingerprint, "split": now}, start]):
-        mark = in_common(small(), faces, [row], started_from=starts)["mark"]
-        assert ("; " + OTHER_DATA in mark) is marked
+    for starts, expected in (([start], marked), ([same, start], marked), ([same], False)):
+        found = in_common(small(), faces, [row], started_from=starts)["mark"]
+        assert (OTHER_DATA in found) is expected
 
 
 def test_a_run_records_the_data_of_all_runs_before_it(faces, tmp_path):
@@ -211,9 +220,30 @@ def test_a_run_records_the_data_of_all_runs_before_it(faces, tmp_path):
     assert second.results["mark"] == f"sample data; {OTHER_DATA}"
     third = start_run(fine_tuning(second, "ours", **short), faces, tmp_path)
     assert third.config["started_from"] == [
-        {"fingerprint": other.fingerprint, "split": DRAWN},
-        {"fingerprint": faces.fingerprint, "split": faces.manifest.get("split")},
+        {"dataset": "sample", "fingerprint": other.fingerprint, "split": DRAWN},
+        {
+            "dataset": "sample",
+            "fingerprint": faces.fingerprint,
+            "split": faces.manifest.get("split"),
+        },
     ]
+    alone = shutil.copy(second.weights, tmp_path / "default.safetensors")
+    assert started_from(small(pretrained=str(alone))) == third.config["started_from"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"model": "baseline_cnn"}, [{"dataset": None, "fingerprint": None, "split": None}]),
+        ({"format": "pt"}, []),
+    ],
+)
+@pytest.mark.parametrize("beside", [None, {"architecture": "vit"}, ["of another program"]])
+def test_only_weights_of_this_project_are_of_unknown_data(tmp_path, metadata, expected, beside):
+    if beside:
+        write_json(tmp_path / "config.json", beside)
+    write_weights(tmp_path / "a.safetensors", {"weight": torch.zeros(1)}, metadata)
+    assert started_from(small(pretrained=str(tmp_path / "a.safetensors"))) == expected
 
 
 @pytest.mark.parametrize(("split", "name"), [("train", "training"), ("test", "test")])
