@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 
 from fer_lib.config import RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
-from fer_lib.device import enough_memory, processes
+from fer_lib.device import OTHERS, enough_memory, processes
 from fer_lib.files import InputError, continued, locked, require_writable
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
@@ -29,7 +29,7 @@ from fer_lib.settings import APART, add_arguments, parse_settings
 from fer_lib.training import Training
 
 
-@enough_memory("training", "end other programs on it, and notebooks that are open (their kernels)")
+@enough_memory("training", OTHERS)
 def train(
     config: TrainConfig,
     faces: FaceSet,

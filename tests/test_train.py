@@ -23,6 +23,7 @@ from fer_lib.files import InputError, write_json
 from fer_lib.learner import Learner
 from fer_lib.models.weights import write_weights
 from fer_lib.pretrain import __main__ as pretrain_command
+from fer_lib.pretrain import loop, pretrain, pretraining
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.runs import find_run, list_runs, start_run
 from fer_lib.starts import started_from
@@ -156,15 +157,23 @@ def test_a_full_gpu_ends_a_command_with_one_sentence(
     assert f"the GPU has too little free memory (CUDA out of memory.): {remedy}" in said
 
 
-def test_a_full_gpu_is_said_where_the_network_is_built_too(faces, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "name", "what", "call", "config"),
+    [
+        (train_module, "Learner", "training", train, small()),
+        (loop, "MaskedLearner", "pretraining", pretrain, pretraining("sample")),
+    ],
+)
+def test_a_full_gpu_is_said_where_the_network_is_built_too(
+    faces, tmp_path, monkeypatch, module, name, what, call, config
+):
     def full(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory.\nMore")
 
-    monkeypatch.setattr(train_module, "Learner", full)
-    with pytest.raises(
-        InputError, match=r"^training: the GPU has too little free memory \(CUDA out"
-    ):
-        train(small(), faces, runs=tmp_path)
+    monkeypatch.setattr(module, name, full)
+    told = rf"^{what}: the GPU has too little free memory \(CUDA out.*: end other programs"
+    with pytest.raises(InputError, match=told):
+        call(config, faces, runs=tmp_path)
 
 
 @pytest.mark.parametrize(("limit", "marked"), [(20, True), (None, False), ("between", False)])
