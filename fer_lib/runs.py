@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -76,6 +77,10 @@ class RunFolder:
     def state_path(self) -> Path:
         """The file from which an unfinished run resumes."""
         return self.folder / "checkpoint" / "state.pt"
+
+    def forget_state(self) -> None:
+        """Delete that file, which a finished run does not need; it is larger than the weights."""
+        shutil.rmtree(self.state_path.parent, ignore_errors=True)
 
     def require_finished(self) -> None:
         """Raise InputError if the run is unfinished."""

@@ -74,11 +74,17 @@ def train(
     require_writable(runs_folder(runs))  # before a model is downloaded
     learner = Learner(config, faces, progress=progress, resumes=begun)  # raises on a misfit
     if not main:
-        return Training(shared_run(None), learner, faces, quiet).fit()  # waits for the main process
+        return finished(None, learner, faces, quiet)  # waits for the main process
     with locked(runs_folder(runs) / ".lock", "starting a run"):
         run = find_run(config, faces, runs) or start_run(config, faces, runs)
     with locked(run.folder / ".lock", f"training {run.folder}"):
-        return Training(shared_run(run), learner, faces, quiet).fit()
+        return finished(run, learner, faces, quiet)
+
+
+def finished(run: Run | None, learner: Learner, faces: FaceSet, quiet: bool) -> Run:
+    """Train the run of the main process to its end, unless another program has done that by now."""
+    run = shared_run(run)
+    return run if run.finished else Training(run, learner, faces, quiet).fit()
 
 
 def require_start(config: TrainConfig) -> None:

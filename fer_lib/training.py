@@ -179,6 +179,7 @@ class Training:
                 save_predictions(folder / "predictions_unaveraged.npz", unaveraged)
             write_results(self.run, faces, predictions, self.rows, best, more)
             path.unlink(missing_ok=True)
+            self.run.forget_state()
 
     def predictions(self, model: nn.Module, flip: bool | None = None) -> Predictions:
         """Predict the validation and test images in float32, in all processes together.

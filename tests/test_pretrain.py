@@ -107,12 +107,11 @@ def test_a_pretraining_writes_a_complete_folder_that_list_runs_ignores(finished,
     assert names >= {
         "config.json",
         "metrics.csv",
-        "checkpoint",
         "encoder.safetensors",
         "autoencoder.safetensors",
         "results.json",
     }
-    assert not [name for name in names if "partial" in name]
+    assert not [name for name in names if "partial" in name or name == "checkpoint"]
     config = json.loads((finished.folder / "config.json").read_text())
     assert PretrainConfig.from_dict(config["pretrain"]) == tiny()
     assert config["data"]["fingerprint"] == faces.fingerprint
@@ -248,6 +247,7 @@ def test_a_pretraining_that_another_process_runs_is_refused(faces, tmp_path, mon
         pretrain(tiny(epochs=1), faces, runs=tmp_path)
 
 
+@pytest.mark.usefixtures("kept_states")
 def test_a_checkpoint_of_another_autoencoder_is_refused(faces, tmp_path):
     run = pretrain(tiny(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()

@@ -40,7 +40,6 @@ def test_a_finished_run_has_a_complete_folder(faces, tmp_path, monkeypatch):
     assert names >= {
         "config.json",
         "metrics.csv",
-        "checkpoint",
         "best.safetensors",
         "predictions.npz",
         "results.json",
@@ -48,7 +47,7 @@ def test_a_finished_run_has_a_complete_folder(faces, tmp_path, monkeypatch):
         "accuracy_curve.png",
         "confusion_matrix.png",
     }
-    assert not [name for name in names if "partial" in name]
+    assert not [name for name in names if "partial" in name or name == "checkpoint"]
     config = json.loads((run.folder / "config.json").read_text())
     assert config["data"]["fingerprint"] == faces.fingerprint
     assert torch.__version__.startswith(config["environment"]["torch"])
@@ -67,6 +66,28 @@ def test_a_finished_run_is_returned_and_another_config_starts_a_new_run(faces, t
     assert other.folder != first.folder
     assert [run.name for run in list_runs(tmp_path)] == sorted([first.name, other.name])
     assert find_run(small(epochs=1), make_sample(100, seed=9), tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call", "config"),
+    [
+        (train_module, "Learner", train, small(epochs=1)),
+        (loop, "MaskedLearner", pretrain, pretraining("sample", epochs=1)),
+    ],
+)
+def test_a_run_that_another_program_finished_meanwhile_is_returned(
+    faces, tmp_path, monkeypatch, capsys, module, name, call, config
+):
+    def meanwhile(*arguments, **options):
+        monkeypatch.undo()
+        call(config, faces, runs=tmp_path)
+        capsys.readouterr()
+
+    monkeypatch.setattr(module, name, meanwhile)
+    run = call(config, faces, runs=tmp_path)
+    assert run.finished
+    assert "epoch" not in capsys.readouterr().out
+    assert len(list(run.folder.parent.glob("*_s0"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -262,6 +283,7 @@ def test_data_without_a_split_are_refused_before_a_folder_is_made(faces, tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.usefixtures("kept_states")
 @pytest.mark.parametrize("how", ["trained", "begun"])
 def test_a_run_of_other_code_is_reported(faces, tmp_path, monkeypatch, capsys, how):
     run = train(small(epochs=1), faces, runs=tmp_path)

@@ -62,7 +62,8 @@ def pretrain(
     with locked(root / ".lock", "starting a pretraining"):
         run = find_pretraining(config, faces, root) or start_pretraining(config, faces, root)
     with locked(run.folder / ".lock", f"pretraining {run.folder}"):
-        return fit(run, learner, faces)
+        # Another process may have finished it while this one built the network.
+        return run if run.finished else fit(run, learner, faces)
 
 
 def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining:
@@ -76,6 +77,7 @@ def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining
             print(line(rows[-1], learner.config.epochs, faces.mark), flush=True)
     write_autoencoder(run, learner.model)
     write_results(run, faces, rows)
+    run.forget_state()
     return run
 
 
