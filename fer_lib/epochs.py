@@ -60,9 +60,11 @@ def load_parts(parts: dict[str, Any], state: dict[str, Any], source: str) -> Non
 
 def less_memory(config: Settings) -> str:
     """Return which settings let a training need less memory of a GPU."""
-    hint = f"lower batch_size ({config.batch_size})"
-    if accumulate := getattr(config, "accumulate", 0):
-        hint += f" or split batches with accumulate={2 * accumulate}"
+    hint, least = f"lower batch_size ({config.batch_size})", getattr(config, "accumulate", None)
+    share = config.batch_size // processes().num_processes
+    parts = range(least + 1, share + 1) if least else ()
+    if accumulate := next((n for n in parts if share % n == 0), None):
+        hint += f" or split batches with accumulate={accumulate}"
     return hint
 
 

@@ -8,13 +8,14 @@ import sys
 from copy import deepcopy
 from dataclasses import replace
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import small
 
-from fer_lib import plots, training
+from fer_lib import epochs, plots, training
 from fer_lib import train as train_module
 from fer_lib.data.sample import make_sample
 from fer_lib.epochs import OTHER_DATA, in_common
@@ -176,6 +177,20 @@ def test_a_full_gpu_ends_a_command_with_one_sentence(
     assert ended.value.code == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"the GPU has too little free memory (CUDA out of memory.): {remedy}" in said
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "processes", "hint"),
+    [(50, 2, 1, 5), (64, 2, 1, 4), (64, 16, 4, None), (48, 2, 4, 3), (7, 7, 1, None)],
+)
+def test_only_a_number_of_parts_that_divides_a_batch_is_advised(
+    monkeypatch, batch_size, accumulate, processes, hint
+):
+    there = SimpleNamespace(num_processes=processes)
+    monkeypatch.setattr(epochs, "processes", lambda: there)
+    said = epochs.less_memory(small(batch_size=batch_size, accumulate=accumulate))
+    more = f" or split batches with accumulate={hint}" if hint else ""
+    assert said == f"lower batch_size ({batch_size}){more}"
 
 
 @pytest.mark.parametrize(
