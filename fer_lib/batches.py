@@ -148,13 +148,22 @@ def exact_convolutions() -> AbstractContextManager:
     return now.flags(**same, allow_tf32=False)
 
 
+def largest_batch(prepare: Prepare) -> int:
+    """Return how many images a model takes at once if it does not learn from them.
+
+    With inputs of up to 224×224 pixels 512, with larger ones as many as have so many pixels.
+    """
+    height, width = prepare.size
+    return max(1, min(512, 512 * 224**2 // (height * width)))
+
+
 @torch.inference_mode()
 def probabilities(
     model: nn.Module,
     images: Tensor,
     prepare: Prepare,
     *,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     precision: str = "no",
     flip: bool = False,
 ) -> Tensor:
@@ -164,6 +173,7 @@ def probabilities(
 
     Args:
         images: (N, C, H, W) uint8.
+        batch_size: None: `largest_batch`.
         precision: "bf16", "fp16" or "no": float32 without TF32, in a GPU's convolutions too.
         flip: average the probabilities of each image and its mirror image (test-time
             augmentation).
@@ -173,7 +183,7 @@ def probabilities(
     """
     model.eval()
     parts = []
-    for some in images.split(batch_size):
+    for some in images.split(batch_size or largest_batch(prepare)):
         views = (some, some.flip(3)) if flip else (some,)
         with autocast(prepare.device, precision), exact_convolutions():
             logits = [

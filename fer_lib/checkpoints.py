@@ -84,6 +84,7 @@ def save_weights(
     config: TrainConfig,
     classes: Iterable[str],
     image: Iterable[int] = (1, 48, 48),
+    learned_from: Iterable[dict[str, Any]] = (),
 ) -> None:
     """Write weights as safetensors, with metadata from which the model can be built and used.
 
@@ -91,6 +92,7 @@ def save_weights(
         state: state dict of a model, or of its moving average.
         classes: names of the classes, in the order of the logits.
         image: (C, H, W) of the images that the model was trained on.
+        learned_from: as `starts.learned_from` returns it; without it, nobody can tell.
     """
     metadata = {
         "image": json.dumps(list(image)),
@@ -98,6 +100,7 @@ def save_weights(
         "options": json.dumps(config.options),
         "classes": json.dumps(list(classes)),
         "train": json.dumps(config.to_dict()),
+        "learned_from": json.dumps(list(learned_from)),
     }
     write_weights(path, state, metadata)
 

@@ -46,6 +46,10 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return device
 
 
+OTHERS = "end other programs on it, and notebooks that are open (their kernels)"
+"""What gives a program more memory of a GPU."""
+
+
 @contextmanager
 def enough_memory(what: str, remedy: str) -> Iterator[None]:
     """Raise InputError, with the remedy, if what is done in the block does not fit on the GPU."""

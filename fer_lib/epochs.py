@@ -14,6 +14,7 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.device import enough_memory, processes
 from fer_lib.files import InputError
 from fer_lib.runs import RunFolder, write_metrics
+from fer_lib.starts import may_know_test
 
 
 def resume(run: RunFolder, learner: Any) -> list[dict[str, Any]]:
@@ -59,9 +60,11 @@ def load_parts(parts: dict[str, Any], state: dict[str, Any], source: str) -> Non
 
 def less_memory(config: Settings) -> str:
     """Return which settings let a training need less memory of a GPU."""
-    hint = f"lower batch_size ({config.batch_size})"
-    if accumulate := getattr(config, "accumulate", 0):
-        hint += f" or split batches with accumulate={2 * accumulate}"
+    hint, least = f"lower batch_size ({config.batch_size})", getattr(config, "accumulate", None)
+    share = config.batch_size // processes().num_processes
+    parts = range(least + 1, share + 1) if least else ()
+    if accumulate := next((n for n in parts if share % n == 0), None):
+        hint += f" or split batches with accumulate={accumulate}"
     return hint
 
 
@@ -137,7 +140,10 @@ def keep(run: RunFolder, state: dict[str, Any], rows: list[dict[str, Any]]) -> N
     save_state(run.state_path, state | {"rows": rows})
 
 
-OTHER_DATA = "started from a run on other data, which may have learned from these test images"
+OTHER_DATA = (
+    "started from a run on other data, which may have learned from these test images or chose its "
+    "epoch on some of them"
+)
 
 
 def in_common(
@@ -155,7 +161,7 @@ def in_common(
     Args:
         rows: rows of `metrics.csv`, one for each epoch.
         how: the verb of the mark if training images were limited, "trained on 8,192 images".
-        started_from: what `runs.started_from` returned when the run was begun.
+        started_from: what `starts.started_from` returned when the run was begun.
     """
     seconds = sum(row["train_seconds"] for row in rows)
     marks = [faces.mark] if faces.mark else []
@@ -163,7 +169,7 @@ def in_common(
     used = len(training_rows(faces, config.limit, config.seed, labels))
     if used == config.limit < len(faces.where("train")):
         marks.append(f"{how} on {config.limit:,} images")
-    if any(_may_know_test(start, faces) for start in started_from):
+    if any(may_know_test(start, faces) for start in started_from):
         marks.append(OTHER_DATA)
     return {
         "preset": config.preset,
@@ -176,13 +182,3 @@ def in_common(
         "train_seconds": round(seconds, 2),
         "images_per_second": round(sum(row["train_images"] for row in rows) / seconds, 1),
     }
-
-
-def _may_know_test(start: dict[str, Any], faces: FaceSet) -> bool:
-    """Return whether a start (see `runs.started_from`) had other data and either drew its test set.
-
-    Official test sets stay apart from the training images of any other data.
-    """
-    splits = (start["split"], faces.manifest.get("split"))
-    drawn = any("test" in (split or {}).get("fractions", ()) for split in splits)
-    return drawn and start["fingerprint"] != faces.fingerprint

@@ -34,6 +34,7 @@ import argparse
 from typing import Any
 
 from fer_lib.data import FaceSet, load_faces
+from fer_lib.device import OTHERS, enough_memory
 from fer_lib.evaluate import evaluate, load_predictions
 from fer_lib.evaluate.abstention import abstention, confidence_of, coverage
 from fer_lib.evaluate.answers import answers, by_agreement
@@ -47,6 +48,7 @@ from fer_lib.subject import FEWEST, Subject
 FROM_WEIGHTS = ("views", "robustness", "gates", "computed")
 
 
+@enough_memory("evaluating in depth", OTHERS)
 def evaluate_in_depth(run: Run, faces: FaceSet, *, images: int | None = None) -> dict[str, Any]:
     """Evaluate a finished run, write its `evaluation.json`, and return the content of the file.
 

@@ -112,7 +112,8 @@ class Pipeline:
                 failed; the stages before it are kept.
         """
         require_writable(self.runs)
-        load_faces(self.dataset, self.data_dir)  # raises if the data are unusable
+        if any(stage.inputs for stage in self.stages):
+            load_faces(self.dataset, self.data_dir)  # raises if the data are unusable
         done = []
         for number, stage in enumerate(self.stages, 1):
             print(f"[{number}/{len(self.stages)}] {stage.name}", flush=True)
@@ -276,10 +277,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:16} {what:12} {seconds:8.1f} s")
     print(f"{'':16} {'total':12} {sum(row[2] for row in done):8.1f} s")
     print(f"executed notebooks: {pipeline.folder}")
-    for path in pipeline.files("{runs}/comparison_{dataset}_{preset}/comparison.md"):
-        print(f"comparison: {path}\n\n{path.read_text(encoding='utf-8')}")
-    for path in pipeline.files("{runs}/report_{dataset}_{preset}/report.pdf"):
-        print(f"report: {path}")
+    chosen = [name for name, _, _ in done]  # a file of an earlier call may be of other runs
+    if "10_comparison" in chosen:
+        for path in pipeline.files("{runs}/comparison_{dataset}_{preset}/comparison.md"):
+            print(f"comparison: {path}\n\n{path.read_text(encoding='utf-8')}")
+    if "report" in chosen:
+        for path in pipeline.files("{runs}/report_{dataset}_{preset}/report.pdf"):
+            print(f"report: {path}")
 
 
 if __name__ == "__main__":

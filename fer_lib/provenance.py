@@ -131,8 +131,8 @@ def public_path(path: str) -> str:
 def training_command(config: TrainConfig, dataset: str) -> str:
     """Return the shell command that trains a run of this config; DIR is the folder of the data.
 
-    A weights file is given with its last folder only. If it is from one of our own pretrainings,
-    FOLDER replaces the name of that folder.
+    A weights file is given with its last folder only, and one of our own in runs/. If it is from a
+    pretraining, FOLDER replaces the name of its folder.
 
     Args:
         config: as `recipe` or `fine_tuning` returns it.
@@ -146,10 +146,10 @@ def training_command(config: TrainConfig, dataset: str) -> str:
             known = before[name].items()
             changed[name] = {k: v for k, v in changed[name].items() if (k, v) not in known}
     if isinstance(config.pretrained, str):
-        changed["pretrained"] = public_path(config.pretrained)
-        if own_start(config.pretrained) == "pretraining":  # its folder is named after its time
-            file = Path(config.pretrained).name
-            changed["pretrained"] = f"runs/pretraining/FOLDER/{file}"
+        start, wrote = public_path(config.pretrained), own_start(config.pretrained)
+        if wrote == "pretraining":  # its folder is named after its time
+            start = f"runs/pretraining/FOLDER/{Path(start).name}"
+        changed["pretrained"] = f"runs/{start}" if wrote == "run" else start
     words = ["--dataset", dataset, "--data-dir", "DIR", "--preset", config.preset]
     if config.recipe == "finetune":
         words += ["--from-run", f"runs/{Path(changed.pop('pretrained')).parent.name}"]

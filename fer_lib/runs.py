@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from fer_lib.data.faceset import FaceSet
 from fer_lib.data.refined import refined_sha256
 from fer_lib.files import InputError, expanded, home, read_json, replacing, write_json
 from fer_lib.provenance import describe_environment, pretrained_sha256
+from fer_lib.starts import started_from
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -75,6 +77,10 @@ class RunFolder:
     def state_path(self) -> Path:
         """The file from which an unfinished run resumes."""
         return self.folder / "checkpoint" / "state.pt"
+
+    def forget_state(self) -> None:
+        """Delete that file, which a finished run does not need; it is larger than the weights."""
+        shutil.rmtree(self.state_path.parent, ignore_errors=True)
 
     def require_finished(self) -> None:
         """Raise InputError if the run is unfinished."""
@@ -226,23 +232,6 @@ def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = N
         },
     )
     return Run(path)
-
-
-def started_from(config: TrainConfig) -> list[dict[str, Any]]:
-    """Return what a training's weights have learned from, if they are those of another training.
-
-    Returns:
-        `fingerprint` and `split` of the data of that training, of the one that it started from
-        itself, and so on; [] if no `config.json` is beside the file of the weights.
-    """
-    if not isinstance(config.pretrained, str):
-        return []
-    try:
-        start = RunFolder(expanded(config.pretrained).parent)
-    except InputError:
-        return []
-    own = {"fingerprint": start.fingerprint, "split": start.config["data"].get("split")}
-    return [own, *start.config.get("started_from", [])]
 
 
 def record_resume(run: RunFolder, now: dict[str, Any], epoch: int) -> None:

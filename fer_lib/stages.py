@@ -64,18 +64,18 @@ RUNS = ("{runs}/*_{dataset}_s*/results.json", "{runs}/*_{dataset}_s*/predictions
 REFINED = "{data}/refined_*.npz"
 COMPARED = ("json", "md", "csv", "tex", "png", "svg")
 KEPT = "{results}/*_s*.json"  # the results on real faces, of which each shows some
-TRAININGS = {
-    **dict.fromkeys(("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae"), (KEPT,)),
-    **dict.fromkeys(("07_vit_moe", "08_grefel"), (KEPT, REFINED)),
-}
-"""Notebooks that train, each with the optional inputs that it reads besides the data."""
+TRAININGS = (
+    *("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae"),
+    *("07_vit_moe", "08_grefel"),
+)
+"""Notebooks that train; each of them may be told to learn from refined labels."""
 
 STAGES = (
     Stage("01_data", (DATA,), ("{data}/audit.json",)),
     Stage("02_label_refinement", (DATA,), ("{data}/refinement.json", REFINED)),
     *(
-        Stage(name, (DATA,), ("{runs}/*_{dataset}_s{seed}/inference.json",), labels)
-        for name, labels in TRAININGS.items()
+        Stage(name, (DATA,), ("{runs}/*_{dataset}_s{seed}/inference.json",), (KEPT, REFINED))
+        for name in TRAININGS
     ),
     Stage("09_evaluation", (DATA, *RUNS), ("{runs}/*_{dataset}_s*/evaluation.json",)),
     Stage(

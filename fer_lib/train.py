@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 
 from fer_lib.config import RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
-from fer_lib.device import enough_memory, processes
+from fer_lib.device import OTHERS, enough_memory, processes
 from fer_lib.files import InputError, continued, locked, require_writable
 from fer_lib.given import given_path
 from fer_lib.learner import Learner
@@ -30,7 +30,7 @@ from fer_lib.settings import APART, add_arguments, parse_settings
 from fer_lib.training import Training
 
 
-@enough_memory("training", "end other programs on it, and notebooks that are open (their kernels)")
+@enough_memory("training", OTHERS)
 def train(
     config: TrainConfig,
     faces: FaceSet,
@@ -75,11 +75,17 @@ def train(
     require_writable(runs_folder(runs))  # before a model is downloaded
     learner = Learner(config, faces, progress=progress, resumes=begun)  # raises on a misfit
     if not main:
-        return Training(shared_run(None), learner, faces, quiet).fit()  # waits for the main process
+        return finished(None, learner, faces, quiet)  # waits for the main process
     with locked(runs_folder(runs) / ".lock", "starting a run"):
         run = find_run(config, faces, runs) or start_run(config, faces, runs)
     with locked(run.folder / ".lock", f"training {run.folder}"):
-        return Training(shared_run(run), learner, faces, quiet).fit()
+        return finished(run, learner, faces, quiet)
+
+
+def finished(run: Run | None, learner: Learner, faces: FaceSet, quiet: bool) -> Run:
+    """Train the run of the main process to its end, unless another program has done that by now."""
+    run = shared_run(run)
+    return run if run.finished else Training(run, learner, faces, quiet).fit()
 
 
 def require_start(config: TrainConfig) -> None:

@@ -16,6 +16,7 @@ from fer_lib.files import write_json
 from fer_lib.learner import Learner
 from fer_lib.provenance import describe_environment, processor
 from fer_lib.runs import Run, record_resume
+from fer_lib.starts import learned_from
 
 FEW = 50  # steps of a whole training; with fewer, a network has hardly begun to learn
 FROM_MODEL = ", or start from a trained model with pretrained=FILE"
@@ -134,7 +135,8 @@ class Training:
         for name, values in weights.items():
             if best_epoch(rows, name) == epoch - 1:
                 path = folder / f"{name}-{epoch}.safetensors"
-                save_weights(path, values, self.config, faces.classes, faces.images.shape[1:])
+                about = (faces.classes, faces.images.shape[1:], learned_from(self.run.config))
+                save_weights(path, values, self.config, *about)
         keep(self.run, state, rows)
         self.settle(epoch)
 
@@ -177,6 +179,7 @@ class Training:
                 save_predictions(folder / "predictions_unaveraged.npz", unaveraged)
             write_results(self.run, faces, predictions, self.rows, best, more)
             path.unlink(missing_ok=True)
+            self.run.forget_state()
 
     def predictions(self, model: nn.Module, flip: bool | None = None) -> Predictions:
         """Predict the validation and test images in float32, in all processes together.

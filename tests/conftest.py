@@ -261,6 +261,14 @@ def undrawn_runs():
         yield
 
 
+@pytest.fixture
+def kept_states():
+    """Leave in each finished run the state from which it would resume if it were not finished."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "forget_state", lambda self: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def fitted():
     """A function that trains a model for a few steps, until it can tell drawn faces apart."""

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from fer_lib.augment import Prepare
-from fer_lib.batches import Batches, placed, probabilities, training_rows, training_targets
+from fer_lib.batches import (
+    Batches,
+    largest_batch,
+    placed,
+    probabilities,
+    training_rows,
+    training_targets,
+)
 from fer_lib.files import InputError
 from fer_lib.losses import SoftCrossEntropy, inverse_frequency
 
@@ -161,3 +168,23 @@ def test_probabilities_are_computed_without_tf32(monkeypatch):
     probabilities(Watched(), faces, Prepare(cfg))
     assert seen == [False]
     assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(("side", "largest"), [(48, 512), (224, 512), (518, 95), (9000, 1)])
+def test_large_inputs_are_predicted_in_smaller_batches(side, largest):
+    cfg = {"input_size": (1, side, side), "mean": (0.5,), "std": (0.5,)}
+    assert largest_batch(Prepare(cfg)) == largest
+
+
+def test_predictions_take_the_largest_batch(monkeypatch):
+    sizes = []
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            return x.mean((2, 3))
+
+    monkeypatch.setattr("fer_lib.batches.largest_batch", lambda prepare: 3)
+    cfg = {"input_size": (3, 4, 4), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    probabilities(Watched(), torch.zeros(7, 1, 4, 4, dtype=torch.uint8), Prepare(cfg))
+    assert sizes == [3, 3, 1]

@@ -96,6 +96,7 @@ def test_a_background_error_is_added_as_a_note_to_a_later_error():
         background(fail)
 
 
+@pytest.mark.usefixtures("kept_states")
 def test_a_checkpoint_of_another_model_or_a_damaged_one_is_refused(faces, tmp_path):
     run = train(small(epochs=1), faces, runs=tmp_path)
     (run.folder / "results.json").unlink()

@@ -308,6 +308,15 @@ def test_bad_input_is_refused(faces, run):
         evaluate_in_depth(run, faces.subset(np.arange(500)))
 
 
+def test_a_full_gpu_is_reported(faces, run, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore")
+
+    monkeypatch.setattr(in_depth, "Subject", full)
+    with pytest.raises(InputError, match=r"^evaluating in depth: the GPU has too little free"):
+        evaluate_in_depth(run, faces)
+
+
 def test_the_command_evaluates_a_run(home, run, monkeypatch, capsys):
     monkeypatch.setenv("FER_HOME", str(home))
     main([str(run.folder), "--images", "20"])

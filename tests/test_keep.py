@@ -21,6 +21,7 @@ from fer_lib.predict import Predictor, keep, model_card
 from fer_lib.predict.predictor import DEFAULT
 from fer_lib.recipes import recipe
 from fer_lib.runs import Run
+from fer_lib.starts import started_from
 from fer_lib.train import train
 
 
@@ -209,6 +210,19 @@ def test_the_files_contain_no_path_of_the_training_machine(run, faces, tmp_path)
     keep.keep_weights(Run(other), faces, tmp_path / "out" / "a.safetensors")
     for path in (tmp_path / "out").iterdir():
         assert b"/home/somebody" not in path.read_bytes()
+
+
+def test_the_files_name_the_data_that_they_learned_from(kept, run, faces):
+    (known,) = json.loads(read_metadata(kept)["learned_from"])
+    assert known == {
+        "dataset": faces.name,
+        "fingerprint": faces.fingerprint,
+        "split": faces.manifest["split"],
+    }
+    (known,) = started_from(replace(run.train_config, pretrained=str(DEFAULT)))
+    assert (known["dataset"], known["split"]) == ("fer2013", {"official": True})
+    card = " ".join(DEFAULT.with_name(keep.CARD).read_text(encoding="utf-8").split())
+    assert f"(fingerprint `{known['fingerprint'][:16]}`)" in card
 
 
 def test_command_line(run, faces, home, tmp_path, monkeypatch, capsys):

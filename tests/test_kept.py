@@ -446,6 +446,12 @@ def test_the_training_command_of_a_config_gives_this_config_again(monkeypatch, p
             assert given.pop() == config
 
 
+def test_the_command_of_a_start_from_another_run_names_its_file_in_runs():
+    config = recipe("vit_moe", pretrained="/home/me/runs/1_vit_cnn_noise_s0/best.safetensors")
+    words = shlex.split(training_command(config, "noise"))
+    assert "pretrained=runs/1_vit_cnn_noise_s0/best.safetensors" in words
+
+
 def test_the_command_of_a_fine_tuning_names_the_run_that_it_starts_from():
     config = recipe("grefel", "finetune", pretrained="runs/1_grefel_noise_s0/best.safetensors")
     words = shlex.split(training_command(config, "noise"))

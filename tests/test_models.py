@@ -230,6 +230,10 @@ def test_last_spatial_attention_sees_more_than_one_position_only_when_corrected(
         ("vit_moe", {"backbone": "vit_none"}, "'vit_none' is unknown"),
         ("vit_mae", {"backbone": "resnet18"}, "'resnet18' is unknown"),
         ("grefel", {"backbone": "vit_base_patch16_siglip_224"}, "no class token"),
+        *(
+            ("vit_moe", {"backbone_options": {"depth": 1} | option}, 'add "final_norm": true')
+            for option in ({"global_pool": "avg"}, {"final_norm": False})
+        ),
         ("vit_patch", {"patch_size": 5}, "patch_size=5"),
         ("vit_cnn", {"patch_size": 8}, "patches of 4"),
     ],

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -254,3 +255,29 @@ def test_the_command_line(two_stages, capsys):
         pipeline.main(["--stages", "99"])
     assert "'99' is unknown" in capsys.readouterr().err
     shutil.rmtree(two_stages.runs)
+
+
+@pytest.mark.parametrize("done", ["01_data", "10_comparison", "report"])
+def test_only_results_of_the_chosen_stages_are_printed(tmp_path, monkeypatch, capsys, done):
+    for name in ("comparison_sample_sample/comparison.md", "report_sample_sample/report.pdf"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("of earlier runs")
+    monkeypatch.setattr(Pipeline, "run", lambda self: [(done, "up to date", 0.0)])
+    pipeline.main(["--runs", str(tmp_path), "--stages", done])
+    printed = capsys.readouterr().out
+    assert ("comparison: " in printed) is (done == "10_comparison")
+    assert ("report: " in printed) is (done == "report")
+
+
+def test_stages_that_read_no_data_need_none(two_stages, monkeypatch):
+    one, two = stages.STAGES
+    monkeypatch.setattr(stages, "STAGES", (replace(one, inputs=()), two))
+    Pipeline(dataset="fer2013", data_dir="/nowhere", runs=str(two_stages.runs), stages="01").run()
+    assert (two_stages.runs / "one.txt").exists()
+
+
+def test_every_training_runs_again_after_a_new_refinement():
+    """Each of them takes --set "changes={'labels': 'refined_majority'}"."""
+    for name in stages.TRAININGS:
+        (stage,) = choose_stages(name)
+        assert stages.REFINED in stage.optional

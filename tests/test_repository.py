@@ -44,6 +44,7 @@ ORDER = (
     "optim",
     "evaluate",
     "plots",
+    "starts",
     "provenance",
     "runs",
     "given",

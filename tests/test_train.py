@@ -3,25 +3,31 @@
 import argparse
 import json
 import logging
+import shutil
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import small
 
-from fer_lib import plots, training
+from fer_lib import epochs, plots, training
 from fer_lib import train as train_module
 from fer_lib.data.sample import make_sample
 from fer_lib.epochs import OTHER_DATA, in_common
 from fer_lib.evaluate import load_predictions
-from fer_lib.files import InputError
+from fer_lib.files import InputError, write_json
 from fer_lib.learner import Learner
+from fer_lib.models.weights import write_weights
 from fer_lib.pretrain import __main__ as pretrain_command
+from fer_lib.pretrain import loop, pretrain, pretraining
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.runs import find_run, list_runs, start_run
+from fer_lib.starts import started_from
 from fer_lib.train import fine_tuning, main, train
 from fer_lib.training import Training
 
@@ -35,7 +41,6 @@ def test_a_finished_run_has_a_complete_folder(faces, tmp_path, monkeypatch):
     assert names >= {
         "config.json",
         "metrics.csv",
-        "checkpoint",
         "best.safetensors",
         "predictions.npz",
         "results.json",
@@ -43,7 +48,7 @@ def test_a_finished_run_has_a_complete_folder(faces, tmp_path, monkeypatch):
         "accuracy_curve.png",
         "confusion_matrix.png",
     }
-    assert not [name for name in names if "partial" in name]
+    assert not [name for name in names if "partial" in name or name == "checkpoint"]
     config = json.loads((run.folder / "config.json").read_text())
     assert config["data"]["fingerprint"] == faces.fingerprint
     assert torch.__version__.startswith(config["environment"]["torch"])
@@ -62,6 +67,28 @@ def test_a_finished_run_is_returned_and_another_config_starts_a_new_run(faces, t
     assert other.folder != first.folder
     assert [run.name for run in list_runs(tmp_path)] == sorted([first.name, other.name])
     assert find_run(small(epochs=1), make_sample(100, seed=9), tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call", "config"),
+    [
+        (train_module, "Learner", train, small(epochs=1)),
+        (loop, "MaskedLearner", pretrain, pretraining("sample", epochs=1)),
+    ],
+)
+def test_a_run_that_another_program_finished_meanwhile_is_returned(
+    faces, tmp_path, monkeypatch, capsys, module, name, call, config
+):
+    def meanwhile(*arguments, **options):
+        monkeypatch.undo()
+        call(config, faces, runs=tmp_path)
+        capsys.readouterr()
+
+    monkeypatch.setattr(module, name, meanwhile)
+    run = call(config, faces, runs=tmp_path)
+    assert run.finished
+    assert "epoch" not in capsys.readouterr().out
+    assert len(list(run.folder.parent.glob("*_s0"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -152,15 +179,37 @@ def test_a_full_gpu_ends_a_command_with_one_sentence(
     assert f"the GPU has too little free memory (CUDA out of memory.): {remedy}" in said
 
 
-def test_a_full_gpu_is_said_where_the_network_is_built_too(faces, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "processes", "hint"),
+    [(50, 2, 1, 5), (64, 2, 1, 4), (64, 16, 4, None), (48, 2, 4, 3), (7, 7, 1, None)],
+)
+def test_only_a_number_of_parts_that_divides_a_batch_is_advised(
+    monkeypatch, batch_size, accumulate, processes, hint
+):
+    there = SimpleNamespace(num_processes=processes)
+    monkeypatch.setattr(epochs, "processes", lambda: there)
+    said = epochs.less_memory(small(batch_size=batch_size, accumulate=accumulate))
+    more = f" or split batches with accumulate={hint}" if hint else ""
+    assert said == f"lower batch_size ({batch_size}){more}"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "what", "call", "config"),
+    [
+        (train_module, "Learner", "training", train, small()),
+        (loop, "MaskedLearner", "pretraining", pretrain, pretraining("sample")),
+    ],
+)
+def test_a_full_gpu_is_said_where_the_network_is_built_too(
+    faces, tmp_path, monkeypatch, module, name, what, call, config
+):
     def full(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory.\nMore")
 
-    monkeypatch.setattr(train_module, "Learner", full)
-    with pytest.raises(
-        InputError, match=r"^training: the GPU has too little free memory \(CUDA out"
-    ):
-        train(small(), faces, runs=tmp_path)
+    monkeypatch.setattr(module, name, full)
+    told = rf"^{what}: the GPU has too little free memory \(CUDA out.*: end other programs"
+    with pytest.raises(InputError, match=told):
+        call(config, faces, runs=tmp_path)
 
 
 @pytest.mark.parametrize(("limit", "marked"), [(20, True), (None, False), ("between", False)])
@@ -176,29 +225,34 @@ def test_results_name_a_limit_only_if_it_leaves_images_out(faces, limit, marked)
 DRAWN = {"official": False, "fractions": {"train": 0.8, "valid": 0.1, "test": 0.1}}
 VALID_DRAWN = {"official": False, "fractions": {"train": 0.9, "valid": 0.1}}
 OFFICIAL = {"official": True}
+MERGED = "test = PublicTest + PrivateTest, 7,178 images"
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "other", "marked"),
+    ("before", "now", "mark", "marked"),
     [
-        (DRAWN, OFFICIAL, True, True),
-        (OFFICIAL, DRAWN, True, True),
-        (None, DRAWN, True, True),  # a run from before the split was recorded
-        (DRAWN, DRAWN, False, False),  # the same data
-        (OFFICIAL, OFFICIAL, True, False),
-        (VALID_DRAWN, OFFICIAL, True, False),
+        (("fer2013", DRAWN), ("fer2013", OFFICIAL), "", True),
+        (("fer2013", OFFICIAL), ("fer2013", DRAWN), "", True),
+        (("fer2013", None), ("fer2013", DRAWN), "", True),  # before the split was recorded
+        (("fer2013", OFFICIAL), ("fer2013", OFFICIAL), "", False),
+        (("fer2013", OFFICIAL), ("rafdb", VALID_DRAWN), "", False),
+        (("fer2013", VALID_DRAWN), ("fer2013", OFFICIAL), "", False),
+        (("fer2013", OFFICIAL), ("mine", OFFICIAL), "", True),  # three folders of anything
+        (("mine", OFFICIAL), ("fer2013", OFFICIAL), "", True),
+        ((None, None), ("fer2013", OFFICIAL), "", True),  # a file that does not say
+        (("fer2013", OFFICIAL), ("fer2013", VALID_DRAWN), MERGED, True),  # PublicTest is in both
+        (("fer2013", None), ("fer2013", VALID_DRAWN), MERGED, True),
+        (("fer2013", VALID_DRAWN), ("fer2013", VALID_DRAWN), MERGED, False),
     ],
 )
-def test_results_say_if_the_start_may_have_learned_from_the_test_images(
-    faces, before, now, other, marked
-):
-    faces = deepcopy(faces)
-    faces.manifest["split"] = now
-    start = {"fingerprint": "other" if other else faces.fingerprint, "split": before}
+def test_results_say_if_the_start_may_know_the_test_images(faces, before, now, mark, marked):
+    faces = replace(faces, name=now[0], manifest={"split": now[1], "mark": mark})
+    start = {"dataset": before[0], "fingerprint": "other", "split": before[1]}
+    same = {"dataset": now[0], "fingerprint": faces.fingerprint, "split": now[1]}
     row = {"train_seconds": 1.0, "train_images": 20}
-    for starts in ([start], [{"fingerprint": faces.fingerprint, "split": now}, start]):
-        mark = in_common(small(), faces, [row], started_from=starts)["mark"]
-        assert ("; " + OTHER_DATA in mark) is marked
+    for starts, expected in (([start], marked), ([same, start], marked), ([same], False)):
+        found = in_common(small(), faces, [row], started_from=starts)["mark"]
+        assert (OTHER_DATA in found) is expected
 
 
 def test_a_run_records_the_data_of_all_runs_before_it(faces, tmp_path):
@@ -211,9 +265,30 @@ def test_a_run_records_the_data_of_all_runs_before_it(faces, tmp_path):
     assert second.results["mark"] == f"sample data; {OTHER_DATA}"
     third = start_run(fine_tuning(second, "ours", **short), faces, tmp_path)
     assert third.config["started_from"] == [
-        {"fingerprint": other.fingerprint, "split": DRAWN},
-        {"fingerprint": faces.fingerprint, "split": faces.manifest.get("split")},
+        {"dataset": "sample", "fingerprint": other.fingerprint, "split": DRAWN},
+        {
+            "dataset": "sample",
+            "fingerprint": faces.fingerprint,
+            "split": faces.manifest.get("split"),
+        },
     ]
+    alone = shutil.copy(second.weights, tmp_path / "default.safetensors")
+    assert started_from(small(pretrained=str(alone))) == third.config["started_from"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"model": "baseline_cnn"}, [{"dataset": None, "fingerprint": None, "split": None}]),
+        ({"format": "pt"}, []),
+    ],
+)
+@pytest.mark.parametrize("beside", [None, {"architecture": "vit"}, ["of another program"]])
+def test_only_weights_of_this_project_are_of_unknown_data(tmp_path, metadata, expected, beside):
+    if beside:
+        write_json(tmp_path / "config.json", beside)
+    write_weights(tmp_path / "a.safetensors", {"weight": torch.zeros(1)}, metadata)
+    assert started_from(small(pretrained=str(tmp_path / "a.safetensors"))) == expected
 
 
 @pytest.mark.parametrize(("split", "name"), [("train", "training"), ("test", "test")])
@@ -223,6 +298,7 @@ def test_data_without_a_split_are_refused_before_a_folder_is_made(faces, tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.usefixtures("kept_states")
 @pytest.mark.parametrize("how", ["trained", "begun"])
 def test_a_run_of_other_code_is_reported(faces, tmp_path, monkeypatch, capsys, how):
     run = train(small(epochs=1), faces, runs=tmp_path)

@@ -91,6 +91,7 @@ def test_a_run_killed_at_its_best_epoch_has_the_weights_of_the_best_recorded_epo
     assert not list(run.folder.glob("best-*"))
 
 
+@pytest.mark.usefixtures("kept_states")
 def test_the_best_weights_are_scored_and_not_the_last(faces, tmp_path, monkeypatch):
     accuracies, validate = [0.6, 0.4], Learner.validate
     monkeypatch.setattr(
@@ -117,6 +118,7 @@ def test_early_stopping_counts_from_the_best_epoch(faces, tmp_path):
     assert len(table) == table["valid_accuracy"].idxmax() + 3 < 9
 
 
+@pytest.mark.usefixtures("kept_states")
 def test_the_moving_average_is_saved_as_the_best_weights(faces, tmp_path):
     run = train(small(epochs=1, ema_decay=0.9), faces, runs=tmp_path)
     state = torch.load(run.state_path, weights_only=True)
@@ -190,6 +192,7 @@ def test_an_epoch_with_a_nan_validation_loss_is_not_kept(faces, tmp_path, monkey
     assert not list(folder.glob("*.safetensors"))
 
 
+@pytest.mark.usefixtures("kept_states")
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux alone has /dev/full")
 def test_a_full_disk_is_reported_and_the_last_state_is_kept(faces, tmp_path, monkeypatch):
     run = train(small(epochs=1), faces, runs=tmp_path)

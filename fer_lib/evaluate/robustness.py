@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import ten_crop
 
 from fer_lib.augment import Prepare
-from fer_lib.batches import probabilities
+from fer_lib.batches import largest_batch, probabilities
 from fer_lib.evaluate import holm, mcnemar
 from fer_lib.evaluate.calibration import accuracy
 from fer_lib.evaluate.corruptions import CORRUPTIONS, corrupt
@@ -60,7 +60,7 @@ def compare_views(
     """
     right, found = {}, {}
     # The first call of a shape allocates, compiles and plans: warm up with full and last batches.
-    for some in {len(some): some for some in images.split(512)}.values():
+    for some in {len(some): some for some in images.split(largest_batch(prepare))}.values():
         for view in VIEWS.values():
             probabilities(model, view(some)[-1], prepare).cpu()
     for name, view in VIEWS.items():

@@ -96,8 +96,8 @@ def build(
         options: further arguments of the head.
 
     Raises:
-        InputError: timm has no such ViT, the ViT has no class token, or `img_size` is not a
-            multiple of its patch size.
+        InputError: timm has no such ViT, the ViT has no class token or no norm on its tokens, or
+            `img_size` is not a multiple of its patch size.
     """
     name = backbone or default
     if name.split(".")[0] not in timm.list_models(module="vision_transformer"):
@@ -116,6 +116,11 @@ def build(
     vit.reset_classifier(0)
     if vit.cls_token is None:
         raise InputError(f"backbone {name!r} has no class token: use one that has")
+    if isinstance(vit.norm, nn.Identity):  # timm then normalises after the pooling, if at all
+        raise InputError(
+            f"backbone {name!r} with backbone_options={backbone_options or {}} has no final norm "
+            'on its tokens: add "final_norm": true and "fc_norm": false to these options'
+        )
     (patch, _), (side, _) = vit.patch_embed.patch_size, vit.patch_embed.img_size
     if side % patch:  # timm would cut off the remaining pixels at the right and below
         near = " or ".join(str(n * patch) for n in (side // patch, side // patch + 1) if n)

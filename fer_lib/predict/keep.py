@@ -23,6 +23,7 @@ from fer_lib.models.weights import State, read_weights, write_weights
 from fer_lib.predict.model_card import model_card
 from fer_lib.predict.predictor import Predictor
 from fer_lib.runs import Run
+from fer_lib.starts import learned_from
 
 LIMIT = 6 * 2**20
 """Size in bytes up to which a weights file is kept in the repository."""
@@ -84,6 +85,7 @@ def file_metadata(run: Run, faces: FaceSet, use: dict[str, Any]) -> dict[str, st
         "run": run.name,
         "image": json.dumps(list(faces.images.shape[1:])),
         "train": json.dumps(settings),
+        "learned_from": json.dumps(learned_from(run.config)),
         "use": json.dumps(use),
     }
 

@@ -16,6 +16,7 @@ from fer_lib.pretrain.autoencoder import build_autoencoder
 from fer_lib.pretrain.config import PretrainConfig, pretraining_command
 from fer_lib.provenance import code_digest, describe_environment
 from fer_lib.runs import RunFolder, describe_data, new_folder, newest, read_runs
+from fer_lib.starts import learned_from
 
 CODE = (
     *("augment", "batches", "checkpoints", "config", "device", "epochs", "graph", "optim"),
@@ -127,6 +128,7 @@ def write_autoencoder(run: Pretraining, autoencoder: nn.Module) -> None:
         "dataset": data["dataset"],
         "fingerprint": run.fingerprint,
         "mark": data["mark"] or "",
+        "learned_from": json.dumps(learned_from(run.config)),
     }
     write_weights(run.autoencoder_path, state, metadata)
     write_weights(run.encoder_path, timm_state(state), metadata)

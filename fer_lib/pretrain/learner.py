@@ -8,7 +8,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
 from fer_lib.augment import Prepare
-from fer_lib.batches import Batches, autocast, placed, training_rows
+from fer_lib.batches import Batches, autocast, largest_batch, placed, training_rows
 from fer_lib.data import FaceSet
 from fer_lib.device import choose_precision, free_memory, keep_memory, processes
 from fer_lib.epochs import load_parts, require_finite, with_bar
@@ -112,7 +112,8 @@ class MaskedLearner:
         """Return the loss on the validation images, which are not augmented, and their number."""
         self.model.eval()
         images, total = self.images["valid"], torch.zeros((), device=self.device)
-        for some, noise in zip(images.split(512), self.noise.split(512), strict=True):
+        size = largest_batch(self.prepare)
+        for some, noise in zip(images.split(size), self.noise.split(size), strict=True):
             total += self.loss(self.prepare(some), noise) * len(some)
         return {"valid_loss": total.item() / len(images), "valid_images": len(images)}
 

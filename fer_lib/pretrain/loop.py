@@ -5,7 +5,7 @@ from typing import Any
 
 from fer_lib.checkpoints import Background, snapshot
 from fer_lib.data import FaceSet
-from fer_lib.device import processes
+from fer_lib.device import OTHERS, enough_memory, processes
 from fer_lib.epochs import keep, one_epoch, resume
 from fer_lib.files import InputError, locked
 from fer_lib.pretrain.config import PretrainConfig
@@ -23,6 +23,7 @@ from fer_lib.provenance import code_digest
 from fer_lib.runs import record_resume, runs_folder
 
 
+@enough_memory("pretraining", OTHERS)
 def pretrain(
     config: PretrainConfig,
     faces: FaceSet,
@@ -42,8 +43,8 @@ def pretrain(
 
     Raises:
         InputError: the config and the data do not fit, the faces were changed after loading,
-            another process is running this pretraining, this is one of several processes, or the
-            state to resume from is damaged or does not fit.
+            another process is running this pretraining, this is one of several processes, the
+            state to resume from is damaged or does not fit, or the GPU has too little free memory.
         FloatingPointError: the loss became infinite or NaN; the last good epoch is kept.
     """
     faces.require_unchanged()
@@ -61,7 +62,8 @@ def pretrain(
     with locked(root / ".lock", "starting a pretraining"):
         run = find_pretraining(config, faces, root) or start_pretraining(config, faces, root)
     with locked(run.folder / ".lock", f"pretraining {run.folder}"):
-        return fit(run, learner, faces)
+        # Another process may have finished it while this one built the network.
+        return run if run.finished else fit(run, learner, faces)
 
 
 def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining:
@@ -75,6 +77,7 @@ def fit(run: Pretraining, learner: MaskedLearner, faces: FaceSet) -> Pretraining
             print(line(rows[-1], learner.config.epochs, faces.mark), flush=True)
     write_autoencoder(run, learner.model)
     write_results(run, faces, rows)
+    run.forget_state()
     return run
 
 
