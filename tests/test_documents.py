@@ -150,6 +150,14 @@ def test_every_command_is_accepted_by_its_parser(path, parse, capsys):
 
 
 @documents
+def test_commands_have_no_comments_because_not_every_shell_knows_them(path):
+    """Zsh, as it is used at a prompt, and cmd.exe pass `#` on to the command."""
+    for kind, block in FENCED.findall(path.read_text(encoding="utf-8")):
+        if kind == "sh" and not block.startswith("#!"):  # a script is not pasted at a prompt
+            assert not re.findall(r"^(?:.*\s)?#.*$", block, re.MULTILINE)
+
+
+@documents
 def test_every_make_target_and_variable_exists(path):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (targets,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
