@@ -106,12 +106,17 @@ def test_the_card_contains_the_numbers_of_the_results(kept, run, faces):
     assert f"probability of {run.results['use']['threshold']:.3f} on" in text
 
 
-def test_the_card_contains_the_number_of_training_images_of_a_limited_run(run, faces, tmp_path):
+@pytest.mark.parametrize(("change", "number"), [({"limit": 64}, 64), ({"labels": "votes"}, 472)])
+def test_the_card_contains_the_number_of_images_that_a_run_learned_from(
+    run, faces, tmp_path, change, number
+):
     shutil.copytree(run.folder, tmp_path / "run")
-    changed = run.config | {"train": run.config["train"] | {"limit": 64}}
+    changed = run.config | {"train": run.config["train"] | change}
     write_json(tmp_path / "run" / "config.json", changed)
-    text = model_card.training(Run(tmp_path / "run"), faces)
-    assert f"{faces.name}: 64 training images" in text
+    some = replace(faces, votes=faces.votes.copy())
+    some.votes[some.where("train")[:7]] = 0  # as of one of the 480 in any case
+    text = model_card.training(Run(tmp_path / "run"), some)
+    assert f"{faces.name}: {number} training images" in text
 
 
 def test_only_the_card_of_drawn_faces_says_that_they_are_not_people(kept, run, faces):

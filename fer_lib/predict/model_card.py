@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fer_lib import __version__
+from fer_lib.batches import training_rows
 from fer_lib.data import FaceSet
 from fer_lib.evaluate import Predictions, aligned
 from fer_lib.evaluate.calibration import accuracy, scaled, scores
@@ -116,9 +117,9 @@ def purpose(faces: FaceSet) -> str:
 
 
 def training(run: Run, faces: FaceSet) -> str:
-    results, environment = run.results, run.config["environment"]
-    train, valid, test = (len(faces.where(split)) for split in ("train", "valid", "test"))
-    train = min(train, run.train_config.limit or train)
+    results, environment, config = run.results, run.config["environment"], run.train_config
+    train = len(training_rows(faces, config.limit, config.seed, config.labels))
+    valid, test = (len(faces.where(split)) for split in ("valid", "test"))
     return paragraph(
         f"{faces.name}: {train:,} training images, {valid:,} for validation, {test:,} for test "
         f'(fingerprint `{faces.fingerprint[:16]}`). Recipe "{results["recipe"]}", preset '
