@@ -41,9 +41,9 @@ from fer_lib.evaluate.answers import answers, by_agreement
 from fer_lib.evaluate.calibration import calibration
 from fer_lib.evaluate.corruptions import CORRUPTIONS
 from fer_lib.files import InputError, continued, read_json, write_json
+from fer_lib.from_weights import FEWEST, Subject
 from fer_lib.given import given_runs
 from fer_lib.runs import Run
-from fer_lib.subject import FEWEST, Subject
 
 FROM_WEIGHTS = ("views", "robustness", "gates", "computed")
 
@@ -59,7 +59,7 @@ def evaluate_in_depth(run: Run, faces: FaceSet, *, images: int | None = None) ->
 
     Args:
         images: number of test images for views, robustness and gates, drawn with a fixed seed.
-            None: all on a GPU; on a CPU all if `subject.CPU_WORK` allows, otherwise as many
+            None: all on a GPU; on a CPU all if `from_weights.CPU_WORK` allows, otherwise as many
             hundreds as it allows, or none if it allows fewer than `FEWEST`.
 
     Raises:

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fer_lib import in_depth
-from fer_lib import subject as subject_module
+from fer_lib import from_weights, in_depth
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.data import load_faces
@@ -100,8 +99,8 @@ def test_every_key_of_the_file_is_documented(whole):
 
 def test_computed_parts_are_loaded_from_the_file(whole, faces, monkeypatch, capsys):
     run, found, _ = whole
-    monkeypatch.setattr(subject_module, "compare_views", None)
-    monkeypatch.setattr(subject_module, "damaged", None)
+    monkeypatch.setattr(from_weights, "compare_views", None)
+    monkeypatch.setattr(from_weights, "damaged", None)
     assert evaluate_in_depth(run, faces) == found
     said = capsys.readouterr().out
     assert "loaded from evaluation.json, on all 60 test images" in said
@@ -124,7 +123,7 @@ def test_complete_results_of_other_code_are_kept_and_reported(whole, faces, run,
 
 def test_an_interrupted_evaluation_resumes(whole, faces, run, monkeypatch):
     _, found, _ = whole
-    real, done = subject_module.damaged, []
+    real, done = from_weights.damaged, []
 
     def stop_at_the_third(*arguments, **keywords):
         if len(done) == 2:
@@ -132,22 +131,22 @@ def test_an_interrupted_evaluation_resumes(whole, faces, run, monkeypatch):
         done.append(arguments[4])
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(subject_module, "damaged", stop_at_the_third)
+    monkeypatch.setattr(from_weights, "damaged", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         evaluate_in_depth(run, faces)
     assert list(written(run)["robustness"]) == done == list(CORRUPTIONS)[:2]
     again = []
     monkeypatch.setattr(
-        subject_module, "damaged", lambda *a, **k: again.append(a[4]) or real(*a, **k)
+        from_weights, "damaged", lambda *a, **k: again.append(a[4]) or real(*a, **k)
     )
-    monkeypatch.setattr(subject_module, "compare_views", None)
+    monkeypatch.setattr(from_weights, "compare_views", None)
     repeated = evaluate_in_depth(run, faces)
     assert again == list(CORRUPTIONS)[2:]
     assert repeated["robustness"] == found["robustness"]
 
 
 def test_halves_are_covered_and_the_last_gate_is_mirrored(trained, faces, monkeypatch):
-    subject, real, seen = subject_module.Subject(trained, faces), subject_module.probabilities, []
+    subject, real, seen = from_weights.Subject(trained, faces), from_weights.probabilities, []
     subject.take(60)
     conv, features = subject.model.stages[-1][-2].conv, torch.rand(1, 2, 12, 12)
 
@@ -155,7 +154,7 @@ def test_halves_are_covered_and_the_last_gate_is_mirrored(trained, faces, monkey
         seen.append((images, conv(features)))
         return real(model, images, prepare)
 
-    monkeypatch.setattr(subject_module, "probabilities", note)
+    monkeypatch.setattr(from_weights, "probabilities", note)
     found = subject.gates()
     (none, left, right, again), gates = zip(*seen, strict=True)
     grey = torch.full_like(none, 128)
@@ -181,14 +180,14 @@ def test_only_the_gates_are_computed_if_other_code_computed_the_rest(whole, face
 
 
 def test_gates_are_computed_without_tf32(trained, faces, monkeypatch):
-    subject, real, exact = subject_module.Subject(trained, faces), subject_module.spatial_gates, []
+    subject, real, exact = from_weights.Subject(trained, faces), from_weights.spatial_gates, []
     subject.take(60)
 
     def note(model, x):
         exact.append(not torch.backends.cudnn.allow_tf32)
         return real(model, x)
 
-    monkeypatch.setattr(subject_module, "spatial_gates", note)
+    monkeypatch.setattr(from_weights, "spatial_gates", note)
     with torch.backends.cudnn.flags(allow_tf32=True):
         subject.gates()
     assert exact == [True]
@@ -250,9 +249,9 @@ def test_weights_may_be_deleted_after_the_evaluation(faces, run, capsys):
 
 def test_a_cpu_that_is_too_slow_leaves_out_the_parts_from_weights(faces, run, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    subject = subject_module.Subject(run, faces)
+    subject = from_weights.Subject(run, faces)
     assert subject.affordable() == 60
-    monkeypatch.setattr(subject_module, "CPU_WORK", 1e6)
+    monkeypatch.setattr(from_weights, "CPU_WORK", 1e6)
     assert subject.affordable() == 0
     found = evaluate_in_depth(run, faces)
     assert not set(FROM_WEIGHTS) & set(found)
@@ -262,10 +261,10 @@ def test_a_cpu_that_is_too_slow_leaves_out_the_parts_from_weights(faces, run, mo
 
 def test_the_work_of_all_parts_counts_for_what_a_cpu_can_do(faces, run, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    subject, seen = subject_module.Subject(run, faces), []
+    subject, seen = from_weights.Subject(run, faces), []
     subject.flip, images = True, torch.from_numpy(faces.images[faces.where("test")])
     kept = probabilities(subject.model, images, subject.prepare, flip=True).numpy()
-    monkeypatch.setattr(subject_module, "aligned", lambda *_: kept)
+    monkeypatch.setattr(from_weights, "aligned", lambda *_: kept)
     with FlopCounterMode(display=False) as counter:
         subject.model(subject.prepare(images[:1]))
     subject.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
@@ -275,16 +274,16 @@ def test_the_work_of_all_parts_counts_for_what_a_cpu_can_do(faces, run, monkeypa
     for kind in CORRUPTIONS:
         subject.robustness(kind)
     work = sum(seen) * counter.get_total_flops()
-    monkeypatch.setattr(subject_module, "CPU_WORK", work)
+    monkeypatch.setattr(from_weights, "CPU_WORK", work)
     assert subject.affordable() == 60
-    monkeypatch.setattr(subject_module, "CPU_WORK", 0.999 * work)
+    monkeypatch.setattr(from_weights, "CPU_WORK", 0.999 * work)
     assert subject.affordable() == 0
 
 
 def test_a_slow_cpu_keeps_earlier_results_only_of_the_same_weights(faces, run, monkeypatch):
     first = evaluate_in_depth(run, faces, images=20)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(subject_module, "CPU_WORK", 1e6)
+    monkeypatch.setattr(from_weights, "CPU_WORK", 1e6)
     unfinished = {"robustness": {"blur": first["robustness"]["blur"]}}
     path = run.folder / "evaluation.json"
     path.write_text(json.dumps(first | unfinished))

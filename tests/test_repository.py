@@ -57,7 +57,7 @@ ORDER = (
     "refine",
     "pretrain",
     "explain",
-    "subject",
+    "from_weights",
     "in_depth",
     "kept",
     "compare",
