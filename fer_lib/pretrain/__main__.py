@@ -4,11 +4,11 @@ import argparse
 import json
 import shlex
 
+from fer_lib.arguments import add_arguments, parse_settings
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, continued
 from fer_lib.pretrain import pretrain, pretraining
 from fer_lib.recipes import default_preset
-from fer_lib.settings import add_arguments, parse_settings
 
 
 @continued()
