@@ -34,6 +34,7 @@ from packing import unpack
 from packing_data import pack_data, unpack_data
 from schedule import RESULTS, Campaign, kept_results
 
+from fer_lib.arguments import APART, SET, parse_settings
 from fer_lib.changed import changed_settings
 from fer_lib.config import TrainConfig
 from fer_lib.files import InputError, end_as_interrupted, home, matches
@@ -41,7 +42,6 @@ from fer_lib.kept import keep_labels, keep_results
 from fer_lib.markdown import markdown
 from fer_lib.pretrain import PretrainConfig
 from fer_lib.runs import Run, list_runs
-from fer_lib.settings import APART, SET, parse_settings
 
 
 def listed() -> str:

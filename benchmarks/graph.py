@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from measure import drawn, environment, in_turn, positive, rate, table
 
+from fer_lib.arguments import SET, parse_settings
 from fer_lib.config import TrainConfig
 from fer_lib.data.faceset import FaceSet
 from fer_lib.files import InputError
@@ -29,7 +30,6 @@ from fer_lib.models import MODULES
 from fer_lib.pretrain import PretrainConfig, pretraining
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.recipes import recipe
-from fer_lib.settings import SET, parse_settings
 
 TOLERANCE = 0.02
 """Largest relative difference allowed between the mean training losses."""

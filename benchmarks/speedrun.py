@@ -35,6 +35,7 @@ from measure import environment, positive, synchronize
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from fer_lib.arguments import APART, SET, parse_settings
 from fer_lib.augment import Augmentation
 from fer_lib.batches import probabilities
 from fer_lib.config import TrainConfig
@@ -45,7 +46,6 @@ from fer_lib.graph import RecordedStep
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.models.cnn import grey_48
-from fer_lib.settings import APART, SET, parse_settings
 
 # Percent on PrivateTest -> length and width: for 65 chosen on PublicTest
 # after 14 epochs had missed on PrivateTest (64.4 %), for 70 a single guess.

@@ -39,13 +39,13 @@ from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from fer_lib import learner as learner_module
+from fer_lib.arguments import SET, parse_settings
 from fer_lib.batches import DTYPES
 from fer_lib.device import choose_precision
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES
 from fer_lib.recipes import recipe
-from fer_lib.settings import SET, parse_settings
 
 PARTS = ("input", "forward", "backward", "optimizer", "average", "rest")
 FLOOR = ("GFLOP an image", "MB kept an image", "arithmetic, ms", "memory, ms")

@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from fer_lib.arguments import absolute, add_arguments, named_files, parse_settings
 from fer_lib.data import load_faces
 from fer_lib.files import (
     InputError,
@@ -36,7 +37,6 @@ from fer_lib.recipes import default_preset
 from fer_lib.report.build import build
 from fer_lib.report.collect import collect
 from fer_lib.runs import runs_folder
-from fer_lib.settings import absolute, add_arguments, named_files, parse_settings
 from fer_lib.stages import NOTEBOOKS, STAGES, Stage, choose_stages
 
 SAMPLE_SECONDS = 3600

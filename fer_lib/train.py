@@ -16,6 +16,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
+from fer_lib.arguments import APART, add_arguments, parse_settings
 from fer_lib.config import RECIPE_NAMES, TrainConfig
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.device import OTHERS, enough_memory, processes
@@ -26,7 +27,6 @@ from fer_lib.models import MODULES
 from fer_lib.provenance import code_digest
 from fer_lib.recipes import OF_WEIGHTS, RECIPES, default_preset, merged_options, own_start, recipe
 from fer_lib.runs import Run, find_run, runs_folder, start_run
-from fer_lib.settings import APART, add_arguments, parse_settings
 from fer_lib.training import Training
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from fer_lib.arguments import parse_settings
 from fer_lib.files import InputError
 from fer_lib.pipeline import Pipeline
 from fer_lib.pretrain import pretraining
 from fer_lib.recipes import recipe
-from fer_lib.settings import parse_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted(ROOT.glob("docs/*.md"))]

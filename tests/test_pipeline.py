@@ -10,7 +10,7 @@ import nbformat
 import papermill
 import pytest
 
-from fer_lib import pipeline, settings, stages
+from fer_lib import arguments, pipeline, stages
 from fer_lib.files import InputError
 from fer_lib.pipeline import Pipeline
 from fer_lib.stages import Stage, choose_stages
@@ -182,19 +182,19 @@ def test_paths_in_parameters_are_made_absolute(two_stages, tmp_path, monkeypatch
     long = 300 * "x"
     given = {"hub_voters": ["voter", "hub/name", "", "~nobody/x", long], "word": "voter"}
     changes = {"changes": {"pretrained": "weights.safetensors"}}
-    assert settings.absolute(given | changes) == {
+    assert arguments.absolute(given | changes) == {
         "hub_voters": [str(tmp_path / "voter"), "hub/name", "", "~nobody/x", long],
         "word": "voter",  # this parameter never names a path
         "changes": {"pretrained": str(tmp_path / "weights.safetensors")},
     }
-    monkeypatch.setattr(settings, "PATHS", ("word",))
+    monkeypatch.setattr(arguments, "PATHS", ("word",))
     assert Pipeline(extra={"word": "voter"}).extra == {"word": str(tmp_path / "voter")}
 
 
 def test_a_change_to_a_file_named_by_a_parameter_reruns_its_stage(
     two_stages, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(settings, "PATHS", ("word",))
+    monkeypatch.setattr(arguments, "PATHS", ("word",))
     folder = tmp_path / "pictures"
     folder.mkdir()
     (folder / "a.txt").write_text("a")

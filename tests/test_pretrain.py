@@ -14,6 +14,7 @@ from conftest import rows
 from filelock import FileLock
 from forked import killed_at
 
+from fer_lib.arguments import parse_settings
 from fer_lib.augment import Augmentation, Prepare
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError, read_json
@@ -35,7 +36,6 @@ from fer_lib.pretrain.folder import origin
 from fer_lib.pretrain.learner import MaskedLearner
 from fer_lib.recipes import recipe
 from fer_lib.runs import list_runs
-from fer_lib.settings import parse_settings
 from fer_lib.train import main as train_command
 from fer_lib.train import train
 

@@ -6,20 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from fer_lib.augment import Augmentation
-from fer_lib.changed import changed_settings
-from fer_lib.config import PRESETS, TrainConfig
-from fer_lib.files import InputError
-from fer_lib.models import MODULES
-from fer_lib.recipes import RECIPES, recipe
-from fer_lib.settings import (
+from fer_lib.arguments import (
     add_arguments,
     own_changes,
     parse_setting,
     parse_settings,
     several,
-    side_by_side,
 )
+from fer_lib.augment import Augmentation
+from fer_lib.changed import changed_settings, side_by_side
+from fer_lib.config import PRESETS, TrainConfig
+from fer_lib.files import InputError
+from fer_lib.models import MODULES
+from fer_lib.recipes import RECIPES, recipe
 
 
 @pytest.mark.parametrize("model", MODULES)

@@ -36,7 +36,7 @@ ORDER = (
     "models",
     "losses",
     "config",
-    "settings",
+    "arguments",
     "recipes",
     "changed",
     "checkpoints",

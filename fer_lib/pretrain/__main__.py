@@ -6,11 +6,11 @@ import os
 import shlex
 import subprocess
 
+from fer_lib.arguments import add_arguments, parse_settings
 from fer_lib.data import load_faces
 from fer_lib.files import InputError, continued
 from fer_lib.pretrain import pretrain, pretraining
 from fer_lib.recipes import default_preset
-from fer_lib.settings import add_arguments, parse_settings
 
 
 @continued()

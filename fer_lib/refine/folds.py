@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from fer_lib.arguments import own_changes, several
 from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities, training_rows
 from fer_lib.changed import changed_settings
@@ -22,7 +23,6 @@ from fer_lib.models.weights import read_metadata
 from fer_lib.recipes import merged_options, recipe
 from fer_lib.refine.ballots import Ballots
 from fer_lib.runs import Run, find_run, runs_folder
-from fer_lib.settings import own_changes, several
 from fer_lib.train import train
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fer_lib.arguments import several
 from fer_lib.batches import autocast
 from fer_lib.data.faceset import FaceSet
 from fer_lib.device import choose_precision, processes
 from fer_lib.files import InputError, expanded, home, replacing, sha256
 from fer_lib.refine.ballots import Ballots, translate, vocabulary
-from fer_lib.settings import several
 
 HUB_VOTERS = (
     "trpakov/vit-face-expression",
