@@ -3,13 +3,16 @@
 import argparse
 import ast
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fer_lib.config import PRESETS
+from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.files import InputError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 APART = ("model", "name", "recipe", "preset")
 """Names that choose the recipe, so they are not settings that can be changed in it."""
@@ -132,3 +135,22 @@ def named_files(value: Any, name: str = "") -> list[Path]:
         return []
     path = Path(value)
     return [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
+
+
+def side_by_side(configs: Mapping[Hashable, TrainConfig]) -> "DataFrame":
+    """Return a table of the settings in which trainings differ.
+
+    Settings of the augmentation have rows of their own; model, recipe and preset are left out.
+
+    Args:
+        configs: column title -> config of a training.
+
+    Returns:
+        One row for each setting and one column for each training, all values as text.
+    """
+    import pandas as pd  # takes a second to import, which a prediction does not need
+
+    settings = {title: config.to_dict() for title, config in configs.items()}
+    columns = {title: every | every.pop("augmentation") for title, every in settings.items()}
+    table = pd.DataFrame(columns, dtype=object).drop(["model", "recipe", "preset"]).map(str)
+    return table[table.nunique(axis=1) > 1]

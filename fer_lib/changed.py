@@ -2,15 +2,11 @@
 
 import json
 import re
-from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fer_lib.config import TrainConfig
 from fer_lib.recipes import own_start, recipe
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 LEARNING = {
     *("dropout", "drop_path", "drop_path_rate", "weight_init"),
@@ -64,25 +60,6 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
         rest["pretrained"] = (start.parent if own_start(str(start)) else start).name
     options |= options.pop("backbone_options", None) or {}
     return rest | options | {f"augmentation.{key}": value for key, value in draws.items()}
-
-
-def side_by_side(configs: Mapping[Hashable, TrainConfig]) -> "DataFrame":
-    """Return a table of the settings in which trainings differ.
-
-    Settings of the augmentation have rows of their own; model, recipe and preset are left out.
-
-    Args:
-        configs: column title -> config of a training.
-
-    Returns:
-        One row for each setting and one column for each training, all values as text.
-    """
-    import pandas as pd  # takes a second to import, which a prediction does not need
-
-    settings = {title: config.to_dict() for title, config in configs.items()}
-    columns = {title: every | every.pop("augmentation") for title, every in settings.items()}
-    table = pd.DataFrame(columns, dtype=object).drop(["model", "recipe", "preset"]).map(str)
-    return table[table.nunique(axis=1) > 1]
 
 
 def network(options: dict[str, Any]) -> dict[str, Any]:

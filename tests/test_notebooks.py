@@ -19,8 +19,7 @@ from forked import Kernel
 from jupyter_client.provisioning import local_provisioner
 
 from fer_lib import plots
-from fer_lib.arguments import own_changes
-from fer_lib.changed import side_by_side
+from fer_lib.arguments import own_changes, side_by_side
 from fer_lib.compare import figures
 from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.sample import make_sample

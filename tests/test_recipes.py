@@ -12,9 +12,10 @@ from fer_lib.arguments import (
     parse_setting,
     parse_settings,
     several,
+    side_by_side,
 )
 from fer_lib.augment import Augmentation
-from fer_lib.changed import changed_settings, side_by_side
+from fer_lib.changed import changed_settings
 from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
