@@ -195,7 +195,8 @@ def page() -> gr.Blocks:
 def ask_no_proxy() -> None:
     """Keep Gradio's own request to the page, with which it begins, away from a proxy."""
     known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "localhost"
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{known},127.0.0.1"
+    if known != "*":  # which covers all addresses only if it stands alone
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{known},127.0.0.1"
 
 
 def main() -> None:

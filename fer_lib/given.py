@@ -1,4 +1,4 @@
-"""Runs as a user names them on a command line: by path, by name or by pattern."""
+"""Runs as a user names them on a command line: by path, by name, or by a pattern of paths."""
 
 from collections.abc import Iterable
 from pathlib import Path

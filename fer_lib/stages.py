@@ -64,10 +64,7 @@ RUNS = ("{runs}/*_{dataset}_s*/results.json", "{runs}/*_{dataset}_s*/predictions
 REFINED = "{data}/refined_*.npz"
 COMPARED = ("json", "md", "csv", "tex", "png", "svg")
 KEPT = "{results}/*_s*.json"  # the results on real faces, of which each shows some
-TRAININGS = (
-    *("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae"),
-    *("07_vit_moe", "08_grefel"),
-)
+TRAININGS = ("03_cnn", "04_vit_scratch", "05_vit_tiny", "06_vit_mae", "07_vit_moe", "08_grefel")
 """Notebooks that train; each of them may be told to learn from refined labels."""
 
 STAGES = (

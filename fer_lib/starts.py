@@ -34,8 +34,9 @@ def started_from(config: TrainConfig) -> list[dict[str, Any]]:
     """Return what the weights that a training starts from have learned from.
 
     Returns:
-        What the run says in whose folder the file is, or else the file itself; `UNKNOWN` for the
-        weights of a classifier of this project without that, [] for weights of others.
+        What the run says in whose folder the file is, or else the file itself. If neither
+        does, `UNKNOWN` for a classifier of this project, what it names for a pretraining of an
+        earlier version, and [] for weights of others.
 
     Raises:
         InputError: the file of the weights cannot be read.
@@ -47,14 +48,18 @@ def started_from(config: TrainConfig) -> list[dict[str, Any]]:
         return learned_from(read_json(path.with_name("config.json")))
     except (AttributeError, InputError, KeyError, TypeError):  # another program's, or none
         known = read_metadata(path)
-    return json.loads(known.get("learned_from", "[]")) or [UNKNOWN] * ("model" in known)
+    if origins := json.loads(known.get("learned_from", "[]")):
+        return origins
+    ours = "model" in known or "fingerprint" in known
+    return [UNKNOWN | {key: known[key] for key in ORIGIN if key in known}] * ours
 
 
 def may_know_test(start: dict[str, Any], faces: FaceSet) -> bool:
     """Return whether a start may have learned from test images, or chose its epoch on some.
 
     The official test images of public datasets stay apart from the training images of any other
-    data. That is not known of test images that were drawn, or are from folders of the user.
+    data. That is not known of test images that were drawn at random, or are from folders of the
+    user. Samples of other sizes have many faces in common, and none with photographs.
 
     Args:
         start: one entry of `started_from`.
@@ -62,12 +67,12 @@ def may_know_test(start: dict[str, Any], faces: FaceSet) -> bool:
     """
     if start["fingerprint"] == faces.fingerprint:
         return False
+    names = (start.get("dataset"), faces.name)
+    samples = [bool(SAMPLE.fullmatch(name or "")) for name in names]
+    if None not in names and any(samples):
+        return all(samples)
     splits = (start["split"], faces.manifest.get("split"))
     before, now = ((split or {}).get("fractions", ()) for split in splits)
-    public = _is_known(start.get("dataset")) and _is_known(faces.name)
+    public = all(name in KINDS for name in names)
     validated = faces.mark.startswith("test = ") and "valid" not in before  # by PublicTest
     return not public or "test" in (*before, *now) or validated
-
-
-def _is_known(dataset: str | None) -> bool:
-    return dataset in KINDS or bool(SAMPLE.fullmatch(dataset or ""))

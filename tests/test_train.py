@@ -243,6 +243,10 @@ MERGED = "test = PublicTest + PrivateTest, 7,178 images"
         (("fer2013", OFFICIAL), ("fer2013", VALID_DRAWN), MERGED, True),  # PublicTest is in both
         (("fer2013", None), ("fer2013", VALID_DRAWN), MERGED, True),
         (("fer2013", VALID_DRAWN), ("fer2013", VALID_DRAWN), MERGED, False),
+        (("sample", OFFICIAL), ("sample-10-300", OFFICIAL), "", True),  # which share faces
+        (("sample", OFFICIAL), ("fer2013", VALID_DRAWN), MERGED, False),
+        (("fer2013", DRAWN), ("sample", OFFICIAL), "", False),
+        ((None, None), ("sample", OFFICIAL), "", True),
     ],
 )
 def test_results_say_if_the_start_may_know_the_test_images(faces, before, now, mark, marked):
@@ -279,7 +283,15 @@ def test_a_run_records_the_data_of_all_runs_before_it(faces, tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "expected"),
     [
+        (
+            {"model": "baseline_cnn", "learned_from": "[]"},  # written without an origin
+            [{"dataset": None, "fingerprint": None, "split": None}],
+        ),
         ({"model": "baseline_cnn"}, [{"dataset": None, "fingerprint": None, "split": None}]),
+        (
+            {"dataset": "fer2013", "fingerprint": "f"},  # of a pretraining
+            [{"dataset": "fer2013", "fingerprint": "f", "split": None}],
+        ),
         ({"format": "pt"}, []),
     ],
 )
