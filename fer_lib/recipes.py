@@ -54,7 +54,7 @@ SCRATCH_PUBLISHED = {
     ),
 }  # fmt: skip
 # First, to fit the faces: initial weights of wider spread and the milder augmentation of the CNNs,
-# with which vit_cnn learned sooner (benchmarks/README.md). Later, against overfitting to 28,709
+# with which vit_cnn learned sooner (benchmarks/log.md). Later, against overfitting to 28,709
 # faces: stochastic depth and mixup, not dropout, ten times the weight decay, and a moving average.
 SCRATCH_OURS = SCRATCH_PUBLISHED | {
     "batch_size": 128,

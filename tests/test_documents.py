@@ -18,7 +18,8 @@ from fer_lib.pretrain import pretraining
 from fer_lib.recipes import recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = [ROOT / name for name in ("README.md", "benchmarks/README.md", "benchmarks/log.md")]
+DOCUMENTS += sorted(ROOT.glob("docs/*.md"))
 OTHERS = ("benchmarks/steps.md", "data/README.md", "fer_lib/predict/MODEL_CARD.md")
 OTHERS += ("report/results/README.md", "runs/README.md")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
