@@ -16,7 +16,7 @@ KIND = ["model", "data", "recipe"]
 
 SHORT = (
     *("model", "data", "test accuracy (95 %)", "one view", "clean test", "macro-F1", "validation"),
-    *("recipe", "runs", "epochs", "on"),
+    *("recipe", "runs", "epochs"),
 )
 """Columns of the table in the project's README; the other table has more, but not `runs`."""
 
