@@ -97,10 +97,10 @@ def ensemble(answers: Answers) -> dict[str, Any]:
           or else runs were added one by one.
         * `valid_accuracy`; `results`: of the test images, as `evaluate.evaluate` returns them.
         * `single`: name of the best single run, what `paired.pair_test` returns for the subset
-          against it (`p` is not corrected: it is a single planned test), and `finding`: whether `p`
+          against it (`p` is not corrected: it is one planned test), and `finding`: whether `p`
           is below `LEVEL` and the size of the difference at least `half_width`.
         * `highest`: `single`, the same test and `finding`, against the run that has the most test
-          images right.
+          images right (a second test, not corrected either).
     """
     members, steps = best_subset(answers)
     single = steps[0]["members"][0]
