@@ -16,7 +16,7 @@ def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
     """Plot accuracy against a cost on a logarithmic axis; points have the numbers of the legend.
 
     Points are filled for our recipe and open for another. Those that would cover each other are
-    drawn a little apart.
+    drawn apart, to the right; a line leads back to the true cost.
 
     Args:
         table: names as index; columns `model`, `recipe`, `cost`, `accuracy`, and `low`, `high`, the
@@ -25,9 +25,10 @@ def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
     table = table.sort_values("accuracy", ascending=False, kind="stable")
     figure, axis = new_figure(7.4, 3.6 + 0.09 * len(table), mark=mark)
     # What a point covers: a factor of the cost, and a part of the range of the accuracies.
-    step, height = 1.14, 0.04 * (table["accuracy"].max() - table["accuracy"].min())
+    step, height = 1.17, 0.045 * (table["accuracy"].max() - table["accuracy"].min())
     drawn: list[tuple[float, float]] = []
-    for number, row in enumerate(table.itertuples(), 1):
+    names = in_lines(table.index)
+    for number, (name, row) in enumerate(zip(names, table.itertuples(), strict=True), 1):
         place = row.cost
         while any(
             1 / step < place / x < step and abs(row.accuracy - y) <= height for x, y in drawn
@@ -38,12 +39,13 @@ def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
         face = colour if row.recipe == "ours" else "white"
         axis.errorbar(
             place, row.accuracy, yerr=error_bars(row._asdict()), fmt="o", color=colour,
-            markersize=10, capsize=2, elinewidth=1, markerfacecolor=face,
-            label=f"{number}  {row.Index}",
+            markersize=12, capsize=2, elinewidth=1, markerfacecolor=face,
+            label=f"{number}  {name}", zorder=2,
         )  # fmt: skip
+        axis.plot([row.cost, place], [row.accuracy] * 2, "|-", color=colour, linewidth=1, zorder=1)
         dark = np.dot(mpl.colors.to_rgb(face), (0.299, 0.587, 0.114)) < 0.5
         axis.text(
-            place, row.accuracy, str(number), fontsize=6.5, ha="center", va="center_baseline",
+            place, row.accuracy, str(number), fontsize=8, ha="center", va="center_baseline",
             color="white" if dark else "black", zorder=4,
         )  # fmt: skip
     axis.set(xscale="log", xlabel=xlabel, ylabel="test accuracy")
@@ -53,7 +55,7 @@ def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
     axis.xaxis.set_major_formatter(lambda x, _: large(x) if x >= 1000 else f"{x:g}")
     axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     percent(axis.yaxis)
-    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=7.5, markerscale=0.6)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=8.5, markerscale=0.6)
     return figure
 
 
@@ -64,7 +66,7 @@ def alike(table: pd.DataFrame, *, mark: str, title: str) -> Figure:
     .53.
     """
     short = table.map("{:.2f}".format).map(lambda text: text.removeprefix("0"))
-    size = 0.8 + 0.34 * len(table)
+    size = 0.8 + 0.29 * len(table)
     figure, axis = new_figure(size + 2.4, size, mark=mark)  # inches; room for the names
     names = [f"{name}  {number}" for number, name in enumerate(in_lines(table.index), 1)]
     sns.heatmap(
@@ -143,8 +145,8 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
     Args:
         table: columns `system`, `on`, `accuracy` (published), and `published_alike` and
             `ours_alike` (reached here with the published and with our recipe). Optional columns
-            are `published_other_alike` and `ours_other_alike`, reached on another network and drawn
-            as crosses a little below. A row without `accuracy` is left out. A row in which nothing
+            are `epoch`, after which the published accuracy was reached, and `published_other_alike` and
+            `ours_other_alike`, reached on another network and drawn as crosses a little below. A row without `accuracy` is left out. A row in which nothing
             was reached says why: by `alike` (missing if the claim is no accuracy), or by
             `ours_test` and `ours_other_test`, which show whether there was a run.
     """
@@ -180,7 +182,11 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
     ):
         colour = "black" if marker == "|" else "0.3"
         axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=size, label=label)
-    names = [f"{row.system}: {row.on}" for row in table.itertuples()]
+    after = table.get("epoch", pd.Series(np.nan, table.index))
+    names = [
+        f"{row.system}: {row.on}" + ("" if pd.isna(epoch) else f", epoch {epoch:.0f}")
+        for row, epoch in zip(table.itertuples(), after, strict=True)
+    ]
     axis.set(xlabel="accuracy", yticks=range(len(table)), yticklabels=names)
     axis.set_ylim(len(table) - 0.5, -0.5)
     axis.margins(x=0.25)  # room for the text beside the last point

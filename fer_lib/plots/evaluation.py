@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from fer_lib.plots.style import MARKERS, error_bars, model_style, new_figure, percent
+from fer_lib.plots.style import MARKERS, error_bars, in_lines, model_style, new_figure, percent
 
 VIEW_TITLES = {"one": "one view", "mirror": "with its mirror image", "ten_crop": "ten crops"}
 
@@ -27,7 +27,7 @@ def reliability(bins: dict[str, Sequence[dict[str, Any]]], *, mark: str) -> Figu
         bins: results of `calibration.reliability` by title; one diagram for each.
     """
     figure, axes = new_figure(
-        0.6 + 3.9 * len(bins), 4.8, mark=mark, nrows=2, ncols=len(bins), squeeze=False,
+        0.6 + 3.2 * len(bins), 4.4, mark=mark, nrows=2, ncols=len(bins), squeeze=False,
         sharex=True, sharey="row", height_ratios=(3, 1),
     )  # fmt: skip
     blue = sns.color_palette("colorblind")[0]
@@ -144,7 +144,7 @@ def robustness(
     kinds = list(dict.fromkeys(kind for curves in found.values() for kind in curves))
     rows = -(-len(kinds) // 3)
     figure, axes = new_figure(
-        9, 0.4 + 2.5 * rows, mark=mark, nrows=rows, ncols=3, squeeze=False, sharey=True
+        7.6, 0.4 + 2.2 * rows, mark=mark, nrows=rows, ncols=3, squeeze=False, sharey=True
     )
     for axis, kind in zip(axes.ravel(), kinds, strict=False):
         tried = {name: curves[kind] for name, curves in found.items() if kind in curves}
@@ -161,10 +161,13 @@ def robustness(
                 axis.axhline(clean, color="0.6", linewidth=1, linestyle="--", zorder=0)
         if guess is not None:
             axis.axhline(guess, color="0.4", linewidth=1, linestyle=":", zorder=0)
-        axis.set(title=kind, xlabel=curve[0]["unit"], xticks=table["severity"])
+        axis.set(title=kind, xlabel=curve[0]["unit"])
         percent(axis.yaxis)
         if curve[0]["severity"] > curve[-1]["severity"]:
+            axis.set_xscale("log")  # sides in pixels, which are halved
             axis.invert_xaxis()  # so that damage grows to the right
+            axis.minorticks_off()
+        axis.set_xticks(table["severity"], [f"{severity:g}" for severity in table["severity"]])
     for axis in axes[:, 0]:
         axis.set(ylabel="accuracy\n(bars: 95 % interval)", ylim=(0, 1))
     for axis in axes.ravel()[len(kinds) :]:
@@ -174,6 +177,6 @@ def robustness(
         for axis in axes.ravel():
             handles, labels = axis.get_legend_handles_labels()
             shown |= dict(zip(labels, handles, strict=True))
-        lines = shown.values(), shown.keys()
-        figure.legend(*lines, frameon=False, fontsize=9, loc="outside upper center", ncols=4)
+        lines = shown.values(), in_lines(list(shown))
+        figure.legend(*lines, frameon=False, fontsize=9, loc="outside upper center", ncols=3)
     return figure

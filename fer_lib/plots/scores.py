@@ -67,7 +67,7 @@ def _curve(axis: Any, rows: Rows, name: str, guess: float | None = None) -> None
 def confusion_matrix(
     confusion: Sequence[Sequence[int]], classes: Sequence[str], *, mark: str, title: str = ""
 ) -> Figure:
-    """Draw which share of each true class (rows) was predicted as each class (columns).
+    """Draw which share of the images of each label (rows) was predicted as each class (columns).
 
     Args:
         confusion: (K, K) counts of images; each row is shown with its sum.
@@ -82,7 +82,7 @@ def confusion_matrix(
         xticklabels=classes, ax=axis, annot_kws={"fontsize": 9},
         yticklabels=[f"{c} ({n})" for c, n in zip(classes, support.ravel(), strict=True)],
     )  # fmt: skip
-    axis.set(xlabel="predicted", ylabel="true (images)", title=title)
+    axis.set(xlabel="predicted", ylabel="label (images)", title=title)
     axis.tick_params(axis="x", rotation=40)
     return figure
 
@@ -93,7 +93,7 @@ def row_shares(
     columns: Sequence[str],
     *,
     mark: str,
-    xlabel: str = "what most annotators see",
+    xlabel: str = "what the largest number of annotators see",
     ylabel: str = "label",
 ) -> Figure:
     """Draw the share of each row's total in each column as a heat map."""
