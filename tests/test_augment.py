@@ -109,6 +109,19 @@ def test_crop_has_the_given_area_and_moves_inside_the_image():
         assert 0.98 < (side + shift.abs()).max() <= 1.0001  # some windows reach the edge
 
 
+def test_a_large_crop_keeps_its_share_of_the_area_and_fits_into_the_image():
+    """A ratio of 4:3 would make one side of a window of this area longer than the image's."""
+    maps = augment.affine_maps(Augmentation(crop=(0.85, 1)), Draw(5000, generator()))
+    width, height = maps[:, 0, 0], maps[:, 1, 1]
+    area = width * height
+    assert 0.8499 < area.min() < 0.851
+    assert abs(area.mean().item() - 0.925) < 0.003
+    assert area.max() <= 1.0001
+    assert (width / height).log().std() > 0.03
+    for side, shift in ((width, maps[:, 0, 2]), (height, maps[:, 1, 2])):
+        assert (side + shift.abs()).max() <= 1.0001
+
+
 def test_photometric_change_and_noise_have_the_given_size_and_stay_in_range():
     grey = torch.full((4000, 1, 4, 4), 0.5)
     config = Augmentation(photometric=1, brightness=0.2, noise=1, noise_std=0.05)
