@@ -155,13 +155,13 @@ def noise(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
 def rectangles(
     top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: torch.Size
 ) -> Tensor:
-    """Return masks (B, 1, *size) bool that are True inside any of an image's R rectangles.
+    """Return masks (B, 1, *size) bool: is a pixel's centre inside any of an image's R rectangles?
 
     Args:
         top, left, height, width: (B, R), in shares of the image's side.
     """
-    rows = torch.arange(size[0], device=top.device) / size[0]
-    columns = torch.arange(size[1], device=top.device) / size[1]
+    rows = (torch.arange(size[0], device=top.device) + 0.5) / size[0]
+    columns = (torch.arange(size[1], device=top.device) + 0.5) / size[1]
     inside_rows = (rows >= top[..., None]) & (rows < (top + height)[..., None])  # (B, R, H)
     inside_columns = (columns >= left[..., None]) & (columns < (left + width)[..., None])
     return (inside_rows[..., :, None] & inside_columns[..., None, :]).any(1, keepdim=True)

@@ -163,6 +163,16 @@ def test_coarse_dropout_sets_holes_to_the_mean():
     assert share.min() >= 1 / 64 - 0.005
 
 
+def test_holes_are_as_frequent_at_opposite_edges():
+    """A pixel tested at its corner would put holes half a pixel too low, and none in row 0."""
+    images, config = torch.ones(10_000, 1, 16, 16), Augmentation(dropout=1)
+    holes = augment.coarse_dropout(images, config, Draw(10_000, generator())) == 0
+    share = holes.float().mean((0, 1))
+    assert 0.01 < share[0].mean() < 0.025
+    for axis in (0, 1):
+        torch.testing.assert_close(share, share.flip(axis), atol=0.02, rtol=0)
+
+
 def test_erasing_and_coarse_dropout_are_applied_after_normalisation():
     prepare = Prepare(GREY)
     plain = prepare(copies(), Augmentation(), generator())
