@@ -30,7 +30,8 @@ class Augmentation:
         rotate: largest rotation, degrees.
         translate: largest shift, share of the side.
         scale: range of the zoom; above 1 enlarges the face.
-        crop: range of the share of the area that a random resized crop keeps; (1, 1) for none.
+        crop: range of the share of the area that a random resized crop keeps; (1, 1) for none. The
+            crop's sides are in a ratio of 3:4 to 4:3, as far as they fit into the image.
         photometric: probability of the brightness and contrast changes.
         brightness: largest change, share of the full range.
         contrast: largest relative change about the image's mean.
@@ -114,9 +115,10 @@ def affine_maps(config: Augmentation, draw: Draw) -> Tensor:
     shift = torch.where(on[:, None], 2 * config.translate * draw.uniform(-1, 1, 2), 0.0)
     # A random resized crop zooms each side and shifts, with the window kept inside the image.
     area = draw.uniform(*config.crop)
-    ratio = torch.exp(draw.uniform(-1, 1) * math.log(4 / 3)) if config.crop[0] < 1 else 1.0
-    width = (area * ratio).sqrt().clamp(max=1.0)
-    height = (area / ratio).sqrt().clamp(max=1.0)
+    # No side is longer than the image's: the ratio lies between the area and its inverse.
+    most = (-area.log()).clamp(0, math.log(4 / 3))
+    ratio = torch.exp(draw.uniform(-1, 1) * most) if config.crop[0] < 1 else 1.0
+    width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
     shift = shift + draw.uniform(-1, 1, 2) * (1 - torch.stack([width, height], dim=1))
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     rows = [cosine * width * mirror, -sine * height, shift[:, 0]]
@@ -153,13 +155,13 @@ def noise(images: Tensor, config: Augmentation, draw: Draw) -> Tensor:
 def rectangles(
     top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: torch.Size
 ) -> Tensor:
-    """Return masks (B, 1, *size) bool that are True inside any of an image's R rectangles.
+    """Return masks (B, 1, *size) bool: is a pixel's centre inside any of an image's R rectangles?
 
     Args:
         top, left, height, width: (B, R), in shares of the image's side.
     """
-    rows = torch.arange(size[0], device=top.device) / size[0]
-    columns = torch.arange(size[1], device=top.device) / size[1]
+    rows = (torch.arange(size[0], device=top.device) + 0.5) / size[0]
+    columns = (torch.arange(size[1], device=top.device) + 0.5) / size[1]
     inside_rows = (rows >= top[..., None]) & (rows < (top + height)[..., None])  # (B, R, H)
     inside_columns = (columns >= left[..., None]) & (columns < (left + width)[..., None])
     return (inside_rows[..., :, None] & inside_columns[..., None, :]).any(1, keepdim=True)

@@ -109,6 +109,19 @@ def test_crop_has_the_given_area_and_moves_inside_the_image():
         assert 0.98 < (side + shift.abs()).max() <= 1.0001  # some windows reach the edge
 
 
+def test_a_large_crop_keeps_its_share_of_the_area_and_fits_into_the_image():
+    """A ratio of 4:3 would make one side of a window of this area longer than the image's."""
+    maps = augment.affine_maps(Augmentation(crop=(0.85, 1)), Draw(5000, generator()))
+    width, height = maps[:, 0, 0], maps[:, 1, 1]
+    area = width * height
+    assert 0.8499 < area.min() < 0.851
+    assert abs(area.mean().item() - 0.925) < 0.003
+    assert area.max() <= 1.0001
+    assert (width / height).log().std() > 0.03
+    for side, shift in ((width, maps[:, 0, 2]), (height, maps[:, 1, 2])):
+        assert (side + shift.abs()).max() <= 1.0001
+
+
 def test_photometric_change_and_noise_have_the_given_size_and_stay_in_range():
     grey = torch.full((4000, 1, 4, 4), 0.5)
     config = Augmentation(photometric=1, brightness=0.2, noise=1, noise_std=0.05)
@@ -148,6 +161,16 @@ def test_coarse_dropout_sets_holes_to_the_mean():
     assert set(out.unique().tolist()) == {0.0, 1.0}
     assert share.max() <= 4 / 64 + 0.02
     assert share.min() >= 1 / 64 - 0.005
+
+
+def test_holes_are_as_frequent_at_opposite_edges():
+    """A pixel tested at its corner would put holes half a pixel too low, and none in row 0."""
+    images, config = torch.ones(10_000, 1, 16, 16), Augmentation(dropout=1)
+    holes = augment.coarse_dropout(images, config, Draw(10_000, generator())) == 0
+    share = holes.float().mean((0, 1))
+    assert 0.01 < share[0].mean() < 0.025
+    for axis in (0, 1):
+        torch.testing.assert_close(share, share.flip(axis), atol=0.02, rtol=0)
 
 
 def test_erasing_and_coarse_dropout_are_applied_after_normalisation():
