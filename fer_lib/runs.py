@@ -36,11 +36,13 @@ class RunFolder:
     Attributes:
         config: the content of `config.json`.
         fingerprint: SHA-256 of the data that the run was trained on.
+        scores: the entries of `results.json` that runs of this kind have, besides `mark`.
 
     Raises:
-        InputError: the folder has no `config.json`, or one that does not name the data and the
-            environment.
+        InputError: the folder has no `config.json`, or one without the data or the environment.
     """
+
+    scores: tuple[str, ...] = ()
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -70,8 +72,11 @@ class RunFolder:
 
     @property
     def results(self) -> dict[str, Any]:
-        """The content of `results.json`; raises InputError if the run is unfinished."""
-        return read_json(self.folder / "results.json")
+        """The content of `results.json`; raises InputError if it is missing or damaged."""
+        results = read_json(path := self.folder / "results.json")
+        if not (isinstance(results, dict) and {"mark", *self.scores} <= results.keys()):
+            raise InputError(f"{path} lacks the results: delete it and create it again")
+        return results
 
     @property
     def state_path(self) -> Path:
@@ -119,6 +124,8 @@ class Run(RunFolder):
     Raises:
         InputError: the folder is not a run, or has settings that this version does not know.
     """
+
+    scores = ("valid", "test")
 
     def __init__(self, folder: str | Path):
         super().__init__(folder)

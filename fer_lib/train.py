@@ -180,11 +180,11 @@ def main(arguments: list[str] | None = None) -> None:
         with processes().main_process_first():  # it writes the cache that the others read
             faces = load_faces(dataset, args.data_dir, say=processes().print)
         run = train(config, faces, runs=args.runs)
+        if processes().is_main_process:
+            accuracy = run.results["test"]["full"]["accuracy"]
+            print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())
     except (InputError, FloatingPointError) as error:
         parser.error("; ".join([str(error), *getattr(error, "__notes__", ())]))
-    if processes().is_main_process:
-        accuracy = run.results["test"]["full"]["accuracy"]
-        print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())
     processes().destroy_process_group()  # or several processes end with a warning
 
 

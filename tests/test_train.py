@@ -113,6 +113,23 @@ def test_bad_arguments_are_reported_in_the_last_line_of_stderr(arguments, messag
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "is not valid JSON"), ("{}", "lacks the results"), ("[]", "lacks the results")],
+)
+def test_damaged_results_are_reported_with_a_remedy(
+    make_run, monkeypatch, capsys, content, message
+):
+    run = make_run()
+    (run.folder / "results.json").write_text(content)
+    monkeypatch.setattr(train_module, "train", lambda *_, **__: run)
+    with pytest.raises(SystemExit):
+        main(["baseline_cnn", "--dataset", "sample-10-100"])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{run.folder / 'results.json'} {message}" in said
+    assert said.endswith(": delete it and create it again")
+
+
 @pytest.mark.parametrize("name", ["train", "pipeline", "in_depth", "pretrain.__main__"])
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_ctrl_c_ends_a_long_command_with_a_sentence(name, rank, monkeypatch, capsys):
