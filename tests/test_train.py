@@ -104,6 +104,9 @@ def test_a_run_that_another_program_finished_meanwhile_is_returned(
         ),
         (["baseline_cnn", "--set", 'augmentation={"rotate": "x"}'], "rotate must be a number"),
         (["baseline_cnn", "--dataset", "fer2013", "--data-dir", "/nowhere"], "/nowhere"),
+        (["baseline_cnn", "--dataset", ""], "dataset '' must be a plain name"),
+        (["baseline_cnn", "--labels", ""], "refined_RULE:soft, not ''"),
+        (["baseline_cnn", "--from-run", ""], "is not a run folder"),
     ],
 )
 def test_bad_arguments_are_reported_in_the_last_line_of_stderr(arguments, message, capsys):
