@@ -96,8 +96,9 @@ class RunFolder:
         """Raise InputError if the run was trained on other data than `faces`."""
         if self.fingerprint != faces.fingerprint:
             other = f"{self.folder} was trained on other data than this {faces.name}"
-            remedy = "give its own as --data-dir; docs/training.md says how to score it on others"
-            raise InputError(f"{other}: {remedy}")
+            alike = self.config["data"].get("dataset") in (None, faces.name)
+            remedy = "give its own as --data-dir" if alike else "use runs on the same data only"
+            raise InputError(f"{other}: {remedy}; docs/training.md says how to score it on others")
 
     def metrics(self) -> "DataFrame":
         """Read `metrics.csv`, which has one row per epoch."""
