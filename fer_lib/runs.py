@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -160,14 +161,17 @@ def runs_folder(folder: str | Path | None = None) -> Path:
 
 
 def read_runs(root: Path, kind: type[Kind]) -> list[Kind]:
-    """Read the runs of a kind in a folder, oldest first; print which folders cannot be read."""
+    """Read the runs of a kind in a folder, oldest first; print once which cannot be read."""
     found = []
     for path in sorted(root.glob("[!.]*/config.json")):  # a dot marks a half-made folder
         try:
             found.append(kind(path.parent))
         except InputError as error:
-            print(f"left out: {error}")
+            leave_out(str(error))
     return found
+
+
+leave_out = cache(lambda reason: print(f"left out: {reason}"))  # a campaign reads every 5 s
 
 
 def newest(runs: Iterable[Kind]) -> Kind | None:
@@ -217,8 +221,7 @@ def find_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = No
         same_start = start in (None, known)
         return same_labels and same_start and settings.to_dict() == config.to_dict()
 
-    every = list_runs(folder, fingerprint=faces.fingerprint, finished=False)
-    return newest(filter(is_same, every))
+    return newest(filter(is_same, list_runs(folder, fingerprint=faces.fingerprint, finished=False)))
 
 
 def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = None) -> Run:
