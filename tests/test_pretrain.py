@@ -448,6 +448,7 @@ def test_presets_scale_the_learning_rate_and_survive_json():
         ({"colour": 1}, "unknown pretraining setting: colour"),
         ({"labels": "votes"}, "unknown pretraining setting: labels"),
         ({"augmentation": {"blur": 1}}, "augmentation"),
+        ({"augmentation": {}}, "changes nothing: name what to change"),
         ({"preset": "tiny"}, "preset"),
     ],
 )
