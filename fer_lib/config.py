@@ -262,6 +262,20 @@ def read_augmentation(values: dict[str, Any] | Augmentation) -> Augmentation:
         ) from None
 
 
+def changed_augmentation(before: Augmentation, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of an augmentation, some of them changed.
+
+    Raises:
+        InputError: `changes` is empty, as if it switched the augmentation off.
+    """
+    if not changes:
+        raise InputError(
+            "augmentation={} changes nothing: name what to change, as in "
+            '{"flip": 0, "affine": 0, "crop": [1, 1], "photometric": 0, "erase": 0}'
+        )
+    return asdict(before) | changes
+
+
 def fits(value: Any, annotation: Any) -> bool:
     """Return whether a value, which may come from JSON, has an annotated type.
 

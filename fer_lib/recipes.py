@@ -1,11 +1,10 @@
 """Recipes of all models, as published and our own, their shorter presets, and changes to them."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fer_lib.augment import Augmentation
-from fer_lib.config import TrainConfig
+from fer_lib.config import TrainConfig, changed_augmentation
 from fer_lib.data.loading import SAMPLE
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
@@ -229,13 +228,8 @@ def recipe(model: str, name: str = "ours", preset: str = "full", **overrides: An
     options = merged_options(known, own)
     values |= shorter | overrides
     if isinstance(draws := overrides.get("augmentation"), dict):
-        if not draws:
-            raise InputError(
-                "augmentation={} changes nothing: name what to change, as in "
-                '{"flip": 0, "affine": 0, "crop": [1, 1], "photometric": 0, "erase": 0}'
-            )
         before = (RECIPES[model, name] | shorter).get("augmentation", Augmentation())
-        values["augmentation"] = asdict(before) | draws
+        values["augmentation"] = changed_augmentation(before, draws)
     if "warmup_epochs" not in overrides:
         values["warmup_epochs"] = min(values.get("warmup_epochs", 0), values["epochs"] / 5)
     return TrainConfig.from_dict(

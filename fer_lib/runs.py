@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,11 +37,13 @@ class RunFolder:
     Attributes:
         config: the content of `config.json`.
         fingerprint: SHA-256 of the data that the run was trained on.
+        scores: the entries of `results.json` that runs of this kind have, besides `mark`.
 
     Raises:
-        InputError: the folder has no `config.json`, or one that does not name the data and the
-            environment.
+        InputError: the folder has no `config.json`, or one without the data or the environment.
     """
+
+    scores: tuple[str, ...] = ()
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -70,8 +73,11 @@ class RunFolder:
 
     @property
     def results(self) -> dict[str, Any]:
-        """The content of `results.json`; raises InputError if the run is unfinished."""
-        return read_json(self.folder / "results.json")
+        """The content of `results.json`; raises InputError if it is missing or damaged."""
+        results = read_json(path := self.folder / "results.json")
+        if not (isinstance(results, dict) and {"mark", *self.scores} <= results.keys()):
+            raise InputError(f"{path} lacks the results: delete it and create it again")
+        return results
 
     @property
     def state_path(self) -> Path:
@@ -91,8 +97,9 @@ class RunFolder:
         """Raise InputError if the run was trained on other data than `faces`."""
         if self.fingerprint != faces.fingerprint:
             other = f"{self.folder} was trained on other data than this {faces.name}"
-            remedy = "give its own as --data-dir; docs/training.md says how to score it on others"
-            raise InputError(f"{other}: {remedy}")
+            alike = self.config["data"].get("dataset") in (None, faces.name)
+            remedy = "give its own as --data-dir" if alike else "use runs on the same data only"
+            raise InputError(f"{other}: {remedy}; docs/training.md says how to score it on others")
 
     def metrics(self) -> "DataFrame":
         """Read `metrics.csv`, which has one row per epoch."""
@@ -119,6 +126,8 @@ class Run(RunFolder):
     Raises:
         InputError: the folder is not a run, or has settings that this version does not know.
     """
+
+    scores = ("valid", "test")
 
     def __init__(self, folder: str | Path):
         super().__init__(folder)
@@ -152,14 +161,17 @@ def runs_folder(folder: str | Path | None = None) -> Path:
 
 
 def read_runs(root: Path, kind: type[Kind]) -> list[Kind]:
-    """Read the runs of a kind in a folder, oldest first; print which folders cannot be read."""
+    """Read the runs of a kind in a folder, oldest first; print once which cannot be read."""
     found = []
     for path in sorted(root.glob("[!.]*/config.json")):  # a dot marks a half-made folder
         try:
             found.append(kind(path.parent))
         except InputError as error:
-            print(f"left out: {error}")
+            leave_out(str(error))
     return found
+
+
+leave_out = cache(lambda reason: print(f"left out: {reason}"))  # a campaign reads every 5 s
 
 
 def newest(runs: Iterable[Kind]) -> Kind | None:
@@ -209,8 +221,7 @@ def find_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = No
         same_start = start in (None, known)
         return same_labels and same_start and settings.to_dict() == config.to_dict()
 
-    every = list_runs(folder, fingerprint=faces.fingerprint, finished=False)
-    return newest(filter(is_same, every))
+    return newest(filter(is_same, list_runs(folder, fingerprint=faces.fingerprint, finished=False)))
 
 
 def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = None) -> Run:

@@ -160,31 +160,31 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     try:
-        apart = (*APART, "seed", *(["labels"] if args.labels else []))
+        apart = (*APART, "seed", *([] if args.labels is None else ["labels"]))
         changes = {"seed": args.seed} | parse_settings(args.set, apart)
-        if args.labels:
+        if args.labels is not None:
             changes |= {"labels": args.labels}
-        if args.from_run:
+        if args.from_run is not None:  # an unset variable of a script gives "", which is refused
             run = Run(given_path(args.from_run))
             if run.train_config.model != args.model:
                 raise InputError(
                     f"{run.folder} is a run of {run.train_config.model}, not of {args.model}"
                 )
-            dataset = args.dataset or run.config["data"]["dataset"]
+            dataset = run.config["data"]["dataset"] if args.dataset is None else args.dataset
             config = fine_tuning(run, args.recipe, args.preset, **changes)
         else:
-            dataset = args.dataset or "sample"
+            dataset = "sample" if args.dataset is None else args.dataset
             preset = args.preset or default_preset(dataset)
             config = recipe(args.model, args.recipe or "ours", preset, **changes)
             require_start(config)
         with processes().main_process_first():  # it writes the cache that the others read
             faces = load_faces(dataset, args.data_dir, say=processes().print)
         run = train(config, faces, runs=args.runs)
+        if processes().is_main_process:
+            accuracy = run.results["test"]["full"]["accuracy"]
+            print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())
     except (InputError, FloatingPointError) as error:
         parser.error("; ".join([str(error), *getattr(error, "__notes__", ())]))
-    if processes().is_main_process:
-        accuracy = run.results["test"]["full"]["accuracy"]
-        print(f"{run.folder}: test accuracy {accuracy:.2%} {run.results['mark']}".rstrip())
     processes().destroy_process_group()  # or several processes end with a warning
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from fer_lib import in_depth
 from fer_lib.compare import __main__ as compare_command
 from fer_lib.data import acquire, load_faces, loading
-from fer_lib.data.faceset import fingerprint
+from fer_lib.data.faceset import fingerprint, save
 from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError, read_json, write_json
@@ -273,6 +274,13 @@ def test_the_source_is_remembered_if_the_cache_cannot_be_rewritten(written, fer_
     heard = []
     assert load_faces("fer2013", say=heard.append).fingerprint == first.fingerprint
     assert f"read from {written}" in heard[0]
+
+
+def test_a_cache_without_a_source_is_announced_without_one(sample, fer_home):
+    cache, heard = fer_home / "data" / "mytable", []
+    save(replace(sample, name="mytable", manifest={"layout": "my table"}), cache)
+    load_faces("mytable", say=heard.append)
+    assert heard[0].startswith(f"mytable: my table, from the cache {cache}: 160 faces")
 
 
 def test_a_cache_in_a_read_only_folder_is_named(written, fer_home, monkeypatch):

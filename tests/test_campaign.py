@@ -222,6 +222,8 @@ def test_packed_data_unpack_to_the_same_data(tmp_path, monkeypatch, capsys):
         (("run", "--only", "nobody"), "there is no entry 'nobody': use one of vit_small; "),
         (("run", "--weights", "nowhere"), "nowhere does not exist: give a file of weights"),
         (("run", "--minutes", "0"), "--minutes must be above 0"),
+        (("run", "--minutes", "nan"), "--minutes must be above 0"),
+        (("run", "--out", __file__), f"{__file__} cannot be written to: choose another folder"),
         (("table",), "there are no finished runs: train one first"),
     ],
 )

@@ -319,7 +319,10 @@ def test_sentences_say_which_differences_are_findings(three_runs, noise):
 
 def test_a_run_trained_on_other_data_is_refused(three_runs, noise):
     other = noise.subset(np.arange(len(noise) - 1))
-    with pytest.raises(InputError, match="trained on other data"):
+    with pytest.raises(InputError, match=r"trained on other data .*: give its own as --data-dir"):
+        paired_tests(three_runs, other)
+    three_runs[0].config["data"]["dataset"] = "another"
+    with pytest.raises(InputError, match=r"trained on other data .*: use runs on the same data"):
         paired_tests(three_runs, other)
 
 

@@ -448,6 +448,7 @@ def test_presets_scale_the_learning_rate_and_survive_json():
         ({"colour": 1}, "unknown pretraining setting: colour"),
         ({"labels": "votes"}, "unknown pretraining setting: labels"),
         ({"augmentation": {"blur": 1}}, "augmentation"),
+        ({"augmentation": {}}, "changes nothing: name what to change"),
         ({"preset": "tiny"}, "preset"),
     ],
 )
@@ -478,6 +479,18 @@ def test_the_command_line_reports_an_error_in_one_line(arguments, message, capsy
         main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_damaged_results_are_reported_with_a_remedy(finished, tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(finished.config))
+    (tmp_path / "results.json").write_text('{"mark": ""}')
+    monkeypatch.setattr(
+        "fer_lib.pretrain.__main__.pretrain", lambda *_, **__: Pretraining(tmp_path)
+    )
+    with pytest.raises(SystemExit):
+        main(["--dataset", "sample-10-100"])
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'results.json'} lacks the results: delete it and create it again" in said
 
 
 def test_the_printed_command_fine_tunes_the_encoder(tmp_path, capsys):

@@ -295,8 +295,9 @@ def test_folds_keep_copies_together_and_have_their_share_of_every_class(faces):
         assert happy == pytest.approx(0.25, abs=0.1)
     assert (np.bincount(copy_groups(faces.images)) > 1).any()
     assert held != [some.ids[some.where("test")].tolist() for some in fold_sets(faces, 4, seed=2)]
-    with pytest.raises(InputError, match="folds=1 must lie between 2 and"):
-        fold_sets(faces, 1, seed=0)
+    for wrong in (1, 2.0, "3", None):
+        with pytest.raises(InputError, match=f"folds={wrong!r} must be a whole number between 2 a"):
+            fold_sets(faces, wrong, seed=0)
 
 
 def test_more_folds_than_groups_of_copies_are_refused(faces):
@@ -345,6 +346,8 @@ def test_no_voter_has_learned_from_a_label_it_votes_on(faces, tmp_path):
     [
         (["baseline_cnn", {"epochs": 5}], {}, "voter {'epochs': 5} is neither a model nor"),
         ([["baseline_cnn", 5]], {}, "is neither a model nor a model with its changes"),
+        (None, {}, r"voters=None is no list of models: .* or \[\] for none"),
+        (3, {}, "voters=3 is no list of models"),
         (["baseline_cnn"], 5, "changes=5 is not a dict"),
         (["baseline_cnn"], {"seed": 3}, "seed in changes has a parameter of its own"),
         (

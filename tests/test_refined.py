@@ -89,6 +89,14 @@ def test_only_labels_of_exactly_the_training_images_are_written(faces):
     assert not refined_path("sample", "turned").exists()
 
 
+def test_other_refined_labels_are_named_if_those_of_a_rule_are_missing(faces):
+    for rule in ("soft", "majority"):
+        save_refined(faces, faces.where("train"), turned(faces, rule=rule), ())
+    text = "refined_majorty.npz does not exist: train with --labels refined_majority, refined_soft "
+    with pytest.raises(InputError, match=f"{text}or original"):
+        load_refined(faces, "majorty")
+
+
 def test_a_missing_or_damaged_file_or_one_of_other_images_is_refused(faces):
     with pytest.raises(InputError, match=r"refined_turned.npz does not exist: refine the labels"):
         load_refined(faces, "turned")
@@ -235,7 +243,7 @@ def test_the_command_refuses_missing_or_misnamed_refined_labels(capsys, tmp_path
         main(command)
     said = capsys.readouterr().err
     assert "refined_turned.npz does not exist: refine the labels of sample" in said
-    assert "--stages 02, or train with --labels original" in said
+    assert "fer_lib.pipeline --dataset sample-10-100 --stages 02, or train with --labels or" in said
     with pytest.raises(SystemExit):
         main([*command[:-1], "better"])
     assert "refined_RULE or refined_RULE:soft, not 'better'" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def test_metrics_of_code_that_logs_more_or_less_are_kept_whole(tmp_path):
     assert (tmp_path / "metrics.csv").read_text().split() == ["epoch,old,new", "1,0.5,", "2,,0.25"]
 
 
-def test_folders_that_are_no_run_are_left_out_and_named(make_run, tmp_path, capsys):
+def test_folders_that_are_no_run_are_left_out_and_named_once(make_run, tmp_path, capsys):
     run, half = make_run(), make_run(time="2")
     half.folder.rename(half.folder.with_name(f".{half.name}.partial"))  # half restored
     write_json(tmp_path / "a" / "config.json", {})
@@ -50,6 +50,7 @@ def test_folders_that_are_no_run_are_left_out_and_named(make_run, tmp_path, caps
     closed = tmp_path / "0" / "config.json"
     closed.mkdir(parents=True)  # a folder, which even root cannot read as a file
     assert [one.name for one in list_runs(tmp_path)] == [run.name]
+    assert list_runs(tmp_path)  # a second time, they are not named again
     printed = capsys.readouterr().out
     assert printed.count("left out") == 4
     assert f"left out: {closed} cannot be read (Is a directory)" in printed

@@ -104,6 +104,9 @@ def test_a_run_that_another_program_finished_meanwhile_is_returned(
         ),
         (["baseline_cnn", "--set", 'augmentation={"rotate": "x"}'], "rotate must be a number"),
         (["baseline_cnn", "--dataset", "fer2013", "--data-dir", "/nowhere"], "/nowhere"),
+        (["baseline_cnn", "--dataset", ""], "dataset '' must be a plain name"),
+        (["baseline_cnn", "--labels", ""], "refined_RULE:soft, not ''"),
+        (["baseline_cnn", "--from-run", ""], "is not a run folder"),
     ],
 )
 def test_bad_arguments_are_reported_in_the_last_line_of_stderr(arguments, message, capsys):
@@ -111,6 +114,23 @@ def test_bad_arguments_are_reported_in_the_last_line_of_stderr(arguments, messag
         main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "is not valid JSON"), ("{}", "lacks the results"), ("[]", "lacks the results")],
+)
+def test_damaged_results_are_reported_with_a_remedy(
+    make_run, monkeypatch, capsys, content, message
+):
+    run = make_run()
+    (run.folder / "results.json").write_text(content)
+    monkeypatch.setattr(train_module, "train", lambda *_, **__: run)
+    with pytest.raises(SystemExit):
+        main(["baseline_cnn", "--dataset", "sample-10-100"])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{run.folder / 'results.json'} {message}" in said
+    assert said.endswith(": delete it and create it again")
 
 
 @pytest.mark.parametrize("name", ["train", "pipeline", "in_depth", "pretrain.__main__"])

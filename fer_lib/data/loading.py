@@ -67,7 +67,8 @@ def load_faces(
     if manifest and (layout is None or origin == manifest.get("origin")):
         if (faces := _cached(folder, manifest)) is None:
             return load_faces(dataset, data_dir, expected=expected, say=say)
-        _tell(faces, f"from the cache {folder} of {manifest.get('source')}", say)
+        of = f" of {manifest['source']}" if manifest.get("source") else ""
+        _tell(faces, f"from the cache {folder}{of}", say)
         return faces
     faces = _read(dataset, layout, say)
     faces.manifest |= {

@@ -131,11 +131,7 @@ def load_refined(faces: FaceSet, rule: str) -> Refined:
     """
     path = refined_path(faces.name, rule)
     if not path.exists():
-        raise InputError(
-            f"{path} does not exist: refine the labels of {faces.name} first, with notebook "
-            "02_label_refinement or python -m fer_lib.pipeline --stages 02, or train with --labels "
-            "original"
-        )
+        raise InputError(f"{path} does not exist: {_remedy(faces.name)}")
     refined, ids, manifest = read_refined(path)
     same = manifest["fingerprint"] == faces.fingerprint
     if not same or not np.array_equal(ids, faces.ids[faces.where("train")]):
@@ -144,6 +140,17 @@ def load_refined(faces: FaceSet, rule: str) -> Refined:
             "notebook 02_label_refinement again"
         )
     return refined
+
+
+def _remedy(dataset: str) -> str:
+    """Return what to do without the labels of a rule: take those of another, or refine them."""
+    every = refined_path(dataset, "*")
+    if there := sorted(path.stem for path in every.parent.glob(every.name)):
+        return f"train with --labels {', '.join(there)} or original"
+    return (
+        f"refine the labels of {dataset} first, with notebook 02_label_refinement or python -m "
+        f"fer_lib.pipeline --dataset {dataset} --stages 02, or train with --labels original"
+    )
 
 
 def refined_targets(faces: FaceSet, rows: np.ndarray, labels: str) -> np.ndarray:

@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
         changes = {"seed": args.seed} | parse_settings(args.set, ("seed", "preset"))
         config = pretraining(args.preset or default_preset(args.dataset), **changes)
         run = pretrain(config, load_faces(args.dataset, args.data_dir), runs=args.runs)
+        loss, mark = run.results["valid_loss"], run.results["mark"]
     except (InputError, FloatingPointError) as error:
         parser.error("; ".join([str(error), *getattr(error, "__notes__", ())]))
     words = ["--dataset", args.dataset, "--preset", config.preset]
@@ -33,10 +34,9 @@ def main(arguments: list[str] | None = None) -> None:
     words += ["--seed", str(args.seed)] * bool(args.seed)
     words += ["--runs", args.runs] * bool(args.runs)
     words += ["--set", f"pretrained={run.encoder_path}", f"options={json.dumps(run.options)}"]
-    loss = run.results["valid_loss"]
     print(
         f"{run.folder}: validation loss {loss['first']:.4f} after the first epoch, "
-        f"{loss['last']:.4f} after the last {run.results['mark']}".rstrip()
+        f"{loss['last']:.4f} after the last {mark}".rstrip()
     )
     print(f"to fine-tune it: python -m fer_lib.train vit_mae {quoted(words)}")
 

@@ -3,11 +3,11 @@
 import json
 import math
 import shlex
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fer_lib.augment import Augmentation
-from fer_lib.config import Settings, TrainConfig
+from fer_lib.config import Settings, TrainConfig, changed_augmentation
 from fer_lib.files import InputError
 
 BACKBONE = "vit_tiny_patch16_224"
@@ -153,7 +153,8 @@ def pretraining(preset: str = "full", **overrides: Any) -> PretrainConfig:
         raise InputError(f"preset is one of {', '.join(PRETRAINING)}, not {preset!r}")
     values = PRETRAINING[preset] | overrides
     if isinstance(draws := overrides.get("augmentation"), dict):
-        values["augmentation"] = asdict(PretrainConfig().augmentation) | draws
+        before = PretrainConfig().augmentation
+        values["augmentation"] = changed_augmentation(before, draws)
     config = PretrainConfig.from_dict({"warmup_epochs": 0, **values, "preset": preset})
     derived = {
         "lr": LR_OF_256 * config.batch_size / 256,

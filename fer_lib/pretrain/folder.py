@@ -38,6 +38,8 @@ class Pretraining(RunFolder):
             `create_model("vit_mae", pretrained=encoder_path, **options)`.
     """
 
+    scores = ("valid_loss",)
+
     def __init__(self, folder: str | Path):
         super().__init__(folder)
         try:

@@ -38,12 +38,15 @@ def fold_sets(faces: FaceSet, folds: int, seed: int) -> list[FaceSet]:
         One set for each fold, named `<name>-fold-<k>-of-<folds>` with k from 1.
 
     Raises:
-        InputError: `folds` is not between 2 and the number of training images, or a fold would be
-            empty.
+        InputError: `folds` is not a whole number between 2 and the number of training images, or a
+            fold would be empty.
     """
     rows = faces.where("train")
-    if not 2 <= folds <= len(rows):
-        raise InputError(f"folds={folds} must lie between 2 and {len(rows)} training images")
+    if not (isinstance(folds, int) and 2 <= folds <= len(rows)):
+        raise InputError(
+            f"folds={folds!r} must be a whole number between 2 and {len(rows)}, the number of "
+            "training images"
+        )
     keys = group_keys(faces.images)
     shares = {str(number): 1 / folds for number in range(folds)}
     place = np.full(len(faces), "", dtype="<U8")
@@ -87,6 +90,11 @@ def voter_configs(
             training would have two votes, or see `recipes.recipe`.
     """
     own_changes(changes, "seed")
+    if not isinstance(voters, Sequence):
+        raise InputError(
+            f'voters={voters!r} is no list of models: write some, as in ["baseline_cnn"], or [] '
+            "for none"
+        )
     configs = []
     for number, voter in enumerate(several(voters)):
         match [voter] if isinstance(voter, str) else voter:
