@@ -51,7 +51,8 @@ class Training:
         self.config, self.main = learner.config, learner.accelerator.is_main_process
         self.rows = resume(run, learner)
         if self.main:
-            record_resume(run, describe_environment(self.config), len(self.rows))
+            now = describe_environment(self.config) | learner.from_hub
+            record_resume(run, now, len(self.rows))
         if not quiet:
             where = f"{self.learner.device.type} ({processor()})"
             self.say(f"{run.name} trains on {where}, precision {self.learner.precision}")
