@@ -1,5 +1,6 @@
 """A finished model and some test images, and what is computed from its weights."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from fer_lib.evaluate import aligned, load_predictions
 from fer_lib.evaluate.calibration import accuracy
 from fer_lib.evaluate.corruptions import CORRUPTIONS, undamaged
 from fer_lib.evaluate.robustness import compare_views, damage_passes, damaged, view_passes
-from fer_lib.explain import first_part, half_covered, spatial_gates
+from fer_lib.explain import expert_table, first_part, half_covered, routing, spatial_gates
 from fer_lib.files import InputError, sha256
 from fer_lib.models.cnn import SpatialAttention
+from fer_lib.models.moe import SparseExperts
 from fer_lib.provenance import code_digest, processor
 from fer_lib.runs import Run
 
@@ -41,6 +43,13 @@ class Subject:
         self.prepare = Prepare(self.model.pretrained_cfg, self.device)
         self.flip = run.train_config.flip_tta
         self.gated = first_part(self.model, SpatialAttention) is not None
+        self.routed = first_part(self.model, SparseExperts) is not None
+
+    @property
+    def own_parts(self) -> dict[str, Callable[[], dict[str, Any]]]:
+        """The functions that compute what only such a model has, by the name of the part."""
+        parts = {"gates": (self.gated, self.gates), "experts": (self.routed, self.experts)}
+        return {name: compute for name, (has, compute) in parts.items() if has}
 
     def conditions(self, images: int) -> dict[str, Any]:
         """Return the content of `computed` for what is computed now from a number of images."""
@@ -63,7 +72,8 @@ class Subject:
         one = torch.from_numpy(self.faces.images[rows[:1]])
         with FlopCounterMode(display=False) as counter:
             probabilities(self.model, one, self.prepare)
-        passes = 1 + self.flip + view_passes() + damage_passes(self.flip) + 5 * self.gated
+        own = 5 * self.gated + self.routed
+        passes = 1 + self.flip + view_passes() + damage_passes(self.flip) + own
         number = int(CPU_WORK / (passes * max(1, counter.get_total_flops())))
         if number >= len(rows):
             return len(rows)
@@ -112,6 +122,13 @@ class Subject:
         changed = float((turned != answers["none"]).mean())
         mirrored = accuracy(turned == self.labels) | {"changed": changed}
         return {"maps": maps, "covered": covered, "mirrored": mirrored}
+
+    def experts(self) -> dict[str, list[float]]:
+        """Return, by class, the share of its routes to each expert, on the images of `take`."""
+        with exact_convolutions():
+            gates = [routing(self.model, self.prepare(x)) for x in self.images.split(256)]
+        table = expert_table(torch.cat(gates), self.labels, self.faces.classes)
+        return table.dropna().T.to_dict("list")
 
     def answers(self, images: torch.Tensor) -> np.ndarray:
         """Return the most probable class of images (B, C, H, W) uint8: (B,) int64."""

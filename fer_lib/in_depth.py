@@ -25,6 +25,8 @@ The following parts are computed from the weights, and absent if these were neve
   over the images, in order; `covered`: by side ("none", "left", "right") `n`, `accuracy`, `low`,
   `high` with that half of every image made grey; `mirrored`: the same with the last gate flipped
   left to right, and the share of answers that this `changed`;
+- `experts`, for models with a mixture of experts, in one view: by class, the share of the routes of
+  its images that went to each expert, in order; a class without images is left out;
 - `computed`: how these parts were computed: `images` (number of test images), `mark` ("" or
   "1,000 of 3,589 test images"), `weights_sha256`, `code` (of views and robustness), `seed`,
   `device`, `threads`.
@@ -45,7 +47,8 @@ from fer_lib.from_weights import FEWEST, Subject
 from fer_lib.given import given_runs
 from fer_lib.runs import Run
 
-FROM_WEIGHTS = ("views", "robustness", "gates", "computed")
+COMPUTED = ("views", "robustness", "gates", "experts")
+FROM_WEIGHTS = (*COMPUTED, "computed")
 
 
 @enough_memory("evaluating in depth", OTHERS)
@@ -58,7 +61,7 @@ def evaluate_in_depth(run: Run, faces: FaceSet, *, images: int | None = None) ->
     A printed line says what was kept (also whether other code computed it), computed or left out.
 
     Args:
-        images: number of test images for views, robustness and gates, drawn with a fixed seed.
+        images: number of test images for all that needs the weights, drawn with a fixed seed.
             None: all on a GPU; on a CPU all if `from_weights.CPU_WORK` allows, otherwise as many
             hundreds as it allows, or none if it allows fewer than `FEWEST`.
 
@@ -76,7 +79,7 @@ def evaluate_in_depth(run: Run, faces: FaceSet, *, images: int | None = None) ->
     left_out(found, same_weights=True)  # drops parts that were begun and have no results
     write_json(path, found)
     what = "are those computed before" if "robustness" in found else "are left out"
-    print(f"the weights of {run.name} have been deleted: views, robustness and maps {what}")
+    print(f"the weights of {run.name} have been deleted: the parts that need them {what}")
     return found
 
 
@@ -108,7 +111,7 @@ def from_predictions(run: Run, faces: FaceSet) -> dict[str, Any]:
 
 
 def from_weights(run: Run, faces: FaceSet, found: dict[str, Any], images: int | None) -> None:
-    """Add views, robustness and gates to `found`, and write the file after each part."""
+    """Add the parts that need the weights to `found`, and write the file after each."""
     path, subject = run.folder / "evaluation.json", Subject(run, faces)
     total = len(faces.where("test"))
     wanted = subject.affordable() if images is None else min(images, total)
@@ -116,7 +119,8 @@ def from_weights(run: Run, faces: FaceSet, found: dict[str, Any], images: int | 
     enough = made.get("images", -1) >= wanted
     same = enough and all(made[key] == now[key] for key in ("weights_sha256", "seed"))
     whole = found.get("views") and set(CORRUPTIONS) <= set(found.get("robustness", {}))
-    if same and whole and ("gates" in found or not subject.gated):
+    missing = [name for name in subject.own_parts if name not in found]
+    if same and whole and not missing:
         by = "" if made["code"] == now["code"] else ", by other code (delete the file to repeat it)"
         print(f"views and robustness: loaded from evaluation.json, {extent(made, total)}{by}")
         return
@@ -132,9 +136,10 @@ def from_weights(run: Run, faces: FaceSet, found: dict[str, Any], images: int | 
     if not same or (made["code"] != now["code"] and not whole):
         made = now
         found |= {"views": {}, "robustness": {}, "computed": made}
-        found.pop("gates", None)
+        for name in subject.own_parts:
+            found.pop(name, None)
     subject.take(made["images"])
-    what = "gates" if same and whole else "views and robustness"
+    what = " and ".join(missing) if same and whole else "views and robustness"
     print(f"{what}: computed, {extent(made, total)}")
     if not found.get("views"):
         found["views"] = subject.views()
@@ -143,17 +148,18 @@ def from_weights(run: Run, faces: FaceSet, found: dict[str, Any], images: int | 
         if name not in found.setdefault("robustness", {}):
             found["robustness"][name] = subject.robustness(name)
             write_json(path, found)
-    if subject.gated and "gates" not in found:
-        found["gates"] = subject.gates()
-        write_json(path, found)
+    for name, compute in subject.own_parts.items():
+        if name not in found:
+            found[name] = compute()
+            write_json(path, found)
 
 
 def left_out(found: dict[str, Any], *, same_weights: bool) -> None:
-    """Drop views, robustness and gates if they are empty or of other weights."""
-    for key in ("views", "robustness", "gates"):
+    """Drop the parts that need the weights if they are empty or of other weights."""
+    for key in COMPUTED:
         if not (same_weights and found.get(key)):
             found.pop(key, None)
-    if not {"views", "robustness", "gates"} & set(found):
+    if not set(COMPUTED) & set(found):
         found.pop("computed", None)
 
 

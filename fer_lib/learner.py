@@ -20,7 +20,7 @@ from fer_lib.graph import RecordedStep, recordable
 from fer_lib.held_out import HeldOut
 from fer_lib.losses import SoftCrossEntropy
 from fer_lib.models import create_model
-from fer_lib.models.weights import load_into
+from fer_lib.models.weights import from_hub, load_into
 from fer_lib.optim import create_optimizer, freeze, layers, schedules
 
 
@@ -34,6 +34,7 @@ class Learner:
     Attributes:
         core: the bare model, without the wrapper of torch.compile or of several processes.
         ema: the moving average of the model (timm's `ModelEmaV3`), or None.
+        from_hub: what the run records of weights that were loaded from the hub; {} without these.
         held_out: the validation and test images, on which the model is validated and scored.
 
     Raises:
@@ -99,6 +100,7 @@ class Learner:
         core = create_model(
             config.model, num_classes=classes, pretrained=pretrained, **config.options
         )
+        self.from_hub = from_hub(core) if pretrained is True else {}
         if config.frozen_layers >= (depth := len(layers(core))):
             raise InputError(
                 f"{config.model} has {depth} layers, the last with the head, so frozen_layers is "

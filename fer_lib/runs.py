@@ -250,14 +250,16 @@ def record_resume(run: RunFolder, now: dict[str, Any], epoch: int) -> None:
 
     Appends to `resumed` a stage with `after_epoch` and the entries of `now` that `STAGE` names,
     unless nothing changed in them. A run that has trained no epoch yet gets `now` as its
-    environment: what trains it is the code and the machine of now.
+    environment, if its start changed too: what trains it is the code, the machine and the weights
+    from the hub of now.
 
     Args:
         now: the environment, as in the run's `config.json`.
         epoch: number of epochs trained so far.
     """
     stages = [run.config["environment"], *run.config.get("resumed", [])]
-    stage = {key: now[key] for key in STAGE if key in now}
+    names = STAGE if epoch else (*STAGE, "pretrained_sha256")
+    stage = {key: now[key] for key in names if key in now}
     # Stages that older code wrote lack some entries: the last known value of each counts.
     known = {key: value for one in stages for key, value in one.items()}
     if all(known.get(key, value) == value for key, value in stage.items()):

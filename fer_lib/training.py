@@ -51,7 +51,8 @@ class Training:
         self.config, self.main = learner.config, learner.accelerator.is_main_process
         self.rows = resume(run, learner)
         if self.main:
-            record_resume(run, describe_environment(self.config), len(self.rows))
+            now = describe_environment(self.config) | learner.from_hub
+            record_resume(run, now, len(self.rows))
         if not quiet:
             where = f"{self.learner.device.type} ({processor()})"
             self.say(f"{run.name} trains on {where}, precision {self.learner.precision}")
@@ -155,7 +156,8 @@ class Training:
         """Score the best weights on validation and test images, and write the results last.
 
         With a moving average the weights themselves are scored too, at their own best epoch. Their
-        predictions are kept, but not they.
+        predictions are kept, but not they. Where predictions are means with those of the mirror
+        image, those of the image alone are kept too.
         """
         folder, faces = self.run.folder, self.faces
         best = self.run.load_model().to(self.learner.device)
@@ -175,6 +177,8 @@ class Training:
             }
         if self.main:
             save_predictions(folder / "predictions.npz", predictions)
+            if "one_view" in more:
+                save_predictions(folder / "predictions_one_view.npz", one_view)
             if "unaveraged" in more:
                 save_predictions(folder / "predictions_unaveraged.npz", unaveraged)
             write_results(self.run, faces, predictions, self.rows, best, more)

@@ -18,7 +18,7 @@ from fer_lib.data import load_faces
 from fer_lib.evaluate import evaluate, load_predictions
 from fer_lib.evaluate.corruptions import CORRUPTIONS
 from fer_lib.evaluate.robustness import VIEWS
-from fer_lib.explain import spatial_gates
+from fer_lib.explain import routing, spatial_gates
 from fer_lib.files import InputError
 from fer_lib.in_depth import FROM_WEIGHTS, evaluate_in_depth, main
 from fer_lib.recipes import recipe
@@ -42,6 +42,15 @@ def faces(home):
 def trained(home, faces) -> Run:
     changes = {"epochs": 2, "options": {"width": 8}}
     config = recipe("attention_cnn", "ours", "sample", **changes)
+    return train(config, faces, runs=str(home / "runs"), quiet=True)
+
+
+@pytest.fixture(scope="module")
+def routed(home, faces) -> Run:
+    """A run of a tiny vit_moe."""
+    sizes = {"patch_size": 16, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    options = {"backbone_options": sizes, "img_size": 48, "in_chans": 1}
+    config = recipe("vit_moe", "ours", "sample", epochs=1, options=options, pretrained=False)
     return train(config, faces, runs=str(home / "runs"), quiet=True)
 
 
@@ -193,6 +202,32 @@ def test_gates_are_computed_without_tf32(trained, faces, monkeypatch):
     assert exact == [True]
 
 
+def test_the_routes_of_each_class_are_computed_also_after_all_else(
+    routed, faces, monkeypatch, capsys
+):
+    found, rows = evaluate_in_depth(routed, faces, images=20), faces.where("test")
+    rows = rows[np.sort(np.random.default_rng(from_weights.SEED).permutation(len(rows))[:20])]
+    model = routed.load_model()
+    gates = routing(model, Prepare(model.pretrained_cfg)(torch.from_numpy(faces.images[rows])))
+    assert set(found["experts"]) == {faces.classes[label] for label in faces.labels[rows]}
+    for number, name in enumerate(faces.classes):
+        if name in found["experts"]:
+            routes = (gates[faces.labels[rows] == number] > 0).sum(0).numpy()
+            np.testing.assert_allclose(found["experts"][name], routes / routes.sum())
+    assert "`experts`" in in_depth.__doc__
+    assert "gates" not in found
+    assert written(routed) == found
+    path = routed.folder / "evaluation.json"
+    path.write_text(json.dumps({key: part for key, part in found.items() if key != "experts"}))
+    monkeypatch.setattr(from_weights, "compare_views", None)
+    monkeypatch.setattr(from_weights, "damaged", None)
+    capsys.readouterr()
+    assert evaluate_in_depth(routed, faces, images=20) == found
+    assert capsys.readouterr().out.startswith("experts: computed, on 20 of 60 test images")
+    assert evaluate_in_depth(routed, faces, images=20) == found
+    assert "loaded from evaluation.json" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("lost", ["views", "robustness", "gates"])
 def test_a_missing_part_is_computed(whole, faces, run, lost):
     _, found, _ = whole
@@ -259,7 +294,9 @@ def test_a_cpu_that_is_too_slow_leaves_out_the_parts_from_weights(faces, run, mo
     assert written(run) == found
 
 
-def test_the_work_of_all_parts_counts_for_what_a_cpu_can_do(faces, run, monkeypatch):
+@pytest.mark.parametrize("fixture", ["trained", "routed"])
+def test_the_work_of_all_parts_counts_for_what_a_cpu_can_do(faces, request, monkeypatch, fixture):
+    run = request.getfixturevalue(fixture)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     subject, seen = from_weights.Subject(run, faces), []
     subject.flip, images = True, torch.from_numpy(faces.images[faces.where("test")])
@@ -270,7 +307,8 @@ def test_the_work_of_all_parts_counts_for_what_a_cpu_can_do(faces, run, monkeypa
     subject.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     subject.take(60)
     subject.views()
-    subject.gates()
+    for compute in subject.own_parts.values():
+        compute()
     for kind in CORRUPTIONS:
         subject.robustness(kind)
     work = sum(seen) * counter.get_total_flops()

@@ -143,15 +143,16 @@ def test_the_evaluation_of_a_run_is_kept_and_other_json_files_are_ignored(root):
     main([])
 
 
-def test_the_predictions_of_unaveraged_weights_are_kept_and_restored(root, monkeypatch):
+@pytest.mark.parametrize("which", ["one_view", "unaveraged"])
+def test_the_other_predictions_of_a_run_are_kept_and_restored(root, monkeypatch, which):
     run = make_run(root, right=10)
     given = load_predictions(run.folder / "predictions.npz")
     other = replace(given, test_probabilities=given.test_probabilities[:, ::-1].copy())
-    save_predictions(run.folder / "predictions_unaveraged.npz", other)
+    save_predictions(run.folder / f"predictions_{which}.npz", other)
     keep_results(run, root / "kept")
     monkeypatch.setenv("FER_HOME", str(root / "elsewhere"))
     (back,) = kept_module.restore(root / "kept")
-    read = load_predictions(back.folder / "predictions_unaveraged.npz")
+    read = load_predictions(back.folder / f"predictions_{which}.npz")
     np.testing.assert_allclose(read.test_probabilities, other.test_probabilities, atol=1e-3)
 
 

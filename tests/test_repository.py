@@ -1,4 +1,4 @@
-"""Consistency of the repository's files: addresses, notebooks, dependencies, imports."""
+"""Consistency of the repository's files: addresses, notebooks, dependencies, imports, lengths."""
 
 import ast
 import json
@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 import fer_lib
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("fer_lib", "benchmarks", "demo", "tests")
 PACKAGE = sorted((ROOT / "fer_lib").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -229,6 +230,16 @@ def test_module_imports_only_from_modules_before_it(path):
     above = {module, *ORDER[: ORDER.index(module)]}
     used = {name.split(".")[1] for name in imported(path) if name.startswith("fer_lib.")}
     assert used & set(ORDER) <= above
+
+
+def test_files_and_functions_are_no_longer_than_contributing_says():
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    for path in [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]:
+        text, name = path.read_text(encoding="utf-8"), path.relative_to(ROOT)
+        assert len(text.splitlines()) <= 300 or name.parts[0] == "tests", name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, functions):
+                assert node.end_lineno - node.lineno < 60, f"{name}: {node.name}"
 
 
 @pytest.fixture

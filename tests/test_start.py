@@ -13,7 +13,7 @@ from torch import nn
 
 from fer_lib.checkpoints import save_weights
 from fer_lib.data import load_faces
-from fer_lib.files import InputError
+from fer_lib.files import InputError, read_json, write_json
 from fer_lib.labels import EMOTIONS_8
 from fer_lib.learner import Learner
 from fer_lib.models import MODULES, create_model
@@ -22,7 +22,7 @@ from fer_lib.optim import freeze, layers, parameter_groups
 from fer_lib.predict import Predictor
 from fer_lib.predict.faces import make_detector
 from fer_lib.recipes import recipe
-from fer_lib.runs import list_runs
+from fer_lib.runs import list_runs, start_run
 from fer_lib.train import fine_tuning, main, train
 from fer_lib.training import Training
 
@@ -374,6 +374,68 @@ def test_a_run_is_reused_only_for_the_same_starting_weights(faces, tmp_path):
     other = {name: tensor + 1 for name, tensor in load_file(start).items()}
     save_file(other, start)
     assert train(config, faces, runs=tmp_path / "runs").folder != first.folder
+
+
+@pytest.fixture
+def on_hub(monkeypatch):
+    """A function that puts the weights of a tiny ViT, given by its seed, and a head on the hub."""
+
+    def put(seed: int, head: float = 0.0) -> None:
+        torch.manual_seed(seed)
+        state = timm.create_model("vit_tiny_patch16_224", num_classes=0, **TINY).state_dict()
+        state |= {"head.weight": torch.full((1000, 24), head), "head.bias": torch.zeros(1000)}
+        monkeypatch.setattr(
+            "timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state)
+        )
+
+    return put
+
+
+FROM_HUB = {"epochs": 2, "limit": 64, "pretrained": True, "options": tiny}
+
+
+def test_a_run_records_which_weights_of_the_hub_it_started_from(faces, tmp_path, on_hub, offline):
+    config = recipe("vit_tiny", "ours", "sample", **FROM_HUB | {"epochs": 1})
+    begun = start_run(config, faces, tmp_path)  # as an earlier version wrote it
+    on_hub(1)
+    run = train(config, faces, runs=tmp_path)
+    environment = run.config["environment"]
+    assert environment == read_json(run.folder / "config.json")["environment"]
+    assert environment["pretrained_hub_id"] == "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    assert len(environment["pretrained_sha256"]) == 64
+    assert run.folder == begun.folder
+    sha256 = lambda: Learner(config, faces).from_hub["pretrained_sha256"]
+    on_hub(1, head=1.0)
+    assert sha256() == environment["pretrained_sha256"]
+    on_hub(2)
+    assert sha256() != environment["pretrained_sha256"]
+    assert train(config, faces, runs=tmp_path).folder == run.folder  # without asking the hub
+    drawn = recipe("vit_tiny", "ours", "sample", **FROM_HUB | {"pretrained": False})
+    assert Learner(drawn, faces).from_hub == {}
+
+
+def test_a_run_from_the_hub_resumes_without_a_record_of_it(
+    faces, tmp_path, on_hub, monkeypatch, offline
+):
+    on_hub(1)
+    config, keep = recipe("vit_tiny", "ours", "sample", **FROM_HUB), Training.keep
+
+    def killed(self, *epoch):
+        keep(self, *epoch)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, faces, runs=tmp_path)
+    (begun,) = list_runs(tmp_path, finished=False)
+    for key in ("pretrained_sha256", "pretrained_hub_id"):
+        del begun.config["environment"][key]
+    write_json(begun.folder / "config.json", begun.config)
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", None)
+    run = train(config, faces, runs=tmp_path)
+    assert (run.folder, len(run.metrics())) == (begun.folder, 2)
+    assert run.config == begun.config
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -14,7 +14,7 @@ from fer_lib.augment import Prepare
 from fer_lib.batches import probabilities
 from fer_lib.checkpoints import load_state, load_weights
 from fer_lib.device import processes
-from fer_lib.evaluate import load_predictions
+from fer_lib.evaluate import aligned, load_predictions
 from fer_lib.files import InputError
 from fer_lib.learner import Learner
 from fer_lib.losses import SoftCrossEntropy
@@ -214,11 +214,15 @@ def test_a_full_disk_is_reported_and_the_last_state_is_kept(faces, tmp_path, mon
     assert train(small(epochs=1), faces, runs=tmp_path).finished
 
 
-def test_results_include_the_accuracy_without_the_mirror_image(faces, tmp_path):
+def test_predictions_and_accuracy_without_the_mirror_image_are_kept(faces, tmp_path):
     run = train(small(flip_tta=True), faces, runs=tmp_path)
     model = run.load_model()
     prepare = Prepare(model.pretrained_cfg)
+    kept = load_predictions(run.folder / "predictions_one_view.npz")
     for split, accuracy in run.results["one_view"].items():
         rows = faces.where(split)
-        answers = probabilities(model, torch.from_numpy(faces.images[rows]), prepare).argmax(1)
-        assert (answers.numpy() == faces.labels[rows]).mean() == accuracy
+        p = probabilities(model, torch.from_numpy(faces.images[rows]), prepare).numpy()
+        assert (p.argmax(1) == faces.labels[rows]).mean() == accuracy
+        np.testing.assert_allclose(aligned(faces, kept, split), p, atol=1e-5)
+    mean = load_predictions(run.folder / "predictions.npz")
+    assert not np.allclose(mean.test_probabilities, kept.test_probabilities, atol=1e-5)

@@ -36,8 +36,8 @@ def contents(run: Run) -> dict[str, str | None]:
     """Return the SHA-256 of what a run learned from and its settings only name.
 
     Returns:
-        `pretrained_sha256` (of the file of the first weights) and `refined_sha256` (of the training
-        targets by refined labels); None if the run does not have it.
+        `pretrained_sha256` (of the first weights, from a file or the hub) and `refined_sha256` (of
+        the training targets by refined labels); None if the run does not have it.
     """
     parts = (("environment", "pretrained_sha256"), ("data", "refined_sha256"))
     return {key: run.config.get(part, {}).get(key) for part, key in parts}

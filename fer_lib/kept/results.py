@@ -14,8 +14,8 @@ from fer_lib.runs import Run, runs_folder, write_metrics
 KEPT = "[0-9]*_*_s[0-9]*.json"
 """Pattern of the file names of kept runs; other results are in the same folder."""
 
-PREDICTIONS = ("", "_unaveraged")
-"""Ends of the names of a run's files of predictions; the second is of `Training.finish`."""
+PREDICTIONS = ("", "_one_view", "_unaveraged")
+"""Ends of the names of a run's files of predictions, which `Training.finish` writes."""
 
 KNOWN_FILES = {
     "cbdbe64524d8eb2e131f0132f49d257864d827ea13dafc9e22ebdad8ec87aa3d": (

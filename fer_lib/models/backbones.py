@@ -114,12 +114,26 @@ def build(
         **backbone_options or {},
     )
     vit.reset_classifier(0)
+    require_usable(vit, name, backbone_options or {})
+    part = head(
+        vit.num_features, num_classes=num_classes, prefix_tokens=vit.num_prefix_tokens, **options
+    )
+    return BackboneModel(vit, part, (in_chans, *vit.patch_embed.img_size))
+
+
+def require_usable(vit: VisionTransformer, name: str, options: dict[str, Any]) -> None:
+    """Raise InputError if a ViT's tokens do not suit a head, or its patches do not fill the image.
+
+    Args:
+        name: timm name of the ViT, for the message.
+        options: `backbone_options` with which it was built, for the message.
+    """
     if vit.cls_token is None:
         raise InputError(f"backbone {name!r} has no class token: use one that has")
     if isinstance(vit.norm, nn.Identity):  # timm then normalises after the pooling, if at all
         raise InputError(
-            f"backbone {name!r} with backbone_options={backbone_options or {}} has no final norm "
-            'on its tokens: add "final_norm": true and "fc_norm": false to these options'
+            f"backbone {name!r} with backbone_options={options} has no final norm on its "
+            'tokens: add "final_norm": true and "fc_norm": false to these options'
         )
     (patch, _), (side, _) = vit.patch_embed.patch_size, vit.patch_embed.img_size
     if side % patch:  # timm would cut off the remaining pixels at the right and below
@@ -127,7 +141,3 @@ def build(
         raise InputError(
             f"img_size={side} must be a multiple of the patch size {patch}: use {near}"
         )
-    part = head(
-        vit.num_features, num_classes=num_classes, prefix_tokens=vit.num_prefix_tokens, **options
-    )
-    return BackboneModel(vit, part, (in_chans, *vit.patch_embed.img_size))

@@ -1,5 +1,6 @@
 """Read and write weights files, and start a model or its backbone from one."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -161,6 +162,21 @@ def load_start(model: nn.Module, path: str | Path, name: str, num_classes: int) 
             f"have another shape, the first is {missing[0]}; use the backbone of the file"
         )
     backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
+
+
+def from_hub(model: nn.Module) -> dict[str, str | None]:
+    """Return what a run records of the weights that its new model has from the hub.
+
+    Returns:
+        `pretrained_sha256`, over names and values of the backbone's tensors as they fit the image
+        size and channels of the model, and `pretrained_hub_id`, their name on the hub.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy())
+    known = model.backbone.pretrained_cfg.get("hf_hub_id")
+    return {"pretrained_sha256": digest.hexdigest(), "pretrained_hub_id": known}
 
 
 def with_classes(state: State, own: State, before: int, after: int) -> State:
