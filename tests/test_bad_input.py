@@ -68,6 +68,8 @@ def test_a_bad_row_is_reported_with_its_line_number(row, complaint, tmp_path, re
         ("emotion,Usage\n0,Training\n", "lacks the column pixels"),
         (GOOD + "\n" + GOOD, "lacks the column emotion and pixels"),
         ("a;b\n", "lacks the column"),
+        (f"{HEADER},Emotion\n{GOOD},0\n", "has more than one column 'emotion' (capitals make no"),
+        (f"Pixels,{HEADER}\n7,{GOOD}\n", "has more than one column 'pixels'"),
     ],
     ids=[
         "empty",
@@ -77,6 +79,8 @@ def test_a_bad_row_is_reported_with_its_line_number(row, complaint, tmp_path, re
         "no pixels",
         "no header",
         "other",
+        "two labels",
+        "two of pixels",
     ],
 )
 def test_a_table_without_content_or_columns_is_refused(content, complaint, tmp_path, refused):
