@@ -256,6 +256,13 @@ def test_a_broken_link_is_refused(folder, refused):
     assert refused("fer2013", folder).startswith(f"{path} cannot be read (No such file")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_a_named_pipe_is_refused_before_it_is_opened(folder, refused):
+    path = folder / "train" / "happy" / "pipe.png"
+    os.mkfifo(path)
+    assert refused("mine", folder) == f"{path} is no regular file: move it elsewhere"
+
+
 def test_split_folders_without_training_images_are_refused(folder, refused):
     (folder / "train").rename(folder / "val")
     assert refused("mine", folder).startswith(f"{folder} has test/ and val/ but no train/ with")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,11 +73,14 @@ def _files(path: Path) -> list[tuple[str, os.stat_result]]:
 
 def _status(file: str) -> os.stat_result:
     try:
-        return os.stat(file)
+        status = os.stat(file)
     except OSError as error:  # such as a link to a file that no longer exists
         raise InputError(
             f"{file} cannot be read ({error.strerror}): restore it or delete it"
         ) from None
+    if not stat.S_ISREG(status.st_mode):  # such as a named pipe, which may never end
+        raise InputError(f"{file} is no regular file: move it elsewhere")
+    return status
 
 
 def recognise(source: Path) -> Layout:
