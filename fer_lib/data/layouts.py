@@ -12,7 +12,7 @@ from fer_lib.data.ferplus import FOLDERS, VOTE_FILE
 from fer_lib.data.folders import OWN, PARTS, parts_of, subfolders, walk, without_train
 from fer_lib.data.rafdb import LABELS, PICTURES, basic_folder
 from fer_lib.files import InputError, exists
-from fer_lib.labels import EMOTIONS, EMOTIONS_8
+from fer_lib.labels import EMOTIONS, EMOTIONS_8, class_of
 
 NAMED = 10  # folders that a message names
 DEPTH = 2  # levels searched below the given folder, such as archive/fer2013/ with train/ in it
@@ -121,10 +121,9 @@ def recognise(source: Path) -> Layout:
         raise problems[0]
     if (source / VOTE_FILE).exists() or source.name == VOTE_FILE:
         raise InputError(f"{source} holds the votes but no pixels: put fer2013.csv beside them")
-    raise InputError(
-        f"{source} holds no dataset that is known here{_folders_in(source)}; looked for "
-        f"{LOOKED_FOR}"
-    )
+    held = [text for text in (_folders_in(source), _tables_in(source)) if text]
+    only = f", only {' and '.join(held)}" if held else ""
+    raise InputError(f"{source} holds no dataset that is known here{only}; looked for {LOOKED_FOR}")
 
 
 def _folders_in(source: Path) -> str:
@@ -135,16 +134,28 @@ def _folders_in(source: Path) -> str:
     names = names or [path.name for path in paths]
     if not names:
         return ""
+    if len(names) == 1 and class_of(names[0]):
+        return f"one class folder, {names[0]} (at least two classes are needed)"
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return (
-        f", only the folders {', '.join(names[:NAMED])}{more} (if these are classes, rename each "
-        f"to one of {', '.join(EMOTIONS_8)})"
+        f"the folders {', '.join(names[:NAMED])}{more} (if these are classes, rename each to one "
+        f"of {', '.join(EMOTIONS_8)})"
     )
+
+
+def _tables_in(source: Path) -> str:
+    """Return what to say about CSV files in `source`, whose names are unknown; "" without any."""
+    tables = [path for path in source.glob("[!.]*") if path.suffix.lower() == ".csv"]
+    names = sorted(path.name for path in tables if path.is_file())
+    if not names:
+        return ""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"the file {names[0]}{more} (if it is FER2013's table, give the file itself)"
 
 
 def _table(path: Path) -> Layout:
     """Return the layout of a single file: a table, or an archive that contains one."""
-    if path.name.lower().endswith(".csv"):
+    if path.name.lower().endswith((".csv", ".csv.gz")):
         return _with_votes(path, path.name)
     name = path.name.lower().endswith(archives.SUFFIXES) and archives.table_in(path)
     if not name:
