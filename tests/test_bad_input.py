@@ -1,5 +1,6 @@
 """Data that cannot be used: refused with a sentence that names the file; nothing is written."""
 
+import gzip
 import io
 import os
 import shutil
@@ -152,6 +153,15 @@ def test_a_damaged_archive_is_refused(sample, layout, tmp_path, refused):
     middle[len(whole) // 2 : len(whole) // 2 + 40] = bytes(40)
     path.write_bytes(middle)
     assert str(path) in refused("fer2013", tmp_path)
+
+
+def test_a_damaged_gzipped_table_is_refused(sample, tmp_path, refused):
+    write_layout(sample, "icml", tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = gzip.compress(path.read_bytes())
+    for end in (5, 12, len(whole) // 2, len(whole) - 4):
+        path.write_bytes(whole[:end])
+        assert refused("fer2013", path).startswith(f"{path} is damaged or cannot be read (Compress")
 
 
 def test_an_archive_with_a_password_is_refused_with_a_remedy(sample, tmp_path, refused):

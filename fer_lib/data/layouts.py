@@ -24,9 +24,9 @@ KAGGLE = {
     },
 }
 LOOKED_FOR = (
-    f"{' or '.join(archives.TABLES)} (also in a zip or tar.gz); {VOTE_FILE} with fer2013.csv or "
-    f"Images/{FOLDERS['train']}; RAF-DB's basic/{LABELS.as_posix()}; class folders such as "
-    f"{', '.join(EMOTIONS)}, also inside train/ and test/"
+    f"{' or '.join(archives.TABLES)} (also gzipped, or in a zip or tar.gz); {VOTE_FILE} with "
+    f"fer2013.csv or Images/{FOLDERS['train']}; RAF-DB's basic/{LABELS.as_posix()}; "
+    f"class folders such as {', '.join(EMOTIONS)}, also inside train/ and test/"
 )
 
 
@@ -185,7 +185,7 @@ def _at(folder: Path, problems: list[InputError]) -> Layout | None:
         return Layout("rafdb", f"RAF-DB's {LABELS.name} with {PICTURES.as_posix()}/", basic)
     with os.scandir(folder) as entries:
         files = {entry.name.lower(): folder / entry.name for entry in entries if entry.is_file()}
-    for name in archives.TABLES:
+    for name in (*archives.TABLES, *(f"{name}.gz" for name in archives.TABLES)):
         if name in files:
             return _table(files[name])
     votes = folder / VOTE_FILE

@@ -1,4 +1,4 @@
-"""Reading FER2013's table (emotion, pixels, Usage): plain, zipped, or in Kaggle's tar.gz."""
+"""Reading FER2013's table (emotion, pixels, Usage): plain, packed, or in Kaggle's tar.gz."""
 
 import warnings
 from collections.abc import Iterable
@@ -69,7 +69,8 @@ def read_table(path: Path) -> Table:
     """Read a CSV with the columns emotion, pixels and (mostly) Usage, in any order.
 
     Args:
-        path: the CSV itself, or a zip or tar archive that contains it; nothing is extracted.
+        path: the CSV itself, also gzipped, or a zip or tar archive that contains it; nothing is
+            extracted.
 
     Raises:
         InputError: the file or one of its rows is not in the expected form. Rows are numbered like
