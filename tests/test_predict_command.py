@@ -322,6 +322,16 @@ def test_faces_are_numbered_as_in_the_table_if_there_are_several(monkeypatch):
     assert said == ["1 happy 90%", "2 happy 90%", "happy 90%", "happy 90%", "happy 90%"]
 
 
+@pytest.mark.parametrize("box", [Box(9, 9, 200, 150), Box(0, 0, 300, 200)])
+def test_the_lines_of_a_box_are_inside_it(box):
+    face = Face(box, {"happy": 0.9}, "happy", "", True, None, np.zeros(1))
+    drawn = np.asarray(draw_faces(Image.new("L", (300, 200)), [face])).any(2)
+    right, bottom = box.x + box.width, box.y + box.height
+    assert np.flatnonzero(drawn[100]).tolist() == [box.x, box.x + 1, right - 2, right - 1]
+    beside_the_label = drawn[:, right - 20]
+    assert np.flatnonzero(beside_the_label).tolist() == [box.y, box.y + 1, bottom - 2, bottom - 1]
+
+
 @pytest.mark.parametrize("colour", [SURE, UNSURE])
 def test_white_text_on_the_colours_of_the_labels_can_be_read(colour):
     shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]

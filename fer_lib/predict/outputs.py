@@ -191,7 +191,8 @@ def draw_faces(
     for number, face in enumerate(faces, 1):
         x, y, width, height = face.box
         colour = SURE if face.sure else UNSURE
-        pen.rectangle((x, y, x + width, y + height), outline=colour, width=max(2, size // 8))
+        box = x, y, x + width - 1, y + height - 1  # Pillow draws both corners
+        pen.rectangle(box, outline=colour, width=max(2, size // 8))
         text = f"{number} " if numbered and len(faces) > 1 else ""
         text += f"{face.expression} {face.probability:.0%}" + ("" if face.sure else ", not sure")
         left, _, right, bottom = pen.textbbox((0, 0), text, font=font)
