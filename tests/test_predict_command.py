@@ -464,6 +464,7 @@ def test_a_heic_picture_is_reported_with_a_remedy(run, folder):
     [
         ([], "give a picture"),
         (["{folder}", "--out", "a.txt"], ".csv or .json"),
+        (["{folder}", "--out=~nobody-here/a.csv"], "begins with an unknown user"),
         (["{folder}", "--every", "0"], "--every is 1 or more"),
         (["{folder}/nothing.png"], "nothing.png does not exist"),
         (["{folder}/*.gif"], "nothing matches"),
@@ -495,6 +496,18 @@ def test_invalid_options_are_refused_before_anything_is_written(
     assert message in said
     assert not printed
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_tilde_in_an_output_is_the_home_folder(run, folder, tmp_path, monkeypatch):
+    home, exported = tmp_path / "home", []
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(command, "write_onnx", lambda path, _: exported.append(path))
+    arguments = ("--out=~/a.csv", "--annotate=~/copies", "--export=~/a.onnx")
+    assert run(folder / "face.png", *arguments)[0] == 0
+    assert exported == [home / "a.onnx"]
+    assert len(table(home / "a.csv")) == 1
+    assert (home / "copies" / "face.png").exists()
 
 
 def test_the_faces_are_printed_even_if_the_export_fails(run, folder, tmp_path, monkeypatch):
