@@ -436,6 +436,17 @@ def test_an_unreadable_folder_is_reported_and_the_others_are_read(
     assert len(table(tmp_path / "a.csv")) == 3
 
 
+def test_links_to_nothing_are_reported_and_the_others_are_read(run, folder, tmp_path):
+    for name, target in (("gone.png", "nowhere.png"), ("loop.jpg", "loop.jpg")):
+        (folder / "below" / name).symlink_to(folder / "below" / target)
+    status, printed, said = run(folder / "below", "--annotate", tmp_path / "copies")
+    assert status == 1
+    assert printed.startswith(f"{folder / 'below' / 'grey.jpg'}: ")
+    assert "1 pictures read, 1 faces; 2 could not be read" in said
+    assert f"{folder / 'below' / 'gone.png'} cannot be read (No such file" in said
+    assert f"{folder / 'below' / 'loop.jpg'} cannot be read (Too many levels" in said
+
+
 def test_the_copy_of_a_file_without_a_picture_suffix_is_a_png(run, folder, tmp_path):
     (folder / "face.png").rename(folder / "upload.tmp")
     copies = tmp_path / "copies"

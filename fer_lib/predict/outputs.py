@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,12 +149,12 @@ def copy_path(folder: Path, shot: Shot) -> Path:
 def check_copies(folder: Path, sources: Sequence[Source]) -> None:
     """Raise InputError if an annotated copy would replace an input or another copy."""
     input_itself = "is an input itself: give another folder with --annotate"
-    taken = {source.path.resolve(): input_itself for source in sources}
+    taken = {os.path.realpath(source.path): input_itself for source in sources}
     for source in sources:
         if source.problem:
             continue
         first = Shot(source, frame=0 if source.is_video else None)
-        copy = copy_path(folder, first).resolve()
+        copy = os.path.realpath(copy_path(folder, first))
         if copy in taken:
             raise InputError(
                 f"the annotated copy of {source.path} would be {copy}, which {taken[copy]}"
