@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 
 from fer_lib.checkpoints import save_weights
 from fer_lib.data.drawing import draw
-from fer_lib.data.pictures import NO_PICTURE
+from fer_lib.data.pictures import NO_PICTURE, read_picture
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.models import create_model
@@ -31,8 +31,8 @@ from fer_lib.predict import Face
 from fer_lib.predict import __main__ as command
 from fer_lib.predict.description import describe
 from fer_lib.predict.faces import Box
-from fer_lib.predict.inputs import Source, find_sources, progress, shots
-from fer_lib.predict.outputs import COLUMNS, SURE, UNSURE, draw_faces
+from fer_lib.predict.inputs import Shot, Source, find_sources, progress, shots
+from fer_lib.predict.outputs import COLUMNS, SURE, UNSURE, Seen, annotate, draw_faces
 from fer_lib.recipes import recipe
 
 
@@ -445,6 +445,20 @@ def test_links_to_nothing_are_reported_and_the_others_are_read(run, folder, tmp_
     assert "1 pictures read, 1 faces; 2 could not be read" in said
     assert f"{folder / 'below' / 'gone.png'} cannot be read (No such file" in said
     assert f"{folder / 'below' / 'loop.jpg'} cannot be read (Too many levels" in said
+
+
+@pytest.mark.parametrize(
+    ("mode", "space"), [("RGB", b"RGB "), ("L", b"RGB "), ("L", b"GRAY"), ("CMYK", b"CMYK")]
+)
+def test_a_copy_has_the_profile_of_its_picture_only_if_that_is_one_of_rgb(tmp_path, mode, space):
+    profile = bytes(16) + space + bytes(108)
+    for suffix in (".jpg", ".tif") if mode == "CMYK" else (".jpg", ".tif", ".png", ".webp"):
+        path = tmp_path / f"a{suffix}"
+        Image.new(mode, (16, 16)).save(path, icc_profile=profile)
+        shot = Shot(Source(path, Path(path.name)), read_picture(path))
+        annotate(tmp_path / "copies", Seen(shot, []))
+        copied = Image.open(tmp_path / "copies" / path.name).info.get("icc_profile")
+        assert copied == (profile if space == b"RGB " else None)
 
 
 def test_the_copy_of_a_file_without_a_picture_suffix_is_a_png(run, folder, tmp_path):

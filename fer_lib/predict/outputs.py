@@ -166,11 +166,16 @@ def check_copies(folder: Path, sources: Sequence[Source]) -> None:
 
 
 def annotate(folder: Path, seen: Seen) -> None:
-    """Write a copy of a picture with its faces marked, as by `draw_faces`."""
+    """Write a copy of a picture with its faces marked, as by `draw_faces`.
+
+    It has the picture's colour profile, unless that is one of grey or CMYK: the copy is RGB.
+    """
     picture = draw_faces(seen.shot.picture, seen.faces)
+    profile = picture.info.get("icc_profile") or b""
+    profile = profile if profile[16:20] == b"RGB " else None
     with replacing(copy_path(folder, seen.shot)) as temporary:
         try:
-            picture.save(temporary)
+            picture.save(temporary, icc_profile=profile)
         except ValueError as error:  # such as a side that WebP cannot have
             raise InputError(
                 f"the copy of {title(seen.shot)} cannot be written ({error}): give it as PNG"
