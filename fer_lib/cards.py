@@ -125,10 +125,11 @@ def band(history: Sequence[tuple[float, Mapping[str, float]]], *, gap: float = G
         history: (time, probabilities by class), oldest first; time in seconds from now, at most 0.
         gap: seconds without a face above which the band is broken.
     """
-    history = history[:: 1 + len(history) // 120]  # about one point for every pixel or two
+    step = 1 + len(history) // 120  # leaves about one point for every pixel or two
     ends = [i for i, (a, b) in enumerate(pairwise(history), 1) if b[0] - a[0] > gap]
     pieces = [history[a:b] for a, b in pairwise([0, *ends, len(history)])]
-    areas = "".join(area for piece in pieces if len(piece) > 1 for area in stacked(piece))
+    thinned = [[*piece[:-1:step], piece[-1]] for piece in pieces if len(piece) > 1]
+    areas = "".join(area for piece in thinned for area in stacked(piece))
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {100 * SECONDS} 100" '
         f'preserveAspectRatio="none">{areas}</svg>'

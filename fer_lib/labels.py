@@ -65,6 +65,12 @@ def canonical(name: str) -> str:
         ) from None
 
 
+def class_of(name: str) -> str | None:
+    """Return the class of `EMOTIONS_8` that a name stands for, or None if it is unknown."""
+    known = CANONICAL.get(name.strip().lower())
+    return known if known in EMOTIONS_8 else None
+
+
 def reorder(source: Sequence[str], target: Sequence[str] = EMOTIONS) -> list[int]:
     """Return for each class of `target` its position in `source`, matched by name.
 

@@ -1,5 +1,6 @@
 """Data that cannot be used: refused with a sentence that names the file; nothing is written."""
 
+import gzip
 import io
 import os
 import shutil
@@ -68,6 +69,8 @@ def test_a_bad_row_is_reported_with_its_line_number(row, complaint, tmp_path, re
         ("emotion,Usage\n0,Training\n", "lacks the column pixels"),
         (GOOD + "\n" + GOOD, "lacks the column emotion and pixels"),
         ("a;b\n", "lacks the column"),
+        (f"{HEADER},Emotion\n{GOOD},0\n", "has more than one column 'emotion' (capitals make no"),
+        (f"Pixels,{HEADER}\n7,{GOOD}\n", "has more than one column 'pixels'"),
     ],
     ids=[
         "empty",
@@ -77,6 +80,8 @@ def test_a_bad_row_is_reported_with_its_line_number(row, complaint, tmp_path, re
         "no pixels",
         "no header",
         "other",
+        "two labels",
+        "two of pixels",
     ],
 )
 def test_a_table_without_content_or_columns_is_refused(content, complaint, tmp_path, refused):
@@ -148,6 +153,15 @@ def test_a_damaged_archive_is_refused(sample, layout, tmp_path, refused):
     middle[len(whole) // 2 : len(whole) // 2 + 40] = bytes(40)
     path.write_bytes(middle)
     assert str(path) in refused("fer2013", tmp_path)
+
+
+def test_a_damaged_gzipped_table_is_refused(sample, tmp_path, refused):
+    write_layout(sample, "icml", tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = gzip.compress(path.read_bytes())
+    for end in (5, 12, len(whole) // 2, len(whole) - 4):
+        path.write_bytes(whole[:end])
+        assert refused("fer2013", path).startswith(f"{path} is damaged or cannot be read (Compress")
 
 
 def test_an_archive_with_a_password_is_refused_with_a_remedy(sample, tmp_path, refused):
@@ -250,6 +264,13 @@ def test_a_broken_link_is_refused(folder, refused):
     path = folder / "train" / "happy" / "gone.png"
     path.symlink_to(folder / "nowhere.png")
     assert refused("fer2013", folder).startswith(f"{path} cannot be read (No such file")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_a_named_pipe_is_refused_before_it_is_opened(folder, refused):
+    path = folder / "train" / "happy" / "pipe.png"
+    os.mkfifo(path)
+    assert refused("mine", folder) == f"{path} is no regular file: move it elsewhere"
 
 
 def test_split_folders_without_training_images_are_refused(folder, refused):

@@ -66,5 +66,14 @@ def test_a_band_fills_its_height_and_breaks_where_there_was_no_face():
     assert max(x for x, _ in drawn[-1]) == pytest.approx(1000)
 
 
+def test_a_thinned_band_has_no_gap_for_a_short_pause_and_ends_with_the_newest_point():
+    pause = [moment for moment in range(-300, 1) if not -150 < moment < -133]
+    history = [(moment / 30, {"happy": 1.0}) for moment in pause]  # 30 a second, 0.57 s without
+    (area,) = areas(cards.band(history))
+    assert len(area) < 2 * 130  # there and back
+    assert max(x for x, _ in area) == 1000
+    assert min(x for x, _ in area) == 0
+
+
 def test_a_band_without_history_is_empty():
     assert areas(cards.band([])) == []

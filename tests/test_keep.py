@@ -232,8 +232,9 @@ def test_the_files_name_the_data_that_they_learned_from(kept, run, faces):
 
 def test_command_line(run, faces, home, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FER_HOME", str(home))
+    monkeypatch.setenv("HOME", str(tmp_path))
     out = tmp_path / "a.safetensors"
-    keep.main([str(run.folder), "--out", str(out)])
+    keep.main([str(run.folder), "--out=~/a.safetensors"])
     assert out.exists()
     assert run.name in capsys.readouterr().out
     with pytest.raises(SystemExit):

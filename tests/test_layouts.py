@@ -81,6 +81,30 @@ def test_class_folders_of_unknown_names_are_named_with_a_remedy(tmp_path, inside
         recognise(tmp_path)
 
 
+@pytest.mark.parametrize("inside", [".", "train"])
+def test_one_class_folder_is_not_called_wrongly_named(tmp_path, inside):
+    (tmp_path / inside / "Happy").mkdir(parents=True)
+    text = r"known here, only one class folder, Happy \(at least two classes are needed\); looked"
+    with pytest.raises(InputError, match=text):
+        recognise(tmp_path)
+
+
+def test_a_table_of_another_name_in_a_folder_is_named_with_a_remedy(sample, tmp_path):
+    write_layout(sample, "icml", tmp_path)
+    (path,) = tmp_path.iterdir()
+    path = path.rename(tmp_path / "fer2013 (1).csv")
+    (tmp_path / "._fer2013.csv").touch()
+    remedy = r" \(if it is FER2013's table, give the file itself\); looked for"
+    with pytest.raises(InputError, match=rf"here, only the file fer2013 \(1\)\.csv{remedy}"):
+        recognise(tmp_path)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "other.csv").touch()
+    text = rf"the folders notes \(.*\) and the file fer2013 \(1\)\.csv and 1 more{remedy}"
+    with pytest.raises(InputError, match=text):
+        recognise(tmp_path)
+    assert recognise(path).kind == "table"
+
+
 def test_class_folders_are_recognised_despite_damaged_archives_beside_them(sample, tmp_path):
     write_layout(sample, "folders", tmp_path)
     (tmp_path / "notes.zip").write_bytes(b"PK\x03\x04 cut short")

@@ -158,6 +158,18 @@ def test_a_weights_file_is_exported_without_a_warning(weights_file, tmp_path):
         write_onnx(tmp_path / "a.onnx", Predictor.from_file(weights_file))
 
 
+def test_an_onnx_file_refuses_faces_of_another_shape(weights_file, tmp_path):
+    write_onnx(tmp_path / "a.onnx", Predictor.from_file(weights_file))
+    predictor = Predictor.from_file(tmp_path / "a.onnx")
+    for shape in ((1, 64, 64), (3, 48, 48)):
+        with pytest.raises(InputError) as caught:
+            predictor.probabilities(np.zeros((2, *shape), np.uint8))
+        assert str(caught.value) == (
+            f"{tmp_path / 'a.onnx'} is an ONNX file, whose faces are (1, 48, 48), not {shape}: "
+            "resize or convert them"
+        )
+
+
 def test_a_network_that_the_exporter_refuses_is_named(weights_file, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("no such operator\nand many lines more")

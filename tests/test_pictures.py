@@ -1,7 +1,9 @@
 """Reading picture files of every mode and size into one array."""
 
 import io
+import runpy
 import tracemalloc
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -224,6 +226,25 @@ def test_16_bit_pixels_that_contain_8_bits_are_read(kind, stored, read):
 def test_dark_16_bit_pixels_of_a_pgm_stay_dark():
     content = b"P5 2 1 65535\n" + np.array([200, 150], ">u2").tobytes()
     assert np.asarray(read_picture("a.pgm", content)).tolist() == [[0, 0]]
+
+
+def test_a_photo_of_many_pixels_is_read_without_a_warning(tmp_path, monkeypatch):
+    (path,) = save(tmp_path, a=Image.new("L", (15, 10)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        fresh = runpy.run_path(pictures.__file__)  # sets the filter
+        assert fresh["read_picture"](path).size == (15, 10)
+        assert fresh["read_pictures"]([path])[0].shape == (1, 1, 10, 10)
+    assert heard == []
+
+
+def test_a_picture_of_more_pixels_than_pillow_reads_is_refused_with_a_remedy(tmp_path, monkeypatch):
+    (path,) = save(tmp_path, a=Image.new("L", (2001, 1000)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    for read in (read_picture, lambda path: read_pictures([path])):
+        with pytest.raises(InputError, match=r"\(it has more than 2 million pixels: make it small"):
+            read(path)
 
 
 def test_heic_is_refused_with_a_remedy():

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 
 from fer_lib.checkpoints import save_weights
 from fer_lib.data.drawing import draw
-from fer_lib.data.pictures import NO_PICTURE
+from fer_lib.data.pictures import NO_PICTURE, read_picture
 from fer_lib.files import InputError
 from fer_lib.labels import EMOTIONS
 from fer_lib.models import create_model
@@ -31,8 +31,8 @@ from fer_lib.predict import Face
 from fer_lib.predict import __main__ as command
 from fer_lib.predict.description import describe
 from fer_lib.predict.faces import Box
-from fer_lib.predict.inputs import Source, find_sources, progress, shots
-from fer_lib.predict.outputs import COLUMNS, SURE, UNSURE, draw_faces
+from fer_lib.predict.inputs import Shot, Source, find_sources, progress, shots
+from fer_lib.predict.outputs import COLUMNS, SURE, UNSURE, Seen, annotate, draw_faces
 from fer_lib.recipes import recipe
 
 
@@ -322,6 +322,16 @@ def test_faces_are_numbered_as_in_the_table_if_there_are_several(monkeypatch):
     assert said == ["1 happy 90%", "2 happy 90%", "happy 90%", "happy 90%", "happy 90%"]
 
 
+@pytest.mark.parametrize("box", [Box(9, 9, 200, 150), Box(0, 0, 300, 200)])
+def test_the_lines_of_a_box_are_inside_it(box):
+    face = Face(box, {"happy": 0.9}, "happy", "", True, None, np.zeros(1))
+    drawn = np.asarray(draw_faces(Image.new("L", (300, 200)), [face])).any(2)
+    right, bottom = box.x + box.width, box.y + box.height
+    assert np.flatnonzero(drawn[100]).tolist() == [box.x, box.x + 1, right - 2, right - 1]
+    beside_the_label = drawn[:, right - 20]
+    assert np.flatnonzero(beside_the_label).tolist() == [box.y, box.y + 1, bottom - 2, bottom - 1]
+
+
 @pytest.mark.parametrize("colour", [SURE, UNSURE])
 def test_white_text_on_the_colours_of_the_labels_can_be_read(colour):
     shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
@@ -426,6 +436,31 @@ def test_an_unreadable_folder_is_reported_and_the_others_are_read(
     assert len(table(tmp_path / "a.csv")) == 3
 
 
+def test_links_to_nothing_are_reported_and_the_others_are_read(run, folder, tmp_path):
+    for name, target in (("gone.png", "nowhere.png"), ("loop.jpg", "loop.jpg")):
+        (folder / "below" / name).symlink_to(folder / "below" / target)
+    status, printed, said = run(folder / "below", "--annotate", tmp_path / "copies")
+    assert status == 1
+    assert printed.startswith(f"{folder / 'below' / 'grey.jpg'}: ")
+    assert "1 pictures read, 1 faces; 2 could not be read" in said
+    assert f"{folder / 'below' / 'gone.png'} cannot be read (No such file" in said
+    assert f"{folder / 'below' / 'loop.jpg'} cannot be read (Too many levels" in said
+
+
+@pytest.mark.parametrize(
+    ("mode", "space"), [("RGB", b"RGB "), ("L", b"RGB "), ("L", b"GRAY"), ("CMYK", b"CMYK")]
+)
+def test_a_copy_has_the_profile_of_its_picture_only_if_that_is_one_of_rgb(tmp_path, mode, space):
+    profile = bytes(16) + space + bytes(108)
+    for suffix in (".jpg", ".tif") if mode == "CMYK" else (".jpg", ".tif", ".png", ".webp"):
+        path = tmp_path / f"a{suffix}"
+        Image.new(mode, (16, 16)).save(path, icc_profile=profile)
+        shot = Shot(Source(path, Path(path.name)), read_picture(path))
+        annotate(tmp_path / "copies", Seen(shot, []))
+        copied = Image.open(tmp_path / "copies" / path.name).info.get("icc_profile")
+        assert copied == (profile if space == b"RGB " else None)
+
+
 def test_the_copy_of_a_file_without_a_picture_suffix_is_a_png(run, folder, tmp_path):
     (folder / "face.png").rename(folder / "upload.tmp")
     copies = tmp_path / "copies"
@@ -454,6 +489,7 @@ def test_a_heic_picture_is_reported_with_a_remedy(run, folder):
     [
         ([], "give a picture"),
         (["{folder}", "--out", "a.txt"], ".csv or .json"),
+        (["{folder}", "--out=~nobody-here/a.csv"], "begins with an unknown user"),
         (["{folder}", "--every", "0"], "--every is 1 or more"),
         (["{folder}/nothing.png"], "nothing.png does not exist"),
         (["{folder}/*.gif"], "nothing matches"),
@@ -485,6 +521,18 @@ def test_invalid_options_are_refused_before_anything_is_written(
     assert message in said
     assert not printed
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_tilde_in_an_output_is_the_home_folder(run, folder, tmp_path, monkeypatch):
+    home, exported = tmp_path / "home", []
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(command, "write_onnx", lambda path, _: exported.append(path))
+    arguments = ("--out=~/a.csv", "--annotate=~/copies", "--export=~/a.onnx")
+    assert run(folder / "face.png", *arguments)[0] == 0
+    assert exported == [home / "a.onnx"]
+    assert len(table(home / "a.csv")) == 1
+    assert (home / "copies" / "face.png").exists()
 
 
 def test_the_faces_are_printed_even_if_the_export_fails(run, folder, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Readers of all supported layouts return exactly the data that were written."""
 
+import gzip
 import io
 import shutil
 import tarfile
@@ -128,6 +129,15 @@ def test_an_uncompressed_tar_archive_is_read(sample, tmp_path, name):
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
     assert by_id(load_faces("fer2013", tmp_path / name, **MUTE)) == by_id(sample)
+
+
+@pytest.mark.parametrize("name", ["fer2013.csv.gz", "mine (1).CSV.gz", "mine.csv"])
+def test_a_gzipped_table_is_read(sample, tmp_path, name):
+    write_layout(sample, "csv", tmp_path / "plain")
+    (tmp_path / name).write_bytes(gzip.compress((tmp_path / "plain/fer2013.csv").read_bytes()))
+    shutil.rmtree(tmp_path / "plain")
+    given = tmp_path if name.startswith("fer2013") else tmp_path / name
+    assert by_id(load_faces("fer2013", given, **MUTE)) == by_id(sample)
 
 
 # Class folders, from Kaggle or the user's own

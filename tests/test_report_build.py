@@ -144,11 +144,14 @@ def test_figures_are_redrawn_when_the_code_that_draws_them_changes(report, monke
     assert set(refresh(results, report / "figures")) == set(FIGURES) - OF_WEIGHTS
 
 
-def test_the_command_line_builds_a_report_or_names_a_missing_file(report, capsys, tmp_path):
+def test_the_command_line_builds_a_report_or_names_a_missing_file(
+    report, capsys, tmp_path, monkeypatch
+):
     main(["--folder", str(report)])
     assert f"report: {report / 'report.pdf'}" in capsys.readouterr().out
+    monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(SystemExit, match="2"):
-        main(["--folder", str(tmp_path / "empty")])
+        main(["--folder=~/empty"])
     said = capsys.readouterr().err
     assert "index.json does not exist" in said
     assert f"python -m fer_lib.report --collect --folder {tmp_path / 'empty'}" in said

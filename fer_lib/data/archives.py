@@ -1,5 +1,6 @@
-"""Opening FER2013's table as a stream of bytes: from a CSV file or from a zip or tar archive."""
+"""Opening FER2013's table as a stream of bytes: from a CSV file, gzipped or not, or an archive."""
 
+import gzip
 import io
 import lzma
 import tarfile
@@ -34,12 +35,15 @@ def open_table(path: Path) -> Iterator[tuple[BinaryIO, str]]:
         InputError: the file cannot be read, the archive is damaged (this may also be found while
             the caller reads the stream), or it contains no table.
     """
-    kind = _kind(path)
     with _intact(path):
+        kind = _kind(path)
         if kind == "zip":
             yield from _zip_table(path)
         elif kind == "tar":
             yield from _tar_table(path)
+        elif kind == "gzip":
+            with gzip.open(path) as stream:
+                yield stream, str(path)
         else:
             with open(path, "rb", buffering=BUFFER) as stream:
                 yield stream, str(path)
@@ -51,9 +55,8 @@ def table_in(path: Path) -> str | None:
     Raises:
         InputError: the file cannot be read, or is not an intact archive.
     """
-    kind = _kind(path)
     with _intact(path):
-        if kind == "zip":
+        if _kind(path) == "zip":
             with zipfile.ZipFile(path) as archive:
                 return _pick(archive.namelist())
         with tarfile.open(path) as archive:
@@ -73,7 +76,7 @@ def _intact(path: Path) -> Iterator[None]:
 
 
 def _kind(path: Path) -> str:
-    """Return the kind of a file: "zip", "tar" (compressed or not) or "plain".
+    """Return the kind of a file: "zip", "tar" (compressed or not), "gzip" (alone) or "plain".
 
     The first bytes decide, as browsers rename downloads, but a tar without gzip, which begins with
     a name, needs the suffix of an archive.
@@ -85,8 +88,11 @@ def _kind(path: Path) -> str:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     if head == b"PK\x03\x04":
         return "zip"
-    named = path.name.lower().endswith(SUFFIXES)
-    return "tar" if named or head[:2] == b"\x1f\x8b" else "plain"
+    if path.name.lower().endswith(SUFFIXES):
+        return "tar"
+    if head[:2] != b"\x1f\x8b":
+        return "plain"
+    return "tar" if tarfile.is_tarfile(path) else "gzip"
 
 
 def _zip_table(path: Path) -> Iterator[tuple[BinaryIO, str]]:

@@ -14,7 +14,7 @@ from fer_lib.data.ferplus import USAGE
 from fer_lib.data.pictures import SUFFIXES, read_pictures
 from fer_lib.data.splits import draw_split
 from fer_lib.files import InputError, require_utf8
-from fer_lib.labels import EMOTIONS, EMOTIONS_8, canonical
+from fer_lib.labels import EMOTIONS, EMOTIONS_8, canonical, class_of
 
 PARTS = {
     **dict.fromkeys(("train", "training", "fer2013train"), "train"),
@@ -133,16 +133,8 @@ def without_train(folder: Path) -> list[str]:
     return [] if "train" in map(parts.get, found) else found
 
 
-def _class_of(folder: Path) -> str | None:
-    try:
-        name = canonical(folder.name)
-    except InputError:
-        return None
-    return name if name in EMOTIONS_8 else None
-
-
 def _has_classes(folder: Path) -> bool:
-    return len({_class_of(path) for path in subfolders(folder)} - {None}) > 1
+    return len({class_of(path.name) for path in subfolders(folder)} - {None}) > 1
 
 
 def read(name: str, root: Path, say: Callable[[str], object] = lambda line: None) -> FaceSet:
@@ -190,7 +182,7 @@ def _scan(root: Path, parts: dict[str, Path]) -> tuple[list[Picture], dict[str, 
     pictures, strays = [], []
     for part, folder in parts.items():
         for path in subfolders(folder):
-            if _class_of(path) is None:
+            if class_of(path.name) is None:
                 raise InputError(
                     f"{path} is not a class folder that is known here: name it as one of "
                     f"{', '.join(EMOTIONS_8)}, or move it elsewhere"

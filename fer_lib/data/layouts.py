@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fer_lib.data.ferplus import FOLDERS, VOTE_FILE
 from fer_lib.data.folders import OWN, PARTS, parts_of, subfolders, walk, without_train
 from fer_lib.data.rafdb import LABELS, PICTURES, basic_folder
 from fer_lib.files import InputError, exists
-from fer_lib.labels import EMOTIONS, EMOTIONS_8
+from fer_lib.labels import EMOTIONS, EMOTIONS_8, class_of
 
 NAMED = 10  # folders that a message names
 DEPTH = 2  # levels searched below the given folder, such as archive/fer2013/ with train/ in it
@@ -23,9 +24,9 @@ KAGGLE = {
     },
 }
 LOOKED_FOR = (
-    f"{' or '.join(archives.TABLES)} (also in a zip or tar.gz); {VOTE_FILE} with fer2013.csv or "
-    f"Images/{FOLDERS['train']}; RAF-DB's basic/{LABELS.as_posix()}; class folders such as "
-    f"{', '.join(EMOTIONS)}, also inside train/ and test/"
+    f"{' or '.join(archives.TABLES)} (also gzipped, or in a zip or tar.gz); {VOTE_FILE} with "
+    f"fer2013.csv or Images/{FOLDERS['train']}; RAF-DB's basic/{LABELS.as_posix()}; "
+    f"class folders such as {', '.join(EMOTIONS)}, also inside train/ and test/"
 )
 
 
@@ -72,11 +73,14 @@ def _files(path: Path) -> list[tuple[str, os.stat_result]]:
 
 def _status(file: str) -> os.stat_result:
     try:
-        return os.stat(file)
+        status = os.stat(file)
     except OSError as error:  # such as a link to a file that no longer exists
         raise InputError(
             f"{file} cannot be read ({error.strerror}): restore it or delete it"
         ) from None
+    if not stat.S_ISREG(status.st_mode):  # such as a named pipe, which may never end
+        raise InputError(f"{file} is no regular file: move it elsewhere")
+    return status
 
 
 def recognise(source: Path) -> Layout:
@@ -117,10 +121,9 @@ def recognise(source: Path) -> Layout:
         raise problems[0]
     if (source / VOTE_FILE).exists() or source.name == VOTE_FILE:
         raise InputError(f"{source} holds the votes but no pixels: put fer2013.csv beside them")
-    raise InputError(
-        f"{source} holds no dataset that is known here{_folders_in(source)}; looked for "
-        f"{LOOKED_FOR}"
-    )
+    held = [text for text in (_folders_in(source), _tables_in(source)) if text]
+    only = f", only {' and '.join(held)}" if held else ""
+    raise InputError(f"{source} holds no dataset that is known here{only}; looked for {LOOKED_FOR}")
 
 
 def _folders_in(source: Path) -> str:
@@ -131,16 +134,28 @@ def _folders_in(source: Path) -> str:
     names = names or [path.name for path in paths]
     if not names:
         return ""
+    if len(names) == 1 and class_of(names[0]):
+        return f"one class folder, {names[0]} (at least two classes are needed)"
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return (
-        f", only the folders {', '.join(names[:NAMED])}{more} (if these are classes, rename each "
-        f"to one of {', '.join(EMOTIONS_8)})"
+        f"the folders {', '.join(names[:NAMED])}{more} (if these are classes, rename each to one "
+        f"of {', '.join(EMOTIONS_8)})"
     )
+
+
+def _tables_in(source: Path) -> str:
+    """Return what to say about CSV files in `source`, whose names are unknown; "" without any."""
+    tables = [path for path in source.glob("[!.]*") if path.suffix.lower() == ".csv"]
+    names = sorted(path.name for path in tables if path.is_file())
+    if not names:
+        return ""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"the file {names[0]}{more} (if it is FER2013's table, give the file itself)"
 
 
 def _table(path: Path) -> Layout:
     """Return the layout of a single file: a table, or an archive that contains one."""
-    if path.name.lower().endswith(".csv"):
+    if path.name.lower().endswith((".csv", ".csv.gz")):
         return _with_votes(path, path.name)
     name = path.name.lower().endswith(archives.SUFFIXES) and archives.table_in(path)
     if not name:
@@ -170,7 +185,7 @@ def _at(folder: Path, problems: list[InputError]) -> Layout | None:
         return Layout("rafdb", f"RAF-DB's {LABELS.name} with {PICTURES.as_posix()}/", basic)
     with os.scandir(folder) as entries:
         files = {entry.name.lower(): folder / entry.name for entry in entries if entry.is_file()}
-    for name in archives.TABLES:
+    for name in (*archives.TABLES, *(f"{name}.gz" for name in archives.TABLES)):
         if name in files:
             return _table(files[name])
     votes = folder / VOTE_FILE

@@ -1,6 +1,7 @@
 """Reading many picture files into one array."""
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +28,10 @@ PIXELS = 100_000_000  # decoded at once by all threads together; Pillow needs 4 
 BATCH = 512  # pictures that may wait, decoded and fitted, to be copied into the array
 STRIP = 256  # rows of a picture that are compared at once
 
+# Pillow warns from half of the number of pixels on that it refuses, as of photos of newer phones.
+# The warning is switched off here, once, because threads share all filters.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 
 def read_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
     """Read one picture at its own size, turned upright, as L (grey) or RGB (see `upright`).
@@ -46,6 +51,9 @@ def read_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
             heic = data[4:8] == b"ftyp" and data[8:12] in HEIC
             reason = "it is in HEIC format: export it as JPEG" if heic else NO_PICTURE
             raise ValueError(reason) from None
+        except Image.DecompressionBombError:
+            most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+            raise ValueError(f"it has more than {most} million pixels: make it smaller") from None
         return upright(picture)
 
 

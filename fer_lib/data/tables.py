@@ -1,4 +1,4 @@
-"""Reading FER2013's table (emotion, pixels, Usage): plain, zipped, or in Kaggle's tar.gz."""
+"""Reading FER2013's table (emotion, pixels, Usage): plain, packed, or in Kaggle's tar.gz."""
 
 import warnings
 from collections.abc import Iterable
@@ -69,7 +69,8 @@ def read_table(path: Path) -> Table:
     """Read a CSV with the columns emotion, pixels and (mostly) Usage, in any order.
 
     Args:
-        path: the CSV itself, or a zip or tar archive that contains it; nothing is extracted.
+        path: the CSV itself, also gzipped, or a zip or tar archive that contains it; nothing is
+            extracted.
 
     Raises:
         InputError: the file or one of its rows is not in the expected form. Rows are numbered like
@@ -78,12 +79,7 @@ def read_table(path: Path) -> Table:
     with open_table(path) as (stream, name):
         rows = read_rows(stream, name)
     rows = rows.rename(columns=str.lower)
-    if missing := [column for column in ("emotion", "pixels") if column not in rows]:
-        start = ",".join(rows.columns)[:60]
-        raise InputError(
-            f"{name} lacks the column {' and '.join(missing)}: its first line must name emotion, "
-            f"pixels and Usage, but begins with {start!r}"
-        )
+    _require_columns(list(rows.columns), name)
     if rows.empty:
         raise InputError(f"{name} has a header but no rows: download it again")
     with warnings.catch_warnings():
@@ -94,6 +90,25 @@ def read_table(path: Path) -> Table:
     labels = _known(rows["emotion"], map(str, range(len(EMOTIONS))), "label", name)
     usage = _known(rows["usage"], USAGE, "Usage", name) if "usage" in rows else None
     return Table(np.stack(images), labels.astype(np.int64), usage)
+
+
+def _require_columns(columns: list[str], name: str) -> None:
+    """Raise InputError if a column that is needed is missing, or one that is read is there twice.
+
+    Args:
+        columns: in lower case.
+    """
+    if missing := [column for column in ("emotion", "pixels") if column not in columns]:
+        start = ",".join(columns)[:60]
+        raise InputError(
+            f"{name} lacks the column {' and '.join(missing)}: its first line must name emotion, "
+            f"pixels and Usage, but begins with {start!r}"
+        )
+    if twice := [column for column in ("emotion", "pixels", "usage") if columns.count(column) > 1]:
+        raise InputError(
+            f"{name} has more than one column {twice[0]!r} (capitals make no difference): rename "
+            "or delete one"
+        )
 
 
 def _image(text: str, where: str) -> np.ndarray:

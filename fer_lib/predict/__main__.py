@@ -16,7 +16,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fer_lib.files import InputError, end_as_interrupted, print_anything, require_writable
+from fer_lib.files import (
+    InputError,
+    end_as_interrupted,
+    expanded,
+    print_anything,
+    require_writable,
+)
 from fer_lib.predict.inputs import Shot, batches, find_sources, progress
 from fer_lib.predict.onnx import write_onnx
 from fer_lib.predict.outputs import FORMATS, Seen, annotate, check_copies, line, title, write_table
@@ -66,7 +72,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise InputError if an option is invalid or an output cannot be written."""
+    """Expand `~` in the outputs, which no shell does in --out=~/a.csv, and check all options.
+
+    Raises:
+        InputError: an option is invalid or an output cannot be written.
+    """
+    outputs = args.out, args.annotate, args.export
+    args.out, args.annotate, args.export = (path and expanded(path) for path in outputs)
     if not args.paths and not args.export:
         raise InputError("give a picture, a video, a folder or a pattern")
     if args.out and args.out.suffix not in FORMATS:

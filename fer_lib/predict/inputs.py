@@ -1,6 +1,7 @@
 """Read what the user gives: pictures of every kind, files, folders, patterns and videos."""
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -112,8 +113,8 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
     Raises:
         InputError: a path does not exist, a pattern matches nothing, or there is nothing to read.
     """
-    found: dict[Path, Source] = {}
-    others: set[Path] = set()
+    found: dict[str, Source] = {}  # by the real path; Path.resolve fails for a link to itself
+    others: set[str] = set()
     for path in (match for given in paths for match in given_files(given)):
         if path.is_dir():
             errors: list[OSError] = []
@@ -121,14 +122,14 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
             files = (Path(place, name) for place, names in walked for name in names)
             inside = sorted(one for one in files if one.name[0] != "." and may_be_file(one))
             known = [one for one in inside if one.suffix.lower() in NAMED]
-            others |= {one.resolve() for one in inside} - {one.resolve() for one in known}
+            others |= set(map(os.path.realpath, inside)) - set(map(os.path.realpath, known))
             sources = [Source(one, one.relative_to(path)) for one in known]
             shut = [(Path(error.filename), str(closed(error))) for error in errors]
             sources += [Source(one, one.relative_to(path), why) for one, why in shut]
         else:
             sources = [Source(path, Path(path.name))]
         for source in sources:
-            found.setdefault(source.path.resolve(), source)
+            found.setdefault(os.path.realpath(source.path), source)
     if not found:
         endings = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES | VIDEOS))
         raise InputError(f"{', '.join(paths)} holds no picture and no video ({endings})")
@@ -138,11 +139,11 @@ def find_sources(paths: Sequence[str]) -> tuple[list[Source], int]:
 def may_be_file(path: Path) -> bool:
     """Return whether a path is a file.
 
-    The answer is also True if the folder does not allow the question: reading the file then fails
-    with the reason.
+    The answer is also True for a link to nothing, as of a drive that is not there, and if the
+    folder does not allow the question: reading the file then fails with the reason.
     """
     try:
-        return path.is_file()
+        return path.is_file() or (path.is_symlink() and not path.exists())
     except PermissionError:
         return True
 

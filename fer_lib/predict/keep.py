@@ -17,7 +17,7 @@ import numpy as np
 from fer_lib.data import FaceSet, load_faces
 from fer_lib.evaluate import Predictions, aligned, load_predictions
 from fer_lib.evaluate.abstention import operating_point
-from fer_lib.files import InputError, replacing
+from fer_lib.files import InputError, expanded, replacing
 from fer_lib.given import given_path
 from fer_lib.models.weights import State, read_weights, write_weights
 from fer_lib.predict.model_card import model_card
@@ -118,12 +118,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="weights file, .safetensors")
     args = parser.parse_args(arguments)
     try:
-        run = Run(given_path(args.run))
+        run, out = Run(given_path(args.run)), expanded(args.out)
         name = run.config["data"]["dataset"]
-        keep_weights(run, load_faces(name, args.data_dir, expected=run.fingerprint), args.out)
+        keep_weights(run, load_faces(name, args.data_dir, expected=run.fingerprint), out)
     except InputError as error:
         parser.error(str(error))
-    print(f"{args.out} and {args.out.with_name(CARD)} are written from {run.name}")
+    print(f"{out} and {out.with_name(CARD)} are written from {run.name}")
 
 
 if __name__ == "__main__":

@@ -159,7 +159,8 @@ class Onnx:
     Calling it with faces (N, C, H, W) uint8 gives probabilities (N, K) float32, both on the CPU.
 
     Raises:
-        InputError: onnxruntime is missing, or the file cannot be read as an ONNX model.
+        InputError: onnxruntime is missing, or the file cannot be read as an ONNX model; in a call,
+            the faces have another shape than those that the network was trained on.
     """
 
     def __init__(self, path: Path):
@@ -172,8 +173,15 @@ class Onnx:
         except Exception as error:  # onnxruntime's exceptions share no base class
             reason = first_line(error)
             raise InputError(f"{path} cannot be read as an ONNX model ({reason})") from error
+        self.path = path
 
     def __call__(self, images: Tensor) -> Tensor:
+        given, image = tuple(images.shape[1:]), tuple(self.session.get_inputs()[0].shape[1:])
+        if given != image:
+            raise InputError(
+                f"{self.path} is an ONNX file, whose faces are {image}, not {given}: resize or "
+                "convert them"
+            )
         parts = [
             torch.from_numpy(self.session.run(None, {"faces": some.numpy()})[0])
             for some in images.contiguous().split(BATCH)

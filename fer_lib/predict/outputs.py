@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,12 +149,12 @@ def copy_path(folder: Path, shot: Shot) -> Path:
 def check_copies(folder: Path, sources: Sequence[Source]) -> None:
     """Raise InputError if an annotated copy would replace an input or another copy."""
     input_itself = "is an input itself: give another folder with --annotate"
-    taken = {source.path.resolve(): input_itself for source in sources}
+    taken = {os.path.realpath(source.path): input_itself for source in sources}
     for source in sources:
         if source.problem:
             continue
         first = Shot(source, frame=0 if source.is_video else None)
-        copy = copy_path(folder, first).resolve()
+        copy = os.path.realpath(copy_path(folder, first))
         if copy in taken:
             raise InputError(
                 f"the annotated copy of {source.path} would be {copy}, which {taken[copy]}"
@@ -165,11 +166,16 @@ def check_copies(folder: Path, sources: Sequence[Source]) -> None:
 
 
 def annotate(folder: Path, seen: Seen) -> None:
-    """Write a copy of a picture with its faces marked, as by `draw_faces`."""
+    """Write a copy of a picture with its faces marked, as by `draw_faces`.
+
+    It has the picture's colour profile, unless that is one of grey or CMYK: the copy is RGB.
+    """
     picture = draw_faces(seen.shot.picture, seen.faces)
+    profile = picture.info.get("icc_profile") or b""
+    profile = profile if profile[16:20] == b"RGB " else None
     with replacing(copy_path(folder, seen.shot)) as temporary:
         try:
-            picture.save(temporary)
+            picture.save(temporary, icc_profile=profile)
         except ValueError as error:  # such as a side that WebP cannot have
             raise InputError(
                 f"the copy of {title(seen.shot)} cannot be written ({error}): give it as PNG"
@@ -191,7 +197,8 @@ def draw_faces(
     for number, face in enumerate(faces, 1):
         x, y, width, height = face.box
         colour = SURE if face.sure else UNSURE
-        pen.rectangle((x, y, x + width, y + height), outline=colour, width=max(2, size // 8))
+        box = x, y, x + width - 1, y + height - 1  # Pillow draws both corners
+        pen.rectangle(box, outline=colour, width=max(2, size // 8))
         text = f"{number} " if numbered and len(faces) > 1 else ""
         text += f"{face.expression} {face.probability:.0%}" + ("" if face.sure else ", not sure")
         left, _, right, bottom = pen.textbbox((0, 0), text, font=font)

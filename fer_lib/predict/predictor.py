@@ -190,7 +190,8 @@ class Predictor:
             (N, K) float32.
 
         Raises:
-            InputError: the faces are not uint8, or have not four axes.
+            InputError: the faces are not uint8, or have not four axes; or the network is an ONNX
+                file, and they have another shape than those that it was trained on.
         """
         faces = torch.as_tensor(faces)
         if not len(faces):

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from fer_lib.config import PRESETS
-from fer_lib.files import InputError
+from fer_lib.files import InputError, expanded
 from fer_lib.report.build import build, source
 from fer_lib.report.collect import collect
 
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", help="folder of all runs; default: runs/")
     args = parser.parse_args(arguments)
     try:
-        folder = args.folder or source()
+        folder = expanded(args.folder) if args.folder else source()
         if args.collect:
             found = collect(folder, dataset=args.dataset, preset=args.preset, runs=args.runs)
             print(f"collected {len(found)} files into {folder / 'results'}")
