@@ -6,7 +6,14 @@ from scipy.special import softmax
 
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions
-from fer_lib.evaluate.abstention import abstention, aurc, coverage, threshold_for
+from fer_lib.evaluate.abstention import (
+    abstention,
+    aurc,
+    coverage,
+    operating_point,
+    threshold_for,
+)
+from fer_lib.evaluate.calibration import fit_temperature, scaled
 
 
 @pytest.fixture
@@ -77,7 +84,8 @@ def test_thresholds_are_chosen_on_validation_and_scored_on_test(monkeypatch):
     ids = np.array([f"face{row}" for row in range(400)])
     split = np.repeat(["valid", "test"], 200)
     faces = FaceSet("noise", images, labels, split, ids)
-    found = abstention(faces, Predictions.of(faces, p[:200], p[200:]))
+    predictions = Predictions.of(faces, p[:200], p[200:])
+    found = abstention(faces, predictions)
 
     confidence, right = p.max(1), p.argmax(1) == labels
     assert found["aurc"] == pytest.approx(aurc(confidence[200:], right[200:]))
@@ -89,3 +97,11 @@ def test_thresholds_are_chosen_on_validation_and_scored_on_test(monkeypatch):
         assert row["accuracy"] == right[200:][kept[200:]].mean()
         assert row["low"] < row["accuracy"] <= row["high"]
     assert found["targets"][2] == {"target": 1.01, "threshold": None}
+    temperature = fit_temperature(p[:200], labels[:200])
+    calibrated = scaled(p[:200], temperature).max(1)
+    threshold = threshold_for(calibrated, right[:200], 0.8)
+    assert operating_point(faces, predictions) == {
+        "temperature": temperature,
+        "target": 0.8,
+        "threshold": threshold,
+    }

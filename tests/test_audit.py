@@ -12,7 +12,7 @@ from fer_lib.data.audit import audit, clean_test_ids
 from fer_lib.data.copies import near_copies
 from fer_lib.data.counts import FER2013
 from fer_lib.data.faceset import FaceSet
-from fer_lib.data.ferplus import plurality
+from fer_lib.data.ferplus import majority, plurality
 from fer_lib.data.sample import make_sample
 from fer_lib.files import read_json
 from fer_lib.labels import EMOTIONS, VOTES
@@ -110,6 +110,17 @@ def test_near_groups_that_both_span_two_splits_are_one_pair_across_splits(faces)
     assert (near["pairs"], near["across_splits"], near["within_split"]) == (1, 1, 0)
 
 
+def test_near_copies_in_one_split_and_with_the_same_labels_are_counted_as_such(faces):
+    faces.images[2] = faces.images[1]
+    faces.images[[3, 4]] = faces.images[1] // 2 + 40
+    faces.labels[[1, 2, 3, 4]] = [5, 6, 5, 6]  # both groups have both labels
+    faces.images[11] = faces.images[10] // 2 + 40
+    faces.labels[[10, 11]] = 3
+    near = audit(faces)["near_copies"]
+    assert (near["pairs"], near["across_splits"], near["within_split"]) == (2, 0, 2)
+    assert (near["different_labels"], near["same_label"]) == (1, 1)
+
+
 @pytest.mark.parametrize("rows", [TRAIN, TEST])
 def test_a_set_without_some_splits_can_be_audited(faces, rows):
     part = faces.subset(rows)
@@ -163,6 +174,13 @@ def test_the_agreement_of_labels_and_annotators_with_votes(faces):
     assert counts.sum() == len(voted)
     assert counts[2, 4] == ((labels == 2) & (winner == 4)).sum()
     assert found["annotator_agrees"] == pytest.approx(one_by_one(faces.votes[voted]))
+    clear = majority(faces.votes[voted]) >= 0
+    assert 0 < clear.sum() < len(voted)
+    assert found["on_majority"] == {
+        "images": clear.sum(),
+        "label_agrees": pytest.approx((winner == labels)[clear].mean()),
+        "annotator_agrees": pytest.approx(one_by_one(faces.votes[voted][clear])),
+    }
 
 
 def test_labels_and_annotators_agree_fully_with_unanimous_votes(faces):

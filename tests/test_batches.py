@@ -44,6 +44,7 @@ def test_order_depends_on_seed_and_epoch():
     assert seen(numbered(seed=1), 3) == seen(numbered(seed=1), 3)
     assert seen(numbered(seed=1), 3) != seen(numbered(seed=1), 4)
     assert seen(numbered(seed=1), 3) != seen(numbered(seed=2), 3)
+    assert seen(numbered(seed=1), 3) != seen(numbered(seed=2), 2)
 
 
 def test_targets_stay_with_their_images():
@@ -64,6 +65,8 @@ def test_a_batch_that_processes_cannot_share_is_refused():
         numbered(processes=3)
     with pytest.raises(InputError, match="1 training images are too few for 2 processes"):
         Batches(torch.zeros(1, 1, 4, 4), torch.zeros(1, 2), batch_size=4, processes=2)
+    few = Batches(torch.zeros(5, 1, 4, 4), torch.zeros(5, 2), batch_size=16, processes=2)
+    assert few.batch_size == 4
 
 
 def test_targets_from_labels_and_votes(faces):
@@ -131,6 +134,9 @@ def test_training_on_votes_leaves_out_faces_without_votes(faces):
     assert np.isfinite(training_targets(faces, used, "votes")).all()
     assert list(training_rows(faces, None, 0)) == list(rows)
     assert len(training_rows(faces, 20, 0, "votes")) == 20
+    drawn = [training_rows(faces, 20, seed).tolist() for seed in (0, 1, 1)]
+    assert drawn[0] != drawn[1] == drawn[2] == sorted(drawn[1])
+    assert rows[:20].tolist() not in drawn
 
 
 def test_images_on_the_host_are_copied_batch_by_batch(monkeypatch):
@@ -174,6 +180,14 @@ def test_probabilities_are_computed_without_tf32(monkeypatch):
 def test_large_inputs_are_predicted_in_smaller_batches(side, largest):
     cfg = {"input_size": (1, side, side), "mean": (0.5,), "std": (0.5,)}
     assert largest_batch(Prepare(cfg)) == largest
+
+
+def test_predictions_are_those_of_evaluation_mode():
+    cfg = {"input_size": (3, 4, 4), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9)).train()
+    images = torch.arange(96, dtype=torch.uint8).view(2, 3, 4, 4)
+    wanted = Prepare(cfg)(images).flatten(1).softmax(1)
+    torch.testing.assert_close(probabilities(model, images, Prepare(cfg)), wanted)
 
 
 def test_predictions_take_the_largest_batch(monkeypatch):

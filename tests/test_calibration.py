@@ -15,6 +15,7 @@ from fer_lib.evaluate.calibration import (
     TEMPERATURES,
     accuracy,
     calibration,
+    exact,
     fit_temperature,
     reliability,
     scaled,
@@ -193,8 +194,9 @@ def test_the_temperature_is_fitted_on_validation_alone():
     assert found["before"] == scores(p[300:], labels[300:])
     assert found["after"] == scores(scaled(p[300:], found["temperature"]), labels[300:])
     assert found["after"]["nll"] < found["before"]["nll"]
-    assert sum(row["n"] for row in found["bins"]) == 300
-    assert sum(row["n"] for row in found["bins_after"]) == 300
+    after = scaled(p[300:], found["temperature"])
+    for name, q in (("bins", exact(p[300:])), ("bins_after", after)):
+        assert found[name] == reliability(q.max(1), q.argmax(1) == labels[300:])
     wrong = replace(faces, labels=np.r_[labels[:300], (labels[300:] + 1) % 7], manifest={})
     assert calibration(wrong, predictions)["temperature"] == found["temperature"]
 

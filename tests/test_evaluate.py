@@ -253,6 +253,9 @@ def test_probabilities_that_do_not_fit_the_faces_are_refused(faces):
         Predictions.of(faces, np.full((99, 7), 1 / 7), np.full((100, 7), 1 / 7))
     with pytest.raises(ValueError, match="distribution"):
         Predictions.of(faces, np.full((100, 7), 1 / 7), np.full((100, 7), 0.3))
+    negative = np.tile([1.5, -0.5, 0, 0, 0, 0, 0], (100, 1))
+    with pytest.raises(ValueError, match="distribution"):
+        Predictions.of(faces, np.full((100, 7), 1 / 7), negative)
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (5, 1), (1, 5), (8, 8), (130, 95), (0, 9)])

@@ -93,6 +93,8 @@ def test_the_soft_average_changes_labels_only_with_enough_confidence():
     assert result.soft[0] == pytest.approx([(2 * 0.1 + 1) / 3, 2 * 0.8 / 3, 2 * 0.1 / 3], abs=1e-6)
     lenient = rules.soft_average(voters, codes("aa"), ABC, confidence=0.4)
     assert letters(lenient.labels) == "dd"
+    exactly = rules.soft_average(ballots("d", sure=0.5), codes("a"), ABC, confidence=0.5)
+    assert letters(exactly.labels) == "d"
     silent = rules.soft_average(ballots("--"), codes("af"), ABC)
     assert letters(silent.labels) == "af"
     assert (silent.soft == np.eye(3)[[0, 2]]).all()
@@ -154,6 +156,16 @@ def test_the_relative_rule_corrects_most_wrong_labels(noisy):
         rules.apply_rules(voters, np.zeros_like(labels), ABC, None)
     with pytest.raises(InputError, match=r"voters \(v0\) abstain on all images but 1: name voters"):
         rules.apply_rules(ballots("-d-"), codes("adf"), ABC, None)
+
+
+def test_the_relative_rule_keeps_a_label_that_is_exceeded_by_less_than_the_margin():
+    labels = np.array([0, 1, 2] * 20 + [0, 0])
+    p = np.full((1, 62, 3), 0.1, np.float32)
+    p[0, np.arange(60), labels[:60]] = 0.8
+    p[0, 60:] = [(0.3, 0.4, 0.3), (0.25, 0.5, 0.25)]  # quotients 1.3 and 1.9 times the label's
+    result = rules.relative(Ballots(("v",), p), labels, ABC)
+    assert result.labels[60:].tolist() == [0, 1]
+    assert result.changed.sum() == 1
 
 
 def test_images_without_a_vote_keep_their_label_and_do_not_affect_others(noisy):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fer_lib.data import splits
+from fer_lib.data.faceset import FaceSet
 from fer_lib.data.sample import make_sample
 from fer_lib.data.splits import group_keys, grouped_split
 
@@ -81,6 +82,13 @@ def test_a_class_of_pairs_has_at_least_one_pair_in_each_split():
     assert [(split == name).sum() for name in ("train", "valid", "test")] == [10, 2, 2]
 
 
+def test_a_split_without_a_group_gets_the_smallest_of_the_first_split():
+    groups = np.repeat([f"g{number}" for number in range(8)], range(20, 28))  # quota 19
+    for seed in range(10):
+        split = grouped_split(np.zeros(len(groups), int), groups, FRACTIONS, seed)
+        assert [set(groups[split == name]) for name in ("valid", "test")] == [{"g0"}, {"g1"}]
+
+
 @pytest.mark.parametrize("groups", [["a", "b"], ["a", "a", "b", "b"]])
 def test_a_class_with_fewer_groups_than_splits_stays_in_training(groups):
     split = grouped_split(np.zeros(len(groups), int), np.array(groups), FRACTIONS, 0)
@@ -106,6 +114,20 @@ def test_a_chain_of_near_copies_is_one_group():
     keys = group_keys(images)
     assert len(set(keys[:9])) == 1
     assert keys[9] != keys[0]
+
+
+def test_near_copies_of_a_test_image_stay_together_even_if_they_are_unlike_each_other():
+    rng = np.random.default_rng(0)
+    tested = rng.normal(128, 30, (20, 1, 48, 48))
+    # Each has a correlation of 0.95 with the test image, but of 0.90 with the other.
+    two = [tested + rng.normal(0, 9.8, tested.shape) for _ in range(2)]
+    images = np.concatenate([*two, tested]).clip(0, 255).astype(np.uint8)
+    split, ids = np.repeat(["train", "test"], [40, 20]), np.arange(60).astype(str)
+    faces = FaceSet("noise", images, np.zeros(60, int), split, ids)
+    splits.draw_split(faces, {"train": 0.5, "valid": 0.5})
+    assert set(faces.split[:20]) == {"train", "valid"}
+    assert (faces.split[:20] == faces.split[20:40]).all()
+    assert (faces.split[40:] == "test").all()
 
 
 def test_a_long_chain_is_joined_in_a_short_time(monkeypatch):

@@ -145,10 +145,11 @@ def claims(table: pd.DataFrame, *, mark: str) -> Figure:
     Args:
         table: columns `system`, `on`, `accuracy` (published), and `published_alike` and
             `ours_alike` (reached here with the published and with our recipe). Optional columns
-            are `epoch`, after which the published accuracy was reached, and `published_other_alike` and
-            `ours_other_alike`, reached on another network and drawn as crosses a little below. A row without `accuracy` is left out. A row in which nothing
-            was reached says why: by `alike` (missing if the claim is no accuracy), or by
-            `ours_test` and `ours_other_test`, which show whether there was a run.
+            are `epoch`, after which the published accuracy was reached, and `published_other_alike`
+            and `ours_other_alike`, reached on another network and drawn as crosses a little below.
+            A row without `accuracy` is left out. A row in which nothing was reached says why: by
+            `alike` (missing if the claim is no accuracy), or by `ours_test` and `ours_other_test`,
+            which show whether there was a run.
     """
     table = table[table["accuracy"].notna()].reset_index(drop=True)
     figure, axis = new_figure(7.4, 1.2 + 0.42 * len(table), mark=mark)

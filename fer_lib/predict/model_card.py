@@ -204,7 +204,7 @@ def confidence(faces: FaceSet, predictions: Predictions, use: dict[str, Any]) ->
         found = accuracy(correct[kept])
         text += (
             f"; on test images {kept.mean():.1%} of the answers are sure, and of those "
-            f"{found['accuracy']:.1%} are right ({found['low']:.1%} to {found['high']:.1%}, Wilson's "
-            "95 % interval)"
+            f"{found['accuracy']:.1%} are right ({found['low']:.1%} to {found['high']:.1%}, "
+            "Wilson's 95 % interval)"
         )
     return paragraph(f"{text}.")
