@@ -143,11 +143,11 @@ class Learner:
         self.model.train()
         freeze(self.core, config.frozen_at(epoch))
         # Dropout draws from torch's global generator, the rest from self.generator; both are seeded
-        # from the config's seed, the epoch and the rank, but not alike: on a GPU, equal seeds would
-        # give equal numbers to both.
+        # from the config's seed, the epoch and the rank, but not alike: equal seeds would give equal
+        # numbers to both. (A CPU's generator takes the lowest 32 bits of a seed.)
         seed = (config.seed * 1_000_003 + epoch) * 64 + self.accelerator.process_index
         torch.manual_seed(seed)
-        self.generator.manual_seed(seed + 2**62)
+        self.generator.manual_seed(seed + 2**62 + 2**31)
         losses = torch.zeros(steps, device=self.device)
         sums: dict[str, Tensor] = {}
         advance = partial(self.recorded, self.train_step) if self.recorded else self.train_step

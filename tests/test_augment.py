@@ -134,14 +134,6 @@ def test_crop_has_the_given_area_and_moves_inside_the_image():
             assert 0.98 < (side + sign * shift).max() <= 1.0001
 
 
-def test_a_large_crop_is_no_larger_than_the_image_and_its_area_varies():
-    maps = augment.affine_maps(Augmentation(crop=(0.8, 1)), Draw(1000, generator()))
-    sides = torch.stack([maps[:, 0, 0], maps[:, 1, 1]], 1)
-    assert (sides + maps[:, :, 2].abs()).max() <= 1.0001
-    assert sides.prod(1).min() < 0.8
-    assert sides.prod(1).max() > 0.98
-
-
 def test_a_large_crop_keeps_its_share_of_the_area_and_fits_into_the_image():
     """A ratio of 4:3 would make one side of a window of this area longer than the image's."""
     maps = augment.affine_maps(Augmentation(crop=(0.85, 1)), Draw(5000, generator()))
@@ -186,7 +178,7 @@ def test_erasing_fills_2_to_33_percent_with_standard_normal_noise():
     erased = (out != 9).float().mean((1, 2, 3))
     assert 0.01 < erased.min() < 0.03
     assert 0.31 < erased.max() < 0.36
-    assert (out != 9).any(0)[:, 1:, 1:].all()  # anywhere in the image
+    assert (out != 9).any(0).all()  # anywhere in the image
     height, width = ((out != 9).any(side).sum((1, 2)) for side in (3, 2))
     assert (height / width).min() < 0.36
     assert (height / width).max() > 2.8
@@ -202,7 +194,7 @@ def test_coarse_dropout_sets_holes_to_the_mean():
     assert share.min() >= 1 / 64 - 0.005
     assert 0.058 < share.mean() < 4 / 64  # squares overlap, but none is cut by the edge
     for side in (2, 3):  # anywhere in the image
-        assert (out == 0).any(0).any(side - 1)[:, 1:].all()
+        assert (out == 0).any(0).any(side - 1).all()
 
 
 def test_holes_are_as_frequent_at_opposite_edges():

@@ -75,6 +75,14 @@ def test_weights_of_the_previous_training_do_not_stay_on_the_device(faces, monke
         gc.enable()
 
 
+def test_dropout_and_augmentation_draw_different_numbers(faces):
+    learner = Learner(recipe("baseline_cnn", "ours", "sample", limit=64), faces)
+    learner.train_epoch(0)
+    apart = learner.generator.initial_seed() - torch.initial_seed()
+    assert apart % 2**32  # all that a CPU's generator takes of a seed
+    assert apart > 2**32
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_no_step_waits_for_the_gpu(faces):
     learner = Learner(recipe("attention_cnn", "ours", "sample", precision="bf16"), faces)
