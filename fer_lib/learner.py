@@ -143,8 +143,8 @@ class Learner:
         self.model.train()
         freeze(self.core, config.frozen_at(epoch))
         # Dropout draws from torch's global generator, the rest from self.generator; both are seeded
-        # from the config's seed, the epoch and the rank, but not alike: equal seeds would give equal
-        # numbers to both. (A CPU's generator takes the lowest 32 bits of a seed.)
+        # from the config's seed, the epoch and the rank, but not alike: equal seeds would give the
+        # same numbers to both. (A CPU's generator takes the lowest 32 bits of a seed.)
         seed = (config.seed * 1_000_003 + epoch) * 64 + self.accelerator.process_index
         torch.manual_seed(seed)
         self.generator.manual_seed(seed + 2**62 + 2**31)
