@@ -37,7 +37,14 @@ from schedule import RESULTS, Campaign, kept_results
 from fer_lib.arguments import APART, SET, parse_settings
 from fer_lib.changed import changed_settings
 from fer_lib.config import TrainConfig
-from fer_lib.files import InputError, end_as_interrupted, home, matches, require_writable
+from fer_lib.files import (
+    InputError,
+    end_as_interrupted,
+    expanded,
+    home,
+    matches,
+    require_writable,
+)
 from fer_lib.kept import keep_labels, keep_results
 from fer_lib.markdown import markdown
 from fer_lib.pretrain import PretrainConfig
@@ -233,7 +240,8 @@ def main(arguments: list[str] | None = None) -> None:
                 raise InputError(f"{args.weights} does not exist: give a file of weights, or none")
             if args.minutes is not None and not args.minutes > 0:  # nor NaN
                 raise InputError(f"--minutes must be above 0, not {args.minutes:g}")
-            args.out = args.out or Path(os.environ.get("OUT") or home() / "runs" / "packed")
+            packed = os.environ.get("OUT") or home() / "runs" / "packed"
+            args.out = expanded(args.out or packed)
             require_writable(args.out)  # before a training, not when its run is packed
             changes = parse_settings(args.set, (*APART, "seed", "labels", "pretrained"))
             place = Place(**known, weights=args.weights, dataset=args.dataset, changes=changes)
