@@ -146,10 +146,12 @@ def _remedy(dataset: str) -> str:
     """Return what to do without the labels of a rule: take those of another, or refine them."""
     every = refined_path(dataset, "*")
     if there := sorted(path.stem for path in every.parent.glob(every.name)):
-        return f"train with --labels {', '.join(there)} or original"
+        named = ", ".join(there)
+        return f"train with labels {named} or original (--labels; refined in notebook 07_vit_moe)"
     return (
         f"refine the labels of {dataset} first, with notebook 02_label_refinement or python -m "
-        f"fer_lib.pipeline --dataset {dataset} --stages 02, or train with --labels original"
+        f"fer_lib.pipeline --dataset {dataset} --stages 02, or train with labels original "
+        "(--labels; in notebook 07_vit_moe, set refined = None)"
     )
 
 
