@@ -54,9 +54,14 @@ def own_changes(changes: Any, *apart: str, parameter: str = "changes") -> dict[s
             that has a parameter of its own.
     """
     options = changes.get("options", {}) if isinstance(changes, dict) else {}
-    for what, value in ((parameter, changes), (f"options of {parameter}", options)):
+    for what, value, such in (
+        (parameter, changes, '{"epochs": 5}'),
+        (f"options of {parameter}", options, '{"width": 32}'),
+    ):
         if not isinstance(value, dict):
-            raise InputError(f"{what}={value!r} is not a dict: in papermill, pass it with -y")
+            raise InputError(
+                f"{what}={value!r} is not a dict such as {such} (in papermill, pass it with -y)"
+            )
     for name in (*APART, *apart):
         if name in changes or name in options:
             raise InputError(f"{name} in {parameter} has a parameter of its own: set that instead")

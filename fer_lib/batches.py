@@ -36,7 +36,7 @@ def training_targets(faces: FaceSet, rows: np.ndarray, labels: str = "original")
         return refined_targets(faces, rows, labels)
     if faces.votes is None:
         raise InputError(
-            f"{faces.name} has no votes: train on other labels (--labels original), or read "
+            f"{faces.name} has no votes: train on labels original (--labels), or read "
             "fer2013 from fer2013.csv with fer2013new.csv beside it, since folders have no votes"
         )
     return soft_targets(faces.votes[rows], faces.classes)[0]

@@ -183,11 +183,8 @@ class TrainConfig(Settings):
     )
 
     def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}"
-                )
+        for name in CHOICES:
+            require_choice(name, getattr(self, name))
         if self.labels not in ("original", "votes") and not LABELS.fullmatch(self.labels):
             raise InputError(
                 f"labels is original, votes, refined_RULE or refined_RULE:soft, not {self.labels!r}"
@@ -227,6 +224,12 @@ class TrainConfig(Settings):
         """Return the number of frozen layers in an epoch; epochs are counted from 0."""
         thawed = epoch // self.unfreeze_every if self.unfreeze_every else 0
         return max(0, self.frozen_layers - thawed)
+
+
+def require_choice(name: str, value: Any) -> None:
+    """Raise InputError if a setting has a value that is not in its `CHOICES`."""
+    if value not in CHOICES[name]:
+        raise InputError(f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}")
 
 
 def without_gone(values: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from fer_lib.held_out import HeldOut
 from fer_lib.losses import SoftCrossEntropy
 from fer_lib.models import create_model
 from fer_lib.models.weights import from_hub, load_into
-from fer_lib.optim import create_optimizer, freeze, layers, schedules
+from fer_lib.optim import create_optimizer, freeze, require_layers, schedules
 
 
 class Learner:
@@ -101,11 +101,7 @@ class Learner:
             config.model, num_classes=classes, pretrained=pretrained, **config.options
         )
         self.from_hub = from_hub(core) if pretrained is True else {}
-        if config.frozen_layers >= (depth := len(layers(core))):
-            raise InputError(
-                f"{config.model} has {depth} layers, the last with the head, so frozen_layers is "
-                f"at most {depth - 1}, not {config.frozen_layers}"
-            )
+        require_layers(core, config)
         if self.device.type == "cpu" and self.precision == "bf16":
             plain_attention(core)
         self.core = core.to(self.device, memory_format=torch.channels_last)

@@ -25,6 +25,15 @@ def layers(model: nn.Module) -> list[list[str]]:
     return [grouped[number] for number in sorted(grouped)]
 
 
+def require_layers(model: nn.Module, config: TrainConfig) -> None:
+    """Raise InputError if a config freezes all layers of a model, so that nothing would learn."""
+    if config.frozen_layers >= (depth := len(layers(model))):
+        raise InputError(
+            f"{config.model} has {depth} layers, the last with the head, so frozen_layers is at "
+            f"most {depth - 1}, not {config.frozen_layers}"
+        )
+
+
 def freeze(model: nn.Module, count: int) -> None:
     """Freeze the first `count` layers: no gradients, evaluation mode. All others get gradients.
 

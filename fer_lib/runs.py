@@ -98,7 +98,8 @@ class RunFolder:
         if self.fingerprint != faces.fingerprint:
             other = f"{self.folder} was trained on other data than this {faces.name}"
             alike = self.config["data"].get("dataset") in (None, faces.name)
-            remedy = "give its own as --data-dir" if alike else "use runs on the same data only"
+            own, same = "give its own as data_dir (--data-dir)", "use runs on the same data only"
+            remedy = own if alike else same
             raise InputError(f"{other}: {remedy}; docs/training.md says how to score it on others")
 
     def metrics(self) -> "DataFrame":
@@ -233,15 +234,13 @@ def start_run(config: TrainConfig, faces: FaceSet, folder: str | Path | None = N
         refined_sha256=refined_sha256(faces, config.labels),
         counts=faces.counts(),
     )
-    write_json(
-        path / "config.json",
-        {
-            "train": config.to_dict(),
-            "data": data,
-            "environment": describe_environment(config),
-            "started_from": started_from(config),
-        },
-    )
+    known = {
+        "train": config.to_dict(),
+        "data": data,
+        "environment": describe_environment(config),
+        "started_from": started_from(config),
+    }
+    write_json(path / "config.json", known)
     return Run(path)
 
 
@@ -264,10 +263,9 @@ def record_resume(run: RunFolder, now: dict[str, Any], epoch: int) -> None:
     known = {key: value for one in stages for key, value in one.items()}
     if all(known.get(key, value) == value for key, value in stage.items()):
         return
+    changed = {"environment": now}
     if epoch:
         changed = {"resumed": [*stages[1:], {"after_epoch": epoch} | stage]}
-    else:
-        changed = {"environment": now}
     run.config |= changed
     write_json(run.folder / "config.json", run.config)
 

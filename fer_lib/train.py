@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list
 
 from fer_lib.arguments import APART, add_arguments, parse_settings
@@ -23,7 +24,8 @@ from fer_lib.device import OTHERS, enough_memory, processes
 from fer_lib.files import InputError, continued, locked, require_writable
 from fer_lib.given import given_path
 from fer_lib.learner import Learner
-from fer_lib.models import MODULES
+from fer_lib.models import MODULES, create_model
+from fer_lib.optim import create_optimizer, require_layers
 from fer_lib.provenance import code_digest
 from fer_lib.recipes import OF_WEIGHTS, RECIPES, default_preset, merged_options, own_start, recipe
 from fer_lib.runs import Run, find_run, runs_folder, start_run
@@ -95,6 +97,20 @@ def require_start(config: TrainConfig) -> None:
             "the recipe finetune starts from a finished run: give --from-run, or create the "
             "config with fer_lib.train.fine_tuning"
         )
+
+
+def require_buildable(config: TrainConfig, faces: FaceSet) -> None:
+    """Check that the network and the optimizer of a training can be built, before others begin.
+
+    They are built without values, so this loads no weights and takes little time.
+
+    Raises:
+        InputError: the model or the optimizer does not take its settings, or all layers are frozen.
+    """
+    with torch.device("meta"):
+        model = create_model(config.model, num_classes=len(faces.classes), **config.options)
+    require_layers(model, config)
+    create_optimizer(model, config)
 
 
 def shared_run(run: Run | None) -> Run | None:

@@ -11,6 +11,7 @@ from fer_lib.evaluate.abstention import (
     aurc,
     coverage,
     operating_point,
+    table,
     threshold_for,
 )
 from fer_lib.evaluate.calibration import fit_temperature, scaled
@@ -97,6 +98,11 @@ def test_thresholds_are_chosen_on_validation_and_scored_on_test(monkeypatch):
         assert row["accuracy"] == right[200:][kept[200:]].mean()
         assert row["low"] < row["accuracy"] <= row["high"]
     assert found["targets"][2] == {"target": 1.01, "threshold": None}
+    rows = table(found["targets"])
+    assert rows.index.tolist() == ["70% wanted", "90% wanted", "101% wanted"]
+    first, names = found["targets"][0], ["answered on validation", "answered", "images"]
+    assert rows.iloc[0][names].tolist() == [first[k] for k in ("valid_coverage", "coverage", "n")]
+    assert not {"valid_coverage", "coverage", "n"} & set(rows)
     temperature = fit_temperature(p[:200], labels[:200])
     calibrated = scaled(p[:200], temperature).max(1)
     threshold = threshold_for(calibrated, right[:200], 0.8)

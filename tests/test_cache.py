@@ -85,7 +85,10 @@ def test_a_command_with_the_wrong_folder_leaves_the_cache_as_it_is(
     out = ["--out", str(tmp_path / "a.safetensors")] * (main is keep.main)
     with pytest.raises(SystemExit):
         main([str(run.folder), "--data-dir", str(tmp_path / "other"), *out])
-    assert "give its own folder as --data-dir; the cache is unchanged" in capsys.readouterr().err
+    assert (
+        "give its own folder as data_dir (--data-dir); the cache is unchanged"
+        in capsys.readouterr().err
+    )
     assert load_faces("fer2013", **MUTE).fingerprint == run.fingerprint
 
 

@@ -13,6 +13,7 @@ from fer_lib.changed import changed_settings
 from fer_lib.compare import (
     best_on_validation,
     by_test_set,
+    finished_runs,
     leaderboard,
     marks,
     paired_tests,
@@ -47,6 +48,23 @@ def test_missing_runs_and_unknown_names_are_refused(three_runs):
         leaderboard([])
     with pytest.raises(InputError, match=r"no run 'x'.*1_baseline_cnn_noise_s0"):
         best_on_validation(three_runs, "x")
+
+
+def test_the_finished_runs_of_faces_and_a_preset_are_listed(three_runs, make_run, noise, tmp_path):
+    make_run(preset="quick", time="4")
+    other = noise.subset(np.arange(len(noise) - 1))
+    make_run(faces=other, time="5")
+    found = finished_runs(noise, "sample", tmp_path)
+    assert [run.name for run in found] == [run.name for run in three_runs]
+    with pytest.raises(InputError, match="preset is one of sample, quick, full, not 'sampel'"):
+        finished_runs(noise, "sampel", tmp_path)
+    text = (
+        "with preset full: these data have 3 with sample and 1 with quick: set preset, or train one"
+    )
+    with pytest.raises(InputError, match=text):
+        finished_runs(noise, "full", tmp_path)
+    with pytest.raises(InputError, match=r"there is no finished run .* quick: train one first"):
+        finished_runs(other, "quick", tmp_path / "none")
 
 
 def test_names_tell_apart_different_runs_of_one_recipe(three_runs, make_run):
@@ -319,7 +337,7 @@ def test_sentences_say_which_differences_are_findings(three_runs, noise):
 
 def test_a_run_trained_on_other_data_is_refused(three_runs, noise):
     other = noise.subset(np.arange(len(noise) - 1))
-    with pytest.raises(InputError, match=r"trained on other data .*: give its own as --data-dir"):
+    with pytest.raises(InputError, match=r"trained on other data .*: give its own as data_dir"):
         paired_tests(three_runs, other)
     three_runs[0].config["data"]["dataset"] = "another"
     with pytest.raises(InputError, match=r"trained on other data .*: use runs on the same data"):

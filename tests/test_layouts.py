@@ -203,16 +203,20 @@ def test_the_error_without_a_network_names_the_remedies(monkeypatch, fer_home):
     with pytest.raises(InputError) as caught:
         load_faces("fer2013", **MUTE)
     message = str(caught.value)
-    for part in ("https://www.kaggle.com/", "--data-dir", str(fer_home / "data/fer2013")):
+    for part in (
+        "https://www.kaggle.com/",
+        "data_dir (--data-dir)",
+        str(fer_home / "data/fer2013"),
+    ):
         assert part in message
     assert "Name or service not known" in message
     assert "\n" not in message
     monkeypatch.delenv("KAGGLEHUB_CACHE")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as without a home folder
-    with pytest.raises(InputError, match="--data-dir"):
+    with pytest.raises(InputError, match=r"data_dir .--data-dir"):
         load_faces("fer2013", **MUTE)
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    with pytest.raises(InputError, match="--data-dir"):
+    with pytest.raises(InputError, match=r"data_dir .--data-dir"):
         load_faces("fer2013", **MUTE)
     assert not (fer_home / "data").exists()
 
@@ -222,7 +226,7 @@ def test_the_error_without_a_network_names_the_remedies(monkeypatch, fer_home):
     [
         ("ferplus", "github.com/microsoft/FERPlus"),
         ("rafdb", "whdeld.cn"),
-        ("mine", "--data-dir"),
+        ("mine", "data_dir .--data-dir"),
     ],
 )
 def test_a_dataset_that_cannot_be_downloaded_is_refused_with_a_remedy(dataset, part):

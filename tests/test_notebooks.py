@@ -18,16 +18,17 @@ import pytest
 from forked import Kernel
 from jupyter_client.provisioning import local_provisioner
 
-from fer_lib import plots
+from fer_lib import plots, recipes
 from fer_lib.arguments import own_changes, side_by_side
 from fer_lib.compare import figures
 from fer_lib.data.layout_writers import write_layout
 from fer_lib.data.sample import make_sample
 from fer_lib.files import InputError
 from fer_lib.models import MODULES
-from fer_lib.recipes import recipe
+from fer_lib.pretrain import pretraining
+from fer_lib.recipes import merged_options, recipe
 from fer_lib.stages import STAGES, TRAININGS
-from fer_lib.train import fine_tuning
+from fer_lib.train import fine_tuning, require_buildable
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -158,6 +159,46 @@ def test_fine_tuning_starts_from_the_run_whatever_the_start_and_predicts_as_it_d
     assert first.flip_tta
     assert second.flip_tta
     assert (second.seed, second.labels, second.limit) == (1, "votes", 64)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"backbone": "vit_smal_patch16", "published": True}, "vit_smal_patch16"),
+        ({"changes": {"frozen_layers": 99}}, "frozen_layers is at most"),
+        ({"changes": {"options": {"dept": 3}}}, "dept"),
+        ({"recipe_name": "our"}, "there is no recipe 'our'"),
+        ({"few_labels": 0}, "limit"),
+        ({}, None),
+        ({"published": True}, None),
+    ],
+)
+def test_the_trainings_after_the_pretraining_are_checked_before_it(given, text):
+    content = read(ROOT / "notebooks/06_vit_mae.ipynb")
+    cells = {cell.id: cell.source for cell in content.cells}
+    order = [cell.id for cell in content.cells]
+    assert order.index("networks") < order.index("pretrain")
+    names = {"recipe": recipe, "require_buildable": require_buildable}
+    names |= {"merged_options": merged_options, "faces": Mock(classes=range(7))}
+    exec(cells["parameters"], names)
+    names |= {"task": pretraining("sample")} | given
+    if text:
+        with pytest.raises(InputError, match=text):
+            exec(cells["networks"], names)
+    else:
+        exec(cells["networks"], names)
+
+
+def test_all_heads_are_checked_before_the_first_is_trained():
+    cells = {cell.id: cell.source for cell in read(ROOT / "notebooks/07_vit_moe.ipynb").cells}
+    names = {"recipes": recipes, "require_buildable": require_buildable, "train": Mock()}
+    exec(cells["parameters"], names)
+    names |= {"changes": {"options": {"top_k": 9}}, "faces": Mock(classes=range(7))}
+    names |= {"refined": None}  # so that the first network has one layer, which takes any top_k
+    exec(cells["variants"], names)
+    with pytest.raises(InputError, match="top_k"):
+        exec(cells["train"], names)
+    assert not names["train"].called
 
 
 @pytest.fixture

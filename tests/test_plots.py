@@ -357,3 +357,19 @@ def test_a_heated_face_is_brightest_where_the_map_is_largest():
     row, column = np.unravel_index(shown.sum(2).argmax(), (240, 240))
     assert (row // 40, column // 40) == (1, 4)
     assert (plots.heated(face, np.ones((6, 6))) == plots.heated(face, np.zeros((6, 6)))).all()
+
+
+def test_the_numbers_of_a_heat_map_are_white_only_on_dark_cells():
+    shares = pd.DataFrame([[0.5, 0.66, 0.68], [1.0, 0.0, np.nan]], index=["one", "two"])
+    figures = [
+        plots.row_shares(100 * shares.iloc[:, :2], ["a", "b"], ["c", "d"], mark=""),
+        plots.per_class(shares.T.to_dict(), mark=""),
+        plots.confusion_matrix([[68, 32], [34, 66]], ["a", "b"], mark=""),
+        plots.alike(pd.DataFrame([[1.0, 0.7], [0.7, 1.0]], list("ab")), mark="", title=""),
+    ]
+    colours = [[t.get_color() for t in figure.axes[0].texts] for figure in figures]
+    dark, light = "0.15", "white"
+    assert colours == [
+        *([dark, dark, light, dark], [dark, dark, light, light, dark]),
+        *([light, dark, dark, dark], [light]),
+    ]

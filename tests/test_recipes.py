@@ -164,8 +164,8 @@ def test_changes_in_a_notebook_must_not_name_its_other_parameters():
             own_changes(wrong, "seed")
     with pytest.raises(InputError, match="recipe in changes has a parameter of its own"):
         own_changes({"recipe": "published"})
-    for wrong in ("{'epochs': 1}", {"options": "{}"}):
-        with pytest.raises(InputError, match="is not a dict: in papermill, pass it with -y"):
+    for wrong, such in (("epochs=5", '{"epochs": 5}'), ({"options": "{}"}, '{"width": 32}')):
+        with pytest.raises(InputError, match=f"is not a dict such as {such} .in papermill, pass "):
             own_changes(wrong)
     with pytest.raises(InputError, match="preset in pretrain_changes has"):
         own_changes({"preset": "full"}, parameter="pretrain_changes")

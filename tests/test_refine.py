@@ -351,6 +351,10 @@ def test_no_voter_has_learned_from_a_label_it_votes_on(faces, tmp_path):
     knowing = recipe("baseline_cnn", "ours", "sample", pretrained=str(runs[0].weights))
     with pytest.raises(InputError, match="has learned from labels that such a voter would vote on"):
         fold_votes(faces, rows, [knowing], folds=3, runs=tmp_path)
+    unfit = replace(config, frozen_layers=99)  # refused before the first voter is trained
+    with pytest.raises(InputError, match="frozen_layers is at most"):
+        fold_votes(faces, rows, [config, unfit], folds=3, runs=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,8 @@ def test_only_labels_of_exactly_the_training_images_are_written(faces):
 def test_other_refined_labels_are_named_if_those_of_a_rule_are_missing(faces):
     for rule in ("soft", "majority"):
         save_refined(faces, faces.where("train"), turned(faces, rule=rule), ())
-    text = "refined_majorty.npz does not exist: train with --labels refined_majority, refined_soft "
-    with pytest.raises(InputError, match=f"{text}or original"):
+    text = "refined_majorty.npz does not exist: train with labels refined_majority, refined_soft "
+    with pytest.raises(InputError, match=f"{text}or original .--labels; refined in notebook 07"):
         load_refined(faces, "majorty")
 
 
@@ -243,7 +243,8 @@ def test_the_command_refuses_missing_or_misnamed_refined_labels(capsys, tmp_path
         main(command)
     said = capsys.readouterr().err
     assert "refined_turned.npz does not exist: refine the labels of sample" in said
-    assert "fer_lib.pipeline --dataset sample-10-100 --stages 02, or train with --labels or" in said
+    assert "--dataset sample-10-100 --stages 02, or train with labels original (--labels; " in said
+    assert "in notebook 07_vit_moe, set refined = None" in said
     with pytest.raises(SystemExit):
         main([*command[:-1], "better"])
     assert "refined_RULE or refined_RULE:soft, not 'better'" in capsys.readouterr().err

@@ -26,12 +26,36 @@ from fer_lib.models.weights import write_weights
 from fer_lib.pretrain import __main__ as pretrain_command
 from fer_lib.pretrain import loop, pretrain, pretraining
 from fer_lib.pretrain.learner import MaskedLearner
+from fer_lib.recipes import RECIPES, recipe
 from fer_lib.runs import find_run, list_runs, start_run
 from fer_lib.starts import started_from
-from fer_lib.train import fine_tuning, main, train
+from fer_lib.train import fine_tuning, main, require_buildable, train
 from fer_lib.training import Training
 
 pytestmark = pytest.mark.usefixtures("undrawn_runs")
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "text"),
+    [
+        ("vit_mae", {"options": {"backbone": "vit_smal_patch16"}}, "vit_smal_patch16"),
+        ("vit_mae", {"options": {"dept": 3}}, "dept"),
+        ("vit_moe", {"options": {"top_k": 9}}, "top_k"),
+        ("baseline_cnn", {"frozen_layers": 99}, "frozen_layers is at most [0-9]+, not 99"),
+        ("baseline_cnn", {"optimizer": "adamm"}, "optimizer 'adamm' is unknown"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_without_weights(faces, monkeypatch, model, changes, text):
+    config = recipe(model, "ours", "full", **changes)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", None)  # would load the weights
+    with pytest.raises(InputError, match=text):
+        require_buildable(config, faces)
+
+
+@pytest.mark.parametrize(("model", "name"), RECIPES)
+def test_each_recipe_can_be_built(faces, model, name):
+    for preset in ("sample", "full"):
+        require_buildable(recipe(model, name, preset), faces)
 
 
 def test_a_finished_run_has_a_complete_folder(faces, tmp_path, monkeypatch):

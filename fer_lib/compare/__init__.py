@@ -5,7 +5,7 @@ files; `summary` documents the format of `comparison.json`. `python -m fer_lib.c
 scores and tests.
 """
 
-from fer_lib.compare.answers import read_answers
+from fer_lib.compare.answers import finished_runs, read_answers
 from fer_lib.compare.claims import known_refinement
 from fer_lib.compare.cost import timed
 from fer_lib.compare.formatting import tables

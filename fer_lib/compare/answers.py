@@ -1,15 +1,18 @@
 """Read the predictions of several runs for the same images."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from fer_lib.compare.names import named
+from fer_lib.config import require_choice
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import in_order, labels_by_part, load_predictions
 from fer_lib.files import InputError
-from fer_lib.runs import Run
+from fer_lib.runs import Run, list_runs
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,30 @@ def read_answers(runs: Sequence[Run] | Mapping[str, Run], faces: FaceSet) -> Ans
     return Answers(list(called), faces, **{k: np.stack(v) for k, v in parts.items()})
 
 
+TRAIN = "train one first, with notebook 03_cnn or python -m fer_lib.train"
+
+
 def require_runs(runs: Collection) -> None:
     """Raise an InputError that says how to train a run if there are none."""
     if not runs:
-        raise InputError(
-            "there is no finished run of these data and this preset: train one first, with "
-            "notebook 03_cnn or python -m fer_lib.train"
-        )
+        raise InputError(f"there is no finished run of these data and this preset: {TRAIN}")
+
+
+def finished_runs(faces: FaceSet, preset: str, folder: str | Path | None = None) -> list[Run]:
+    """List the finished runs on these faces with a preset, oldest first.
+
+    Args:
+        folder: folder of all runs, as `list_runs` takes it.
+
+    Raises:
+        InputError: there is no such preset, or no such run; the message names the other presets
+            that have runs on these faces.
+    """
+    require_choice("preset", preset)
+    every = list_runs(folder, fingerprint=faces.fingerprint)
+    if runs := [run for run in every if run.train_config.preset == preset]:
+        return runs
+    others = Counter(run.train_config.preset for run in every)
+    known = " and ".join(f"{number} with {name}" for name, number in others.items())
+    there = f"these data have {known}: set preset, or " if others else ""
+    raise InputError(f"there is no finished run of these data with preset {preset}: {there}{TRAIN}")

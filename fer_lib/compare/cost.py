@@ -112,13 +112,21 @@ def timed(runs: Mapping[str, Run]) -> pd.DataFrame:
     """Time the predictions of named runs with `measure`; nothing else should run meanwhile.
 
     Returns:
-        One row per run, by name, with its milliseconds per image, a column for each size of batch.
+        One row per run, by name, with its milliseconds per image, a column for each size of batch,
+        as text of three significant digits.
         `attrs["on"]` says where they were measured, such as "cpu, 2 threads".
     """
     measured = {name: measure(run) for name, run in runs.items()}
     table = pd.DataFrame({name: one["milliseconds"] for name, one in measured.items()}).T
-    table.attrs["on"] = "{device}, {threads} threads".format(**next(iter(measured.values())))
+    table = table.map("{:.3g}".format)
+    table.attrs["on"] = on_device(next(iter(measured.values())))
     return table
+
+
+def on_device(measured: dict[str, Any]) -> str:
+    """Name the device that a time was measured on, as in "cpu, 2 threads"."""
+    threads = int(measured["threads"])  # in a table a float, if other rows have none
+    return f"{measured['device']}, {threads} thread{'s' * (threads > 1)}"
 
 
 def measure(run: Run) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from fer_lib.compare.annotators import label_agreement
 from fer_lib.compare.answers import Answers, read_answers
 from fer_lib.compare.claims import claims_table
 from fer_lib.compare.copies import by_kind, inflation
-from fer_lib.compare.cost import BATCHES, costs
+from fer_lib.compare.cost import BATCHES, costs, on_device
 from fer_lib.compare.names import marks, named
 from fer_lib.compare.paired import agreement, letters, pair_test, pair_up, sentences
 from fer_lib.compare.scores import (
@@ -279,6 +279,4 @@ def machine(row: dict[str, Any]) -> str:
     """Say where a row of `costs` was measured, as in "AMD EPYC (cpu, 2 threads)"; "" if nowhere."""
     if row["device"] is None:
         return ""
-    threads = int(row["threads"])  # a float if other rows have none
-    where = f"{row['device']}, {threads} thread{'s' * (threads > 1)}"
-    return f"{row['processor']} ({where})" if row["processor"] else where
+    return f"{row['processor']} ({on_device(row)})" if row["processor"] else on_device(row)

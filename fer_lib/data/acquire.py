@@ -76,7 +76,7 @@ def _download(dataset: str, folder: Path) -> Path:
 
 
 def _remedy(dataset: str, folder: Path) -> str:
-    give = "or give the folder that holds it as --data-dir"
+    give = "or give the folder that holds it as data_dir (--data-dir)"
     if dataset == "fer2013":
         return (
             "FER2013 is not here and could not be downloaded: get fer2013.csv from "
@@ -96,5 +96,5 @@ def _remedy(dataset: str, folder: Path) -> str:
         )
     return (
         f"there is no dataset {dataset!r}: use sample, fer2013, ferplus or rafdb, or give a folder "
-        "of class folders (angry/, happy/ …) of your own as --data-dir"
+        "of class folders (angry/, happy/ …) of your own as data_dir (--data-dir)"
     )

@@ -91,7 +91,9 @@ def recognise(source: Path) -> Layout:
             message says what was looked for), or there are two at the same depth.
     """
     if not exists(source):
-        raise InputError(f"{source} does not exist: check --data-dir")
+        raise InputError(
+            f"{source} does not exist: give the folder or file of the data as data_dir (--data-dir)"
+        )
     if source.is_file() and source.name != VOTE_FILE:
         return _table(source)
     level, problems = [source if source.is_dir() else source.parent], []

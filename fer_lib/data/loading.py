@@ -53,8 +53,7 @@ def load_faces(
             class folders are read, one line on how many pictures they hold.
 
     Raises:
-        InputError: the data cannot be found or used, or would replace the cache though they are not
-            those expected; the message is one sentence with the remedy.
+        InputError: the data cannot be found or used, or not those expected would replace the cache.
     """
     if not re.fullmatch(r"\w[\w.-]*", dataset):
         raise InputError(f"dataset {dataset!r} must be a plain name, as it names a folder in data/")
@@ -82,7 +81,7 @@ def load_faces(
     if expected not in (None, faces.fingerprint):
         raise InputError(
             f"{layout.path} is not the data that this run was trained on: give its own folder as "
-            "--data-dir; the cache is unchanged"
+            "data_dir (--data-dir); the cache is unchanged"
         )
     _save(faces, folder)
     _tell(faces, f"read from {layout.path}", say)
@@ -171,7 +170,8 @@ def _sample(folder: Path, data_dir: str | Path | None, say: Callable[[str], obje
     """Return the drawn faces; they are drawn again if a file of `fer_lib.data` has changed."""
     if data_dir:
         raise InputError(
-            f"dataset {folder.name} is drawn: leave --data-dir out, or name another dataset"
+            f"dataset {folder.name} is drawn: leave out data_dir (--data-dir), or name another "
+            "dataset"
         )
     code = sorted(Path(__file__).parent.glob("*.py"))
     origin = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()

@@ -131,7 +131,7 @@ def load_refined(faces: FaceSet, rule: str) -> Refined:
     """
     path = refined_path(faces.name, rule)
     if not path.exists():
-        raise InputError(f"{path} does not exist: {_remedy(faces.name)}")
+        raise InputError(f"{path} does not exist: {_remedy(faces.name, path.parent)}")
     refined, ids, manifest = read_refined(path)
     same = manifest["fingerprint"] == faces.fingerprint
     if not same or not np.array_equal(ids, faces.ids[faces.where("train")]):
@@ -142,14 +142,15 @@ def load_refined(faces: FaceSet, rule: str) -> Refined:
     return refined
 
 
-def _remedy(dataset: str) -> str:
+def _remedy(dataset: str, folder: Path) -> str:
     """Return what to do without the labels of a rule: take those of another, or refine them."""
-    every = refined_path(dataset, "*")
-    if there := sorted(path.stem for path in every.parent.glob(every.name)):
-        return f"train with --labels {', '.join(there)} or original"
+    if there := sorted(path.stem for path in folder.glob("refined_*.npz")):
+        named = ", ".join(there)
+        return f"train with labels {named} or original (--labels; refined in notebook 07_vit_moe)"
     return (
         f"refine the labels of {dataset} first, with notebook 02_label_refinement or python -m "
-        f"fer_lib.pipeline --dataset {dataset} --stages 02, or train with --labels original"
+        f"fer_lib.pipeline --dataset {dataset} --stages 02, or train with labels original "
+        "(--labels; in notebook 07_vit_moe, set refined = None)"
     )
 
 

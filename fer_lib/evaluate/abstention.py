@@ -1,8 +1,10 @@
 """Let a model answer only if it is sure: accuracy against coverage, thresholds. Needs no torch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from fer_lib.data.faceset import FaceSet
 from fer_lib.evaluate import Predictions, aligned
@@ -102,6 +104,13 @@ def abstention(faces: FaceSet, predictions: Predictions) -> dict[str, Any]:
             row |= accuracy(correct[kept]) if kept.any() else {}
         rows.append(row)
     return {"aurc": aurc(confidence, correct), "targets": rows}
+
+
+def table(targets: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Tabulate the `targets` of `abstention`, a row for each target, such as "90% wanted"."""
+    called = {"valid_coverage": "answered on validation", "coverage": "answered", "n": "images"}
+    rows = pd.DataFrame(targets).set_index("target").rename(index="{:.0%} wanted".format)
+    return rows.rename(columns=called)
 
 
 def operating_point(faces: FaceSet, predictions: Predictions) -> dict[str, Any]:

@@ -6,10 +6,17 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from fer_lib.plots.style import OTHER, error_bars, in_lines, model_style, new_figure, percent
+from fer_lib.plots.style import (
+    OTHER,
+    error_bars,
+    heat_map,
+    in_lines,
+    model_style,
+    new_figure,
+    percent,
+)
 
 
 def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
@@ -69,10 +76,9 @@ def alike(table: pd.DataFrame, *, mark: str, title: str) -> Figure:
     size = 0.8 + 0.29 * len(table)
     figure, axis = new_figure(size + 2.4, size, mark=mark)  # inches; room for the names
     names = [f"{name}  {number}" for number, name in enumerate(in_lines(table.index), 1)]
-    sns.heatmap(
-        table, mask=np.triu(np.ones(table.shape, bool)), annot=short, fmt="", cmap="Blues",
-        vmin=0, vmax=1, cbar=False, ax=axis, annot_kws={"fontsize": 9},
-        xticklabels=range(1, len(table) + 1), yticklabels=names,
+    heat_map(
+        axis, table, mask=np.triu(np.ones(table.shape, bool)), annot=short, fmt="",
+        annot_kws={"fontsize": 9}, xticklabels=range(1, len(table) + 1), yticklabels=names,
     )  # fmt: skip
     axis.grid(visible=False)
     figure.suptitle(title, fontsize=11)

@@ -12,6 +12,7 @@ from fer_lib.plots.style import (
     EMOTION_COLOURS,
     MARKERS,
     error_bars,
+    heat_map,
     in_lines,
     new_figure,
     percent,
@@ -77,9 +78,8 @@ def confusion_matrix(
     support = counts.sum(1, keepdims=True)
     share = counts / np.maximum(support, 1)
     figure, axis = new_figure(5.6, 4.8, mark=mark)
-    sns.heatmap(
-        share, annot=True, fmt=".0%", cmap="Blues", vmin=0, vmax=1, square=True, cbar=False,
-        xticklabels=classes, ax=axis, annot_kws={"fontsize": 9},
+    heat_map(
+        axis, share, square=True, annot_kws={"fontsize": 9}, xticklabels=classes,
         yticklabels=[f"{c} ({n})" for c, n in zip(classes, support.ravel(), strict=True)],
     )  # fmt: skip
     axis.set(xlabel="predicted", ylabel="label (images)", title=title)
@@ -100,10 +100,7 @@ def row_shares(
     counts = np.asarray(counts)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure, axis = new_figure(6.4, 4.4, mark=mark)
-    sns.heatmap(
-        share, annot=True, fmt=".0%", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=axis,
-        xticklabels=columns, yticklabels=rows, annot_kws={"fontsize": 8},
-    )  # fmt: skip
+    heat_map(axis, share, xticklabels=columns, yticklabels=rows, annot_kws={"fontsize": 8})
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.tick_params(axis="x", rotation=40)
     axis.tick_params(axis="y", rotation=0)
@@ -167,7 +164,7 @@ def per_class(scores: dict[str, dict[str, float]], *, mark: str, ylabel: str = "
     table = pd.DataFrame(scores).T
     table.index = in_lines(table.index)
     figure, axis = new_figure(8, 1 + 0.38 * len(table), mark=mark)
-    sns.heatmap(table, annot=True, fmt=".0%", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=axis)
+    heat_map(axis, table)
     axis.set(title=ylabel)
     axis.tick_params(axis="y", rotation=0, labelsize=9)
     return figure

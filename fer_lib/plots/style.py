@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
@@ -146,6 +147,20 @@ def percent(*sides: Axis, decimals: int = 0) -> None:
     """Label axes, such as `axis.xaxis`, in per cent."""
     for side in sides:
         side.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=decimals))
+
+
+def heat_map(axis: Axes, shares: pd.DataFrame | np.ndarray, **options: Any) -> None:
+    """Draw shares (0..1) as a heat map with a number in each cell.
+
+    Args:
+        options: more arguments of seaborn's `heatmap`; `annot` and `fmt` change the numbers.
+    """
+    plain = {"annot": True, "fmt": ".0%", "cmap": "Blues", "vmin": 0, "vmax": 1, "cbar": False}
+    sns.heatmap(shares, ax=axis, **plain | options)
+    values = np.asarray(shares)
+    for text in axis.texts:  # seaborn's own choice is white on blues that are too light for it
+        column, row = map(int, text.get_position())
+        text.set_color("white" if values[row, column] > 0.67 else "0.15")
 
 
 def table(frame: pd.DataFrame, *, mark: str, percent: Sequence[str] = ()) -> Styler:

@@ -23,7 +23,7 @@ from fer_lib.models.weights import read_metadata
 from fer_lib.recipes import merged_options, recipe
 from fer_lib.refine.ballots import Ballots
 from fer_lib.runs import Run, find_run, runs_folder
-from fer_lib.train import train
+from fer_lib.train import require_buildable, train
 
 
 def fold_sets(faces: FaceSet, folds: int, seed: int) -> list[FaceSet]:
@@ -187,6 +187,8 @@ def fold_votes(
     Raises:
         InputError: see `train_folds`.
     """
+    for config in configs:
+        require_buildable(config, faces)  # or a voter is refused only after others were trained
     names, parts = [], [np.empty((0, len(rows), len(faces.classes)), np.float32)]
     for config in configs:
         trained = train_folds(config, faces, folds=folds, runs=runs, progress=progress)
