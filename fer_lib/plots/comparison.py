@@ -30,7 +30,7 @@ def cost(table: pd.DataFrame, *, mark: str, xlabel: str) -> Figure:
             ends of the interval of the accuracy.
     """
     table = table.sort_values("accuracy", ascending=False, kind="stable")
-    figure, axis = new_figure(7.4, 3.6 + 0.09 * len(table), mark=mark)
+    figure, axis = new_figure(7.4, 4.2 + 0.1 * len(table), mark=mark)
     # What a point covers: a factor of the cost, and a part of the range of the accuracies.
     step, height = 1.17, 0.045 * (table["accuracy"].max() - table["accuracy"].min())
     drawn: list[tuple[float, float]] = []
