@@ -277,6 +277,14 @@ def test_paired_tests_agree_with_the_binomial_test_and_holm(three_runs, noise):
     assert not close["finding"]
 
 
+def test_planned_tests_are_against_the_first_run_and_corrected_for_their_number_alone(
+    three_runs, noise
+):
+    tests = paired_tests(dict(zip("abc", three_runs, strict=True)), noise, against_first=True)
+    assert tests[["a", "b"]].to_numpy().tolist() == [["b", "a"], ["a", "c"]]
+    assert tests["p_holm"].tolist() == pytest.approx([2 * binomtest(60, 80).pvalue, 1])
+
+
 def test_a_difference_below_the_half_width_is_no_finding_however_small_its_p(noise):
     labels = noise.labels[noise.where("test")]
     answered = np.stack([labels, labels])
