@@ -24,7 +24,7 @@ from fer_lib.compare import (
 from fer_lib.compare.answers import Answers
 from fer_lib.compare.names import settings, system_names
 from fer_lib.compare.paired import agreement, letters, pair_up
-from fer_lib.compare.scores import averaging, systems
+from fer_lib.compare.scores import averaging, label_on_majority, systems
 from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.data.ferplus import majority
 from fer_lib.data.sample import make_sample
@@ -314,6 +314,7 @@ def test_pairs_are_also_tested_against_the_majority_of_the_annotators():
     assert row["difference"] == 1 - (by_vote.argmax(1) == faces.labels[test]).mean() > 0
     other = (faces.labels[test] == seen)[known].mean() - 1
     assert row["majority_difference"] == pytest.approx(other)
+    assert label_on_majority(answers).to_dict() == {"label": 1, "vote": pytest.approx(1 + other)}
     assert row["majority_p_holm"] == mcnemar((faces.labels[test] == seen)[known], known[known])
 
 
