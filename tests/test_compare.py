@@ -25,7 +25,7 @@ from fer_lib.compare import (
 from fer_lib.compare.answers import Answers
 from fer_lib.compare.names import settings, system_names
 from fer_lib.compare.paired import agreement, letters, pair_up
-from fer_lib.compare.scores import averaging, systems
+from fer_lib.compare.scores import averaging, label_on_majority, systems
 from fer_lib.config import PRESETS, TrainConfig
 from fer_lib.data.ferplus import majority
 from fer_lib.data.sample import make_sample
@@ -295,6 +295,14 @@ def test_paired_tests_agree_with_the_binomial_test_and_holm(three_runs, noise):
     assert not close["finding"]
 
 
+def test_planned_tests_are_against_the_first_run_and_corrected_for_their_number_alone(
+    three_runs, noise
+):
+    tests = paired_tests(dict(zip("abc", three_runs, strict=True)), noise, against_first=True)
+    assert tests[["a", "b"]].to_numpy().tolist() == [["b", "a"], ["a", "c"]]
+    assert tests["p_holm"].tolist() == pytest.approx([2 * binomtest(60, 80).pvalue, 1])
+
+
 def test_a_difference_below_the_half_width_is_no_finding_however_small_its_p(noise):
     labels = noise.labels[noise.where("test")]
     answered = np.stack([labels, labels])
@@ -324,6 +332,7 @@ def test_pairs_are_also_tested_against_the_majority_of_the_annotators():
     assert row["difference"] == 1 - (by_vote.argmax(1) == faces.labels[test]).mean() > 0
     other = (faces.labels[test] == seen)[known].mean() - 1
     assert row["majority_difference"] == pytest.approx(other)
+    assert label_on_majority(answers).to_dict() == {"label": 1, "vote": pytest.approx(1 + other)}
     assert row["majority_p_holm"] == mcnemar((faces.labels[test] == seen)[known], known[known])
 
 

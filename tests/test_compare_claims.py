@@ -26,11 +26,12 @@ def test_claims_are_listed_with_the_runs_that_reproduce_them(make_run):
         make_run(model="vit_cnn", name="published", dataset="fer2013", mark="", time="5"),
         full(make_run, model="vit_tiny", name="published", pretrained="there/w.safetensors"),
         full(make_run, model="grefel", name="published", time="6"),
+        make_run(name="published", preset="full", dataset="fer2013", mark="some", time="7", seed=2),
     ]
     table = claims_table(runs)
     assert table["system"].tolist() == [claim.system for claim in CLAIMS]
     first = table.iloc[0]
-    assert first["published_runs"] == 2  # with the unchanged recipe, so not epochs=3
+    assert first["published_runs"] == 2  # with the unchanged recipe, so not epochs=3, and unmarked
     assert first["published_alike"] == pytest.approx(0.65)
     assert first["difference"] == pytest.approx(0.65 - 0.5203)
     assert (first["ours_runs"], first["ours_test"]) == (1, 0.75)
@@ -65,11 +66,22 @@ def test_random_weights_or_a_start_from_a_run_are_changes_to_the_recipe(make_run
     # Starts from different weights are different settings, even if the files have one name.
     config = runs[0].config
     write_json(runs[0].folder / "config.json", config | {"environment": {"pretrained_sha256": "a"}})
-    other = full(make_run, valid=0.8, time="4", pretrained=starts["1"], **made)
+    other = full(make_run, valid=0.8, time="4", seed=1, pretrained=starts["1"], **made)
     both = claims_table([Run(runs[0].folder), other]).groupby("system", sort=False).first()
     assert both.loc["vit_tiny", ["published_runs", "published_alike"]].tolist() == [1, 0.8]
     alone = claims_table([runs[1]]).groupby("system", sort=False).first()
     assert alone.loc["vit_tiny", "published_setting"] == "pretrained=false"
+
+
+def test_a_start_from_an_own_pretraining_is_named_by_its_epochs(make_run):
+    runs, made = [], {"model": "vit_mae", "pretrained": "/r/encoder.safetensors"}
+    for time, epochs, valid in (("1", 5, 0.5), ("2", 9, 0.7)):
+        run = full(make_run, time=time, valid=valid, **made)
+        write_json(run.folder / "config.json", run.config | {"pretraining": {"epochs": epochs}})
+        pd.DataFrame({"epoch": [1], "valid_accuracy": [0.5]}).to_csv(run.folder / "metrics.csv")
+        runs.append(Run(run.folder))
+    row = claims_table(runs).query("system == 'vit_mae'").iloc[-1]
+    assert (row["ours_runs"], row["ours_setting"]) == (1, "pretraining_epochs=9")
 
 
 def test_another_network_is_no_reproduction_and_is_listed_separately(make_run, noise):

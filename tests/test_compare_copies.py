@@ -100,18 +100,22 @@ def test_copied_images_are_told_apart_by_what_training_says_of_them(leaky):
     first, second = leaky.where("train")[:2]
     leaky.images[second] = leaky.images[first]  # a second copy in training, with another label
     leaky.labels[second] = (leaky.labels[first] + 1) % 7
-    assert copied_kinds(leaky)["other label"][:2].tolist() == [True, False]
+    leaky.images[leaky.where("valid")[30]] = leaky.images[first]  # and one in validation
+    kinds = copied_kinds(leaky)
+    assert kinds["other label"][:2].tolist() == [True, False]
+    assert not kinds["validation only"][0]
 
 
 def test_what_runs_find_of_each_kind_stands_beside_what_annotators_find(make_run, leaky):
     test = leaky.where("test")
     leaky.votes[test[:10], 7] = 9  # half of the first kind has a label that few people see
-    leaky.votes[test[10]] = 0  # and no votes here
+    leaky.votes[test[[10, *range(60, 200)]]] = 0  # and no votes here
     runs = [make_run(slice(30, 230), faces=leaky), make_run(slice(60, 260), faces=leaky, time="2")]
     answers = read_answers(runs, leaky)
     found = by_kind(answers, answers.names)
     same, other, held, every = found["kinds"]
     assert found["runs"] == 2
+    assert (inflation(answers)["copied"] == 60).all()  # those of validation too
     assert [row["images"] for row in found["kinds"]] == [20, 20, 20, 60]
     assert (same["found"], other["found"], held["found"]) == (1, 0.75, 0.5)
     labels, rest = leaky.labels[test], np.arange(400) >= 60

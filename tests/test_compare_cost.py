@@ -119,6 +119,22 @@ def test_the_clock_stops_after_the_answer_is_copied_to_the_cpu(make_run, monkeyp
     assert seen == ["clock", "answer", "clock"] * each * len(cost.BATCHES)
 
 
+def test_the_time_is_the_milliseconds_per_image_of_the_fastest_call(make_run, monkeypatch):
+    monkeypatch.setattr(cost, "repeat", lambda *_, **__: [0.1, 5.0, 3.0, 2.0, 4.0, 6.0])
+    measured = cost.measure(make_run(options={"width": 4}))["milliseconds"]
+    assert list(measured.values()) == [2000, 2000 / 64]  # the first call is a warm-up
+
+
+def test_a_run_has_its_own_times_or_the_newest_of_its_network(make_run):
+    runs = [make_run(options={"width": 4}, time=str(time), flip_tta=time == 2) for time in range(3)]
+    for run, one in zip(runs[1:], (2.0, 3.0), strict=True):
+        times = {"ms an image, batch of 1": one}
+        write_json(run.folder / "inference.json", {"milliseconds": times})
+    table = costs(runs[::-1])
+    assert table["ms_1"].tolist() == [3, 2, 3]
+    assert table["passes"].tolist() == [2, 1, 1]
+
+
 def test_timing_starts_from_bytes_in_memory_on_any_device(make_run, monkeypatch):
     seen = set()
 

@@ -71,7 +71,8 @@ def test_ties_on_validation_are_not_broken_by_test_accuracy(voters, noise):
         other = replace(
             tied, names=tied.names[order], valid=tied.valid[order], test=tied.test[order]
         )
-        assert best_subset(other)[1][0]["members"] == [chosen]
+        members, steps = best_subset(other)
+        assert members == steps[0]["members"] == [chosen]  # the smallest of equals
 
 
 def test_the_ensemble_is_tested_against_the_best_single_run(voters, noise):
@@ -89,6 +90,20 @@ def test_the_ensemble_is_tested_against_the_best_single_run(voters, noise):
     said = ensemble_sentence(found)
     assert "(100.0%) is the soft vote of" in said
     assert "25.0 points better than baseline_cnn ours s0, of single runs the best on" in said
+
+
+@pytest.mark.parametrize(("wrong", "finding"), [(100, True), (188, False)])
+def test_the_subset_may_be_worse_than_the_run_with_the_most_test_images_right(
+    make_run, noise, wrong, finding
+):
+    best = make_run(slice(0, 200), valid=1)
+    luckier = make_run(slice(0, wrong), valid=0.2, time="2", seed=1)
+    found = ensemble(read_answers({"best": best, "luckier": luckier}, noise))
+    assert (found["members"], found["single"], found["difference"]) == (["best"], "best", 0)
+    other = found["highest"]
+    assert (other["single"], other["only_a"], other["only_b"]) == ("luckier", 0, 200 - wrong)
+    assert other["p"] < 0.001
+    assert other["finding"] == finding  # twelve images are less than the half-width
 
 
 def test_the_sentence_on_a_single_member_says_that_no_subset_is_better(make_run, noise):

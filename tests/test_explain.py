@@ -201,6 +201,13 @@ def test_spatial_gates_are_the_factors_of_the_features(form, sides):
                     torch.testing.assert_close(before * gates[:, None], features)
 
 
+def test_the_half_that_is_named_is_covered():
+    covered = explain.half_covered(torch.zeros(1, 1, 1, 4, dtype=torch.uint8))
+    assert covered["left"].flatten().tolist() == [128, 128, 0, 0]
+    assert covered["right"].flatten().tolist() == [0, 0, 128, 128]
+    assert not covered["none"].any()
+
+
 def test_routing_equals_the_top_two_probabilities_of_the_router():
     model = mixture()
     x, seen = images(model, 5), []

@@ -37,14 +37,15 @@ def weighted(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.stack([np.average(q, 0, confidence(np.array(q))) for q in zip(a, b, strict=True)])
 
 
-def test_prediction_agrees_with_the_formula_of_the_paper():
-    head = make(delta=0.2, temperature=0.5).eval()
+@pytest.mark.parametrize("prefix", [1, 5])
+def test_prediction_agrees_with_the_formula_of_the_paper(prefix):
+    head = make(delta=0.2, temperature=0.5, prefix_tokens=prefix).eval()
     tokens = draw()
     with torch.no_grad():
         parts, logits = head.explanation(tokens), head(tokens)
         e = parts.embedding.double().numpy()
         hidden = head.primary(torch.from_numpy(e * e.shape[1] ** 0.5).float()).double().numpy()
-        attended = head.attention(tokens)[:, 1:].mean(1)
+        attended = head.attention(tokens)[:, prefix:].mean(1)
         t_a = softmax(head.attentive(attended).double().numpy(), -1)
     a = head.directions.detach().double().numpy()
     a = a / np.linalg.norm(a, axis=-1, keepdims=True)

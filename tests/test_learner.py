@@ -37,6 +37,38 @@ def test_validation_is_not_augmented_and_gives_the_same_result_twice(faces, monk
     assert all(config is None for _, config in calls)
     learner.train_epoch(0)
     assert calls[-1][1] == learner.config.augmentation
+    assert learner.core.training
+
+
+def test_the_average_is_validated_and_the_weights_themselves_beside_it(faces, monkeypatch):
+    learner = Learner(small(ema_decay=0.9), faces)
+    scores = {learner.ema.module: 0.6, learner.core: 0.5}
+    validate = lambda model, precision: {"valid_accuracy": scores[model]}
+    monkeypatch.setattr(learner.held_out, "validate", validate)
+    wanted = {"valid_accuracy": 0.6, "valid_accuracy_unaveraged": 0.5}
+    assert learner.validate() == wanted
+    assert learner.kept is learner.ema.module
+
+
+def test_random_draws_depend_on_the_seed_and_the_epoch(faces):
+    drawn, weights = set(), set()
+    for seed in (0, 1):
+        learner = Learner(small(seed=seed, limit=32, schedule="cosine", warmup_epochs=0), faces)
+        weights.add(next(learner.core.parameters())[0, 0, 0, 0].item())
+        assert learner.batches.seed == seed
+        for epoch in (0, 1):
+            learner.train_epoch(epoch)
+            drawn |= {torch.initial_seed(), learner.generator.initial_seed()}
+    assert (len(drawn), len(weights)) == (8, 2)
+    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(0)  # after the last epoch
+
+
+def test_images_are_mixed_as_the_settings_say(faces, monkeypatch):
+    seen = []
+    note = lambda x, target, _, **shares: seen.append(shares) or (x, target)
+    monkeypatch.setattr(learner_module, "mix", note)
+    Learner(small(limit=32, mixup=0.1, cutmix=0.2), faces).train_epoch(0)
+    assert seen == [{"mixup": 0.1, "cutmix": 0.2}]
 
 
 def test_votes_of_which_none_is_for_an_emotion_are_refused(faces):
@@ -50,14 +82,26 @@ def test_accumulation_does_not_change_the_step(faces, monkeypatch):
     # Without batch statistics the gradient of a batch is the mean over its parts.
     monkeypatch.setattr(learner_module, "freeze", lambda core, count: core.eval())
 
+    rows = []
+
     def weights(accumulate):
         plain = {"precision": "no", "augmentation": Augmentation(), "clip_grad": None}
         learner = Learner(small(accumulate=accumulate, **plain), faces)
         Learner(small(accumulate=5 - accumulate, **plain), faces)  # does not change the first one
-        learner.train_epoch(0)
+        rows.append(learner.train_epoch(0))
         return torch.cat([p.detach().flatten() for p in learner.core.parameters()])
 
     torch.testing.assert_close(weights(1), weights(4), atol=2e-5, rtol=1e-3)
+    assert rows[1] == pytest.approx(rows[0], rel=1e-3)  # loss and accuracy are over all parts
+
+
+def test_a_step_counts_the_right_answers_of_every_part(faces, monkeypatch):
+    learner = Learner(small(accumulate=2, batch_size=8, limit=8), faces)
+    first = lambda x, *_: (torch.eye(7)[[0] * len(x)], torch.tensor(2.0))
+    monkeypatch.setattr(learner, "micro_step", first)
+    images, _ = next(learner.batches.epoch(0))
+    done = learner.train_step(images, torch.eye(7)[[0, 0, 0, 1, 0, 1, 1, 1]])
+    assert {name: value.item() for name, value in done.items()} == {"loss": 2, "right": 4}
 
 
 def test_weights_of_the_previous_training_do_not_stay_on_the_device(faces, monkeypatch):
@@ -121,11 +165,15 @@ def test_a_compiled_model_learns_the_same(faces, model, precision, monkeypatch):
 
 
 def test_the_decay_of_the_moving_average_warms_up_to_its_value(faces):
-    learner = Learner(small(ema_decay=0.9), faces)
+    learner = Learner(small(ema_decay=0.8), faces)
     decays = [learner.ema.get_decay(step) for step in (1, 2, 10, 1000)]
-    assert decays == pytest.approx([1 - step ** (-2 / 3) for step in (1, 2, 10)] + [0.9])
-    plain = Learner(small(ema_decay=0.9, ema_warmup=False), faces)
-    assert [plain.ema.get_decay(step) for step in (2, 1000)] == [0.9, 0.9]
+    assert decays == pytest.approx([1 - step ** (-2 / 3) for step in (1, 2, 10)] + [0.8])
+    plain = Learner(small(ema_decay=0.8, ema_warmup=False), faces)
+    assert [plain.ema.get_decay(step) for step in (2, 1000)] == [0.8, 0.8]
+    steps = []
+    learner.ema.update = lambda core, step: steps.append(step)
+    learner.train_epoch(0)
+    assert steps == list(range(1, len(learner.batches) + 1))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +207,7 @@ def test_auxiliary_losses_are_added_to_the_loss_and_logged(faces, tmp_path, monk
         return core
 
     monkeypatch.setitem(MODULES, "with_anchor", "cnn")
-    config = recipe("baseline_cnn", "ours", "sample", epochs=1, ema_decay=0.0)
+    config = recipe("baseline_cnn", "ours", "sample", epochs=1, ema_decay=0.0, accumulate=2)
     learner = Learner(
         type(config).from_dict(config.to_dict() | {"model": "with_anchor", "options": {}}), faces
     )

@@ -109,9 +109,27 @@ def test_a_transformer_has_the_published_tokens_and_blocks(
         assert torch.equal(first(x), x)  # the norms come before attention and MLP, not after
 
 
+def test_the_rates_of_a_scratch_vit_reach_its_layers():
+    model = unmade("vit_patch", dropout=0.2, drop_path=0.1)
+    assert model.pos_drop.p == 0.2
+    for block in model.blocks:
+        assert block.attn.proj_drop.p == block.mlp.drop1.p == 0.2
+    assert model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.1)
+
+
+def test_the_tokens_of_a_convolutional_stem_are_in_the_order_of_rows():
+    stem = create_model("vit_cnn").patch_embed.eval()
+    x = torch.zeros(1, 1, 48, 48)
+    dot = x.clone()
+    dot[..., 5:7, 13:15] = 1  # in the second row, the fourth of 12 tokens
+    with torch.no_grad():
+        assert (stem(dot) - stem(x)).norm(dim=2).argmax() == 12 + 3
+
+
 def test_the_heads_of_vit_moe_and_grefel_have_the_published_sizes():
     head = unmade("vit_moe").head
     assert type(head.attention) is MultiHeadAttention
+    assert head.attention.num_heads == 12
     assert (head.experts.top_k, tuple(head.experts.weight1.shape)) == (2, (4, 768, 1536))
     head = unmade("grefel").head
     assert head.directions.shape[:2] == (7, 10)

@@ -16,6 +16,7 @@ from fer_lib.models.moe import (
     LatentAttention,
     MixtureHead,
     MultiHeadAttention,
+    PerceiverAttention,
     Routing,
 )
 
@@ -84,6 +85,14 @@ def test_latent_attention_equals_full_attention_over_rebuilt_keys_and_values():
         for at in (slice(start, start + 12) for start in range(0, 48, 12))
     ]
     torch.testing.assert_close(attention(tokens), attention.out(torch.cat(heads, 2))[:, 0])
+
+
+def test_the_latents_of_a_perceiver_are_added_to_what_they_read():
+    attention, tokens = PerceiverAttention(48, heads=4), torch.randn(3, 20, 48)
+    nn.init.zeros_(attention.read.out_proj.weight)  # nothing is read; the bias is 0
+    latents = attention.norm(attention.latents).expand(3, -1, -1)
+    expected = attention.write(tokens[:, :1], latents, latents)[0][:, 0]
+    torch.testing.assert_close(attention(tokens), expected)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

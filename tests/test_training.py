@@ -2,6 +2,7 @@
 
 import os
 from copy import deepcopy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,6 +113,62 @@ def test_the_best_weights_are_scored_and_not_the_last(faces, tmp_path, monkeypat
     assert run.results["test"]["full"]["accuracy"] == right
 
 
+def test_of_equally_good_epochs_the_first_is_the_best():
+    rows = [{"valid_accuracy": accuracy} for accuracy in (0.5, 0.6, 0.6)]
+    assert training.best_epoch(rows) == 1
+
+
+def test_the_scores_on_validation_images_equal_those_by_hand(faces, monkeypatch):
+    held = Learner(small(), faces).held_out
+    p = torch.full((len(held.labels), 7), 0.001)
+    p[:, 0] = 0.994  # of a model that always answers with the first class
+    monkeypatch.setattr(held, "predict", lambda split, *_: p if split == "valid" else None)
+    first = (faces.labels[faces.where("valid")] == 0).mean()
+    assert held.validate(torch.nn.Identity(), "no") == {
+        "valid_loss": pytest.approx(-first * np.log(0.994) - (1 - first) * np.log(0.001)),
+        "valid_accuracy": pytest.approx(first),
+        "valid_images": len(p),
+    }
+
+
+def test_the_plateau_schedule_gets_its_own_metric_after_the_warm_up(monkeypatch):
+    seen = []
+    losses = lambda run, learner, epoch: {"valid_loss": 9 - epoch, "valid_accuracy": 0.5}
+    monkeypatch.setattr(training, "one_epoch", losses)
+    config = SimpleNamespace(warmup_epochs=2, plateau_metric="valid_loss")
+    learner = SimpleNamespace(plateau=SimpleNamespace(step=seen.append))
+    it = SimpleNamespace(run=None, learner=learner, config=config)
+    for epoch in range(4):
+        training.Training.one_epoch(it, epoch)
+    assert seen == [7, 6]
+
+
+def test_a_row_has_the_largest_rate_at_the_start_and_the_time_with_and_without_validation(
+    monkeypatch,
+):
+    clock, groups = iter([10.0, 12.0, 15.0]), [{"lr": 0.1}, {"lr": 0.5}]
+    monkeypatch.setattr(epochs, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    learner = SimpleNamespace(
+        optimizer=SimpleNamespace(param_groups=groups),
+        config=SimpleNamespace(batch_size=8),
+        train_epoch=lambda epoch: groups.clear() or {"train_loss": 2.0},
+        validate=lambda: {"valid_loss": 3.0},
+    )
+    row = epochs.one_epoch(SimpleNamespace(folder="run"), learner, 2)
+    scores = {"epoch": 3, "train_loss": 2.0, "valid_loss": 3.0, "lr": 0.5}
+    assert row == scores | {"train_seconds": 2.0, "seconds": 5.0}
+
+
+def test_results_have_the_rate_of_images_and_a_mark_only_if_images_were_left_out(faces):
+    done = [{"train_images": 30, "train_seconds": seconds} for seconds in (4.0, 2.0)]
+    every = len(faces.where("train"))
+    common = epochs.in_common(small(limit=every), faces, done)
+    assert (common["images_per_second"], common["train_seconds"]) == (10.0, 6.0)
+    assert common["mark"] == faces.mark
+    fewer = epochs.in_common(small(limit=every - 1), faces, done)["mark"]
+    assert fewer == f"{faces.mark}; trained on {every - 1} images"
+
+
 def test_early_stopping_counts_from_the_best_epoch(faces, tmp_path):
     run = train(small(epochs=9, lr=1e-12, patience=2), faces, runs=tmp_path)
     table = run.metrics()
@@ -144,6 +201,8 @@ def test_the_weights_themselves_are_scored_at_their_own_best_epoch(faces, tmp_pa
     run = train(small(ema_decay=0.9), faces, runs=tmp_path)
     found = run.results["unaveraged"]
     assert (run.results["best_epoch"], found["best_epoch"]) == (2, 1)
+    held = len(faces.where("valid"))
+    assert found["valid"]["full"]["n"] == run.results["valid"]["full"]["n"] == held
     model = run.load_model()
     model.load_state_dict(states[0])
     rows = faces.where("test")
