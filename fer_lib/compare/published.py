@@ -62,7 +62,7 @@ HALF_SEEN = (
 WHOLE = "every patch is seen, and the weights that are best on validation are scored"
 INERT = "the geometric loss was about 1e-5, without effect; its parameters had no optimizer"
 NAN_LABELS = (
-    "rows without a vote gave labels of 0/0, and some 28% of the batches a constant loss instead; "
+    "rows without a vote gave labels of 0/0, and some 28 % of the batches a constant loss instead; "
     f"unknown and not-a-face rows were scored; {INERT}"
 )
 MENDED = (
