@@ -124,12 +124,13 @@ def from_weights(run: Run, faces: FaceSet, found: dict[str, Any], images: int | 
         by = "" if made["code"] == now["code"] else ", by other code (delete the file to repeat it)"
         print(f"views and robustness: loaded from evaluation.json, {extent(made, total)}{by}")
         return
+    lacks = " and ".join(missing) if same and whole else "views and robustness"
     if not wanted:
         left_out(found, same_weights=made.get("weights_sha256") == now["weights_sha256"])
         write_json(path, found)
-        what = "the rest is" if "computed" in found else "are"
+        what = "the rest is" if "computed" in found and not whole else "are"
         print(
-            f"views and robustness of {run.name} would take long on this CPU and {what} left out: "
+            f"{lacks} of {run.name} would take long on this CPU and {what} left out: "
             f"use a GPU, or say how many test images (images={FEWEST})"
         )
         return
@@ -139,8 +140,7 @@ def from_weights(run: Run, faces: FaceSet, found: dict[str, Any], images: int | 
         for name in subject.own_parts:
             found.pop(name, None)
     subject.take(made["images"])
-    what = " and ".join(missing) if same and whole else "views and robustness"
-    print(f"{what}: computed, {extent(made, total)}")
+    print(f"{lacks}: computed, {extent(made, total)}")
     if not found.get("views"):
         found["views"] = subject.views()
         write_json(path, found)

@@ -71,6 +71,7 @@ def test_a_bad_row_is_reported_with_its_line_number(row, complaint, tmp_path, re
         ("a;b\n", "lacks the column"),
         (f"{HEADER},Emotion\n{GOOD},0\n", "has more than one column 'emotion' (capitals make no"),
         (f"Pixels,{HEADER}\n7,{GOOD}\n", "has more than one column 'pixels'"),
+        (f"emotion,{HEADER}\n3,{GOOD}\n", "has more than one column 'emotion'"),
     ],
     ids=[
         "empty",
@@ -82,6 +83,7 @@ def test_a_bad_row_is_reported_with_its_line_number(row, complaint, tmp_path, re
         "other",
         "two labels",
         "two of pixels",
+        "two of one spelling",
     ],
 )
 def test_a_table_without_content_or_columns_is_refused(content, complaint, tmp_path, refused):
@@ -271,6 +273,7 @@ def test_a_named_pipe_is_refused_before_it_is_opened(folder, refused):
     path = folder / "train" / "happy" / "pipe.png"
     os.mkfifo(path)
     assert refused("mine", folder) == f"{path} is no regular file: move it elsewhere"
+    assert refused("mine", path).startswith(f"{path} is no regular file: write its content")
 
 
 def test_split_folders_without_training_images_are_refused(folder, refused):

@@ -119,6 +119,19 @@ def test_runs_with_other_contents_of_the_same_file_are_another_system(make_run):
     assert list(leaderboard(runs)["setting"]) == [" ".join(one) for one in settings(runs)]
 
 
+def test_a_run_from_the_hub_without_a_record_of_its_weights_is_no_other_system(make_run):
+    known, before = (
+        make_run(slice(0, 5), model="vit_tiny", time=str(seed), seed=seed, pretrained=True)
+        for seed in (0, 1)
+    )
+    config = known.config
+    config["environment"]["pretrained_sha256"] = "ab" * 32
+    write_json(known.folder / "config.json", config)
+    known = Run(known.folder)
+    assert settings([known, before])[0] == settings([known, before])[1]
+    assert len(set(system_names([known, before]))) == 1
+
+
 def test_the_name_of_a_run_includes_another_backbone(make_run):
     small = {"backbone": "vit_small_patch16_224", "img_size": 48}
     run = make_run(slice(0, 5), model="vit_tiny", **LONG, options=small)

@@ -226,6 +226,11 @@ def test_the_routes_of_each_class_are_computed_also_after_all_else(
     assert capsys.readouterr().out.startswith("experts: computed, on 20 of 60 test images")
     assert evaluate_in_depth(routed, faces, images=20) == found
     assert "loaded from evaluation.json" in capsys.readouterr().out
+    path.write_text(json.dumps({key: part for key, part in found.items() if key != "experts"}))
+    monkeypatch.setattr(from_weights, "CPU_WORK", 0)
+    assert "views" in evaluate_in_depth(routed, faces)
+    said = capsys.readouterr().out
+    assert said.startswith(f"experts of {routed.name} would take long on this CPU and are left out")
 
 
 @pytest.mark.parametrize("lost", ["views", "robustness", "gates"])

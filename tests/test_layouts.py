@@ -98,7 +98,7 @@ def test_a_table_of_another_name_in_a_folder_is_named_with_a_remedy(sample, tmp_
     with pytest.raises(InputError, match=rf"here, only the file fer2013 \(1\)\.csv{remedy}"):
         recognise(tmp_path)
     (tmp_path / "notes").mkdir()
-    (tmp_path / "other.csv").touch()
+    (tmp_path / "other.csv.gz").touch()
     text = rf"the folders notes \(.*\) and the file fer2013 \(1\)\.csv and 1 more{remedy}"
     with pytest.raises(InputError, match=text):
         recognise(tmp_path)

@@ -448,11 +448,13 @@ def test_links_to_nothing_are_reported_and_the_others_are_read(run, folder, tmp_
 
 
 @pytest.mark.parametrize(
-    ("mode", "space"), [("RGB", b"RGB "), ("L", b"RGB "), ("L", b"GRAY"), ("CMYK", b"CMYK")]
+    ("mode", "space"),
+    [*((mode, b"RGB ") for mode in ("RGB", "RGBA", "L")), ("L", b"GRAY"), ("CMYK", b"CMYK")],
 )
 def test_a_copy_has_the_profile_of_its_picture_only_if_that_is_one_of_rgb(tmp_path, mode, space):
     profile = bytes(16) + space + bytes(108)
-    for suffix in (".jpg", ".tif") if mode == "CMYK" else (".jpg", ".tif", ".png", ".webp"):
+    few = {"CMYK": (".jpg", ".tif"), "RGBA": (".png", ".webp")}
+    for suffix in few.get(mode, (".jpg", ".tif", ".png", ".webp")):
         path = tmp_path / f"a{suffix}"
         Image.new(mode, (16, 16)).save(path, icc_profile=profile)
         shot = Shot(Source(path, Path(path.name)), read_picture(path))

@@ -409,6 +409,11 @@ def test_a_run_records_which_weights_of_the_hub_it_started_from(faces, tmp_path,
     assert sha256() == environment["pretrained_sha256"]
     on_hub(2)
     assert sha256() != environment["pretrained_sha256"]
+    on_hub(1)
+    options = {"options": tiny | {"img_size": 64}}  # its positions are resized, with some rounding
+    other = Learner(recipe("vit_tiny", "ours", "sample", **FROM_HUB | options), faces)
+    assert other.from_hub["pretrained_sha256"] == environment["pretrained_sha256"]
+    on_hub(2)
     assert train(config, faces, runs=tmp_path).folder == run.folder  # without asking the hub
     drawn = recipe("vit_tiny", "ours", "sample", **FROM_HUB | {"pretrained": False})
     assert Learner(drawn, faces).from_hub == {}

@@ -118,7 +118,7 @@ def timed(runs: Mapping[str, Run]) -> pd.DataFrame:
     """
     measured = {name: measure(run) for name, run in runs.items()}
     table = pd.DataFrame({name: one["milliseconds"] for name, one in measured.items()}).T
-    table = table.map("{:.3g}".format)
+    table = table.map(lambda ms: f"{ms:.3g}" if ms < 999.5 else f"{ms:,.0f}")
     table.attrs["on"] = on_device(next(iter(measured.values())))
     return table
 

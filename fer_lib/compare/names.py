@@ -57,10 +57,12 @@ def settings(runs: Sequence[Run]) -> list[list[str]]:
     for key in ("pretrained_sha256", "refined_sha256"):
         found = [contents(run)[key] or "unknown" for run in runs]
         kinds: dict[tuple[str, ...], set[str]] = {}
-        for stem, digest in zip(stems, found, strict=True):
+        for run, stem, digest in zip(runs, stems, found, strict=True):
+            if digest == "unknown" and run.train_config.pretrained is True:
+                continue  # weights of the hub, by code that did not record which
             kinds.setdefault(stem, set()).add(digest)
         for stem, digest, changed in zip(stems, found, told, strict=True):
-            if len(kinds[stem]) > 1:
+            if len(kinds.get(stem, ())) > 1:
                 changed.append(f"{key}={digest[:8]}")
     return told
 

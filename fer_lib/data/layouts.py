@@ -23,6 +23,7 @@ KAGGLE = {
         LONG_NAMES.get(name, name) for name in EMOTIONS
     },
 }
+CSV = (".csv", ".csv.gz")
 LOOKED_FOR = (
     f"{' or '.join(archives.TABLES)} (also gzipped, or in a zip or tar.gz); {VOTE_FILE} with "
     f"fer2013.csv or Images/{FOLDERS['train']}; RAF-DB's basic/{LABELS.as_posix()}; "
@@ -94,6 +95,8 @@ def recognise(source: Path) -> Layout:
         raise InputError(
             f"{source} does not exist: give the folder or file of the data as data_dir (--data-dir)"
         )
+    if not (source.is_file() or source.is_dir()):  # such as a named pipe
+        raise InputError(f"{source} is no regular file: write its content to one and give that")
     if source.is_file() and source.name != VOTE_FILE:
         return _table(source)
     level, problems = [source if source.is_dir() else source.parent], []
@@ -147,7 +150,7 @@ def _folders_in(source: Path) -> str:
 
 def _tables_in(source: Path) -> str:
     """Return what to say about CSV files in `source`, whose names are unknown; "" without any."""
-    tables = [path for path in source.glob("[!.]*") if path.suffix.lower() == ".csv"]
+    tables = [path for path in source.glob("[!.]*") if path.name.lower().endswith(CSV)]
     names = sorted(path.name for path in tables if path.is_file())
     if not names:
         return ""
@@ -157,7 +160,7 @@ def _tables_in(source: Path) -> str:
 
 def _table(path: Path) -> Layout:
     """Return the layout of a single file: a table, or an archive that contains one."""
-    if path.name.lower().endswith((".csv", ".csv.gz")):
+    if path.name.lower().endswith(CSV):
         return _with_votes(path, path.name)
     name = path.name.lower().endswith(archives.SUFFIXES) and archives.table_in(path)
     if not name:

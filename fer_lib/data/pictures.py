@@ -185,7 +185,9 @@ def _plain(picture: Image.Image) -> Image.Image:
         return Image.fromarray((pixels >> (0 if eight else 8)).astype(np.uint8))
     if picture.has_transparency_data:
         black = Image.new("RGBA", picture.size, "black")
+        profile = {k: v for k, v in picture.info.items() if k == "icc_profile"}
         picture = Image.alpha_composite(black, picture.convert("RGBA"))
+        picture.info = profile  # and no transparency any more
     picture = picture if picture.mode == "RGB" else picture.convert("RGB")
     return picture.getchannel("R") if _is_grey(picture) else picture
 

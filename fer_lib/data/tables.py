@@ -104,7 +104,8 @@ def _require_columns(columns: list[str], name: str) -> None:
             f"{name} lacks the column {' and '.join(missing)}: its first line must name emotion, "
             f"pixels and Usage, but begins with {start!r}"
         )
-    if twice := [column for column in ("emotion", "pixels", "usage") if columns.count(column) > 1]:
+    plain = [column.removesuffix(".1") for column in columns]  # pandas' name for the second one
+    if twice := [column for column in ("emotion", "pixels", "usage") if plain.count(column) > 1]:
         raise InputError(
             f"{name} has more than one column {twice[0]!r} (capitals make no difference): rename "
             "or delete one"
