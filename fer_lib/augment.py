@@ -115,9 +115,11 @@ def affine_maps(config: Augmentation, draw: Draw) -> Tensor:
     shift = torch.where(on[:, None], 2 * config.translate * draw.uniform(-1, 1, 2), 0.0)
     # A random resized crop zooms each side and shifts, with the window kept inside the image.
     area = draw.uniform(*config.crop)
-    # No side is longer than the image's: the ratio lies between the area and its inverse.
-    most = (-area.log()).clamp(0, math.log(4 / 3))
-    ratio = torch.exp(draw.uniform(-1, 1) * most) if config.crop[0] < 1 else 1.0
+    ratio = 1.0
+    if config.crop[0] < 1:
+        # No side is longer than the image's: the ratio lies between the area and its inverse.
+        most = (-area.log()).clamp(0, math.log(4 / 3))
+        ratio = torch.exp(draw.uniform(-1, 1) * most)
     width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
     shift = shift + draw.uniform(-1, 1, 2) * (1 - torch.stack([width, height], dim=1))
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom

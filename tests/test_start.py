@@ -290,21 +290,25 @@ def test_a_run_of_another_size_is_refused_instead_of_partly_loaded(name, before,
         create_model(name, pretrained=path, **tiny, **after)
 
 
-def test_training_resumes_without_its_starting_weights(faces, tmp_path, monkeypatch, offline):
-    start = tmp_path / "start.safetensors"
-    save_file(vit(img_size=48, in_chans=1).state_dict(), start)
-    config = recipe("vit_mae", "ours", "sample", epochs=2, limit=64, options=tiny,
-                    pretrained=str(start))  # fmt: skip
+def train_until_an_epoch_is_kept(config, faces, runs):
     keep = Training.keep
 
     def killed(self, *epoch):
         keep(self, *epoch)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "keep", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(config, faces, runs=tmp_path / "runs")
+            train(config, faces, runs=runs)
+
+
+def test_training_resumes_without_its_starting_weights(faces, tmp_path, offline):
+    start = tmp_path / "start.safetensors"
+    save_file(vit(img_size=48, in_chans=1).state_dict(), start)
+    config = recipe("vit_mae", "ours", "sample", epochs=2, limit=64, options=tiny,
+                    pretrained=str(start))  # fmt: skip
+    train_until_an_epoch_is_kept(config, faces, tmp_path / "runs")
     start.unlink()
     run = train(config, faces, runs=tmp_path / "runs")
     assert len(run.metrics()) == 2
@@ -423,16 +427,8 @@ def test_a_run_from_the_hub_resumes_without_a_record_of_it(
     faces, tmp_path, on_hub, monkeypatch, offline
 ):
     on_hub(1)
-    config, keep = recipe("vit_tiny", "ours", "sample", **FROM_HUB), Training.keep
-
-    def killed(self, *epoch):
-        keep(self, *epoch)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "keep", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, faces, runs=tmp_path)
+    config = recipe("vit_tiny", "ours", "sample", **FROM_HUB)
+    train_until_an_epoch_is_kept(config, faces, tmp_path)
     (begun,) = list_runs(tmp_path, finished=False)
     for key in ("pretrained_sha256", "pretrained_hub_id"):
         del begun.config["environment"][key]

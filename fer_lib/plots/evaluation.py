@@ -164,7 +164,7 @@ def robustness(
         axis.set(title=kind, xlabel=curve[0]["unit"])
         percent(axis.yaxis)
         if curve[0]["severity"] > curve[-1]["severity"]:
-            axis.set_xscale("log")  # sides in pixels, which are halved
+            axis.set_xscale("log")  # sides in pixels, the small ones close together
             axis.invert_xaxis()  # so that damage grows to the right
             axis.minorticks_off()
         axis.set_xticks(table["severity"], [f"{severity:g}" for severity in table["severity"]])
