@@ -116,8 +116,7 @@ def affine_maps(config: Augmentation, draw: Draw) -> Tensor:
     # A random resized crop zooms each side and shifts, with the window kept inside the image.
     area = draw.uniform(*config.crop)
     ratio = 1.0
-    if config.crop[0] < 1:
-        # No side is longer than the image's: the ratio lies between the area and its inverse.
+    if config.crop[0] < 1:  # no side is longer than the image's: area <= ratio <= 1 / area
         most = (-area.log()).clamp(0, math.log(4 / 3))
         ratio = torch.exp(draw.uniform(-1, 1) * most)
     width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
