@@ -90,14 +90,14 @@ LATER = (
         for model in ("baseline_cnn", "attention_cnn")
     ),
     ATTENTION.variant(
-        "no gates",
-        "what does attention add? The same without it",
-        {"options": {"attention": "none"}},
-    ),
-    ATTENTION.variant(
         "muon",
         "the optimizer with which `speedrun.py` takes a thinner network to 65.8 % on validation",
         MUON,
+    ),
+    ATTENTION.variant(
+        "muon, no gates",
+        "what do the gates add? The best run without them",
+        MUON | {"options": {"attention": "none"}},
     ),
     GREFEL.variant("40 epochs", "validation still rose at the last of 20", {"epochs": 40}),
     BASELINE.variant(

@@ -37,7 +37,7 @@ def test_every_system_is_listed_and_no_two_entries_are_the_same_run():
 
 def test_given_options_are_merged_with_those_of_an_entry():
     place = entries.Place(changes={"options": {"width": 16}, "epochs": 9})
-    bare = wanted.by_name("attention_cnn, no gates").config(place)
+    bare = wanted.by_name("attention_cnn, muon, no gates").config(place)
     assert (bare.options["attention"], bare.options["width"], bare.epochs) == ("none", 16, 9)
     assert bare.batch_size == 256
     place = entries.Place(changes={"augmentation": {"erase": 0.0}})
@@ -90,7 +90,7 @@ def test_every_training_belongs_to_an_aim_or_is_a_listed_exception():
     known = {name for aim in aims.AIMS for name in aim.entries}
     every = {entry.name for entry in wanted.every() if entry.model and not entry.seed}
     without = {
-        *("baseline_cnn, published", "attention_cnn, published", "attention_cnn, no gates"),
+        *("baseline_cnn, published", "attention_cnn, published", "attention_cnn, muon, no gates"),
         "vit_mae, patches of 8, from scratch",
     }
     assert every - known == without
