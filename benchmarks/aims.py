@@ -53,7 +53,10 @@ AIMS = (
     ),
     Aim(
         "vit_patch",
-        ("vit_patch", "vit_patch, milder", "vit_patch, patches of 8"),
+        (
+            *("vit_patch", "vit_patch, milder", "vit_patch, patches of 8"),
+            "vit_patch, patches of 8, muon",
+        ),
         expected=62,
         hoped=66,
         limits="perhaps its size; it learns slowly and still rose at its last epoch (see the log)",
@@ -67,7 +70,10 @@ AIMS = (
     ),
     Aim(
         "vit_tiny from scratch",
-        ("vit_tiny", "vit_tiny, patches of 6", "vit_tiny, patches of 8"),
+        (
+            *("vit_tiny", "vit_tiny, patches of 6", "vit_tiny, patches of 8"),
+            "vit_tiny, patches of 8, muon",
+        ),
         expected=62,
         hoped=67,
         limits="perhaps its random start: after own MAE the same blocks reach far more; full size",

@@ -12,7 +12,8 @@ STRONG = Augmentation(
 )
 CNN = {"batch_size": 256, "lr": 4e-3, "warmup_epochs": 5, "flip_tta": True}
 LONG_CNN = CNN | {"epochs": 80, "mixup": 0.2, "label_smoothing": 0.1, "augmentation": STRONG}
-MUON = {"epochs": 60, "optimizer": "muon", "lr": 0.008, "momentum": 0.95, "weight_decay": 0.02}
+BY_MUON = {"optimizer": "muon", "momentum": 0.95}
+MUON = BY_MUON | {"epochs": 60, "lr": 0.008, "weight_decay": 0.02}
 THIN = MUON | {
     **{"epochs": 18, "warmup_epochs": 3, "mixup": 0.2, "label_smoothing": 0.1},
     **{"ema_decay": 0.995, "augmentation": replace(STRONG, erase=0.1)},
@@ -94,6 +95,25 @@ VOTERS = Refinement(
         (replace(BASELINE, seed=2), THIN),
     ),
     folds=3,
+)
+SMALL_PATCH = Entry(
+    "vit_patch, patches of 8",
+    "the smaller published size; milder draws, a smaller rate and a wider start, see the log",
+    model="vit_patch",
+    settings=MILD
+    | {
+        **{"epochs": 45, "lr": 5e-4, "warmup_epochs": 1},
+        "options": {
+            **{"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4},
+            **{"drop_path": 0.0, "weight_init": "jax"},
+        },
+    },
+)
+SMALL_TINY = Entry(
+    "vit_tiny, patches of 8",
+    "as the vit_mae from scratch, but with a head of three layers and four times the epochs",
+    model="vit_tiny",
+    settings=SMALL_SCRATCH | {"epochs": 80, "options": START | {"img_size": SMALL_VIT["img_size"]}},
 )
 SMALL_VIT_MAE = Entry(
     "vit_mae, patches of 8",
