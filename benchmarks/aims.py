@@ -56,6 +56,7 @@ AIMS = (
         (
             *("vit_patch", "vit_patch, milder", "vit_patch, muon"),
             *("vit_patch, patches of 8", "vit_patch, patches of 8, muon"),
+            "vit_patch, patches of 8, muon, mixup",
         ),
         expected=62,
         hoped=66,

@@ -147,6 +147,15 @@ LATER = (
     SMALL_PATCH.variant(
         "muon", "does it learn sooner by Muon? Only the optimizer differs", BY_MUON | {"lr": 2e-3}
     ),
+    SMALL_PATCH.variant(
+        "muon, mixup",
+        "without mixup and stochastic depth it came to learn its training images by heart",
+        BY_MUON
+        | {
+            **{"lr": 2e-3, "mixup": 0.2},
+            "options": SMALL_PATCH.settings["options"] | {"drop_path": 0.1},
+        },
+    ),
     SHORT_VIT_MOE,
     SMALL_MAE,
     SMALL_VIT_MAE,
