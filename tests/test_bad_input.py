@@ -42,6 +42,7 @@ ROWS = {
     f"0,1.0{PIXELS[1:]},Training": "string '1.0'",
     f"0,{'7' * 5000},Training": f"string '{'7' * 20}",
     "0,,Training": "0 pixels instead of 2,304",
+    "0,7,Training": "1 pixels instead of 2,304",
     f"9,{PIXELS},Training": "label is '9', not one of 0, 1, 2, 3, 4, 5, 6",
     f"-1,{PIXELS},Training": "label is '-1', not one of",
     f",{PIXELS},Training": "label is '', not one of",

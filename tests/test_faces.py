@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fer_lib.data.drawing import draw, draw_objects
+from fer_lib.data.pictures import fit
 from fer_lib.files import InputError
 from fer_lib.predict import faces
 from fer_lib.predict.faces import Box, Cascade, Found, YuNet, crop, make_detector, sorted_boxes
@@ -56,6 +57,17 @@ def test_the_cascade_scales_boxes_back_to_a_large_picture(frame):
 
 def test_the_cascade_finds_no_face_in_a_picture_one_pixel_wide():
     assert Cascade()(np.zeros((3000, 1, 3), np.uint8)) == []
+
+
+def test_the_cascade_looks_at_the_brightness_in_at_most_1280_pixels():
+    detector, shown = Cascade(), []
+    look = lambda grey, **_: shown.append(grey) or [np.array([100, 50, 200, 200])]
+    detector.cascade = SimpleNamespace(detectMultiScale=look)
+    red = np.zeros((640, 2560, 3), np.uint8)
+    red[..., 0] = 255
+    assert detector(red) == [Found(Box(200, 100, 400, 400), None)]
+    assert shown[0].shape == (320, 1280)
+    assert set(shown[0].ravel()) == {76}
 
 
 class RedMiddle:
@@ -148,6 +160,8 @@ def test_boxes_of_one_face_from_several_scales_are_merged():
     assert faces.merged([whole, same]) == [same]
     assert faces.merged([whole, part]) == [whole]
     assert faces.merged([part, whole, beside]) == [whole, beside]
+    mostly = (70, 30, 40, 40, 0.95)  # a quarter is outside
+    assert faces.merged([whole, mostly]) == [whole]
     assert faces.merged([whole, across]) == [whole, across]  # one head in front of another
 
 
@@ -171,8 +185,8 @@ def test_a_detector_file_that_is_missing_or_not_yunet_is_refused(tmp_path):
 
 def test_boxes_are_clipped_at_the_edge_of_the_picture_and_the_largest_is_first():
     rows = [(95.0, 95.0, 20.0, 20.0, None), (-5.2, 3.6, 20.0, 10.0, 0.5), (200, 0, 9, 9, 0.9)]
-    found = sorted_boxes(rows, (100, 100, 3))
-    assert [one.box for one in found] == [(0, 4, 15, 10), (95, 95, 5, 5)]
+    found = sorted_boxes(rows, (100, 110, 3))
+    assert [one.box for one in found] == [(0, 4, 15, 10), (95, 95, 15, 5)]
     assert [one.confidence for one in found] == [0.5, None]
 
 
@@ -191,6 +205,23 @@ def test_a_crop_repeats_the_edge_outside_the_picture():
     assert part.shape == (1, 80, 80)
     assert set(part[0, :, :20].ravel()) == {0}
     np.testing.assert_array_equal(part[0, 0, 20:], np.arange(60))
+    ramp = np.add.outer(np.arange(60), np.arange(100)).astype(np.uint8)  # wider than high
+    part = crop(Image.fromarray(ramp), Box(80, 40, 20, 20), 2.0, (1, 40, 40))
+    np.testing.assert_array_equal(part[0], np.pad(ramp[30:, 70:], (0, 10), "edge"))
+
+
+def test_a_crop_may_begin_in_the_middle_of_a_pixel():
+    ramp = 2 * np.add.outer(np.arange(60), np.arange(60))
+    picture = Image.fromarray(ramp.astype(np.uint8))
+    part = crop(picture, Box(10, 10, 41, 41), 40 / 41, (1, 40, 40))  # from 10.5 to 50.5
+    halfway = (ramp[10:50, 10:50] + ramp[11:51, 11:51]) / 2
+    np.testing.assert_array_equal(part[0, 3:-3, 3:-3], halfway[3:-3, 3:-3])
+
+
+def test_a_crop_is_shrunk_as_training_images_are(smooth_noise):
+    picture = Image.fromarray(smooth_noise(1, side=96)[0, 0])
+    part = crop(picture, Box(0, 0, 96, 96), 1.0, (1, 48, 48))
+    np.testing.assert_array_equal(part[0], fit(picture, (48, 48)))
 
 
 @pytest.mark.parametrize(("channels", "mean"), [(1, 76), (3, 85)])

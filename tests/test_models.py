@@ -7,7 +7,14 @@ from torch import nn
 from fer_lib.augment import Prepare
 from fer_lib.files import InputError
 from fer_lib.models import MODULES, create_model
-from fer_lib.models.cnn import OverChannels, OverPositions, SpatialAttention
+from fer_lib.models.cnn import (
+    ChannelAttention,
+    MeanPool2d,
+    OverChannels,
+    OverPositions,
+    SpatialAttention,
+    TwoGateChannelAttention,
+)
 from fer_lib.models.moe import MultiHeadAttention
 from fer_lib.recipes import recipe
 
@@ -177,6 +184,44 @@ def test_a_prediction_depends_on_its_own_image_only(name):
         alone = torch.cat([model(x[i : i + 1]) for i in range(6)])
     assert whole.shape == (6, 8)
     torch.testing.assert_close(whole, alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "gates"),
+    [
+        ("cbam", [ChannelAttention, SpatialAttention]),
+        ("published", [TwoGateChannelAttention, SpatialAttention]),
+        ("none", []),
+    ],
+)
+def test_a_stage_of_the_attention_cnn_has_the_layers_of_its_form(form, gates):
+    stages = unmade("attention_cnn", attention=form).stages
+    for stage, pool in zip(stages, (nn.MaxPool2d, nn.MaxPool2d, MeanPool2d), strict=True):
+        end = [pool, *gates] if form == "published" else [*gates, pool]
+        layers = [type(layer) for layer in stage]
+        assert layers == 2 * [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] + end
+
+
+@pytest.mark.parametrize("kind", [ChannelAttention, TwoGateChannelAttention])
+def test_channel_gates_add_the_branches_of_mean_and_maximum(kind):
+    torch.manual_seed(0)
+    gate = kind(64, rd_ratio=1 / 16, rd_divisor=1)
+    x = torch.randn(8, 64, 1, 1) + torch.randn(8, 64, 6, 6)
+    mean, most = (
+        gate.fc2(gate.fc1(pooled[:, :, None, None]).relu())
+        for pooled in (x.mean((2, 3)), x.amax((2, 3)))
+    )
+    assert min(mean.abs().max(), (mean - most).abs().max()) > 0.05  # both branches matter
+    one = kind is ChannelAttention
+    gates = (mean + most).sigmoid() if one else mean.sigmoid() + most.sigmoid()
+    torch.testing.assert_close(gate(x), x * gates)
+
+
+def test_spatial_gates_are_of_the_mean_and_the_maximum_of_the_channels():
+    torch.manual_seed(0)
+    gate, x = SpatialAttention(), torch.randn(2, 3, 9, 9)
+    both = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+    torch.testing.assert_close(gate(x), x * gate.conv(both).sigmoid())
 
 
 def test_published_gates_reach_two_and_corrected_ones_one():

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from fer_lib.evaluate.calibration import scaled
 from fer_lib.files import InputError, write_json
 from fer_lib.labels import EMOJI, EMOTIONS, EMOTIONS_8
 from fer_lib.models import create_model
+from fer_lib.models.weights import read_weights, write_weights
 from fer_lib.predict import Predictor
 from fer_lib.predict.at_hand import model_at_hand, models_at_hand
-from fer_lib.predict.description import Description, describe, tempered
+from fer_lib.predict.description import Description, describe
 from fer_lib.predict.faces import Box, Found
+from fer_lib.predict.predictor import DEFAULT
 from fer_lib.recipes import recipe
 
 
@@ -86,6 +89,17 @@ def test_a_prediction_below_the_threshold_is_not_sure(predictor, square):
     assert not predictor(square)[0].sure
     square[20:60, 10:50] = 179  # 0.702
     assert predictor(square)[0].sure
+    predictor.threshold = 1.0
+    assert not predictor(square)[0].sure
+    square[20:60, 10:50] = 255
+    assert predictor(square)[0].sure  # the threshold is reached
+
+
+def test_a_crop_is_as_much_larger_than_the_box_as_the_detector_says(predictor, square):
+    predictor.detector.scale = 2.0
+    (face,) = predictor(square)
+    assert face.box == (10, 20, 40, 40)
+    assert (face.crop > 100).mean() == 0.25
 
 
 def test_every_class_has_its_own_emoji():
@@ -232,6 +246,17 @@ def test_a_file_predicts_as_evaluation_does_with_mirror_images(weights, faces):
         predictor.probabilities(faces[:, 0])
 
 
+def test_a_file_that_asks_for_no_mirror_images_predicts_without_them(weights, faces):
+    path, model = weights
+    predictor = Predictor.from_file(path, device="cpu")
+    both = predictor.probabilities(faces)
+    predictor.network.about = replace(predictor.about, flip=False)
+    found = predictor.probabilities(faces)
+    expected = probabilities(model, torch.from_numpy(faces), Prepare(model.pretrained_cfg))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - both).max() > 1e-3
+
+
 def test_a_full_gpu_is_reported_with_the_remedy(weights, faces, monkeypatch):
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.\nMore")
@@ -282,6 +307,15 @@ def test_a_file_in_a_run_folder_uses_the_calibration_of_the_run(weights, tmp_pat
     assert describe(path).threshold is None
 
 
+def test_the_calibration_in_a_file_comes_before_that_of_a_run_beside_it(weights, tmp_path):
+    state, metadata = read_weights(weights[0])
+    own = json.dumps({"temperature": 3.0, "threshold": 0.8})
+    write_weights(tmp_path / "a.safetensors", state, metadata | {"use": own})
+    write_json(tmp_path / "results.json", {"use": {"temperature": 2.0, "threshold": 0.6}})
+    about = describe(tmp_path / "a.safetensors")
+    assert (about.temperature, about.threshold) == (3.0, 0.8)
+
+
 def test_a_description_reads_no_tensor(weights, monkeypatch):
     monkeypatch.setattr("safetensors.safe_open.get_tensor", None)
     assert describe(weights[0]).classes == EMOTIONS
@@ -290,8 +324,8 @@ def test_a_description_reads_no_tensor(weights, monkeypatch):
 def test_temperature_scaling_is_that_of_calibration(weights, faces):
     predictor = Predictor.from_file(weights[0], device="cpu")
     p = predictor.probabilities(faces)
-    found = tempered(torch.from_numpy(p), 1.7)
-    np.testing.assert_allclose(found, scaled(p, 1.7), atol=1e-5)
+    predictor.network.about = replace(predictor.about, temperature=1.7)
+    np.testing.assert_allclose(predictor.probabilities(faces), scaled(p, 1.7), atol=1e-5)
 
 
 def test_the_image_shape_is_read_from_the_weights_file(tmp_path, square):
@@ -327,7 +361,7 @@ def test_the_default_weights_recognise_happy_drawn_faces(capsys):
     assert sum(face.expression == "happy" for (face,) in answers) > 10
 
 
-def test_models_at_hand_are_runs_with_weights_and_exported_files(make_run, fer_home):
+def test_models_at_hand_are_runs_with_weights_and_exported_files(make_run, fer_home, monkeypatch):
     for time, weights in (("20260101-000001", True), ("20260101-000002", False)):
         folder = make_run(time=time).folder
         config = json.loads((folder / "config.json").read_text())
@@ -341,12 +375,21 @@ def test_models_at_hand_are_runs_with_weights_and_exported_files(make_run, fer_h
         fer_home / "runs/20260101-000001_baseline_cnn_noise_s1",
     )
     (fer_home / "runs/small.onnx").touch()
-    assert list(models_at_hand(detector=None)) == [
+    loaded, detector = [], Fixed()
+    monkeypatch.setattr(Predictor, "from_file", lambda path, **given: loaded.append((path, given)))
+    choices = models_at_hand(detector)
+    assert list(choices) == [
         "the default model",
         f"{other.name}, sample data",
         "20260101-000001_baseline_cnn_noise_s0, sample data",
         "small.onnx",
     ]
+    for load in choices.values():
+        load()
+    first = fer_home / "runs/20260101-000001_baseline_cnn_noise_s0"
+    files = [DEFAULT, *(run / "best.safetensors" for run in (other, first))]
+    files.append(fer_home / "runs/small.onnx")
+    assert loaded == [(file, {"detector": detector}) for file in files]
 
 
 def test_only_the_default_model_is_at_hand_without_runs():

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cache
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 import torch
 from conftest import until
 from forked import CONTEXT, ended
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 from fer_lib.checkpoints import save_weights
 from fer_lib.data.drawing import draw
@@ -31,8 +32,18 @@ from fer_lib.predict import Face
 from fer_lib.predict import __main__ as command
 from fer_lib.predict.description import describe
 from fer_lib.predict.faces import Box
-from fer_lib.predict.inputs import Shot, Source, find_sources, progress, shots
-from fer_lib.predict.outputs import COLUMNS, SURE, UNSURE, Seen, annotate, draw_faces
+from fer_lib.predict.inputs import Shot, Source, batches, find_sources, progress, shots
+from fer_lib.predict.outputs import (
+    COLUMNS,
+    SURE,
+    UNSURE,
+    Seen,
+    annotate,
+    check_copies,
+    draw_faces,
+    line,
+    write_table,
+)
 from fer_lib.recipes import recipe
 
 
@@ -92,8 +103,8 @@ def table(path):
 
 
 def test_unreadable_pictures_are_reported_and_the_others_are_written(run, folder, tmp_path):
-    status, _, said = run(folder, "--out", tmp_path / "a.csv")
-    assert status == 1
+    status, printed, said = run(folder, "--out", tmp_path / "a.csv")
+    assert (status, printed) == (1, "")
     rows = {row["path"]: row for row in table(tmp_path / "a.csv")}
     names = ["below/grey.jpg", "empty.png", "face.png"]
     assert list(rows) == [str(folder / name) for name in names]
@@ -124,6 +135,38 @@ def test_json_contains_the_predictions_and_the_problems(run, folder, tmp_path):
     assert [one["path"] for one in found["problems"]] == [
         str(folder / name) for name in ("cut.jpg", "text.jpg")
     ]
+
+
+def test_a_table_has_each_face_of_a_frame_with_its_number_and_the_time(tmp_path):
+    sure, unsure = {"happy": 0.75, "sad": 0.25}, {"happy": 0.4, "sad": 0.6}
+    faces = [
+        Face(Box(1, 2, 30, 40), sure, "happy", "😀", True, 0.9, np.zeros(1)),
+        Face(Box(5, 6, 7, 8), unsure, "sad", "😢", False, None, np.zeros(1)),
+    ]
+    source = Source(Path("film.mp4"), Path("film.mp4"))
+    seen = [Seen(Shot(source, frame=12, seconds=0.5), faces)]
+    problems = [Shot(source, problem="damaged")]
+    predictor = SimpleNamespace(name="a model", classes=("happy", "sad"), threshold=0.7)
+    for suffix in (".csv", ".json"):
+        write_table(tmp_path / f"a{suffix}", seen, problems, predictor)
+    assert (tmp_path / "a.csv").read_text().splitlines() == [
+        ",".join([*COLUMNS, "happy", "sad"]),
+        "film.mp4,12,0.5,1,1,2,30,40,0.9,happy,0.75,1,0.75,0.25",
+        "film.mp4,12,0.5,2,5,6,7,8,,sad,0.6,0,0.4,0.6",
+    ]
+    first = {"box": [1, 2, 30, 40], "confidence": 0.9, "expression": "happy", "emoji": "😀"}
+    second = {"box": [5, 6, 7, 8], "confidence": None, "expression": "sad", "emoji": "😢"}
+    both = [
+        first | {"sure": True, "probabilities": sure},
+        second | {"sure": False, "probabilities": unsure},
+    ]
+    assert json.loads((tmp_path / "a.json").read_text()) == {
+        **{"model": "a model", "classes": ["happy", "sad"], "threshold": 0.7},
+        "pictures": [{"path": "film.mp4", "frame": 12, "seconds": 0.5, "faces": both}],
+        "problems": [{"path": "film.mp4", "reason": "damaged"}],
+    }
+    text = "film.mp4, frame 12: 😀 happy 75% at 1, 2; 😢 sad 60% (not sure) at 5, 6"
+    assert line(seen[0]) == text
 
 
 def test_the_threshold_is_null_in_json_if_no_answer_can_be_sure(run, folder, tmp_path, monkeypatch):
@@ -220,7 +263,9 @@ def test_seconds_are_right_for_a_variable_frame_rate(tmp_path):
 
 
 class Video:
-    """A fake `cv2.VideoCapture`: of 20 frames, the 16th cannot be decoded and two are missing."""
+    """A fake `cv2.VideoCapture` of 20 blue frames: no. 16 cannot be decoded, two are missing."""
+
+    length = 18
 
     def __init__(self, *_):
         self.number = 0
@@ -233,10 +278,10 @@ class Video:
 
     def grab(self):
         self.number += 1
-        return self.number <= 18
+        return self.number <= self.length
 
     def retrieve(self):
-        return self.number != 16, np.zeros((8, 8, 3), np.uint8)
+        return self.number != 16, np.full((8, 8, 3), (255, 0, 0), np.uint8)  # blue, green, red
 
     def release(self):
         pass
@@ -251,11 +296,41 @@ def test_unreadable_and_missing_frames_are_reported(monkeypatch, tmp_path, suffi
     path.write_bytes(head)
     seen = list(shots(Source(path, path), 1))
     assert [shot.frame for shot in seen if shot.picture] == [*range(15), 16, 17]
+    assert seen[0].picture.getpixel((0, 0)) == (0, 0, 255)
     problems = [shot.problem for shot in seen if shot.problem]
     assert problems[0] == f"{path}: frame 15 cannot be read"
     short = f"{path}: 18 of 20 frames could be read, the rest is damaged or trimmed"
     # In a .webm and a fragmented .mp4, the number 20 is only an estimate.
     assert problems[1:] == ([short] if head == b"moov" else [])
+
+
+def test_a_video_is_cut_short_if_less_than_half_of_an_estimate_can_be_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(cv2, "VideoCapture", Video)
+    monkeypatch.setattr(Video, "length", 9)
+    path = tmp_path / "film.webm"
+    path.touch()
+    *frames, end = shots(Source(path, path), 1)
+    assert len(frames) == 9
+    assert end.problem == f"{path}: 9 of 20 frames could be read, the rest is damaged or trimmed"
+
+
+def test_a_time_that_a_video_does_not_say_is_left_empty(monkeypatch, tmp_path):
+    monkeypatch.setattr(cv2, "VideoCapture", Video)
+    monkeypatch.setattr(Video, "get", lambda self, what: 0)
+    path = tmp_path / "film.webm"
+    path.touch()
+    seen = list(shots(Source(path, path), 6))
+    assert [(shot.frame, shot.seconds) for shot in seen] == [(0, 0.0), (6, None), (12, None)]
+
+
+def test_a_batch_ends_at_its_number_of_pictures_or_of_pixels(monkeypatch):
+    monkeypatch.setattr("fer_lib.predict.inputs.BATCH", 3)
+    monkeypatch.setattr("fer_lib.predict.inputs.PIXELS", 350)
+    source = Source(Path("a.png"), Path("a.png"))
+    small, large = (Shot(source, Image.new("L", (side, side))) for side in (10, 20))
+    lost = Shot(source, problem="damaged")
+    found = list(batches(iter([small, small, small, small, large, small, lost, small, small])))
+    assert found == [[small] * 3, [small, large], [small, lost, small], [small]]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems may refuse such names")
@@ -330,6 +405,23 @@ def test_the_lines_of_a_box_are_inside_it(box):
     assert np.flatnonzero(drawn[100]).tolist() == [box.x, box.x + 1, right - 2, right - 1]
     beside_the_label = drawn[:, right - 20]
     assert np.flatnonzero(beside_the_label).tolist() == [box.y, box.y + 1, bottom - 2, bottom - 1]
+
+
+@pytest.mark.parametrize(("sure", "colour"), [(True, SURE), (False, UNSURE)])
+def test_the_colour_of_a_box_says_whether_the_answer_is_sure(sure, colour):
+    face = Face(Box(9, 9, 200, 150), {"happy": 0.9}, "happy", "", sure, None, np.zeros(1))
+    drawn = draw_faces(Image.new("L", (300, 200)), [face])
+    assert drawn.getpixel((9, 100)) == ImageColor.getrgb(colour)
+
+
+@pytest.mark.parametrize("box", [Box(0, 0, 300, 200), Box(270, 150, 30, 50), Box(280, 0, 20, 200)])
+def test_the_label_of_a_face_at_the_edge_is_inside_the_picture(box):
+    def letters(box):
+        face = Face(box, {"happy": 0.9}, "happy", "", True, None, np.zeros(1))
+        drawn = np.asarray(draw_faces(Image.new("L", (300, 200)), [face]))
+        return (drawn == 255).all(2).sum()
+
+    assert letters(box) == letters(Box(50, 100, 80, 50)) > 0
 
 
 @pytest.mark.parametrize("colour", [SURE, UNSURE])
@@ -523,6 +615,40 @@ def test_invalid_options_are_refused_before_anything_is_written(
     assert message in said
     assert not printed
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_copies_through_a_link_to_the_folder_of_the_pictures_are_refused(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(InputError, match="is an input itself: give another folder"):
+        check_copies(tmp_path / "link", find_sources([str(folder / "face.png")])[0])
+
+
+def test_a_copy_of_a_frame_in_place_of_a_picture_that_is_read_is_refused(tmp_path):
+    (tmp_path / "copies").mkdir()
+    for name in ("film.avi", "copies/film.avi_000000.jpg"):
+        (tmp_path / name).touch()
+    sources, _ = find_sources([str(tmp_path)])
+    with pytest.raises(InputError, match=r"copy of .*film\.avi would be .* is an input itself"):
+        check_copies(tmp_path / "copies", sources)
+
+
+def test_a_table_of_problems_alone_is_written(tmp_path):
+    out, path = tmp_path / "a.json", Path("a.png")
+    predictor = SimpleNamespace(name="a model", classes=EMOTIONS, threshold=0.7)
+    work = command.Work(SimpleNamespace(out=out, predictor=predictor))
+    work.problems.append(Shot(Source(path, path), problem="damaged"))
+    assert work.write() == 0
+    assert json.loads(out.read_text())["problems"] == [{"path": "a.png", "reason": "damaged"}]
+
+
+def test_the_summary_names_ten_pictures_without_a_face_and_counts_the_others():
+    work = command.Work(SimpleNamespace(predictor=None, annotate=None))
+    paths = [Path(f"{number}.png") for number in range(13)]
+    work.seen = [Seen(Shot(Source(path, path)), []) for path in paths]
+    head, *named, last = work.summary().splitlines()
+    assert head == "13 pictures read, 0 faces"
+    assert named == [f"  no face was found in {number}.png" for number in range(10)]
+    assert last == "  nor in 3 others"
 
 
 def test_a_tilde_in_an_output_is_the_home_folder(run, folder, tmp_path, monkeypatch):

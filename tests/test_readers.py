@@ -92,6 +92,7 @@ def test_a_table_without_usage_gets_a_drawn_split(sample, tmp_path):
     assert faces.images.tobytes() == sample.images.tobytes()
     assert faces.ids[3] == "row_0000003"
     assert 0.75 < len(faces.where("train")) / len(faces) < 0.9
+    assert all(0.05 < len(faces.where(split)) / len(faces) < 0.15 for split in ("valid", "test"))
     assert any("no column Usage" in remark for remark in faces.manifest["remarks"])
     assert faces.votes is None  # the rows of fer2013new.csv cannot be matched without Usage
 

@@ -54,6 +54,12 @@ def test_yunet_is_fetched_once(hub):
     assert url.startswith("https://huggingface.co/opencv/face_detection_yunet/resolve/main/")
 
 
+def test_yunet_is_fetched_although_it_was_once_missing_on_the_server(hub, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: object())
+    hub.served = b"YuNet"
+    assert fetch_yunet().read_bytes() == b"YuNet"
+
+
 @pytest.mark.parametrize("place", ["cached", "served"])
 def test_a_file_with_another_sha256_is_refused(hub, place):
     setattr(hub, place, b"half")
@@ -76,6 +82,8 @@ def test_the_chosen_detector_is_used_without_a_download(hub, monkeypatch):
     assert isinstance(make_detector("haar"), Cascade)
     monkeypatch.setenv("FER_DETECTOR", "haar")
     assert isinstance(make_detector(), Cascade)
+    monkeypatch.setenv("FER_DETECTOR", "missing.onnx")
+    assert isinstance(make_detector("haar"), Cascade)  # what is given comes before the variable
     assert hub.asked == []
 
 
