@@ -103,6 +103,15 @@ def test_two_runs_of_the_same_second_have_folders_of_their_own(noise, tmp_path):
     assert folders[0].name.endswith("_vit_cnn_my-faces-of-2024_s0")
 
 
+def test_a_run_says_what_its_data_are_and_where_they_are_from(noise, tmp_path):
+    told = {"layout": "csv", "source": "a.csv", "dropped": 2, "split": {"official": True}}
+    noise.manifest |= told
+    data = start_run(small(), noise, tmp_path).config["data"]
+    assert {key: data[key] for key in told} == told
+    assert (data["dataset"], data["mark"]) == ("noise", "sample data")
+    assert (data["counts"], data["classes"]) == (noise.counts(), list(noise.classes))
+
+
 def test_each_change_of_conditions_is_a_stage_of_its_own(make_run):
     run, first = make_run(), {"commit": "a", "precision": "no"}
     run.config["environment"] = first
