@@ -90,10 +90,12 @@ def test_a_finished_run_is_collected_as_it_is_now_and_not_as_it_was_kept(make_ru
     (run.folder / "metrics.csv").write_text("epoch\n1\n")
     keep_results(run, tmp_path / "kept")
     write_json(run.folder / "evaluation.json", {"coverage": 1})
+    kept = [tmp_path / "kept" / f"{run.name}.json"]
     staged.mkdir()
-    gather(staged, [tmp_path / "kept" / f"{run.name}.json"], [run], {"refinement.json": None})
+    gather(staged, kept, [], {"refinement.json": None})
+    assert {path.name for path in staged.iterdir()} == {kept[0].name, f"{run.name}.npz"}
+    gather(staged, kept, [run], {})
     assert read_json(staged / f"{run.name}.json")["evaluation"] == {"coverage": 1}
-    assert {path.name for path in staged.iterdir()} == {f"{run.name}.json", f"{run.name}.npz"}
 
 
 def test_an_audit_is_collected_without_the_names_of_images(fer_home):
@@ -198,6 +200,21 @@ def test_a_comparison_that_lacks_a_kept_run_is_refused(gone, report, work):
     write_json(compared, content)
     with pytest.raises(InputError, match=rf"lacks {gone}, which is kept in .*--restore"):
         collect(report, dataset=DATASET, preset="sample")
+    (report / "results" / f"{gone}.npz").unlink()  # without predictions, none can compare it
+    assert f"{gone}.json" in collect(report, dataset=DATASET, preset="sample")
+
+
+def test_runs_on_other_public_data_are_collected_but_not_compared(report, work):
+    manifest = work / "data" / DATASET / "manifest.json"
+    write_json(manifest, read_json(manifest) | {"mark": ""})
+    (run,) = (work / "runs").glob("*_vit_patch_*")
+    other = shutil.copytree(run, run.with_name("20990101-000000_vit_patch_ferplus_s0"))
+    config = read_json(other / "config.json")
+    config["data"] |= {"dataset": "ferplus", "fingerprint": "f" * 64, "mark": ""}
+    write_json(other / "config.json", config)
+    (other / "evaluation.json").unlink()
+    assert f"{other.name}.json" in collect(report, dataset=DATASET, preset="sample")
+    assert not (other / "evaluation.json").exists()  # the faces here are not its own
 
 
 def test_a_comparison_with_a_run_that_is_gone_is_refused(gone, report):
