@@ -21,7 +21,7 @@ from fer_lib.data.refined import (
 from fer_lib.data.sample import make_sample
 from fer_lib.evaluate import Predictions, evaluate, load_predictions, save_predictions
 from fer_lib.files import InputError, read_json, write_json
-from fer_lib.kept import best_of_each, keep_results, results_table
+from fer_lib.kept import best_of_each, keep_results, on_real_faces, results_table
 from fer_lib.kept import results as kept_module
 from fer_lib.kept.__main__ import main
 from fer_lib.markdown import END, START, write_table
@@ -75,7 +75,7 @@ def make_run(
     }
     write_json(folder / "results.json", results)
     save_predictions(folder / "predictions.npz", predictions)
-    (folder / "metrics.csv").write_text("epoch,valid_loss,lr\n1,1.5,0.1\n2,,0.1\n")
+    (folder / "metrics.csv").write_text("epoch,valid_loss,lr\n1,1.123456789012,0.1\n2,,0.1\n")
     return Run(folder)
 
 
@@ -109,7 +109,7 @@ def test_kept_runs_are_in_the_tables_best_first(root):
     assert kept["results"] == better.results
     assert kept["config"]["train"] == better.config["train"]
     assert kept["metrics"] == [
-        {"epoch": 1, "valid_loss": 1.5, "lr": 0.1},
+        {"epoch": 1, "valid_loss": 1.123456789012, "lr": 0.1},
         {"epoch": 2, "valid_loss": None, "lr": 0.1},
     ]
 
@@ -132,13 +132,16 @@ def test_best_of_each_returns_the_run_of_each_kind_that_is_best_on_validation(ro
     assert list(best["validation"]) == ["75.0%", "55.0%", "5.0%"]
 
 
-def test_the_evaluation_of_a_run_is_kept_and_other_json_files_are_ignored(root):
+def test_evaluation_and_times_of_a_run_are_kept_and_other_json_files_are_ignored(root):
     run = make_run(root, right=10)
     write_json(run.folder / "evaluation.json", {"calibration": 1})
     main([str(run.folder)])
     path = root / "report/results" / f"{run.name}.json"
     assert read_json(path)["evaluation"] == {"calibration": 1}
     assert "inference" not in read_json(path)
+    write_json(run.folder / "inference.json", {"milliseconds": 2})
+    keep_results(run, path.parent)
+    assert read_json(path)["inference"] == {"milliseconds": 2}
     write_json(path.with_name("comparison.json"), {"no": "run"})
     main([])
 
@@ -150,6 +153,8 @@ def test_the_other_predictions_of_a_run_are_kept_and_restored(root, monkeypatch,
     other = replace(given, test_probabilities=given.test_probabilities[:, ::-1].copy())
     save_predictions(run.folder / f"predictions_{which}.npz", other)
     keep_results(run, root / "kept")
+    with np.load(root / "kept" / f"{run.name}_{which}.npz") as file:
+        assert file["test_probabilities"].dtype == np.float16
     monkeypatch.setenv("FER_HOME", str(root / "elsewhere"))
     (back,) = kept_module.restore(root / "kept")
     read = load_predictions(back.folder / f"predictions_{which}.npz")
@@ -235,6 +240,9 @@ def test_a_kept_run_is_restored_without_its_weights(root, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["--restore"])
     assert "has no predictions: run this from the root" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--restore", "runs/one"])
+    assert "--restore takes no runs" in capsys.readouterr().err
     run = make_run(root, right=10)
     write_json(run.folder / "evaluation.json", {"calibration": 1})
     main([str(run.folder)])
@@ -288,15 +296,25 @@ def test_the_committed_tables_match_the_kept_results(root):
         assert (root / path.relative_to(ROOT)).read_bytes() == text, path
 
 
+def test_the_rows_of_some_models_are_those_of_the_readme():
+    rows, text = on_real_faces("vit_cnn", "vit_tiny"), (ROOT / "README.md").read_text()
+    assert {name.split()[0] for name in rows.index} == {"vit_cnn", "vit_tiny"}
+    assert all(f"| {name} | {data} |" in text for name, data in rows["data"].items())
+
+
 def refine(faces: FaceSet, shift: int = 0, voter: str = "a voter") -> Path:
     """Save refined labels, shifted by some classes, and return their file."""
     rows = faces.where("train")
-    soft, why = np.full((len(rows), 7), 1 / 7, np.float32), np.full(len(rows), "why")
-    refined = Refined("majority", (faces.labels[rows] + shift) % 7, soft, why)
+    labels, why = (faces.labels[rows] + shift) % 7, np.full(len(rows), "why")
+    soft = (np.eye(7, dtype=np.float32)[labels] + 1) / 8
+    refined = Refined("majority", labels, soft, why)
     return save_refined(faces, rows, refined, (voter,))
 
 
-def test_refined_labels_are_kept_with_a_run_that_learned_from_them(root, monkeypatch, capsys):
+@pytest.mark.parametrize("labels", ["refined_majority", "refined_majority:soft"])
+def test_refined_labels_are_kept_with_a_run_that_learned_from_them(
+    root, monkeypatch, capsys, labels
+):
     monkeypatch.setenv("FER_HOME", str(root / "home"))
     monkeypatch.setitem(KINDS, "sample", ())  # as if it were real data
     faces, kept = make_sample(100), {}
@@ -304,15 +322,15 @@ def test_refined_labels_are_kept_with_a_run_that_learned_from_them(root, monkeyp
         path = refine(faces, k)
         run = make_run(root, right=10, name=f"{k}_baseline_cnn_noise_s0", dataset="sample")
         config = run.config
-        train = config["train"] | {"labels": "refined_majority"}
-        data = config["data"] | {"refined_sha256": refined_sha256(faces, "refined_majority")}
+        train = config["train"] | {"labels": labels}
+        data = config["data"] | {"refined_sha256": refined_sha256(faces, labels)}
         write_json(run.folder / "config.json", config | {"train": train, "data": data})
         if k < 3:
             main([str(run.folder)])
         kept[k] = path.read_bytes()
     files = list((root / "report" / "results").glob("sample_refined_majority_*.npz"))
     assert sorted(file.read_bytes() for file in files) == sorted((kept[1], kept[2]))
-    assert "| sample refined_majority labels | 50.0% (" in (root / "README.md").read_text()
+    assert f"| sample {labels} labels | 50.0% (" in (root / "README.md").read_text()
 
     path.unlink()
     capsys.readouterr()
@@ -366,11 +384,22 @@ def test_loading_the_model_of_a_run_without_weights_is_refused(root):
 def test_a_run_on_sample_data_or_own_pictures_is_not_kept(root, capsys, about, message):
     run = make_run(root, right=15, **about)
     write_json(run.folder / "config.json", run.config | {"data": run.config["data"] | about})
+    public = make_run(root, right=15, name="0_baseline_cnn_noise_s0")
     with pytest.raises(SystemExit) as stop:
-        main([str(run.folder)])
+        main([str(public.folder), str(run.folder)])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
-    assert not list((root / "report" / "results").glob("*.json"))
+    assert [path.name for path in (root / "report" / "results").iterdir()] == ["README.md"]
+
+
+def test_a_run_whose_predictions_cannot_be_written_is_not_kept(root, monkeypatch):
+    def fail(*_, **__):
+        raise InputError("no space left")
+
+    monkeypatch.setattr(kept_module, "save_predictions", fail)
+    with pytest.raises(InputError, match="no space left"):
+        keep_results(make_run(root, right=10), root / "kept")
+    assert not list(root.glob("kept/*.json"))
 
 
 def test_an_unfinished_run_is_not_kept(root):
@@ -451,6 +480,12 @@ def test_the_command_of_a_start_from_another_run_names_its_file_in_runs():
     config = recipe("vit_moe", pretrained="/home/me/runs/1_vit_cnn_noise_s0/best.safetensors")
     words = shlex.split(training_command(config, "noise"))
     assert "pretrained=runs/1_vit_cnn_noise_s0/best.safetensors" in words
+
+
+def test_the_command_of_a_start_from_a_pretraining_leaves_its_folder_open():
+    path = "/home/me/runs/pretraining/1_mae_noise_s0/encoder.safetensors"
+    words = shlex.split(training_command(recipe("vit_mae", pretrained=path), "noise"))
+    assert "pretrained=runs/pretraining/FOLDER/encoder.safetensors" in words
 
 
 def test_the_command_of_a_fine_tuning_names_the_run_that_it_starts_from():

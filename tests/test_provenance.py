@@ -1,10 +1,13 @@
 """Where a run comes from: the digest of the code, and the commits that trained it."""
 
+import ast
 import inspect
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import small
 
 import fer_lib
@@ -18,7 +21,7 @@ from fer_lib.evaluate.calibration import exact
 from fer_lib.kept import keep_results, results_table
 from fer_lib.learner import Learner
 from fer_lib.provenance import CODE
-from fer_lib.runs import list_runs
+from fer_lib.runs import STAGE, list_runs
 from fer_lib.train import train
 from fer_lib.training import Training
 
@@ -47,6 +50,27 @@ def test_the_code_digest_covers_training_restoring_and_scoring():
     scores = (load_predictions, evaluate, operating_point, exact, clean_test_ids, copy_groups)
     for one in (*trains, *scores):
         assert Path(inspect.getfile(inspect.unwrap(one))) in files, one
+
+
+def test_the_code_digest_covers_what_its_modules_import():
+    """Modules that do not count are named here, so that a new one is counted or added."""
+    folder = Path(fer_lib.__file__).parent
+    files = {path for name in CODE for path in folder.glob(f"{name}.py")}
+    used = set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("fer_lib."):
+                used.add(folder.parent.joinpath(*node.module.split(".")).with_suffix(".py"))
+    apart = {"arguments", "data/faceset", "data/pictures", "data/rows", "files", "given", "labels"}
+    apart |= {"provenance", "recipes", "runs", "starts"}
+    missing = {path for path in used - files if path.exists()}
+    assert missing == {folder / f"{name}.py" for name in apart}
+
+
+def test_all_of_the_environment_that_numbers_depend_on_is_recorded_again():
+    known = set(provenance.describe_environment(small()))
+    apart = {"started", "command", "platform", "pretrained_sha256"}
+    assert known - apart | {"transformers"} == set(STAGE)
 
 
 def test_a_resumed_run_records_each_commit_that_trained_it(faces, tmp_path, monkeypatch):
@@ -102,3 +126,24 @@ def test_a_copy_outside_git_takes_its_commit_from_the_environment(monkeypatch):
     monkeypatch.undo()  # FER_COMMIT also comes before the commit of a checkout
     monkeypatch.setenv("FER_COMMIT", "0123abcd")
     assert provenance.git_commit() == "0123abcd"
+
+
+def test_a_commit_is_marked_if_files_differ_from_it(monkeypatch, tmp_path):
+    said = {"rev-parse": "0123abcd\n", "status": ""}
+    git = lambda command, **_: SimpleNamespace(stdout=said[command[3]])
+    monkeypatch.delenv("FER_COMMIT", raising=False)
+    monkeypatch.setattr(provenance.subprocess, "run", git)
+    assert provenance.git_commit() == "0123abcd"
+    said["status"] = " M fer_lib/train.py\n"
+    assert provenance.git_commit() == "0123abcd+"
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "fer_lib" / "provenance.py"))
+    assert provenance.git_commit() is None  # installed, in an environment within another checkout
+
+
+def test_a_cpu_is_named_with_its_vector_instructions(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    names = []
+    for vectors in ("DEFAULT", "AVX2"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda known=vectors: known)
+        names.append(provenance.processor())
+    assert names[1] == f"{names[0]} (AVX2)"

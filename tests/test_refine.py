@@ -145,6 +145,11 @@ def test_the_relative_rule_corrects_most_wrong_labels(noisy):
     assert list(refined) == ["majority", "soft", "relative", "confident"]
     found = {rule: worth.against_truth(labels, one, truth) for rule, one in refined.items()}
     assert min(found["relative"]["recall"], found["relative"]["precision"]) > 0.8
+    for rule in ("relative", "confident"):
+        assert (refined[rule].soft == refined["soft"].soft).all()
+    few = Ballots(voters.voters, voters.probabilities[:, :200])
+    sure = rules.apply_rules(few, labels[:200], ABC, None, confidence=1)
+    assert not sure["soft"].changed.any()
     rare = truth == 2
     mended = {rule: (one.labels[rare] == 2).mean() for rule, one in refined.items()}
     assert mended["relative"] > mended["soft"] + 0.02  # as it has a scale for each class
@@ -413,3 +418,15 @@ def test_each_voter_has_its_own_seed():
     assert [(one.model, one.seed, one.epochs) for one in configs] == [
         *(("baseline_cnn", 1, 3), ("baseline_cnn", 2, 5), ("attention_cnn", 7, 3))
     ]
+
+
+def test_voters_that_differ_in_their_settings_alone_have_different_names(faces, monkeypatch):
+    rows, own = faces.where("train"), {"seed": 0}
+    voters = [["baseline_cnn", own], ["baseline_cnn", own | {"epochs": 5}]]
+    votes = np.ones((len(rows), 7), np.float32)
+    monkeypatch.setattr("fer_lib.refine.folds.train_folds", lambda *_, **__: [])
+    monkeypatch.setattr("fer_lib.refine.folds._votes", lambda *_: votes)
+    configs = voter_configs(voters, "sample", 0, {})
+    one, other = fold_votes(faces, rows, configs, folds=2).voters
+    assert one != other
+    assert other == "baseline_cnn s0, 2 folds: epochs=5"

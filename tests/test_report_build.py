@@ -121,10 +121,17 @@ def test_an_index_without_runs_or_with_an_unlisted_headline_is_refused(report):
         Results(report / "results")
 
 
-def test_results_from_other_data_are_refused_as_stale(report):
+def test_results_from_other_data_are_refused_as_stale(report, report_home):
     path = report / "results" / "audit.json"
     write_json(path, read_json(path) | {"fingerprint": "f" * 64})
     with pytest.raises(InputError, match=r"audit\.json is stale.*ffffffffffff"):
+        build(report)
+    shutil.copy(report_home / "report" / "results" / path.name, path)
+    path = run_file(report, "vit_patch")
+    content = read_json(path)
+    content["config"]["data"]["fingerprint"] = "e" * 64
+    write_json(path, content)
+    with pytest.raises(InputError, match=rf"{path.name} is stale.*eeeeeeeeeeee"):
         build(report)
 
 

@@ -1,5 +1,6 @@
 """Collecting results for a report: which runs belong to it, errors for stale files."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,10 +11,13 @@ from report_fixtures import DATASET, RUN, run_file
 from fer_lib import compare, pipeline
 from fer_lib.changed import label
 from fer_lib.files import InputError, read_json, write_json
+from fer_lib.kept import keep_results
 from fer_lib.models import MODULES
+from fer_lib.recipes import recipe
 from fer_lib.report.__main__ import main
 from fer_lib.report.build import build, source
-from fer_lib.report.collect import belongs, collect, indexed, kept_runs
+from fer_lib.report.collect import belongs, collect, gather, indexed, kept_runs
+from fer_lib.report.parts import audited, refined
 
 pytestmark = pytest.mark.xdist_group("report")  # they share one report
 
@@ -59,6 +63,60 @@ def test_a_report_includes_runs_on_its_own_data_and_on_other_public_data(data, k
     write_json(path, {"config": {"data": data, "train": {"preset": "full"}}})
     assert kept_runs(tmp_path, "fer2013", "full", {"fingerprint": "a"}) == [path] * known
     assert kept_runs(tmp_path, "fer2013", "quick", {"fingerprint": "a"}) == []
+
+
+def test_a_report_on_drawn_faces_includes_no_other_data():
+    manifest = {"fingerprint": "a", "mark": "sample data"}
+    assert belongs({"dataset": "sample", "fingerprint": "a", "mark": "x"}, "sample", manifest)
+    assert not belongs({"dataset": "fer2013", "fingerprint": "b"}, "sample", manifest)
+
+
+def test_a_run_on_other_data_does_not_represent_its_model(tmp_path):
+    train = recipe("vit_cnn").to_dict()
+    for number, (dataset, accuracy) in enumerate({"fer2013": 0.5, "ferplus": 0.9}.items()):
+        results = {"valid": {"full": {"accuracy": accuracy}}}
+        config = {"train": train, "data": {"dataset": dataset}}
+        path = tmp_path / f"{number}_vit_cnn_{dataset}_s0.json"
+        write_json(path, {"config": config, "results": results})
+    index = indexed(tmp_path, {"dataset": "fer2013", "preset": "full"}, "")
+    assert index["headlines"] == [index["best"]] == ["0_vit_cnn_fer2013_s0.json"]
+    assert "--dataset ferplus" in index["commands"][path.name]
+    with pytest.raises(InputError, match="no finished run of sample is there"):
+        indexed(tmp_path, {"dataset": "sample", "preset": "full"}, "")
+
+
+def test_a_finished_run_is_collected_as_it_is_now_and_not_as_it_was_kept(make_run, tmp_path):
+    run, staged = make_run(), tmp_path / "staged"
+    (run.folder / "metrics.csv").write_text("epoch\n1\n")
+    keep_results(run, tmp_path / "kept")
+    write_json(run.folder / "evaluation.json", {"coverage": 1})
+    kept = [tmp_path / "kept" / f"{run.name}.json"]
+    staged.mkdir()
+    gather(staged, kept, [], {"refinement.json": None})
+    assert {path.name for path in staged.iterdir()} == {kept[0].name, f"{run.name}.npz"}
+    gather(staged, kept, [run], {})
+    assert read_json(staged / f"{run.name}.json")["evaluation"] == {"coverage": 1}
+
+
+def test_an_audit_is_collected_without_the_names_of_images(fer_home):
+    content = {"fingerprint": "a", "clean_test_ids": ["face1"], "distinct": 2}
+    write_json(fer_home / "data" / "mine" / "audit.json", content)
+    found = audited("mine", {"fingerprint": "a", "counts": 3, "data_dir": "/home/me"})
+    known = {"counts": 3, "layout": None, "dropped": None}
+    assert found == {"fingerprint": "a", "distinct": 2, "manifest": known}
+
+
+def test_a_refinement_is_of_the_data_and_the_preset_and_names_no_folder(fer_home, tmp_path):
+    train = {"preset": "full", "pretrained": "/home/me/pretraining/1_mae/encoder.safetensors"}
+    content = {"fingerprint": "a", "configs": [train], "student": train}
+    path, same = fer_home / "data" / "mine" / "refinement.json", {"fingerprint": "a"}
+    write_json(path, content)
+    found = refined("mine", "full", same, tmp_path)
+    assert "/home/me" not in json.dumps(found)
+    path.rename(tmp_path / "refinement.json")
+    assert refined("mine", "full", same, tmp_path) == content
+    assert refined("mine", "quick", same, tmp_path) is None
+    assert refined("mine", "full", {"fingerprint": "b"}, tmp_path) is None
 
 
 def test_collecting_records_headline_runs_changed_settings_and_claims(report):
@@ -122,13 +180,17 @@ def test_a_comparison_by_an_earlier_version_is_refused(report, work):
         collect(report, dataset=DATASET, preset="sample")
 
 
-def test_collecting_renews_an_old_evaluation_and_keeps_what_is_from_weights(report, work):
+def test_collecting_renews_an_old_evaluation_and_keeps_what_is_from_weights(
+    report, work, monkeypatch, capsys
+):
     path = next((work / "runs").rglob("evaluation.json"))
     whole, calibration = read_json(path), {"temperature": 1.0}
     from_weights = {"views": {"one": 1}, "robustness": {"blur": []}, "computed": {"images": 60}}
     write_json(path, whole | from_weights | {"calibration": calibration})
+    monkeypatch.setattr("fer_lib.report.collect.keep_labels", lambda run, to: f"{run.name} {to}")
     collect(report, dataset=DATASET, preset="sample")
     assert read_json(path) == whole | from_weights
+    assert f"{path.parent.name} {report / 'results'}" in capsys.readouterr().out.splitlines()
 
 
 def test_a_comparison_that_lacks_a_kept_run_is_refused(gone, report, work):
@@ -138,6 +200,21 @@ def test_a_comparison_that_lacks_a_kept_run_is_refused(gone, report, work):
     write_json(compared, content)
     with pytest.raises(InputError, match=rf"lacks {gone}, which is kept in .*--restore"):
         collect(report, dataset=DATASET, preset="sample")
+    (report / "results" / f"{gone}.npz").unlink()  # without predictions, none can compare it
+    assert f"{gone}.json" in collect(report, dataset=DATASET, preset="sample")
+
+
+def test_runs_on_other_public_data_are_collected_but_not_compared(report, work):
+    manifest = work / "data" / DATASET / "manifest.json"
+    write_json(manifest, read_json(manifest) | {"mark": ""})
+    (run,) = (work / "runs").glob("*_vit_patch_*")
+    other = shutil.copytree(run, run.with_name("20990101-000000_vit_patch_ferplus_s0"))
+    config = read_json(other / "config.json")
+    config["data"] |= {"dataset": "ferplus", "fingerprint": "f" * 64, "mark": ""}
+    write_json(other / "config.json", config)
+    (other / "evaluation.json").unlink()
+    assert f"{other.name}.json" in collect(report, dataset=DATASET, preset="sample")
+    assert not (other / "evaluation.json").exists()  # the faces here are not its own
 
 
 def test_a_comparison_with_a_run_that_is_gone_is_refused(gone, report):

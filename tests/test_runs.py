@@ -10,11 +10,21 @@ from conftest import small
 from fer_lib import in_depth
 from fer_lib import train as train_module
 from fer_lib.compare import __main__ as compare_command
-from fer_lib.files import InputError, locked, write_json
+from fer_lib.data.faceset import FaceSet
+from fer_lib.files import InputError, locked, read_json, write_json
 from fer_lib.given import given_runs
 from fer_lib.kept import __main__ as kept_command
 from fer_lib.predict import keep
-from fer_lib.runs import find_run, list_runs, runs_folder, start_run, write_metrics
+from fer_lib.runs import (
+    find_run,
+    list_runs,
+    new_folder,
+    newest,
+    record_resume,
+    runs_folder,
+    start_run,
+    write_metrics,
+)
 from fer_lib.train import train
 
 pytestmark = pytest.mark.usefixtures("undrawn_runs")
@@ -60,6 +70,77 @@ def test_folders_that_are_no_run_are_left_out_and_named_once(make_run, tmp_path,
         f"left out: {tmp_path / 'c'} is not a run: its config.json does not name data and "
         "environment" in printed
     )
+
+
+def test_runs_are_listed_by_preset_data_and_end(make_run, noise, tmp_path):
+    runs = [make_run(), make_run(preset="quick", time="2"), make_run(time="3", faces=other(noise))]
+    (runs[1].folder / "results.json").unlink()
+    names = lambda **which: [int(run.name[0]) for run in list_runs(tmp_path, **which)]
+    assert names() == [1, 3]
+    assert names(finished=False) == [1, 2, 3]
+    assert names(finished=False, preset="sample") == [1, 3]
+    assert names(finished=False, fingerprint=noise.fingerprint) == [1, 2]
+
+
+def other(faces: FaceSet) -> FaceSet:
+    """Return other data of the same name: all faces but the first."""
+    return faces.subset(slice(1, None))
+
+
+def test_a_finished_run_comes_before_newer_ones_that_are_not(make_run):
+    runs = [make_run(time=time) for time in "123"]
+    assert newest(runs).name == runs[2].name
+    (runs[2].folder / "results.json").unlink()
+    assert newest(runs).name == runs[1].name
+    assert newest([]) is None
+
+
+def test_two_runs_of_the_same_second_have_folders_of_their_own(noise, tmp_path):
+    noise.name = "my faces/of 2024"
+    folders = [new_folder(tmp_path, "vit_cnn", noise, 0) for _ in range(2)]
+    assert folders[0] != folders[1]
+    assert all(folder.parent == tmp_path for folder in folders)
+    assert folders[0].name.endswith("_vit_cnn_my-faces-of-2024_s0")
+
+
+def test_a_run_says_what_its_data_are_and_where_they_are_from(noise, tmp_path):
+    told = {"layout": "csv", "source": "a.csv", "dropped": 2, "split": {"official": True}}
+    noise.manifest |= told
+    data = start_run(small(), noise, tmp_path).config["data"]
+    assert {key: data[key] for key in told} == told
+    assert (data["dataset"], data["mark"]) == ("noise", "sample data")
+    assert (data["counts"], data["classes"]) == (noise.counts(), list(noise.classes))
+
+
+def test_each_change_of_conditions_is_a_stage_of_its_own(make_run):
+    run, first = make_run(), {"commit": "a", "precision": "no"}
+    run.config["environment"] = first
+    changes = [(1, "a", "no"), (2, "b", "no"), (3, "b", "no"), (4, "b", "bf16")]
+    for epoch, commit, precision in changes:
+        record_resume(run, first | {"commit": commit, "precision": precision}, epoch)
+    config = read_json(run.folder / "config.json")
+    assert config["environment"] == first
+    assert [tuple(stage.values()) for stage in config["resumed"]] == [changes[1], changes[3]]
+
+
+def test_an_entry_that_a_stage_lacks_is_as_in_the_stage_before(make_run):
+    run, old = make_run(), {"after_epoch": 1, "commit": "b"}
+    run.config |= {"environment": {"commit": "a", "torch": "2"}, "resumed": [old]}
+    record_resume(run, {"commit": "b", "torch": "2"}, 2)
+    assert run.config["resumed"] == [old]
+    record_resume(run, {"commit": "b", "torch": "3"}, 2)
+    assert len(run.config["resumed"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("dataset", "remedy"), [("noise", "give its own as data_dir"), ("sample", "use runs on the")]
+)
+def test_the_remedy_for_other_data_depends_on_their_name(make_run, noise, dataset, remedy):
+    run = make_run()
+    run.config["data"]["dataset"] = dataset
+    run.require_data(noise)
+    with pytest.raises(InputError, match=f"other data than this noise: {remedy}"):
+        run.require_data(other(noise))
 
 
 def test_runs_are_given_by_path_name_or_pattern(make_run, fer_home, monkeypatch, tmp_path):
