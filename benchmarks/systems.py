@@ -12,15 +12,16 @@ STRONG = Augmentation(
 )
 CNN = {"batch_size": 256, "lr": 4e-3, "warmup_epochs": 5, "flip_tta": True}
 LONG_CNN = CNN | {"epochs": 80, "mixup": 0.2, "label_smoothing": 0.1, "augmentation": STRONG}
-BY_MUON = {"optimizer": "muon", "momentum": 0.95}
-MUON = BY_MUON | {"epochs": 60, "lr": 0.008, "weight_decay": 0.02}
-THIN = MUON | {
+MUON = {"optimizer": "muon", "momentum": 0.95}
+CNN_BY_MUON = MUON | {"epochs": 60, "lr": 0.008, "weight_decay": 0.02}
+VIT_BY_MUON = MUON | {"lr": 2e-3}
+THIN = CNN_BY_MUON | {
     **{"epochs": 18, "warmup_epochs": 3, "mixup": 0.2, "label_smoothing": 0.1},
     **{"ema_decay": 0.995, "augmentation": replace(STRONG, erase=0.1)},
 }
 DINOV2 = {"batch_size": 128, "lr": 3e-4, "options": {"backbone_options": {"drop_path_rate": 0.2}}}
 SCRATCH = {"batch_size": 256, "flip_tta": True, "augmentation": STRONG}
-LONG_VIT = SCRATCH | {"epochs": 120, "lr": 7e-4, "mixup": 0.2, "options": {"drop_path": 0.2}}
+LONG_VIT = SCRATCH | VIT_BY_MUON | {"epochs": 60, "mixup": 0.2, "options": {"drop_path": 0.2}}
 
 MAE = Autoencoder(
     "mae",
@@ -96,7 +97,7 @@ VOTERS = Refinement(
     ),
     folds=3,
 )
-SMALL_PATCH = Entry(
+SMALL_VIT_PATCH = Entry(
     "vit_patch, patches of 8",
     "the smaller published size; milder draws, a smaller rate and a wider start, see the log",
     model="vit_patch",
@@ -109,7 +110,7 @@ SMALL_PATCH = Entry(
         },
     },
 )
-SMALL_TINY = Entry(
+SMALL_VIT_TINY = Entry(
     "vit_tiny, patches of 8",
     "as the vit_mae from scratch, but with a head of three layers and four times the epochs",
     model="vit_tiny",

@@ -9,7 +9,7 @@ from entries import Autoencoder, Entry, Refinement
 from systems import (
     ATTENTION,
     BASELINE,
-    BY_MUON,
+    CNN_BY_MUON,
     DINOV2,
     GREFEL,
     LONG_MAE,
@@ -19,18 +19,18 @@ from systems import (
     MAE,
     MAE_OF_6,
     MILD_VIT,
-    MUON,
     SCRATCH,
     SHORT_VIT_MOE,
     SMALL,
     SMALL_MAE,
-    SMALL_PATCH,
     SMALL_SCRATCH,
-    SMALL_TINY,
     SMALL_VIT,
     SMALL_VIT_MAE,
+    SMALL_VIT_PATCH,
+    SMALL_VIT_TINY,
     START,
     STRONG,
+    VIT_BY_MUON,
     VIT_MAE,
     VIT_MAE_OF_6,
     VIT_MOE,
@@ -58,7 +58,7 @@ FIRST = (
     VIT_MAE,
     Entry(
         "vit_cnn",
-        "the milder run memorised its faces: stronger augmentation, more stochastic depth",
+        "the milder run overfitted: stronger draws, more stochastic depth; by Muon, see the log",
         model="vit_cnn",
         settings=LONG_VIT,
     ),
@@ -94,12 +94,12 @@ LATER = (
     ATTENTION.variant(
         "muon",
         "the optimizer with which `speedrun.py` takes a thinner network to 65.8 % on validation",
-        MUON,
+        CNN_BY_MUON,
     ),
     ATTENTION.variant(
         "muon, no gates",
-        "what do the gates add? The best run without them",
-        MUON | {"options": {"attention": "none"}},
+        "what do the gates add? The best attention_cnn without them",
+        CNN_BY_MUON | {"options": {"attention": "none"}},
     ),
     GREFEL.variant("40 epochs", "validation still rose at the last of 20", {"epochs": 40}),
     BASELINE.variant(
@@ -121,15 +121,6 @@ LATER = (
         )
         for model in ("vit_cnn", "vit_patch")
     ),
-    *(
-        Entry(
-            f"{model}, muon",
-            "of a small vit_patch, Muon was 7 points ahead of AdamW after 12 epochs",
-            model=model,
-            settings=LONG_VIT | BY_MUON | {"epochs": 60, "lr": 2e-3},
-        )
-        for model in ("vit_cnn", "vit_patch")
-    ),
     Entry(
         "vit_tiny, patches of 6",
         "at the native 48 pixels, with a third of the tokens, and so twice as long",
@@ -143,17 +134,19 @@ LATER = (
             },
         },
     ),
-    SMALL_PATCH,
-    SMALL_PATCH.variant(
-        "muon", "does it learn sooner by Muon? Only the optimizer differs", BY_MUON | {"lr": 2e-3}
+    SMALL_VIT_PATCH,
+    SMALL_VIT_PATCH.variant(
+        "muon",
+        "does it learn sooner by Muon? Only optimizer, momentum and rate differ",
+        VIT_BY_MUON,
     ),
-    SMALL_PATCH.variant(
+    SMALL_VIT_PATCH.variant(
         "muon, mixup",
-        "without mixup and stochastic depth it came to learn its training images by heart",
-        BY_MUON
+        "without mixup and stochastic depth it overfitted from its 31st epoch on",
+        VIT_BY_MUON
         | {
-            **{"lr": 2e-3, "mixup": 0.2},
-            "options": SMALL_PATCH.settings["options"] | {"drop_path": 0.1},
+            "mixup": 0.2,
+            "options": SMALL_VIT_PATCH.settings["options"] | {"drop_path": 0.1},
         },
     ),
     SHORT_VIT_MOE,
@@ -179,11 +172,11 @@ LATER = (
     VIT_MAE_OF_6.variant(
         "milder", "what was best after patches of 8, but longer", SMALL | {"lr": 1e-3, "epochs": 30}
     ),
-    SMALL_TINY,
-    SMALL_TINY.variant(
+    SMALL_VIT_TINY,
+    SMALL_VIT_TINY.variant(
         "muon",
-        "by Muon, in half of the epochs",
-        BY_MUON | {"lr": 2e-3, "epochs": 40},
+        "does Muon need only half of the epochs?",
+        VIT_BY_MUON | {"epochs": 40},
     ),
     SHORT_VIT_MOE.variant(
         "refined",

@@ -297,7 +297,8 @@ def test_the_committed_tables_match_the_kept_results(root):
 
 
 def test_the_rows_of_some_models_are_those_of_the_readme():
-    rows, text = on_real_faces("vit_cnn", "vit_tiny"), (ROOT / "README.md").read_text()
+    rows = on_real_faces("vit_cnn", "vit_tiny")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert {name.split()[0] for name in rows.index} == {"vit_cnn", "vit_tiny"}
     assert all(f"| {name} | {data} |" in text for name, data in rows["data"].items())
 

@@ -139,17 +139,26 @@ def noisy():
     return Ballots(("a", "b", "c"), p.astype(np.float32)), labels, truth
 
 
+def test_rules_that_average_the_voters_have_the_same_soft_labels(noisy):
+    voters, labels, _ = noisy
+    refined = rules.apply_rules(voters, labels, ABC, None)
+    for rule in ("relative", "confident"):
+        assert (refined[rule].soft == refined["soft"].soft).all()
+
+
+def test_nothing_changes_where_the_voters_are_to_be_certain(noisy):
+    voters, labels, _ = noisy
+    few = Ballots(voters.voters, voters.probabilities[:, :200])  # each soft label is computed
+    sure = rules.apply_rules(few, labels[:200], ABC, None, confidence=1)
+    assert not sure["soft"].changed.any()
+
+
 def test_the_relative_rule_corrects_most_wrong_labels(noisy):
     voters, labels, truth = noisy
     refined = rules.apply_rules(voters, labels, ABC, None)
     assert list(refined) == ["majority", "soft", "relative", "confident"]
     found = {rule: worth.against_truth(labels, one, truth) for rule, one in refined.items()}
     assert min(found["relative"]["recall"], found["relative"]["precision"]) > 0.8
-    for rule in ("relative", "confident"):
-        assert (refined[rule].soft == refined["soft"].soft).all()
-    few = Ballots(voters.voters, voters.probabilities[:, :200])
-    sure = rules.apply_rules(few, labels[:200], ABC, None, confidence=1)
-    assert not sure["soft"].changed.any()
     rare = truth == 2
     mended = {rule: (one.labels[rare] == 2).mean() for rule, one in refined.items()}
     assert mended["relative"] > mended["soft"] + 0.02  # as it has a scale for each class

@@ -2,15 +2,18 @@
 
 import os
 import shutil
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import small
 
 from fer_lib import in_depth
+from fer_lib import runs as runs_module
 from fer_lib import train as train_module
 from fer_lib.compare import __main__ as compare_command
-from fer_lib.data.faceset import FaceSet
+from fer_lib.data import FaceSet
 from fer_lib.files import InputError, locked, read_json, write_json
 from fer_lib.given import given_runs
 from fer_lib.kept import __main__ as kept_command
@@ -28,6 +31,11 @@ from fer_lib.runs import (
 from fer_lib.train import train
 
 pytestmark = pytest.mark.usefixtures("undrawn_runs")
+
+
+def without_the_first(faces: FaceSet) -> FaceSet:
+    """Return other data of the same name: all faces but the first."""
+    return faces.subset(slice(1, None))
 
 
 @pytest.mark.parametrize(
@@ -73,18 +81,14 @@ def test_folders_that_are_no_run_are_left_out_and_named_once(make_run, tmp_path,
 
 
 def test_runs_are_listed_by_preset_data_and_end(make_run, noise, tmp_path):
-    runs = [make_run(), make_run(preset="quick", time="2"), make_run(time="3", faces=other(noise))]
+    less = without_the_first(noise)
+    runs = [make_run(), make_run(preset="quick", time="2"), make_run(time="3", faces=less)]
     (runs[1].folder / "results.json").unlink()
     names = lambda **which: [int(run.name[0]) for run in list_runs(tmp_path, **which)]
     assert names() == [1, 3]
     assert names(finished=False) == [1, 2, 3]
     assert names(finished=False, preset="sample") == [1, 3]
     assert names(finished=False, fingerprint=noise.fingerprint) == [1, 2]
-
-
-def other(faces: FaceSet) -> FaceSet:
-    """Return other data of the same name: all faces but the first."""
-    return faces.subset(slice(1, None))
 
 
 def test_a_finished_run_comes_before_newer_ones_that_are_not(make_run):
@@ -95,7 +99,11 @@ def test_a_finished_run_comes_before_newer_ones_that_are_not(make_run):
     assert newest([]) is None
 
 
-def test_two_runs_of_the_same_second_have_folders_of_their_own(noise, tmp_path):
+def test_two_runs_of_the_same_second_have_folders_of_their_own(noise, tmp_path, monkeypatch):
+    seconds = iter((1, 1, 1, 2))
+    now = lambda: datetime(2026, 1, 1, 0, 0, next(seconds))
+    monkeypatch.setattr(runs_module, "datetime", SimpleNamespace(now=now))
+    monkeypatch.setattr(runs_module.time, "sleep", lambda seconds: None)
     noise.name = "my faces/of 2024"
     folders = [new_folder(tmp_path, "vit_cnn", noise, 0) for _ in range(2)]
     assert folders[0] != folders[1]
@@ -115,12 +123,16 @@ def test_a_run_says_what_its_data_are_and_where_they_are_from(noise, tmp_path):
 def test_each_change_of_conditions_is_a_stage_of_its_own(make_run):
     run, first = make_run(), {"commit": "a", "precision": "no"}
     run.config["environment"] = first
-    changes = [(1, "a", "no"), (2, "b", "no"), (3, "b", "no"), (4, "b", "bf16")]
-    for epoch, commit, precision in changes:
-        record_resume(run, first | {"commit": commit, "precision": precision}, epoch)
+    conditions = zip("abbb", ("no", "no", "no", "bf16"), strict=True)
+    changes = [
+        {"after_epoch": epoch, "commit": commit, "precision": precision}
+        for epoch, (commit, precision) in enumerate(conditions, 1)
+    ]
+    for change in changes:
+        record_resume(run, first | change, change["after_epoch"])
     config = read_json(run.folder / "config.json")
     assert config["environment"] == first
-    assert [tuple(stage.values()) for stage in config["resumed"]] == [changes[1], changes[3]]
+    assert config["resumed"] == [changes[1], changes[3]]
 
 
 def test_an_entry_that_a_stage_lacks_is_as_in_the_stage_before(make_run):
@@ -140,7 +152,7 @@ def test_the_remedy_for_other_data_depends_on_their_name(make_run, noise, datase
     run.config["data"]["dataset"] = dataset
     run.require_data(noise)
     with pytest.raises(InputError, match=f"other data than this noise: {remedy}"):
-        run.require_data(other(noise))
+        run.require_data(without_the_first(noise))
 
 
 def test_runs_are_given_by_path_name_or_pattern(make_run, fer_home, monkeypatch, tmp_path):
