@@ -21,7 +21,7 @@ THIN = CNN_BY_MUON | {
 }
 DINOV2 = {"batch_size": 128, "lr": 3e-4, "options": {"backbone_options": {"drop_path_rate": 0.2}}}
 SCRATCH = {"batch_size": 256, "flip_tta": True, "augmentation": STRONG}
-LONG_VIT = SCRATCH | VIT_BY_MUON | {"epochs": 60, "mixup": 0.2, "options": {"drop_path": 0.2}}
+STRONG_VIT = SCRATCH | VIT_BY_MUON | {"epochs": 60, "mixup": 0.2, "options": {"drop_path": 0.2}}
 
 MAE = Autoencoder(
     "mae",
